@@ -1,0 +1,90 @@
+"""From an integer graph to kernels: borders, rules, packed weights, tables, one workspace and one TIR module."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compile.graph import Graph, macs
+from compile.plan import aligned, layouts, workspace
+from targets import Target
+from targets.kernel import Call, Entry, Layout, Sizes, Step, choose
+
+Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]  # main's buffers -> logits, see below
+SLACK = 64  # vector loads may reach this far past the end of any buffer
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Weights of one kernel: int8 codes stored at `bits`, starting at byte `at` of the unpacked buffer."""
+
+    codes: np.ndarray
+    bits: int
+    at: int
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """All that building and running one variant needs."""
+
+    module: Any  # tvm.IRModule with `main`
+    calls: list[Call]
+    segments: list[Segment]
+    table: np.ndarray  # int32
+    sizes: Sizes
+
+    def weights(self) -> np.ndarray:
+        """int8, as the runtime unpacks them."""
+        buffer = np.zeros(self.sizes.weights, np.int8)
+        for segment in self.segments:
+            buffer[segment.at:segment.at + segment.codes.size] = segment.codes
+        return buffer
+
+
+def lower(graph: Graph, target: Target) -> Lowered:
+    """Kernels of `target` for every node; raises ValueError naming the node that no rule takes."""
+    kernels = importlib.import_module(f"targets.{target.family}.kernels")
+    steps, placed = _steps(graph)
+    written = [(tuple(names), step.node.output) for step, names in steps]
+    sizes = {step.write.tensor.name: step.write.size + SLACK for step, _ in steps if step.node.output != graph.output}
+    offsets, total = workspace(sizes, written)
+    calls, segments, tables, weights_at, table_at = [], [], [], 0, 0
+    for step, names in steps:
+        kernel = choose(step, kernels.RULES)
+        calls.append(Call(step.node.name, step, kernel, tuple(offsets.get(n) for n in names),
+                          offsets.get(step.node.output), weights_at, table_at))
+        if kernel.weights.size:
+            segments.append(Segment(kernel.weights, kernel.w_bits, weights_at))
+        tables.append(np.pad(kernel.table, (0, -kernel.table.size % 16)))
+        weights_at += aligned(kernel.weights.size)
+        table_at += tables[-1].size
+    sizes = Sizes(int(np.prod(graph.tensors[graph.input].shape)), weights_at + SLACK, table_at + 16, total + SLACK,
+                  placed[graph.output].size)
+    table = np.concatenate([*tables, np.zeros(16, np.int32)])
+    return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes)
+
+
+def _steps(graph: Graph) -> tuple[list[tuple[Step, list[str]]], dict[str, Layout]]:
+    """The steps with the names of the tensors they read; the picture is copied into its border first ("" is the caller's)."""
+    placed = layouts(graph)
+    entry = Step(Entry(graph.input), (Layout(graph.tensors[graph.input]),), placed[graph.input])
+    steps = [(entry, [""])]
+    for node in graph.nodes:
+        steps.append((Step(node, tuple(placed[n] for n in node.inputs), placed[node.output]), list(node.inputs)))
+    return steps, placed
+
+
+def table_of_rules(graph: Graph, lowered: Lowered) -> list[tuple[str, str, str, int]]:
+    """(layer, rule, "w8a8" or "", multiply-adds) of every step, in order."""
+    work, bits = macs(graph), graph.bit_config()
+    return [(c.name, c.kernel.rule, "w{}a{}".format(*bits[c.name]) if c.name in bits else "", work.get(c.name, 0))
+            for c in lowered.calls]
+
+
+def run_compiled(lowered: Lowered, runner: Runner, pictures: np.ndarray) -> np.ndarray:
+    """int32 [N, classes] of pictures uint8 [N, H, W, C]; runner(picture, weights, table, workspace bytes, classes)."""
+    weights = lowered.weights()
+    rows = [runner(p.reshape(-1), weights, lowered.table, lowered.sizes.workspace, lowered.sizes.logits) for p in pictures]
+    return np.stack(rows)

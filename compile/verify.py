@@ -1,0 +1,82 @@
+"""The ladder every build climbs: ONNX file, integer reference and compiled code must give the same golden logits.
+
+    onnxruntime (BASIC)  ==  integer reference  ==  what training recorded  ==  compiled code
+
+Each rung is a count of differing logits. A file that training did not make may round ties the other way in
+onnxruntime's float arithmetic, so there the first rung only has to agree on the class of nearly every picture.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+
+from compile import reference
+from compile.graph import Graph
+from compile.lower import Lowered, Runner, run_compiled
+from compile.source import SourceVariant
+
+FOREIGN_AGREEMENT = 0.75  # of golden pictures; eight made-up ones leave room for two near ties
+
+
+class VerificationError(ValueError):
+    """Two rungs of the ladder differ; the message says which, and by how many values."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One comparison: `differing` of `values` logits, over `pictures` golden pictures."""
+
+    variant: str
+    name: str
+    pictures: int
+    values: int
+    differing: int
+    holds: bool
+
+
+def climb(variant: SourceVariant, pictures: np.ndarray, lowered: Lowered, runner: Runner | None, count: int) -> list[Rung]:
+    """All rungs of one variant; the compiled code runs the first `count` pictures, or none without a runner."""
+    expected = reference.run(variant.graph, pictures)
+    rungs = [_onnx_rung(variant, pictures, expected), _rung(variant.name, "reference = recorded", expected, variant.logits)]
+    if runner is not None:
+        got = run_compiled(lowered, runner, pictures[:count])
+        rungs.append(_rung(variant.name, "compiled = reference", got, expected[:count]))
+    return rungs
+
+
+def require(rungs: list[Rung]) -> None:
+    """Raises VerificationError for the first rung that does not hold."""
+    for rung in rungs:
+        if not rung.holds:
+            raise VerificationError(f"{rung.variant}: {rung.name}: expected equal logits, {rung.differing} of {rung.values} "
+                                    f"differ over {rung.pictures} golden pictures; nothing was written. `--dump DIR` "
+                                    "leaves every stage to look at")
+
+
+def run_onnx(path, graph: Graph, pictures: np.ndarray) -> np.ndarray:
+    """int64 [N, classes]: onnxruntime's logits at optimization level BASIC, in steps of the graph's logit scale."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    feed = pictures if entry.type == "tensor(uint8)" else (pictures.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
+    rows = np.concatenate([session.run(None, {entry.name: feed[i:i + 1]})[0].reshape(1, -1) for i in range(len(feed))])
+    return np.rint(rows.astype(np.float64) / np.float64(np.float32(graph.tensors[graph.output].scale))).astype(np.int64)
+
+
+def _onnx_rung(variant: SourceVariant, pictures: np.ndarray, expected: np.ndarray) -> Rung:
+    got = run_onnx(variant.onnx, variant.graph, pictures)
+    rung = _rung(variant.name, "onnxruntime = reference", got, expected)
+    if variant.exact:
+        return rung
+    agree = float((got.argmax(1) == expected.argmax(1)).mean())
+    return Rung(rung.variant, f"onnxruntime ~ reference (same class: {agree:.0%})", rung.pictures, rung.values,
+                rung.differing, agree >= FOREIGN_AGREEMENT)
+
+
+def _rung(variant: str, name: str, got: np.ndarray, expected: np.ndarray) -> Rung:
+    differing = int((got != expected).sum())
+    return Rung(variant, name, len(expected), expected.size, differing, differing == 0)

@@ -1,0 +1,124 @@
+"""Contract 2 on disk: libraries, packed weights, tables, golden data and the manifest, complete or not there at all."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compile.lower import Lowered
+from compile.packing import pack, packed_size
+from compile.plan import ALIGN
+from compile.source import Source, SourceVariant
+from targets import Target
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A variant with its library, relative to the bundle; variants of equal code share one."""
+
+    source: SourceVariant
+    lowered: Lowered
+    library: str
+
+
+class Blob:
+    """One file of aligned pieces in which equal pieces are stored once."""
+
+    def __init__(self):
+        self.data = bytearray()
+        self._known: dict[bytes, int] = {}
+
+    def add(self, piece: bytes) -> int:
+        """Offset of the piece."""
+        key = hashlib.sha256(piece).digest()
+        if key not in self._known:
+            self.data += bytes(-len(self.data) % ALIGN)
+            self._known[key] = len(self.data)
+            self.data += piece
+        return self._known[key]
+
+
+def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
+    """Makes the bundle `out` through a folder beside it: fill(folder) writes everything else and returns the manifest.
+
+    An older bundle of that name is replaced only when the new one is complete; any other folder there is refused.
+    """
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise FileExistsError(f"{out}: expected no such folder, or a bundle to replace; choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        manifest = fill(partial)
+        manifest["files"] = {str(p.relative_to(partial)): {"sha256": sha256(p), "bytes": p.stat().st_size}
+                             for p in sorted(partial.rglob("*")) if p.is_file()}
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        if out.exists():
+            old = out.with_name(f".{out.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(out, old)
+            os.rename(partial, out)
+            shutil.rmtree(old)
+        else:
+            os.rename(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_contents(folder: Path, source: Source, target: Target, built: list[Built], producer: dict) -> dict:
+    """Writes weights, tables, golden data and ONNX files into `folder`; the manifest without its list of files."""
+    weights, tables, variants = Blob(), Blob(), []
+    for b in built:
+        variants.append(_variant(b, weights, tables))
+        path = folder / "onnx" / f"{b.source.name}.onnx"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(b.source.onnx, path)
+    (folder / "weights.bin").write_bytes(bytes(weights.data))
+    (folder / "tables.bin").write_bytes(bytes(tables.data))
+    np.savez_compressed(folder / "golden.npz", images=source.pictures,
+                        **{f"logits_{v.name}": v.logits.astype(np.int32) for v in source.variants})
+    return {
+        "format": FORMAT,
+        "name": source.name,
+        "producer": producer,
+        "target": {"name": target.name, "family": target.family, "machine": target.machine, "requires": list(target.requires)},
+        "input": {"shape": list(source.pictures.shape[1:])},
+        "labels": source.labels,
+        "variants": variants,
+        "selector": source.selector,
+        "budgets": source.budgets,
+        "golden": "golden.npz",
+    }
+
+
+def _variant(built: Built, weights: Blob, tables: Blob) -> dict:
+    lowered, source = built.lowered, built.source
+    segments = [{"offset": weights.add(pack(s.codes, s.bits).tobytes()), "count": int(s.codes.size), "bits": s.bits, "at": s.at}
+                for s in lowered.segments]
+    stored = sum(packed_size(s["count"], s["bits"]) for s in segments)
+    return {
+        "name": source.name,
+        "library": built.library,
+        "onnx": f"onnx/{source.name}.onnx",
+        "weights": {"bytes": lowered.sizes.weights, "segments": segments},
+        "table": {"offset": tables.add(lowered.table.astype("<i4").tobytes()), "bytes": int(lowered.table.nbytes)},
+        "workspace": lowered.sizes.workspace,
+        "logit_scale": float(source.graph.tensors[source.graph.output].scale),
+        "bytes": stored + int(lowered.table.nbytes),
+        **source.facts,
+    }
+
+

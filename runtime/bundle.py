@@ -1,0 +1,154 @@
+"""Opens a bundle: a folder with a manifest, whose every file must be there unchanged and fit this machine."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime import cpu, cuda
+from runtime.fields import REBUILD, BundleError
+from runtime.manifest import Manifest, Variant, parse
+from runtime.weights import aligned_buffer, read_weights
+
+COPY = "copy the whole bundle folder here again, or " + REBUILD
+
+# family -> what knows this machine's features and its name for people; a new family is one more row
+_PROCESSORS = {"x86": cpu, "arm": cpu, "cuda": cuda}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder, what its manifest says, and its data."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        return self.manifest.variants
+
+    def path(self, name: str) -> Path:
+        """Absolute path of one of the bundle's files."""
+        return self.folder / name
+
+    def variant(self, name: str) -> Variant:
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        known = ", ".join(v.name for v in self.variants)
+        raise BundleError(f"{self.folder}: expected a variant among {known}; got {name!r}")
+
+    def library(self, variant: Variant) -> Path:
+        """The variant's library; raises BundleError for a bundle of source only that nobody has compiled yet."""
+        path = self.path(variant.library)
+        if not path.is_file():
+            facts = self.manifest.producer.get("built")
+            facts = facts.get(variant.library) if isinstance(facts, dict) else None
+            command = facts.get("command") if isinstance(facts, dict) else None
+            raise BundleError(f"{self.folder}: expected the library {variant.library}, but this bundle holds source only; "
+                              "compile it on this device, in the bundle's folder, with: "
+                              f"{command or 'the command beside the source'}")
+        return path
+
+    def weights(self, variant: Variant) -> np.ndarray:
+        """int8 [n], unpacked as the variant's kernels read them, aligned."""
+        return read_weights(self.path("weights.bin"), variant.segments, variant.weights_bytes)
+
+    def table(self, variant: Variant) -> np.ndarray:
+        """int32 [m]: biases, multipliers and shifts, aligned."""
+        table = aligned_buffer(variant.table_bytes // 4, np.int32)
+        table[:] = np.fromfile(self.path("tables.bin"), "<i4", table.size, offset=variant.table_offset)
+        return table
+
+    def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Pictures uint8 [G, H, W, 3] and, by variant, the exact logits int32 [G, classes] they must give."""
+        try:
+            with np.load(self.path(self.manifest.golden), allow_pickle=False) as data:
+                pictures = data["images"]
+                logits = {v.name: data[f"logits_{v.name}"] for v in self.variants}
+        except (KeyError, ValueError, OSError, EOFError) as error:
+            raise BundleError(f"{self.folder}: expected golden pictures and logits of every variant in "
+                              f"{self.manifest.golden}, got {error}; {REBUILD}") from error
+        count = len(np.atleast_1d(pictures))
+        self._require("pictures", pictures, np.dtype(np.uint8), (count, *self.manifest.shape))
+        for name, array in logits.items():
+            self._require(f"logits of {name}", array, np.dtype(np.int32), (count, len(self.manifest.labels)))
+        return pictures, logits
+
+    def _require(self, what: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        if array.dtype != dtype or array.shape != shape:
+            raise BundleError(f"{self.folder}: expected golden {what} {dtype} {list(shape)}, "
+                              f"got {array.dtype} {list(array.shape)}; {REBUILD}")
+
+
+def newest_bundle(root: Path = Path("bundles")) -> Path:
+    """The bundle under `root` that was completed last; raises BundleError where there is none."""
+    found = [p for p in root.glob("*/manifest.json") if not p.parent.name.startswith(".")]
+    if not found:
+        raise BundleError(f"{root.absolute()}: expected a bundle there, found none; make one with "
+                          "`python -m compile.build`, or name one")
+    return max(found, key=lambda p: (p.stat().st_mtime_ns, p)).parent
+
+
+def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bundle:
+    """Reads and checks a bundle; raises BundleError, which says what is wrong, why, and what to do.
+
+    verify: compare the sha256 of every file (about 1 ms per MB); otherwise only that each is there with its size.
+    here: require that this machine can run it; False to read a bundle that was made for another one.
+    """
+    folder = Path(path).absolute()
+    try:
+        text = (folder / "manifest.json").read_bytes()
+    except OSError as error:
+        raise BundleError(f"{folder}: expected a bundle, that is a folder with manifest.json, but there is {_what(folder)}; "
+                          "make one with `python -m compile.build`, or name another") from error
+    try:
+        manifest = parse(text)
+        if here:
+            require_machine(manifest)
+        for name in manifest.files:
+            _check_file(folder, name, manifest, verify)
+    except BundleError as error:
+        raise BundleError(f"{folder}: {error}") from error.__cause__
+    return Bundle(folder, manifest)
+
+
+def require_machine(manifest: Manifest) -> None:
+    """Raises BundleError unless this machine has the architecture and every feature that the bundle needs."""
+    target = manifest.target
+    processor = _PROCESSORS.get(target.family)
+    if processor is None:
+        raise BundleError(f"target {target.name}: expected a family among {', '.join(_PROCESSORS)}, "
+                          f"got {target.family}; update bitgrade on this device")
+    if target.machine != cpu.machine():
+        raise BundleError(f"target {target.name}: expected a machine of {target.machine}, this one is {cpu.machine()}; "
+                          "build for this one with `python -m compile.build --target ...`")
+    missing = sorted(set(target.requires) - processor.features())
+    if missing:
+        raise BundleError(f"target {target.name}: expected a processor with {', '.join(target.requires)}, "
+                          f"{processor.model()} lacks {', '.join(missing)}; build for a target without them, see "
+                          "`python -m compile.build --help`")
+
+
+def _check_file(folder: Path, name: str, manifest: Manifest, verify: bool) -> None:
+    path, expected = folder / name, manifest.files[name]
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{name}: expected a file inside the bundle, got a link to {path.resolve()}; {COPY}")
+    if not path.is_file():
+        raise BundleError(f"{name}: expected this file, it is missing; {COPY}")
+    if path.stat().st_size != expected.bytes:
+        raise BundleError(f"{name}: expected {expected.bytes} bytes, got {path.stat().st_size}; {COPY}")
+    if verify and (got := _sha256(path)) != expected.sha256:
+        raise BundleError(f"{name}: its bytes changed, expected sha256 {expected.sha256[:16]}..., got {got[:16]}...; "
+                          f"{COPY}")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _what(folder: Path) -> str:
+    if folder.is_dir():
+        return "a folder without it"
+    return "a file" if folder.exists() else "nothing"

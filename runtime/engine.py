@@ -1,0 +1,166 @@
+"""Classifies pictures with a bundle: measures each picture's quality, picks the variant for it, runs that variant."""
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime import quality
+from runtime.bundle import Bundle, newest_bundle, open_bundle
+from runtime.fields import REBUILD, BundleError
+from runtime.image import as_picture, resize
+from runtime.library import Loaded
+from runtime.manifest import Budget, Variant
+from runtime.selector import Selector
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the bundle makes of one picture.
+
+    label, index: the class with the largest logit. scores float32 [classes]: softmax. logits int32 [classes]: exact,
+    the same on every device. variant: the one that ran. quality: feature name -> integer, None where no selector
+    looked. seconds: all that was done for this picture (in a batch: its share).
+    """
+
+    label: str
+    index: int
+    scores: np.ndarray
+    logits: np.ndarray
+    variant: str
+    quality: dict[str, int] | None
+    seconds: float
+
+
+class Engine:
+    """A bundle, loaded and ready.
+
+    bundle: its folder; None opens the newest under ./bundles and prints which.
+    budget: mean cost a picture may take, relative to 8 bits everywhere; None: any. With a selector, the most accurate
+        entry of the bundle's table of budgets within it decides (the cheapest of equals); without one, the most
+        accurate variant within it runs for every picture, or the costliest where nobody measured accuracy.
+    variant: the name of the one to run for every picture, whatever its quality; not together with a budget.
+
+    Raises BundleError when the bundle cannot be used here, ValueError for a budget below the smallest. One engine may
+    be used from several threads: a lock lets one picture through at a time. For more at once, make an engine a thread.
+    """
+
+    def __init__(self, bundle: str | Path | None = None, budget: float | None = None, variant: str | None = None):
+        if bundle is None:
+            bundle = newest_bundle()
+            print(f"bundle: {bundle}")
+        if budget is not None and variant is not None:
+            raise ValueError(f"expected a budget or a variant, got both ({budget}, {variant!r}); leave one out")
+        self.bundle = open_bundle(bundle)
+        self._selector, self._lam, self._fixed = _policy(self.bundle, budget, variant)
+        self._loaded = Loaded(self.bundle, self.variants)
+        self._lock = threading.Lock()
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Those that may run, in the order of the bundle: name, bits, cost, accuracy and more of each."""
+        return self.bundle.variants if self._selector else (self._fixed,)
+
+    def infer(self, img) -> Prediction:
+        """Classifies one picture of any size: uint8 [H, W, 3] RGB, or what `runtime.image.as_picture` converts."""
+        return self._infer([img])[0]
+
+    def infer_batch(self, imgs: Iterable) -> list[Prediction]:
+        """Classifies pictures, which may differ in size; the same results as one `infer` each."""
+        imgs = list(imgs)
+        return self._infer(imgs) if imgs else []
+
+    def choose(self, pictures: np.ndarray) -> tuple[list[str], list[dict[str, int] | None]]:
+        """Variant and quality of each picture uint8 [N, H, W, 3], of the input's size."""
+        if self._selector is None:
+            return [self._fixed.name] * len(pictures), [None] * len(pictures)
+        features = quality.features(pictures)
+        chosen = self._selector.choose(features, self._lam)
+        names = [self.bundle.variants[i].name for i in chosen]
+        return names, [dict(zip(quality.NAMES, row, strict=True)) for row in features.tolist()]
+
+    def logits(self, picture: np.ndarray, variant: str) -> np.ndarray:
+        """int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by one of `variants`."""
+        shape = self.bundle.manifest.shape
+        if picture.dtype != np.uint8 or picture.shape != shape:
+            raise ValueError(f"expected a picture uint8 {list(shape)}, got {picture.dtype} {list(picture.shape)}; "
+                             "`infer` resizes")
+        with self._lock:
+            if self._loaded is None:
+                raise ValueError("expected an open engine, this one was closed; make a new Engine")
+            return self._loaded.run(variant, picture)
+
+    def close(self) -> None:
+        """Frees libraries and memory; a second call does nothing."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _infer(self, imgs: list) -> list[Prediction]:
+        size = self.bundle.manifest.shape[:2]
+        began = time.perf_counter()
+        pictures = np.stack([resize(as_picture(img), size) for img in imgs])
+        names, qualities = self.choose(pictures)
+        shared = (time.perf_counter() - began) / len(imgs)
+        return [self._classify(p, n, q, shared) for p, n, q in zip(pictures, names, qualities, strict=True)]
+
+    def _classify(self, picture: np.ndarray, name: str, features: dict[str, int] | None, before: float) -> Prediction:
+        began = time.perf_counter()
+        logits = self.logits(picture, name)
+        index = int(logits.argmax())
+        scores = softmax(logits, self.bundle.variant(name).logit_scale)
+        return Prediction(self.bundle.manifest.labels[index], index, scores, logits, name, features,
+                          before + time.perf_counter() - began)
+
+
+def softmax(logits: np.ndarray, scale: float) -> np.ndarray:
+    """float32 [classes] of integer logits; sums to 1."""
+    powers = np.exp((logits - np.float64(logits.max())) * scale)
+    return (powers / powers.sum()).astype(np.float32)
+
+
+def _policy(bundle: Bundle, budget: float | None, name: str | None) -> tuple[Selector | None, float, Variant | None]:
+    """Selector and lambda, or one variant for every picture."""
+    if name is not None:
+        return None, 0.0, bundle.variant(name)
+    if bundle.manifest.selector is None or len(bundle.variants) == 1:
+        return None, 0.0, _best_variant(bundle.variants, budget)
+    try:
+        selector = Selector.from_dict(bundle.manifest.selector)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        raise BundleError(f"{bundle.folder}: expected a selector, got one that cannot be read ({error!r}); "
+                          f"{REBUILD}") from error
+    if not bundle.manifest.budgets:
+        if budget is not None:
+            raise BundleError(f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, "
+                              f"it has none; leave the budget out, or {REBUILD}")
+        return selector, 0.0, None
+    return selector, _best_entry(bundle.manifest.budgets, budget).lam, None
+
+
+def _best_variant(variants: tuple[Variant, ...], budget: float | None) -> Variant:
+    measured = all(v.accuracy for v in variants)
+    within = [v for v in variants if budget is None or v.cost <= budget]
+    _require_some(within, budget, [v.cost for v in variants])
+    return max(within, key=lambda v: (v.mean_accuracy, -v.cost) if measured else (v.cost,))
+
+
+def _best_entry(entries: tuple[Budget, ...], budget: float | None) -> Budget:
+    within = [e for e in entries if budget is None or e.budget <= budget]
+    _require_some(within, budget, [e.budget for e in entries])
+    return max(within, key=lambda e: (e.accuracy, -e.budget))
+
+
+def _require_some(within, budget: float | None, costs: list[float]) -> None:
+    if not within:
+        raise ValueError(f"expected a budget of at least {min(costs):g}, the cheapest this bundle can do, got {budget}")

@@ -1,0 +1,107 @@
+"""Pictures of any kind and size, brought to uint8 RGB of the network's size: the same bytes on every machine."""
+
+from functools import lru_cache
+
+import numpy as np
+
+UNIT = 1 << 16  # one, as a fixed-point weight: 255 * UNIT still is an exact float32
+HINT = "give a numpy array [H, W, 3] of uint8 (RGB)"
+
+
+def as_picture(img: np.ndarray) -> np.ndarray:
+    """A picture as uint8 [H, W, 3] RGB, C-contiguous; not copied when it already is one.
+
+    Taken as well: grey [H, W] or [H, W, 1], repeated to three channels; RGBA [H, W, 4], laid over white; and floats in
+    0..1 of any of these shapes, rounded to the nearest of 256 codes, ties up. Raises TypeError for what is no array or
+    of another dtype, ValueError for another shape, no pixels, or floats that are not in 0..1.
+    """
+    if not isinstance(img, np.ndarray):
+        came = f"{type(img).__module__}.{type(img).__name__}"
+        raise TypeError(f"a picture is expected as a numpy array, got {came}; {HINT}, such as "
+                        "np.asarray(image.convert('RGB')) of a Pillow image")
+    x = _shaped(np.asarray(img))
+    if x.dtype.kind == "f":
+        x = _from_unit(x)
+    elif x.dtype != np.uint8:
+        raise TypeError(f"a picture is expected as uint8, or as floats in 0..1, got {x.dtype}; {HINT}"
+                        + (": 16-bit codes fit after x >> 8" if x.dtype == np.uint16 else ""))
+    if x.shape[2] == 1:
+        x = np.repeat(x, 3, axis=2)
+    elif x.shape[2] == 4:
+        x = _over_white(x)
+    return np.ascontiguousarray(x)
+
+
+def _shaped(x: np.ndarray) -> np.ndarray:
+    """[H, W, C] with C in 1, 3, 4."""
+    if x.ndim == 2:
+        x = x[:, :, None]
+    if x.ndim != 3 or x.shape[2] not in (1, 3, 4):
+        advice = ""
+        if x.ndim == 4:
+            advice = "; give the pictures of a batch one by one"
+        elif x.ndim == 3 and x.shape[0] in (1, 3, 4):
+            advice = "; this one has its channels first: x.transpose(1, 2, 0)"
+        raise ValueError(f"a picture is expected as [H, W] or [H, W, 1, 3 or 4], got {list(x.shape)}{advice}")
+    if x.size == 0:
+        raise ValueError(f"a picture of at least one pixel is expected, got {list(x.shape)}; was the file empty?")
+    return x
+
+
+def _from_unit(x: np.ndarray) -> np.ndarray:
+    low, high = float(x.min()), float(x.max())
+    if not (0 <= low and high <= 1):  # also false for NaN
+        raise ValueError(f"a picture of floats is expected in 0..1, got {low:g}..{high:g}; divide codes 0..255 by 255, "
+                         "and undo any normalization: the network brings its own")
+    return np.floor(x.astype(np.float64) * 255 + 0.5).astype(np.uint8)
+
+
+def _over_white(x: np.ndarray) -> np.ndarray:
+    color, alpha = x[:, :, :3].astype(np.uint32), x[:, :, 3:].astype(np.uint32)
+    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in another size: bilinear, and antialiased when shrinking by a triangle as wide as two new pixels.
+
+    picture: uint8 [H, W, 3]; size: (H, W), each >= 1. Returns uint8 [*size, 3], the picture itself if it has that size.
+    The filter is Pillow's BILINEAR, at most one code away from it. All sums are of integers that floats hold exactly,
+    and rounded once, so that every machine and every BLAS computes the same bytes.
+    """
+    if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.size):
+        raise ValueError("resize expects a picture uint8 [H, W, 3]; make one with as_picture")
+    height, width = (int(n) for n in size)
+    if min(height, width) < 1:
+        raise ValueError(f"a size of at least (1, 1) is expected, got {tuple(size)}")
+    h, w, c = picture.shape
+    if (h, w) == (height, width):
+        return picture
+    rows = _weigh(picture.reshape(h, w * c), height, np.float32)  # < 2**24: exact in float32
+    columns = rows.reshape(height, w, c).transpose(1, 0, 2).reshape(w, height * c)
+    sums = _weigh(columns, width, np.float64)  # < 2**40: exact in float64
+    codes = (sums.astype(np.int64) + UNIT * UNIT // 2) // (UNIT * UNIT)
+    return np.ascontiguousarray(codes.reshape(width, height, c).transpose(1, 0, 2).astype(np.uint8))
+
+
+def _weigh(x: np.ndarray, length: int, dtype) -> np.ndarray:
+    """Filters the first axis of integers [n, m] to `length`, in units of 1 / UNIT; exact as long as sums fit dtype."""
+    n, m = x.shape
+    x, out = x.astype(dtype), np.empty((length, m), dtype)
+    for k, (first, weights) in enumerate(_weights(n, length)):
+        np.matmul(weights.astype(dtype), x[first:first + len(weights)], out=out[k])
+    return out
+
+
+@lru_cache(maxsize=32)
+def _weights(n: int, length: int) -> tuple[tuple[int, np.ndarray], ...]:
+    """For each of `length` new pixels: the first of n old ones it sees, and int64 weights that sum to UNIT."""
+    out, wide = [], 2 * max(n, length)
+    for k in range(length):
+        # Distance of centres (x + 1/2) and (k + 1/2) * n / length, and the triangle's half width, times 2 * length.
+        first = max(0, -(-((2 * k + 1) * n - wide - length) // (2 * length)))
+        last = min(n - 1, ((2 * k + 1) * n + wide - length) // (2 * length))
+        distance = np.abs((2 * np.arange(first, last + 1, dtype=np.int64) + 1) * length - (2 * k + 1) * n)
+        total = np.cumsum(np.maximum(wide - distance, 0))
+        # Rounding the running total keeps the sum exact and lets errors of neighbours cancel.
+        out.append((first, np.diff((2 * total * UNIT + total[-1]) // (2 * total[-1]), prepend=0)))
+    return tuple(out)

@@ -1,0 +1,61 @@
+"""Hardware descriptions: what a bundle is built for, and what it then asks of the machine that runs it.
+
+Each family has a folder here whose `__init__.py` lists its hardware as frozen literals in `TARGETS`, the family's
+default first. A new board is one more literal; a new family is one more folder.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+
+
+# TVM tells LLVM that buffers of different names never share memory. Kernels that take turns in one workspace do, and once
+# they are inlined into main LLVM drops or moves their stores; so its type-based alias analysis stays off.
+NO_TBAA = ["-enable-tbaa:bool=false"]
+
+
+class TargetError(ValueError):
+    """No such target, or nothing here can build for it; the message says what exists or what to install."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One hardware description.
+
+    name      what users write: "x86", "arm:cortex-a76", "cuda:sm_87"
+    family    the folder under targets/ that holds its toolchain and kernels
+    machine   `platform.machine()` of the machine that runs the bundle
+    requires  features that machine must have: words of /proc/cpuinfo's flags or Features line; for CUDA one "sm_NN",
+              the lowest compute capability that can run the library
+    tvm       TVM's target description, as JSON
+    cpu       the processor to emulate for checks where it is not this machine's ("" where none is emulated)
+    archs     CUDA compute capabilities that get machine code of their own, ascending; PTX of the last one is added
+    """
+
+    name: str
+    family: str
+    machine: str
+    requires: tuple[str, ...]
+    tvm: dict = field(hash=False)
+    cpu: str = ""
+    archs: tuple[int, ...] = ()
+
+
+def families() -> list[str]:
+    """Names of the families, alphabetically."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
+
+
+def targets() -> list[Target]:
+    """Every target there is, by family, each family's default first."""
+    return [t for f in families() for t in importlib.import_module(f"targets.{f}").TARGETS]
+
+
+def find(text: str) -> Target:
+    """The target of that name; the name of a family alone is its default. Raises TargetError for any other text."""
+    known = targets()
+    for target in known:
+        if text in (target.name, target.family):
+            return target
+    raise TargetError(f"expected a target among {', '.join(sorted({t.family for t in known} | {t.name for t in known}))}; "
+                      f"got {text!r}. A new one is a literal in targets/<family>/__init__.py")

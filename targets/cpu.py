@@ -1,0 +1,62 @@
+"""A network for a CPU as one TIR module: a private function per distinct kernel and one public `main` that calls them."""
+
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+from tvm_ffi import StructuralKey
+
+from targets.kernel import Call, Layout, Sizes
+
+SLACK = 64  # bytes that vector loads may reach past the end of a buffer
+
+
+def assemble(calls: list[Call], sizes: Sizes) -> tvm.IRModule:
+    """main(picture uint8, weights int8, table int32, workspace uint8, logits int32), flat and 64-byte aligned.
+
+    Kernels that came out as the same code (blocks that repeat) share one function.
+    """
+    functions: dict[StructuralKey, str] = {}
+    module = {}
+    names = []
+    for call in calls:
+        function = _private(call)
+        name = functions.setdefault(StructuralKey(function), f"kernel{len(functions)}")
+        module.setdefault(name, function)
+        names.append(name)
+    variables = {name: tvm.ir.GlobalVar(name) for name in module}
+    return tvm.IRModule({**{variables[n]: f for n, f in module.items()},
+                         tvm.ir.GlobalVar("main"): _main(calls, names, variables, sizes)})
+
+
+def _private(call: Call) -> tvm.tirx.PrimFunc:
+    """The kernel as a function of raw pointers: what it reads, weights, table, what it writes."""
+    kernel, step = call.kernel, call.step
+    spans = [(f"read{i}", layout.dtype, layout.size + SLACK) for i, layout in enumerate(step.reads)]
+    spans += [("weights", "int8", max(1, kernel.weights.size)), ("table", "int32", max(1, kernel.table.size)),
+              ("write", step.write.dtype, step.write.size + SLACK)]
+    with IRBuilder() as builder:
+        with T.prim_func(private=True, s_tir=True):
+            T.func_name("kernel")
+            pointers = [T.arg(name, T.handle(dtype)) for name, dtype, _ in spans]
+            *reads, weights, table, write = [T.decl_buffer((count,), dtype, data=pointer, align=64)
+                                             for pointer, (_, dtype, count) in zip(pointers, spans, strict=True)]
+            kernel.emit(reads, write, weights, table)
+    return builder.get()
+
+
+def _main(calls: list[Call], names: list[str], variables: dict, sizes: Sizes) -> tvm.tirx.PrimFunc:
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name("main")
+            T.func_attr({"tirx.noalias": True})
+            picture = T.arg("picture", T.Buffer((sizes.picture,), "uint8"))
+            weights = T.arg("weights", T.Buffer((sizes.weights,), "int8"))
+            table = T.arg("table", T.Buffer((sizes.table,), "int32"))
+            workspace = T.arg("workspace", T.Buffer((sizes.workspace,), "uint8"))
+            logits = T.arg("logits", T.Buffer((sizes.logits,), "int32"))
+            for call, name in zip(calls, names, strict=True):
+                pointers = [T.address_of(picture[0] if at is None else workspace[at]) for at in call.reads]
+                pointers += [T.address_of(weights[call.weights]), T.address_of(table[call.table])]
+                pointers.append(T.address_of(logits[0] if call.write is None else workspace[call.write]))
+                T.evaluate(variables[name](*pointers))
+    return builder.get().with_attr("global_symbol", "main")

@@ -1,0 +1,26 @@
+"""NVIDIA GPUs from Ampere on, as one plain shared library whose host part is native to the machine that runs nvcc."""
+
+import platform
+
+from targets import Target
+
+
+def _target(name: str, *archs: int) -> Target:
+    return Target(
+        name=name,
+        family="cuda",
+        machine=platform.machine(),
+        requires=(f"sm_{archs[0]}",),
+        tvm={"kind": "cuda", "arch": f"sm_{archs[0]}", "host": {"kind": "cuda_host"}},
+        archs=archs,
+    )
+
+
+TARGETS = (
+    _target("cuda", 80, 86, 87, 89, 90),  # any of them in one file; PTX of the last one serves what comes later
+    _target("cuda:sm_80", 80),  # A100
+    _target("cuda:sm_86", 86),  # RTX 30xx, A10
+    _target("cuda:sm_87", 87),  # Jetson Orin
+    _target("cuda:sm_89", 89),  # RTX 40xx, L4
+    _target("cuda:sm_90", 90),  # H100, H200
+)

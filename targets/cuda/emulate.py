@@ -1,0 +1,105 @@
+"""Runs the emitted CUDA C++ on the CPU, host function and all: the .cu file is compiled as C++ against emulation/."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from tvm_ffi import libinfo
+
+_HERE = Path(__file__).parent / "emulation"
+_COMPILERS = ("g++", "c++", "clang++")
+# CUDA's integers may not overflow either; a trap needs no library, the driver says where it happened
+_CHECKS = ("-fsanitize=signed-integer-overflow,shift-exponent,bounds", "-fsanitize-undefined-trap-on-error")
+_ASM = re.compile(r"^.*\b(?:asm|__asm__|__asm)\b\s*(?:volatile|__volatile__)?\s*\(.*$", re.MULTILINE)
+
+
+class EmulationError(RuntimeError):
+    """The source cannot be run here, or did what a GPU would not allow; the message says what and where."""
+
+
+class Runner:
+    """One .cu file's `main` on the CPU; call it once per picture. Raises EmulationError for inline assembly.
+
+    seed: draws the order of blocks and threads. seconds: of the last call.
+    """
+
+    def __init__(self, source: Path, seed: int = 0):
+        self.source, self.seconds = Path(source), 0.0
+        self._seed, self._process, self._held = seed, None, None
+        self._folder = tempfile.TemporaryDirectory(prefix="bitgrade-cuda-")
+        self._program = Path(self._folder.name) / "main"
+        self._compile()
+
+    def __call__(self, x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int,
+                 classes: int) -> np.ndarray:
+        """int32 [classes] for x uint8 [H*W*3], weights int8 [n], table int32 [m].
+
+        A new process starts when weights, table or sizes differ from the last call's. Raises EmulationError.
+        """
+        for name, array, dtype in (("x", x, np.uint8), ("weights", weights, np.int8), ("table", table, np.int32)):
+            if array.dtype != dtype or array.ndim != 1:
+                raise EmulationError(f"expected {name} {np.dtype(dtype)} [n], got {array.dtype} {list(array.shape)}")
+        sizes = (x.size, weights.size, table.size, workspace_bytes, classes)
+        held = self._held
+        if held is None or held[0] is not weights or held[1] is not table or held[2] != sizes:
+            self._start(weights, table, sizes)
+            self._held = (weights, table, sizes)
+        began = time.perf_counter()
+        self._send(x.tobytes())
+        logits = self._process.stdout.read(4 * classes)
+        self.seconds = time.perf_counter() - began
+        if len(logits) != 4 * classes:
+            self._fail()
+        return np.frombuffer(logits, np.int32).copy()
+
+    def close(self) -> None:
+        """Ends the process; the next call starts one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = self._held = None
+
+    def __del__(self):
+        self.close()
+
+    def _compile(self) -> None:
+        text = self.source.read_text()
+        if found := _ASM.search(text):
+            raise EmulationError(f"{self.source}: expected no inline assembly, got {found.group(0).strip()[:100]!r}; "
+                                 "describe the instruction in targets/cuda/emulation/ first")
+        compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+        if compiler is None:
+            raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
+        ffi = Path(libinfo.find_libtvm_ffi())
+        command = [compiler, "-std=c++17", "-O2", "-w", "-rdynamic", *_CHECKS, f'-DEMULATED_SOURCE="{self.source.resolve()}"',
+                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}", f"-I{_HERE}", f"-I{libinfo.find_include_path()}",
+                   "-o", str(self._program), str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise EmulationError(f"{self.source}: uses what targets/cuda/emulation/ does not describe:\n{done.stderr[:2000]}")
+
+    def _start(self, weights: np.ndarray, table: np.ndarray, sizes: tuple[int, ...]) -> None:
+        self.close()
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([self._program, str(self._seed)], stdin=pipe, stdout=pipe, stderr=pipe)
+        self._send(np.array(sizes, np.int64).tobytes() + weights.tobytes() + table.tobytes())
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._fail()
+
+    def _fail(self) -> None:
+        self._process.stdin.close()
+        message = self._process.stderr.read().decode(errors="replace").strip()
+        code = self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
+        self._process = self._held = None
+        raise EmulationError(f"{self.source}: {message or f'ended with exit code {code}'}")

@@ -1,0 +1,112 @@
+"""What a kernel is to the compiler: one step of the network, where its data lies, and the code that one rule makes for it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compile.graph import Node, Tensor
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The step that brings the picture into the workspace, with the border its readers need."""
+
+    output: str
+    name: str = "picture"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor's codes lie in memory: rows of pixels of channels, with a physical border of its zero point."""
+
+    tensor: Tensor
+    border: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+
+    @property
+    def rows(self) -> int:
+        return self.border[0] + self.tensor.shape[0] + self.border[2]
+
+    @property
+    def row_stride(self) -> int:
+        return (self.border[1] + self.tensor.shape[1] + self.border[3]) * self.tensor.shape[2]
+
+    @property
+    def size(self) -> int:
+        """Elements (bytes of codes, or int32 logits)."""
+        return self.rows * self.row_stride
+
+    @property
+    def origin(self) -> int:
+        """Index of pixel (0, 0), channel 0."""
+        return self.border[0] * self.row_stride + self.border[1] * self.tensor.shape[2]
+
+    @property
+    def dtype(self) -> str:
+        return "int32" if self.tensor.bits == 32 else "uint8"
+
+    def at(self, y, x, c=0):
+        """Index of a code; y, x, c may be integers or TIR expressions, and may reach into the border."""
+        return self.origin + y * self.row_stride + x * self.tensor.shape[2] + c
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node with the layouts of what it reads and writes: all that a rule may look at."""
+
+    node: Node | Entry
+    reads: tuple[Layout, ...]
+    write: Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A rule's answer to a step.
+
+    weights: int8 [n] codes in the order the kernel reads them, stored at w_bits. table: int32 [m] biases, multipliers
+    and shifts. emit(reads, write, weights, table) adds the code, over flat TIR buffers, to the current IR frame.
+    """
+
+    rule: str
+    weights: np.ndarray
+    w_bits: int
+    table: np.ndarray
+    emit: Callable[[Sequence[Any], Any, Any, Any], None]
+
+
+Rule = Callable[[Step], Kernel | None]
+
+
+def choose(step: Step, rules: Sequence[Rule]) -> Kernel:
+    """The kernel of the first rule that applies; every family ends its list with portable rules that always do."""
+    for rule in rules:
+        kernel = rule(step)
+        if kernel is not None:
+            return kernel
+    raise ValueError(f"{step.node.name}: no kernel rule takes a {type(step.node).__name__} of {step.write.tensor.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A kernel with its place in the variant's buffers; `reads` and `write` are byte offsets into the workspace, or
+    None for the caller's picture and logits."""
+
+    name: str
+    step: Step
+    kernel: Kernel
+    reads: tuple[int | None, ...]
+    write: int | None
+    weights: int  # byte offset into the unpacked weights
+    table: int  # int32 offset into the table
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Elements of main's buffers: picture (uint8), weights (int8), table (int32), workspace (uint8), logits (int32)."""
+
+    picture: int
+    weights: int
+    table: int
+    workspace: int
+    logits: int

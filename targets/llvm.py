@@ -1,0 +1,94 @@
+"""TVM module -> shared library for a processor: feature check, LLVM, a linker, and a look at what the linker left."""
+
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import tvm
+import tvm_ffi
+from tvm.target import codegen
+
+from targets import Target, TargetError, elf
+
+# what the library may take from the process that opens it: libtvm_ffi's functions and the C library's block moves;
+# __TVMBackend* (workspaces, threads) is absent by intent, since only the full TVM runtime has it
+_PROVIDED = ("memcpy", "memset", "memmove")
+_PASSES = {"tirx.disable_storage_rewrite": True}  # the rewrite drops the annotation that keeps accumulators on the stack
+
+Linker = Callable[[Path, Path], list[str]]  # (object file, library) -> command
+
+
+def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, features: Mapping[str, str],
+          name: str, linker: Linker) -> dict:
+    """Writes `library`; facts for the manifest: {"linker": name, "command": text}.
+
+    features: prefix of an LLVM intrinsic's name -> LLVM feature it needs, the first that fits counting. Raises
+    TargetError for an intrinsic the processor lacks (LLVM would end the process), a link that fails, or a library that
+    would need more than `apache-tvm-ffi` where it runs.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    tvm_target = tvm.target.Target(target.tvm)
+    check_features(module, target, tvm_target, features)
+    with tvm.transform.PassContext(config=_PASSES):
+        executable = tvm.compile(module, target=tvm_target)
+    obj = workdir / f"{library.stem}.o"
+    executable.mod.write_to_file(str(obj))
+    partial = library.with_name(f".{library.name}.partial")
+    command = linker(obj, partial)
+    run(command)
+    check_library(partial, target)
+    partial.replace(library)
+    return {"linker": name, "command": " ".join(command).replace(str(partial), library.name).replace(str(obj), obj.name)}
+
+
+def refuse_source_only(target: Target) -> None:
+    raise TargetError(f"{target.name}: source only is for CUDA, whose board can compile it; "
+                      "this target needs just a linker here: leave --source-only out")
+
+
+def run(command: list[str]) -> str:
+    """Standard output and error of a command; raises TargetError with both when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise TargetError(f"expected exit code 0, got {done.returncode} from: {' '.join(command)}\n"
+                          f"{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def check_features(module: tvm.IRModule, target: Target, tvm_target, features: Mapping[str, str]) -> None:
+    """Raises TargetError for the first intrinsic in the module that the target's processor does not have."""
+    for global_var, function in module.functions.items():
+        for intrinsic in sorted(_intrinsics(function)):
+            prefix = next((p for p in features if intrinsic.startswith(p)), None)
+            if prefix is None:
+                raise TargetError(f"{global_var.name_hint}: expected an intrinsic that begins with one of {list(features)}, "
+                                  f"got {intrinsic}; say which feature it needs in targets/{target.family}/toolchain.py")
+            if not codegen.target_has_features(features[prefix], tvm_target):
+                raise TargetError(f"{global_var.name_hint}: {intrinsic} needs the feature {features[prefix]}, which "
+                                  f"{target.name} lacks; a kernel rule for it must not offer this intrinsic")
+
+
+def _intrinsics(function) -> set[str]:
+    found = set()
+
+    def visit(call) -> None:
+        if getattr(call.op, "name", "").startswith("tirx.call_llvm"):
+            found.add(codegen.llvm_get_intrinsic_name(int(call.args[0])))
+
+    tvm_ffi.structural_walk(function.body, (tvm.ir.Call, visit), order="post")
+    return {name for name in found if name.startswith(("llvm.aarch64", "llvm.arm", "llvm.x86"))}
+
+
+def check_library(library: Path, target: Target) -> None:
+    """Raises TargetError unless the library is for the target's machine and runs with only libtvm_ffi in the process."""
+    found = elf.read(library)
+    if found.machine != target.machine:
+        raise TargetError(f"{library.name}: expected a library for {target.machine}, got one for {found.machine}")
+    extra = sorted(s for s in found.undefined if not s.startswith("TVMFFI") and s not in _PROVIDED)
+    runtime = [s for s in found.undefined + tuple(found.defined) if s.startswith(("__TVMBackend", "TVMBackend"))]
+    if extra or runtime:
+        raise TargetError(f"{library.name}: expected only TVMFFI* and {', '.join(_PROVIDED)} from outside, got "
+                          f"{', '.join(sorted({*extra, *runtime}))}. TVMBackend* comes from T.parallel or from a "
+                          f"scratch buffer of scope local without disable_lower_builtin; anything else from float code")
+    if found.needed:
+        raise TargetError(f"{library.name}: expected no library of its own to load, got {', '.join(found.needed)}")

@@ -1,0 +1,150 @@
+"""Dense convolution on AVX2's byte multiply-adds, exact by choice of route from the layer's real weights.
+
+A register tile is 4 pixels by 16 channels. Four neighbouring bytes of a pixel row are broadcast and multiplied with
+[8 channels][4 bytes] of weights; NHWC makes the kW * Cin bytes of a kernel row one run of memory.
+
+    chain >= 1   vpmaddubsw sums pairs in int16; `chain` of them are added there before vpmaddwd widens to int32
+    otherwise    even and odd bytes as int16, two vpmaddwd with widened weights: any 8 x 8 bits
+"""
+
+import numpy as np
+from tvm.tirx.script import builder as T
+
+from compile.graph import Conv
+from targets.kernel import Kernel, Step
+from targets.portable import LANES, blocks, conv_table, fill_border, finish_conv, store
+
+TILE = 4
+INT16 = (-(1 << 15), (1 << 15) - 1)
+
+
+def intrinsic(name: str, dtype: str, *args):
+    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.avx2.{name}"), *args, dtype=dtype)
+
+
+def arrange(weight: np.ndarray) -> np.ndarray:
+    """int8 [blocks, kH, K4, 2, 8, 4] of weights [O, kH, kW, I], padded with zeros to whole blocks and fours of bytes."""
+    o, kh, kw, i = weight.shape
+    k4 = -(-kw * i // 4)
+    full = np.zeros((blocks(o) * LANES, kh, k4 * 4), np.int8)
+    full[:o, :, :kw * i] = weight.reshape(o, kh, kw * i)
+    return full.reshape(-1, 2, 8, kh, k4, 4).transpose(0, 3, 4, 1, 2, 5)
+
+
+def longest_chain(weight: np.ndarray, qmax: int) -> int:
+    """How many steps of an arranged kernel fit one int16 sum whatever the codes (0..qmax); 0: not even one.
+
+    Every run of that many consecutive steps within a kernel row is checked, or all steps of all rows together.
+    """
+    pairs = weight.astype(np.int64).reshape(*weight.shape[:5], 2, 2)
+    lanes = [np.maximum(pairs, 0).sum(-1) * qmax, np.minimum(pairs, 0).sum(-1) * qmax]  # [b, kH, K4, 2, 8, 2]
+    fits = lambda sums: sums[0].max() <= INT16[1] and sums[1].min() >= INT16[0]  # noqa: E731
+    if fits([s.sum((1, 2)) for s in lanes]):
+        return weight.shape[1] * weight.shape[2]
+    totals = [np.concatenate([np.zeros_like(s[:, :, :1]), np.cumsum(s, 2)], 2) for s in lanes]
+    chain = 0
+    while chain < weight.shape[2] and fits([t[:, :, chain + 1:] - t[:, :, :-chain - 1] for t in totals]):
+        chain += 1
+    return chain
+
+
+def multiply_add(step: Step) -> Kernel | None:
+    node = step.node
+    if not isinstance(node, Conv) or node.groups != 1:
+        return None
+    weight = arrange(node.weight)
+    nb, kh, k4 = weight.shape[:3]
+    chain = longest_chain(weight, step.reads[0].tensor.qmax)
+    (oh, ow, o), row = step.write.tensor.shape, nb * LANES
+    tile = min(TILE, ow)
+
+    def block(reads, write, weights, table, y, x0, b, lanes):
+        acc = T.alloc_buffer((tile * LANES,), "int32", scope="local", annotations={"disable_lower_builtin": True})
+        for v in range(tile * 2):
+            T.buffer_store(acc, T.broadcast(T.int32(0), 8), [T.ramp(v * 8, 1, 8)])
+
+        def operands(dy, k):
+            four = [reads[0][T.ramp(step.reads[0].at(y * node.stride + dy - node.padding[0],
+                                                     (x0 + p) * node.stride - node.padding[1]) + k * 4, 1, 4)] for p in range(tile)]
+            at = ((b * kh + dy) * k4 + k) * 64
+            return ([T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four],
+                    [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)])
+
+        _sum(acc, operands, tile, kh, k4, chain)
+        for p in range(tile):
+            halves = [acc[T.ramp((p * 2 + v) * 8, 1, 8)] for v in range(2)]
+            value = finish_conv(step, T.Shuffle(halves, list(range(LANES))), table, row, b * LANES, reads[-1], y, x0 + p, b * LANES)
+            store(write, step.write.at(y, x0 + p, b * LANES), value, lanes)
+
+    def emit(reads, write, weights, table):
+        with T.grid(oh, -(-ow // tile)) as (y, t):
+            x0 = T.min(t * tile, ow - tile)
+            if nb > 1:
+                with T.serial(nb - 1) as b:
+                    block(reads, write, weights, table, y, x0, b, LANES)
+            block(reads, write, weights, table, y, x0, nb - 1, o - (nb - 1) * LANES)
+        fill_border(step.write, write)
+
+    rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
+    return Kernel(rule, weight.reshape(-1), node.w_bits, conv_table(node, step.reads), emit)
+
+
+def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
+    """Adds all products of the kernel to the tile's int32 accumulators."""
+    if chain == 0:
+        with T.grid(kh, k4) as (dy, k):
+            _widened(acc, operands, tile, dy, k)
+    elif chain >= kh * k4:
+        _chained(acc, operands, tile, (kh, k4), lambda dy, k: (dy, k))
+    else:
+        whole, rest = divmod(k4, chain)
+        with T.serial(kh) as dy:
+            if whole:
+                with T.serial(whole) as c:
+                    _chained(acc, operands, tile, (chain,), lambda k: (dy, c * chain + k))
+            if rest:
+                _chained(acc, operands, tile, (rest,), lambda k: (dy, whole * chain + k))
+
+
+def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> None:
+    """One run of vpmaddubsw summed in int16, then widened into the int32 accumulators."""
+    single = int(np.prod(extent)) == 1
+    ones = T.broadcast(T.int16(1), 16)
+    product = lambda x, w: intrinsic("pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)  # noqa: E731
+
+    def widen(v, pairs):
+        at = T.ramp(v * 8, 1, 8)
+        T.buffer_store(acc, acc[at] + intrinsic("pmadd.wd", "int32x8", pairs, ones), [at])
+
+    if single:
+        xs, ws = operands(*position(*(0 for _ in extent)))
+        for v in range(tile * 2):
+            widen(v, product(xs[v // 2], ws[v % 2]))
+        return
+    sums = T.alloc_buffer((tile * 32,), "int16", scope="local", annotations={"disable_lower_builtin": True})
+    for v in range(tile * 2):
+        T.buffer_store(sums, T.broadcast(T.int16(0), 16), [T.ramp(v * 16, 1, 16)])
+    with T.grid(*extent) as indices:
+        xs, ws = operands(*position(*(indices if len(extent) > 1 else [indices])))
+        for v in range(tile * 2):
+            at = T.ramp(v * 16, 1, 16)
+            T.buffer_store(sums, sums[at] + product(xs[v // 2], ws[v % 2]), [at])
+    for v in range(tile * 2):
+        widen(v, sums[T.ramp(v * 16, 1, 16)])
+
+
+def _widened(acc, operands, tile: int, dy, k) -> None:
+    """Even and odd bytes apart, as int16: exact for every weight and code."""
+    xs, ws = operands(dy, k)
+    for v in range(2):
+        pairs = T.reinterpret(ws[v], dtype="int16x16")
+        odd = T.shift_right(pairs, T.broadcast(T.int16(8), 16))
+        even = T.shift_right(T.shift_left(pairs, T.broadcast(T.int16(8), 16)), T.broadcast(T.int16(8), 16))
+        for p in range(tile):
+            x, at = T.reinterpret(xs[p], dtype="uint16x16"), T.ramp((p * 2 + v) * 8, 1, 8)
+            low = T.reinterpret(T.bitwise_and(x, T.broadcast(T.uint16(255), 16)), dtype="int16x16")
+            high = T.reinterpret(T.shift_right(x, T.broadcast(T.uint16(8), 16)), dtype="int16x16")
+            T.buffer_store(acc, acc[at] + intrinsic("pmadd.wd", "int32x8", low, even)
+                           + intrinsic("pmadd.wd", "int32x8", high, odd), [at])
+
+

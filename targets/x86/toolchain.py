@@ -1,0 +1,81 @@
+"""x86 libraries: compiled by TVM's LLVM, linked by whatever linker is at hand."""
+
+import importlib.util
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tvm
+import tvm_ffi
+
+from targets import Target, TargetError, llvm
+
+# LLVM intrinsic's prefix -> feature; the first that fits counts
+FEATURES = {
+    "llvm.x86.sse": "sse4.2",
+    "llvm.x86.ssse3": "ssse3",
+    "llvm.x86.avx2": "avx2",
+    "llvm.x86.avx.": "avx",
+    "llvm.x86.fma": "fma",
+    "llvm.x86.avx512.vpdp": "avx512vnni",
+    "llvm.x86.avx512": "avx512bw",
+}
+_COMPILER = ("-shared", "-s", "-nostdlib", "-Wl,--build-id=none", "-o")
+_LINKER = ("-shared", "-s", "--build-id=none", "-o")
+
+
+def linker() -> tuple[str, llvm.Linker]:
+    """Name and command of the first linker found; raises TargetError where there is none."""
+    native = platform.machine() == "x86_64"
+    choices = [(n, _COMPILER) for n in ("cc", "gcc", "clang") if native]
+    choices += [("x86_64-linux-gnu-gcc", _COMPILER), ("x86_64-linux-gnu-ld", _LINKER)]
+    choices += [("ld", _LINKER)] if native else []
+    choices += [("ld.lld", _LINKER)]
+    for name, options in choices:
+        if path := shutil.which(name):
+            return name, lambda obj, out: [path, *options, str(out), str(obj)]
+    if importlib.util.find_spec("ziglang"):
+        return "ziglang", lambda obj, out: [sys.executable, "-m", "ziglang", "ld.lld", *_LINKER, str(out), str(obj)]
+    raise TargetError("expected a linker for x86-64 (cc, gcc, clang, ld or ld.lld), found none; "
+                      "install one: apt install binutils, or pip install ziglang")
+
+
+def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, source_only: bool = False) -> dict:
+    """Writes the shared library `library`; returns {"linker", "command"}; raises TargetError (see targets/llvm.py)."""
+    if source_only:
+        llvm.refuse_source_only(target)
+    return llvm.build(module, target, library, workdir, FEATURES, *linker())
+
+
+def runner(library: Path, target: Target) -> Callable[..., np.ndarray]:
+    """Runs the library's `main` in this process: runner(x, weights, table, workspace bytes, classes) -> int32 [classes].
+
+    Raises TargetError where this machine is not the target's.
+    """
+    if platform.machine() != target.machine:
+        raise TargetError(f"expected a machine of {target.machine} to run {library.name}, got {platform.machine()}; "
+                          "nothing here emulates it: build on such a machine")
+    with tempfile.TemporaryDirectory() as folder:  # a path that is new: dlopen would hand back an older library of this one
+        copy = shutil.copy(library, Path(folder) / library.name)
+        main = tvm_ffi.load_module(str(copy))["main"]
+
+    def run(x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int, classes: int) -> np.ndarray:
+        out = _aligned(np.zeros(classes, np.int32))
+        stale = np.full(workspace_bytes, 0xA5, np.uint8)  # a kernel must not count on zeros
+        main(*(tvm_ffi.from_dlpack(a) for a in (_aligned(x), _aligned(weights), _aligned(table), _aligned(stale), out)))
+        return out.copy()
+
+    return run
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins at a multiple of 64 bytes, as kernels expect."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    copy = room[begin:begin + array.nbytes].view(array.dtype)
+    copy[:] = array
+    return copy

@@ -1,0 +1,119 @@
+"""x86 kernels against the integer reference, bit for bit, on random networks of every operator and width."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compile import reference
+from compile.graph import Conv, Graph, Rescale, Tensor, requant_from_ratio
+from compile.lower import lower, run_compiled
+from compile.plan import workspace
+from targets import find
+from targets.x86.multiply_add import arrange, longest_chain
+from tests.graphs import OPS, pictures, random_graph, resnet_like
+
+tvm_ffi = pytest.importorskip("tvm_ffi")
+
+
+def in_process(lowered, target):
+    """Compiles a lowered network in memory; a runner for run_compiled."""
+    import tvm
+
+    from runtime.weights import aligned_buffer
+
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
+        main = tvm.compile(lowered.module, target=tvm.target.Target(target.tvm)).mod["main"]
+
+    def runner(x, weights, table, workspace_bytes, classes):
+        buffers = [aligned_buffer(n, d) for n, d in ((x.size, "uint8"), (weights.size, "int8"), (table.size, "int32"),
+                                                     (workspace_bytes, "uint8"), (classes, "int32"))]
+        for buffer, values in zip(buffers, (x, weights, table), strict=False):
+            buffer[:] = values
+        buffers[3][:] = 0xA5  # stale bytes must not matter
+        main(*(tvm_ffi.from_dlpack(b) for b in buffers))
+        return buffers[4].copy()
+
+    return runner
+
+
+def assert_equal(graph, seed=0, n=5):
+    lowered = lower(graph, find("x86"))
+    x = pictures(graph, n, seed)
+    np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, find("x86")), x), reference.run(graph, x))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 10**6), tie_free=st.booleans(), extreme=st.booleans())
+def test_random_networks(seed, tie_free, extreme):
+    assert_equal(random_graph(seed, tie_free=tie_free, extreme=extreme), seed)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_each_operator(op):
+    for seed in range(3):
+        assert_equal(random_graph(seed, ops=(op, op)), seed)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_each_width(bits):
+    assert_equal(resnet_like(((bits, bits), (bits, 8), (8, bits))), bits)
+
+
+def test_every_rule_is_used():
+    from targets.x86.kernels import RULES
+
+    used = set()
+    for op in OPS:
+        for call in lower(random_graph(1, ops=(op,)), find("x86")).calls:
+            used.add(next(rule.__name__ for rule in RULES if rule(call.step) is not None))
+    assert used == {rule.__name__ for rule in RULES}
+
+
+@pytest.mark.parametrize("w_bits,a_bits,chain", [(8, 8, 0), (8, 7, 1), (4, 4, 36), (2, 8, 21), (7, 8, 1), (4, 8, 8)])
+def test_chains_at_the_largest_accumulators(w_bits, a_bits, chain):
+    """Weights all at qmin, all at qmax and alternating, codes all at qmax: the sums come as close to int16 as they can."""
+    half, shape = 1 << (w_bits - 1), (16, 3, 3, 16)
+    signs = np.indices(shape).sum(0) % 2
+    for weight in (np.full(shape, -half), np.full(shape, half - 1), np.where(signs, -half, half - 1)):
+        node = Conv("c", "image", "out", weight.astype(np.int8), w_bits, np.zeros(16, np.int64), np.ones(16, np.float32), padding=(1,) * 4)
+        tensors = {t.name: t for t in (Tensor("image", (7, 5, 16), a_bits), Tensor("out", (7, 5, 16), 32))}
+        graph = Graph("extreme", tensors, (node,), "image", "out")
+        assert longest_chain(arrange(node.weight), (1 << a_bits) - 1) >= chain
+        x = np.full((1, 7, 5, 16), (1 << a_bits) - 1, np.uint8)
+        lowered = lower(graph, find("x86"))
+        np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, find("x86")), x), reference.run(graph, x))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_code_and_tie_of_rescale(bits):
+    """All 256 codes through ratios that put many of them exactly on a tie."""
+    for ratio in (0.5, 0.25, 1.5, 1 / 3, 1 / (1 << (9 - bits)), 3.0):
+        image, codes = Tensor("image", (16, 16, 3)), Tensor("codes", (16, 16, 3), bits)
+        rescale = Rescale("r", "image", "codes", requant_from_ratio(ratio), 0, codes.qmax)
+        weight = np.array([[[[1, 2, 3]]]], np.int8)
+        out = Conv("linear", "codes", "out", weight, 3, np.zeros(1, np.int64), np.ones(1, np.float32))
+        tensors = {t.name: t for t in (image, codes, Tensor("out", (16, 16, 1), 32))}
+        graph = Graph("ties", tensors, (rescale, out), "image", "out")
+        x = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
+        lowered = lower(graph, find("x86"))
+        got = run_compiled(lowered, in_process(lowered, find("x86")), x)
+        np.testing.assert_array_equal(got, reference.run(graph, x))
+        exact = np.minimum(np.floor(np.arange(256) * np.float64(ratio) + 0.5), codes.qmax)
+        if ratio != 1 / 3:  # binary fractions: floating point gives the same ties
+            np.testing.assert_array_equal(got[0], (exact * 6).astype(np.int32))
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 3)), min_size=1, max_size=25))
+def test_tensors_that_live_together_never_overlap(sizes_and_spans):
+    names = [f"t{i}" for i in range(len(sizes_and_spans))]
+    sizes = {n: s for n, (s, _) in zip(names, sizes_and_spans, strict=True)}
+    steps = [(tuple(names[max(0, i - sizes_and_spans[i][1]):i]), n) for i, n in enumerate(names)]
+    offsets, total = workspace(sizes, steps)
+    first = {n: i for i, n in enumerate(names)}
+    last = {n: max([first[n], *(i for i, (reads, _) in enumerate(steps) if n in reads)]) for n in names}
+    for a in names:
+        assert offsets[a] % 64 == 0 and offsets[a] + sizes[a] <= total
+        for b in names:
+            if a < b and first[a] <= last[b] and first[b] <= last[a]:
+                assert offsets[a] + sizes[a] <= offsets[b] or offsets[b] + sizes[b] <= offsets[a]

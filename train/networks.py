@@ -1,0 +1,172 @@
+"""A described network as one module: full precision and quantized variants over the same weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.architectures import INPUT_SCALE, Architecture, Block, Layer
+from train.quant import Quantizer, Stream
+
+FULL = "full"  # the arm of full precision
+
+
+class Bias(nn.Module):
+    """What a convolution without batch norm has in its place."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias.view(-1, 1, 1)
+
+
+class Arm(nn.Module):
+    """What a variant has of its own in one layer: steps, and batch norm or bias."""
+
+    def __init__(self, layer: Layer, eps: float, w: Quantizer | None, a: Quantizer | None):
+        super().__init__()
+        self.w, self.a = w, a
+        self.norm = nn.BatchNorm2d(layer.outputs, eps=eps) if layer.norm else Bias(layer.outputs)
+
+
+class QuantConv(nn.Module):
+    """A convolution whose weights all variants share."""
+
+    def __init__(self, layer: Layer, eps: float):
+        super().__init__()
+        self.layer, self.eps = layer, eps
+        weight = torch.empty(layer.outputs, layer.inputs, layer.kernel, layer.kernel)
+        nn.init.kaiming_normal_(weight, mode="fan_out" if layer.norm else "fan_in", nonlinearity="relu")
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.arms = nn.ModuleDict({FULL: Arm(layer, eps, None, None)})
+
+    def add_arm(self, name: str, w_bits: int, a: Quantizer | None) -> None:
+        """An arm that starts with the full-precision one's batch norm; the classifier has one weight step for all classes."""
+        channels = 1 if self.layer.source == "pool" else self.layer.outputs
+        arm = Arm(self.layer, self.eps, Quantizer(w_bits, True, channels), a)
+        arm.norm.load_state_dict(self.arms[FULL].norm.state_dict())
+        self.arms[name] = arm
+
+    def codes(self, x: Tensor, arm: str, fit: bool) -> Tensor:
+        """The layer's input on its grid: unsigned, which is also the ReLU of a sum."""
+        if arm == FULL:
+            return x.relu() if self.layer.source == "conv" else x
+        quantizer = self.arms[arm].a
+        if quantizer is None:
+            return x
+        if fit:
+            quantizer.fit(x)
+        return quantizer(x)
+
+    def forward(self, x: Tensor, arm: str, fit: bool) -> Tensor:
+        own, weight = self.arms[arm], self.weight
+        if own.w is not None:
+            if fit:
+                own.w.fit(weight)
+            weight = own.w(weight)
+        top, left, bottom, right = self.layer.padding
+        if (top, left) == (bottom, right):
+            return own.norm(F.conv2d(x, weight, None, self.layer.stride, (top, left)))
+        return own.norm(F.conv2d(F.pad(x, (left, right, top, bottom)), weight, None, self.layer.stride))
+
+
+class Network(nn.Module):
+    """A network of full precision and, by name, quantized variants which share its weights.
+
+    bits: variant -> layer name -> (w_bits, a_bits). zero_point int64 [3]: the code of the picture that means 0.
+    """
+
+    def __init__(self, arch: Architecture, bits: dict[str, dict[str, tuple[int, int]]]):
+        super().__init__()
+        self.arch, self.bits = arch, {}
+        self.register_buffer("zero_point", torch.zeros(3, dtype=torch.int64))
+        self.convs = nn.ModuleDict({key(layer): QuantConv(layer, arch.eps) for layer in arch.layers})
+        self.streams = nn.ModuleDict()
+        for name, config in bits.items():
+            self.add_variant(name, config)
+
+    def add_variant(self, name: str, config: dict[str, tuple[int, int]]) -> None:
+        """Steps are not set until `calibrate`."""
+        self.bits[name] = config
+        self.streams[name] = Stream(1 + len(self.arch.blocks))
+        for layer in self.arch.layers:
+            w_bits, a_bits = config[layer.name]
+            a = None if self.reads(layer, name) else Quantizer(a_bits, False)
+            self.convs[key(layer)].add_arm(name, w_bits, a)
+
+    def reads(self, layer: Layer, variant: str) -> str | None:
+        """Whose codes a layer takes as they are: "picture", "stream", or those of its block's first layer; else None."""
+        config = self.bits[variant]
+        if layer.source == "picture":
+            return "picture"
+        if layer.source == "stream" and config[layer.name][1] == 8:
+            return "stream"
+        for block in self.arch.blocks:
+            if layer is block.shortcut and config[layer.name][1] == config[block.conv1.name][1]:
+                return block.conv1.name
+        return None
+
+    def real(self, pictures: Tensor) -> Tensor:
+        """float [N, 3, H, W] of pictures uint8 [N, H, W, 3]; exact."""
+        dtype = self.convs[key(self.arch.stem)].weight.dtype
+        return (pictures.permute(0, 3, 1, 2).to(dtype) - self.zero_point.view(-1, 1, 1)) * INPUT_SCALE
+
+    def forward(self, pictures: Tensor, variant: str = FULL, fit: bool = False) -> Tensor:
+        """Logits [N, classes] of pictures uint8 [N, H, W, 3]; `fit` sets each step of the variant on the way."""
+        x = self._stream(0, self.convs[key(self.arch.stem)](self.real(pictures), variant, fit), variant, fit)
+        for index, block in enumerate(self.arch.blocks, 1):
+            x = self._block(index, block, x, variant, fit)
+        classifier = self.convs[key(self.arch.classifier)]
+        pooled = classifier.codes(x.mean((2, 3), keepdim=True), variant, fit)
+        return classifier(pooled, variant, fit).flatten(1)
+
+    def _stream(self, index: int, x: Tensor, arm: str, fit: bool) -> Tensor:
+        if arm == FULL:
+            return x.relu()
+        if fit:
+            self.streams[arm].fit(index, x)
+        return self.streams[arm](index, x)
+
+    def _block(self, index: int, block: Block, x: Tensor, arm: str, fit: bool) -> Tensor:
+        conv1, conv2 = self.convs[key(block.conv1)], self.convs[key(block.conv2)]
+        codes = conv1.codes(x, arm, fit)
+        y = conv2(conv2.codes(conv1(codes, arm, fit), arm, fit), arm, fit)
+        skip = self._skip(block, x, codes, arm, fit)
+        if block.shortcut is not None and arm != FULL:
+            if fit:
+                self.streams[arm].fit(index, y + skip)
+                self.streams[arm].fit_side(index, skip)
+            skip = self.streams[arm].side(index, skip)
+            return self.streams[arm](index, y + skip)
+        return self._stream(index, y + skip, arm, fit)
+
+    def _skip(self, block: Block, x: Tensor, codes: Tensor, arm: str, fit: bool) -> Tensor:
+        if block.shortcut is not None:
+            shortcut = self.convs[key(block.shortcut)]
+            shared = arm != FULL and self.reads(block.shortcut, arm) == block.conv1.name
+            return shortcut(codes if shared else shortcut.codes(x, arm, fit), arm, fit)
+        if block.stride > 1:
+            x = x[:, :, ::block.stride, ::block.stride]
+        return F.pad(x, (0, 0, 0, 0, block.before, block.after)) if block.before + block.after else x
+
+    @torch.no_grad()
+    def calibrate(self, pictures: Tensor) -> None:
+        """Sets all steps of all variants from pictures uint8 [N, H, W, 3], each behind the quantizers before it."""
+        training = self.training
+        self.eval()
+        for name in self.bits:
+            self(pictures, name, fit=True)
+        self.train(training)
+
+    @torch.no_grad()
+    def keep_gains_positive(self, smallest: float = 1e-3) -> None:
+        """Clamps every batch norm's gamma, so that the folded scale of a channel is a valid multiplier."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.clamp_(min=smallest)
+
+
+def key(layer: Layer) -> str:
+    """A layer's name as a module's, which may hold no dot."""
+    return layer.name.replace(".", "_")
