@@ -46,13 +46,14 @@ class Lowered:
 def lower(graph: Graph, target: Target) -> Lowered:
     """Kernels of `target` for every node; raises ValueError naming the node that no rule takes."""
     kernels = importlib.import_module(f"targets.{target.family}.kernels")
+    rules = kernels.rules(target)
     steps, placed = _steps(graph)
     written = [(tuple(names), step.node.output) for step, names in steps]
     sizes = {step.write.tensor.name: step.write.size + SLACK for step, _ in steps if step.node.output != graph.output}
     offsets, total = workspace(sizes, written)
     calls, segments, tables, weights_at, table_at = [], [], [], 0, 0
     for step, names in steps:
-        kernel = choose(step, kernels.RULES)
+        kernel = choose(step, rules)
         calls.append(Call(step.node.name, step, kernel, tuple(offsets.get(n) for n in names),
                           offsets.get(step.node.output), weights_at, table_at))
         if kernel.weights.size:

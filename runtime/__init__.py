@@ -1,4 +1,4 @@
-"""Runs a bundle on a device: looks at each picture, picks its precompiled variant. Needs numpy and apache-tvm-ffi only."""
+"""Runs a bundle on a device: a picture's quality picks its precompiled variant. Needs only numpy and apache-tvm-ffi."""
 
 from runtime.bundle import Bundle, BundleError, open_bundle
 from runtime.engine import Engine, Prediction

@@ -52,7 +52,7 @@ def bench(bundle: Path, calls: int) -> list[dict]:
         opened, (pictures, _) = engine.bundle, engine.bundle.golden()
         loaded = Loaded(opened, opened.variants)
         steps = {("run", v.name): lambda p, n=v.name: loaded.run(n, p) for v in opened.variants}
-        if len(engine.variants) > 1:
+        if engine.selects:
             steps["select", ""] = lambda p: engine.choose(p[None])
         steps["infer", ""] = engine.infer
         times = {key: [] for key in steps}

@@ -1,6 +1,8 @@
 """Opens a bundle: a folder with a manifest, whose every file must be there unchanged and fit this machine."""
 
 import hashlib
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +48,8 @@ class Bundle:
             facts = self.manifest.producer.get("built")
             facts = facts.get(variant.library) if isinstance(facts, dict) else None
             command = facts.get("command") if isinstance(facts, dict) else None
-            raise BundleError(f"{self.folder}: expected the library {variant.library}, but this bundle holds source only; "
-                              "compile it on this device, in the bundle's folder, with: "
+            raise BundleError(f"{self.folder}: expected the library {variant.library}, but this bundle holds source "
+                              "only; compile it on this device, in the bundle's folder, with: "
                               f"{command or 'the command beside the source'}")
         return path
 
@@ -67,7 +69,7 @@ class Bundle:
             with np.load(self.path(self.manifest.golden), allow_pickle=False) as data:
                 pictures = data["images"]
                 logits = {v.name: data[f"logits_{v.name}"] for v in self.variants}
-        except (KeyError, ValueError, OSError, EOFError) as error:
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{self.folder}: expected golden pictures and logits of every variant in "
                               f"{self.manifest.golden}, got {error}; {REBUILD}") from error
         count = len(np.atleast_1d(pictures))
@@ -101,8 +103,8 @@ def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bun
     try:
         text = (folder / "manifest.json").read_bytes()
     except OSError as error:
-        raise BundleError(f"{folder}: expected a bundle, that is a folder with manifest.json, but there is {_what(folder)}; "
-                          "make one with `python -m compile.build`, or name another") from error
+        raise BundleError(f"{folder}: expected a bundle, that is a folder with manifest.json, but there is "
+                          f"{_what(folder)}; make one with `python -m compile.build`, or name another") from error
     try:
         manifest = parse(text)
         if here:

@@ -21,13 +21,13 @@ class Driver:
     Raises BundleError where the library cannot be opened or there is no GPU.
     """
 
-    def __init__(self, library: str = DRIVER):
+    def __init__(self, library: str):
         try:
             self._lib = ctypes.CDLL(library)
         except OSError as error:
             raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run the bundle on a "
-                              "machine with an NVIDIA GPU and driver. The CUDA source (lib/*.cu) and the command that "
-                              "compiles it (manifest.json: producer, built) are in the bundle") from error
+                              "machine with an NVIDIA GPU. Its CUDA source (lib/*.cu) and the command that compiles it "
+                              "(manifest.json: producer, built) are in the bundle") from error
         self._call("cuInit", 0)
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(self._device), _DEVICE)
@@ -87,7 +87,7 @@ class Driver:
 @cache
 def driver() -> Driver:
     """This process's driver; see Driver."""
-    return Driver()
+    return Driver(DRIVER)
 
 
 def features() -> frozenset[str]:
@@ -102,7 +102,8 @@ def model() -> str:
 
 class _DLTensor(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
-                ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+                ("ndim", ctypes.c_int32),
+                ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
                 ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
                 ("offset", ctypes.c_uint64)]
 
@@ -118,7 +119,7 @@ _new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p
 
 
 class DeviceTensor:
-    """`count` values at an address of the GPU, as DLPack offers them to one consumer, which this object must outlive."""
+    """`count` values at an address of the GPU, as DLPack offers them to one consumer, which this must outlive."""
 
     def __init__(self, pointer: int, count: int, kind: np.dtype):
         self._shape = (ctypes.c_int64 * 1)(count)

@@ -56,26 +56,34 @@ class Engine:
             raise ValueError(f"expected a budget or a variant, got both ({budget}, {variant!r}); leave one out")
         self.bundle = open_bundle(bundle)
         self._selector, self._lam, self._fixed = _policy(self.bundle, budget, variant)
-        self._loaded = Loaded(self.bundle, self.variants)
+        self._loaded = Loaded(self.bundle, self.bundle.variants)
         self._lock = threading.Lock()
 
     @property
-    def variants(self) -> tuple[Variant, ...]:
-        """Those that may run, in the order of the bundle: name, bits, cost, accuracy and more of each."""
-        return self.bundle.variants if self._selector else (self._fixed,)
+    def variants(self) -> dict[str, Variant]:
+        """All in the bundle, by name, in its order: bits of each layer, cost, accuracy and more."""
+        return {v.name: v for v in self.bundle.variants}
 
-    def infer(self, img) -> Prediction:
-        """Classifies one picture of any size: uint8 [H, W, 3] RGB, or what `runtime.image.as_picture` converts."""
-        return self._infer([img])[0]
+    @property
+    def selects(self) -> bool:
+        """Whether a selector looks at each picture; otherwise one variant runs for all."""
+        return self._fixed is None
 
-    def infer_batch(self, imgs: Iterable) -> list[Prediction]:
+    def infer(self, img: np.ndarray, variant: str | None = None) -> Prediction:
+        """Classifies one picture of any size: uint8 [H, W, 3] RGB, or what `runtime.image.as_picture` converts.
+
+        variant: the one to run this time, instead of choosing.
+        """
+        return self._infer([img], variant)[0]
+
+    def infer_batch(self, imgs: Iterable[np.ndarray], variant: str | None = None) -> list[Prediction]:
         """Classifies pictures, which may differ in size; the same results as one `infer` each."""
         imgs = list(imgs)
-        return self._infer(imgs) if imgs else []
+        return self._infer(imgs, variant) if imgs else []
 
     def choose(self, pictures: np.ndarray) -> tuple[list[str], list[dict[str, int] | None]]:
         """Variant and quality of each picture uint8 [N, H, W, 3], of the input's size."""
-        if self._selector is None:
+        if self._fixed is not None:
             return [self._fixed.name] * len(pictures), [None] * len(pictures)
         features = quality.features(pictures)
         chosen = self._selector.choose(features, self._lam)
@@ -106,11 +114,14 @@ class Engine:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _infer(self, imgs: list) -> list[Prediction]:
+    def _infer(self, imgs: list[np.ndarray], variant: str | None) -> list[Prediction]:
         size = self.bundle.manifest.shape[:2]
         began = time.perf_counter()
         pictures = np.stack([resize(as_picture(img), size) for img in imgs])
-        names, qualities = self.choose(pictures)
+        if variant is None:
+            names, qualities = self.choose(pictures)
+        else:
+            names, qualities = [self.bundle.variant(variant).name] * len(imgs), [None] * len(imgs)
         shared = (time.perf_counter() - began) / len(imgs)
         return [self._classify(p, n, q, shared) for p, n, q in zip(pictures, names, qualities, strict=True)]
 
@@ -135,17 +146,19 @@ def _policy(bundle: Bundle, budget: float | None, name: str | None) -> tuple[Sel
         return None, 0.0, bundle.variant(name)
     if bundle.manifest.selector is None or len(bundle.variants) == 1:
         return None, 0.0, _best_variant(bundle.variants, budget)
+    if budget is not None and not bundle.manifest.budgets:
+        raise BundleError(f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, it has none; "
+                          f"leave the budget out, or {REBUILD}")
+    lam = _best_entry(bundle.manifest.budgets, budget).lam if bundle.manifest.budgets else 0.0
     try:
         selector = Selector.from_dict(bundle.manifest.selector)
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        raise BundleError(f"{bundle.folder}: expected a selector, got one that cannot be read ({error!r}); "
-                          f"{REBUILD}") from error
-    if not bundle.manifest.budgets:
-        if budget is not None:
-            raise BundleError(f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, "
-                              f"it has none; leave the budget out, or {REBUILD}")
-        return selector, 0.0, None
-    return selector, _best_entry(bundle.manifest.budgets, budget).lam, None
+        selector.choose(np.zeros((1, len(quality.NAMES)), np.int32), lam)
+    except ValueError as error:
+        raise BundleError(f"{bundle.folder}: {error}; {REBUILD}") from error
+    if selector.variants != len(bundle.variants):
+        raise BundleError(f"{bundle.folder}: expected a selector among {len(bundle.variants)} variants, "
+                          f"got one among {selector.variants}; {REBUILD}")
+    return selector, lam, None
 
 
 def _best_variant(variants: tuple[Variant, ...], budget: float | None) -> Variant:

@@ -37,7 +37,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Variant:
-    """One bit configuration, compiled. Sizes in bytes, cost relative to 8 bits everywhere, accuracy by family in 0..1."""
+    """One bit configuration, compiled. Sizes in bytes; cost of 8 bits everywhere is 1; accuracy by family in 0..1."""
 
     name: str
     library: str

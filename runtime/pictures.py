@@ -1,4 +1,4 @@
-"""Reads picture files with numpy alone: PNG, PPM and PGM, BMP, .npy; anything else through Pillow where there is one."""
+"""Reads picture files with numpy alone: PNG, PPM and PGM, BMP, .npy; anything else through Pillow if installed."""
 
 import io
 import struct

@@ -8,9 +8,8 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 
-
-# TVM tells LLVM that buffers of different names never share memory. Kernels that take turns in one workspace do, and once
-# they are inlined into main LLVM drops or moves their stores; so its type-based alias analysis stays off.
+# TVM tells LLVM that buffers of different names never share memory. Kernels that take turns in one workspace do, and
+# once they are inlined into main LLVM drops or moves their stores; so its type-based alias analysis stays off.
 NO_TBAA = ["-enable-tbaa:bool=false"]
 
 
@@ -57,5 +56,6 @@ def find(text: str) -> Target:
     for target in known:
         if text in (target.name, target.family):
             return target
-    raise TargetError(f"expected a target among {', '.join(sorted({t.family for t in known} | {t.name for t in known}))}; "
-                      f"got {text!r}. A new one is a literal in targets/<family>/__init__.py")
+    names = sorted({t.family for t in known} | {t.name for t in known})
+    raise TargetError(f"expected a target among {', '.join(names)}; got {text!r}. "
+                      "A new one is a literal in targets/<family>/__init__.py")

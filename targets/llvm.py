@@ -1,7 +1,10 @@
 """TVM module -> shared library for a processor: feature check, LLVM, a linker, and a look at what the linker left."""
 
+import importlib.util
+import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import tvm
@@ -13,14 +16,27 @@ from targets import Target, TargetError, elf
 # what the library may take from the process that opens it: libtvm_ffi's functions and the C library's block moves;
 # __TVMBackend* (workspaces, threads) is absent by intent, since only the full TVM runtime has it
 _PROVIDED = ("memcpy", "memset", "memmove")
-_PASSES = {"tirx.disable_storage_rewrite": True}  # the rewrite drops the annotation that keeps accumulators on the stack
+# storage rewrite drops the annotation that keeps accumulators on the stack
+_PASSES = {"tirx.disable_storage_rewrite": True}
 
-Linker = Callable[[Path, Path], list[str]]  # (object file, library) -> command
+# options of a linker, and of a compiler that calls one
+LINK = ("-shared", "-s", "--build-id=none")
+COMPILE = ("-shared", "-s", "-nostdlib", "-Wl,--build-id=none")
+
+
+def find_linker(choices: list[tuple[str, tuple[str, ...]]], missing: str) -> list[str]:
+    """Program and options of the first choice (name, options) that is installed; raises TargetError(missing)."""
+    for name, options in choices:
+        if path := shutil.which(name):
+            return [path, *options]
+        if name == "ziglang" and importlib.util.find_spec(name):
+            return [sys.executable, "-m", "ziglang", "ld.lld", *options]
+    raise TargetError(missing)
 
 
 def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, features: Mapping[str, str],
-          name: str, linker: Linker) -> dict:
-    """Writes `library`; facts for the manifest: {"linker": name, "command": text}.
+          linker: list[str]) -> dict:
+    """Writes `library`; facts for the manifest: {"command": how it was linked}.
 
     features: prefix of an LLVM intrinsic's name -> LLVM feature it needs, the first that fits counting. Raises
     TargetError for an intrinsic the processor lacks (LLVM would end the process), a link that fails, or a library that
@@ -34,11 +50,10 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, fe
     obj = workdir / f"{library.stem}.o"
     executable.mod.write_to_file(str(obj))
     partial = library.with_name(f".{library.name}.partial")
-    command = linker(obj, partial)
-    run(command)
+    run([*linker, "-o", str(partial), str(obj)])
     check_library(partial, target)
     partial.replace(library)
-    return {"linker": name, "command": " ".join(command).replace(str(partial), library.name).replace(str(obj), obj.name)}
+    return {"command": " ".join([*linker, "-o", library.name, obj.name])}
 
 
 def refuse_source_only(target: Target) -> None:
@@ -57,15 +72,16 @@ def run(command: list[str]) -> str:
 
 def check_features(module: tvm.IRModule, target: Target, tvm_target, features: Mapping[str, str]) -> None:
     """Raises TargetError for the first intrinsic in the module that the target's processor does not have."""
-    for global_var, function in module.functions.items():
+    for variable, function in module.functions.items():
         for intrinsic in sorted(_intrinsics(function)):
-            prefix = next((p for p in features if intrinsic.startswith(p)), None)
-            if prefix is None:
-                raise TargetError(f"{global_var.name_hint}: expected an intrinsic that begins with one of {list(features)}, "
-                                  f"got {intrinsic}; say which feature it needs in targets/{target.family}/toolchain.py")
-            if not codegen.target_has_features(features[prefix], tvm_target):
-                raise TargetError(f"{global_var.name_hint}: {intrinsic} needs the feature {features[prefix]}, which "
-                                  f"{target.name} lacks; a kernel rule for it must not offer this intrinsic")
+            feature = next((features[p] for p in features if intrinsic.startswith(p)), None)
+            where = f"{variable.name_hint}: {intrinsic}"
+            if feature is None:
+                raise TargetError(f"{where}: expected an intrinsic that begins with one of {', '.join(features)}; "
+                                  f"say which feature this one needs in targets/{target.family}/toolchain.py")
+            if not codegen.target_has_features(feature, tvm_target):
+                raise TargetError(f"{where} needs the feature {feature}, which {target.name} lacks; "
+                                  "a kernel rule for it must not use this intrinsic")
 
 
 def _intrinsics(function) -> set[str]:
@@ -80,7 +96,7 @@ def _intrinsics(function) -> set[str]:
 
 
 def check_library(library: Path, target: Target) -> None:
-    """Raises TargetError unless the library is for the target's machine and runs with only libtvm_ffi in the process."""
+    """Raises TargetError unless the library is for the target's machine and needs only libtvm_ffi in the process."""
     found = elf.read(library)
     if found.machine != target.machine:
         raise TargetError(f"{library.name}: expected a library for {target.machine}, got one for {found.machine}")

@@ -63,7 +63,7 @@ def test_steps_stay_positive_and_shrink_when_asked():
         optimizer.zero_grad()
         quantizer(torch.full((1, 64), 50.0)).sum().backward()
         optimizer.step()
-    assert 0 < float(quantizer.step().detach()) < 1e-2
+    assert 0 < float(quantizer.step().detach()) < 0.1
 
 
 @given(st.floats(0.05, 40))

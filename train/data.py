@@ -194,8 +194,7 @@ def folder(path: Path, size: int) -> Dataset:
         # Pictures are in order of class: every second of each class, the first to val.
         places = np.arange(len(val[1])) - np.searchsorted(val[1], val[1])
         if np.bincount(val[1]).min() < 2:
-            raise DataError(f"{path / 'val'}: expected two pictures a class or more, half of them to test with, or a folder "
-                            f"{path / 'test'}")
+            raise DataError(f"{path / 'val'}: expected two pictures a class, or a folder {path / 'test'}")
         val, test = [tuple(a[places % 2 == k] for a in val) for k in (0, 1)]
     return Dataset(path.name, labels, *train, *val, *test)
 

@@ -150,6 +150,13 @@ class Network(nn.Module):
             x = x[:, :, ::block.stride, ::block.stride]
         return F.pad(x, (0, 0, 0, 0, block.before, block.after)) if block.before + block.after else x
 
+    def inherit(self, teacher: "Network") -> None:
+        """Takes weights and full-precision arm of a network of the same architecture; every variant starts with its norms."""
+        self.load_state_dict(teacher.state_dict(), strict=False)
+        for conv in self.convs.values():
+            for name in self.bits:
+                conv.arms[name].norm.load_state_dict(conv.arms[FULL].norm.state_dict())
+
     @torch.no_grad()
     def calibrate(self, pictures: Tensor) -> None:
         """Sets all steps of all variants from pictures uint8 [N, H, W, 3], each behind the quantizers before it."""

@@ -29,7 +29,8 @@ class BoxError(RuntimeError):
     """The box cannot be made here; the message says which step failed and how."""
 
 
-def run(args: list[str], cpu: str = "cortex-a72", path: Path | None = None, timeout: float = 600) -> subprocess.CompletedProcess:
+def run(args: list[str], cpu: str = "cortex-a72", path: Path | None = None,
+        timeout: float = 600) -> subprocess.CompletedProcess:
     """Runs `python ARGS` in the box on an emulated `cpu`, with `path` (a checkout, say) on PYTHONPATH; output as text.
 
     Paths in args must be absolute. Raises BoxError where the box cannot be made, subprocess.TimeoutExpired.
@@ -73,7 +74,8 @@ def make() -> Path:
 def _run(command: list[str], cwd: Path | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
-        raise BoxError(f"expected exit code 0, got {done.returncode} from: {' '.join(command)}\n{done.stdout}{done.stderr}")
+        raise BoxError(f"expected exit code 0, got {done.returncode} from: {' '.join(command)}\n"
+                       f"{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -82,8 +84,9 @@ def _apt(state: Path, arch: str) -> list[str]:
     for part in ("lists/partial", "cache/archives/partial"):
         (state / part).mkdir(parents=True)
     (state / "status").touch()
-    options = {"APT::Architecture": arch, "APT::Architectures": arch, "Dir::State": state, "Dir::State::Lists": state / "lists",
-               "Dir::State::status": state / "status", "Dir::Cache": state / "cache", "Acquire::Languages": "none",
+    options = {"APT::Architecture": arch, "APT::Architectures": arch,
+               "Dir::State": state, "Dir::State::Lists": state / "lists", "Dir::State::status": state / "status",
+               "Dir::Cache": state / "cache", "Acquire::Languages": "none",
                "APT::Install-Recommends": "false", "Debug::NoLocking": "true"}
     if os.geteuid() == 0:
         options["APT::Sandbox::User"] = "root"
@@ -111,9 +114,10 @@ def _python(work: Path) -> None:
     for package in sorted((work / "apt" / "box" / "cache" / "archives").glob("*.deb")):
         _run(["dpkg", "-x", str(package), str(work / "root")])
     version = max((work / "root" / "usr" / "bin").glob("python3.*[0-9]")).name.removeprefix("python")
-    _run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(work / "site"),
-          "--no-deps", "--only-binary=:all:", "--python-version", version, "--implementation", "cp",
-          "--platform", "manylinux_2_28_aarch64", "--platform", "manylinux2014_aarch64", *_WHEELS])
+    _run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+          "--target", str(work / "site"), "--no-deps", "--only-binary=:all:", "--python-version", version,
+          "--implementation", "cp", "--platform", "manylinux_2_28_aarch64",
+          "--platform", "manylinux2014_aarch64", *_WHEELS])
 
 
 def _roots(work: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import unicorn
 from unicorn import arm64_const as reg
 
-from targets import elf
+from targets import TargetError, elf
 
 # Unicorn has no A76 model; MAX is the one with the dot product. What a kernel may use beyond it is held by the
 # compiler, which knows the real processor.
@@ -28,7 +28,7 @@ _CANARY = 0xA5
 _TIMEOUT_US = 600 * 1_000_000
 
 
-class EmulationError(RuntimeError):
+class EmulationError(TargetError):
     """The library did what the real processor would not allow or reported an error; the message says what and where."""
 
 
@@ -82,7 +82,8 @@ class Runner:
         stubs = self._stubs(library)
         for where, kind, name, value, addend in library.relocations:
             if kind not in (_ABS64, _GLOB_DAT, _JUMP_SLOT, _RELATIVE):
-                raise EmulationError(f"{self.library}: expected relocations RELATIVE, GLOB_DAT, JUMP_SLOT or ABS64, got type {kind}")
+                raise EmulationError(f"{self.library}: expected relocations RELATIVE, GLOB_DAT, JUMP_SLOT or ABS64, "
+                                     f"got type {kind}")
             base = stubs.get(name, _LIBRARY + value)
             self._uc.mem_write(_LIBRARY + where, struct.pack("<Q", base + addend))
         for segment in library.segments:
@@ -96,7 +97,7 @@ class Runner:
         self._uc.mem_map(_STACK, _STACK_BYTES)
 
     def _stubs(self, library: elf.Library) -> dict[str, int]:
-        """Address of a stand-in for each function the library takes from outside; the last one is where main returns to."""
+        """Address of a stand-in for each function the library takes from outside; main returns to the last one."""
         known = {"memcpy": self._memcpy, "memmove": self._memcpy, "memset": self._memset,
                  "TVMFFIErrorSetRaisedFromCStrParts": self._error_parts, "TVMFFIErrorSetRaisedFromCStr": self._error}
         names = list(library.undefined)
@@ -110,7 +111,7 @@ class Runner:
                 try:
                     if names[index] not in known:
                         raise EmulationError(f"{self.library}: called {names[index]}, which has no stand-in here")
-                    known[names[index]](*(uc.reg_read(r) for r in (reg.UC_ARM64_REG_X0, reg.UC_ARM64_REG_X1, reg.UC_ARM64_REG_X2)))
+                    known[names[index]](*(uc.reg_read(reg.UC_ARM64_REG_X0 + i) for i in range(3)))
                 except (EmulationError, unicorn.UcError) as error:  # Unicorn cannot pass exceptions through
                     self._failure = error
                     uc.emu_stop()
@@ -174,15 +175,15 @@ class Runner:
             code, bits = _DTYPES[str(array.dtype)]
             shape = top + 1024 + 8 * i
             uc.mem_write(shape, struct.pack("<Q", array.size))
-            # void* data; {int32 type, id} device (1 = CPU); int32 ndim; {u8, u8, u16} dtype; int64* shape, strides; u64 offset
+            # void* data; {int32 type, id} device (1: CPU); int32 ndim; {u8, u8, u16} dtype; int64* shape, strides;
+            # uint64 byte_offset
             tensors += struct.pack("<QiiiBBHQQQ", address, 1, 0, 1, code, bits, 1, shape, 0, 0)
             anys += struct.pack("<iIQ", _DLTENSOR_PTR, 0, top + 48 * i)
         uc.mem_write(top, tensors)
         uc.mem_write(top + 2048, anys)
-        for register, value in ((reg.UC_ARM64_REG_X0, 0), (reg.UC_ARM64_REG_X1, top + 2048), (reg.UC_ARM64_REG_X2, len(order)),
-                                (reg.UC_ARM64_REG_X3, top + 3072), (reg.UC_ARM64_REG_SP, top - 64),
-                                (reg.UC_ARM64_REG_X30, self._return_to)):
-            uc.reg_write(register, value)
+        for register, value in (("X0", 0), ("X1", top + 2048), ("X2", len(order)), ("X3", top + 3072), ("SP", top - 64),
+                                ("X30", self._return_to)):
+            uc.reg_write(getattr(reg, f"UC_ARM64_REG_{register}"), value)
         self._failure, self._raised, self.instructions, began = None, "", 0, time.perf_counter()
         try:
             uc.emu_start(self._main, self._return_to, timeout=_TIMEOUT_US)

@@ -1,9 +1,14 @@
-"""Kernel rules of ARM, first that applies; which multiply there is depends on the processor."""
+"""Kernel rules of ARM: which multiply is fast depends on the processor."""
 
-from targets import portable
+from targets import Target, portable
 from targets.arm.multiply_add import dot_product, long_multiply
 from targets.cpu import assemble
+from targets.kernel import Rule
 
-RULES = [long_multiply, *portable.RULES]
 
-__all__ = ["RULES", "assemble", "dot_product"]
+def rules(target: Target) -> list[Rule]:
+    """First that applies."""
+    return [dot_product if "asimddp" in target.requires else long_multiply, *portable.RULES]
+
+
+__all__ = ["assemble", "rules"]

@@ -1,14 +1,11 @@
 """ARM libraries: cross-compiled by TVM's LLVM; a linker is all they need, neither a compiler nor a sysroot."""
 
-import importlib.util
 import platform
-import shutil
-import sys
 from pathlib import Path
 
 import tvm
 
-from targets import Target, TargetError, llvm
+from targets import Target, llvm
 from targets.arm import emulate
 
 # LLVM intrinsic's prefix -> feature; the first that fits counts
@@ -22,33 +19,27 @@ FEATURES = {
     "llvm.aarch64.neon.bf": "bf16",
     "llvm.aarch64.neon.": "neon",
 }
-# no -z max-page-size: the linker's 64 KiB suits kernels with pages of 4, 16 (Raspberry Pi 5) and 64 KiB
-_LINKER = ("-shared", "-s", "--build-id=none", "-o")
-_COMPILER = ("-shared", "-s", "-nostdlib", "-Wl,--build-id=none", "-o")
 
 
-def linker() -> tuple[str, llvm.Linker]:
-    """Name and command of the first linker found; raises TargetError where there is none."""
-    choices = [("aarch64-linux-gnu-ld", _LINKER), ("aarch64-linux-gnu-gcc", _COMPILER), ("ld.lld", _LINKER)]
-    for name, options in choices:
-        if path := shutil.which(name):
-            return name, lambda obj, out: [path, *options, str(out), str(obj)]
-    if importlib.util.find_spec("ziglang"):
-        return "ziglang", lambda obj, out: [sys.executable, "-m", "ziglang", "ld.lld", *_LINKER, str(out), str(obj)]
-    if platform.machine() == "aarch64" and (path := shutil.which("cc") or shutil.which("ld")):
-        options = _COMPILER if path.endswith("cc") else _LINKER
-        return Path(path).name, lambda obj, out: [path, *options, str(out), str(obj)]
-    raise TargetError("expected a linker for aarch64 (aarch64-linux-gnu-ld, aarch64-linux-gnu-gcc or ld.lld), found none; "
-                      "install one: apt install binutils-aarch64-linux-gnu, or pip install ziglang")
+def linker() -> list[str]:
+    """Program and options of the first linker found; raises TargetError where there is none."""
+    # no -z max-page-size: the linker's 64 KiB suits kernels with pages of 4, 16 (Raspberry Pi 5) and 64 KiB
+    choices = [("aarch64-linux-gnu-ld", llvm.LINK), ("aarch64-linux-gnu-gcc", llvm.COMPILE), ("ld.lld", llvm.LINK),
+               ("ziglang", llvm.LINK)]
+    if platform.machine() == "aarch64":
+        choices += [("cc", llvm.COMPILE), ("ld", llvm.LINK)]
+    return llvm.find_linker(choices, "expected a linker for aarch64 (aarch64-linux-gnu-ld, aarch64-linux-gnu-gcc or "
+                                     "ld.lld), found none; install one: apt install binutils-aarch64-linux-gnu, "
+                                     "or pip install ziglang")
 
 
 def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, source_only: bool = False) -> dict:
-    """Writes the shared library `library`; returns {"linker", "command"}; raises TargetError (see targets/llvm.py)."""
+    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/llvm.py)."""
     if source_only:
         llvm.refuse_source_only(target)
-    return llvm.build(module, target, library, workdir, FEATURES, *linker())
+    return llvm.build(module, target, library, workdir, FEATURES, linker())
 
 
 def runner(library: Path, target: Target) -> emulate.Runner:
-    """Runs the library's `main` on the target's processor, emulated: runner(x, weights, table, workspace bytes, classes)."""
+    """Runs the library's `main` on the target's processor, emulated."""
     return emulate.Runner(library, target.cpu)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from tvm_ffi import libinfo
 
+from targets import TargetError
+
 _HERE = Path(__file__).parent / "emulation"
 _COMPILERS = ("g++", "c++", "clang++")
 # CUDA's integers may not overflow either; a trap needs no library, the driver says where it happened
@@ -17,7 +19,7 @@ _CHECKS = ("-fsanitize=signed-integer-overflow,shift-exponent,bounds", "-fsaniti
 _ASM = re.compile(r"^.*\b(?:asm|__asm__|__asm)\b\s*(?:volatile|__volatile__)?\s*\(.*$", re.MULTILINE)
 
 
-class EmulationError(RuntimeError):
+class EmulationError(TargetError):
     """The source cannot be run here, or did what a GPU would not allow; the message says what and where."""
 
 
@@ -75,12 +77,15 @@ class Runner:
         if compiler is None:
             raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
         ffi = Path(libinfo.find_libtvm_ffi())
-        command = [compiler, "-std=c++17", "-O2", "-w", "-rdynamic", *_CHECKS, f'-DEMULATED_SOURCE="{self.source.resolve()}"',
-                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}", f"-I{_HERE}", f"-I{libinfo.find_include_path()}",
-                   "-o", str(self._program), str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
+        command = [compiler, "-std=c++17", "-O2", "-w", "-rdynamic", *_CHECKS,
+                   f'-DEMULATED_SOURCE="{self.source.resolve()}"',
+                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}",
+                   f"-I{_HERE}", f"-I{libinfo.find_include_path()}", "-o", str(self._program),
+                   str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise EmulationError(f"{self.source}: uses what targets/cuda/emulation/ does not describe:\n{done.stderr[:2000]}")
+            raise EmulationError(f"{self.source}: uses what targets/cuda/emulation/ does not describe:\n"
+                                 f"{done.stderr[:2000]}")
 
     def _start(self, weights: np.ndarray, table: np.ndarray, sizes: tuple[int, ...]) -> None:
         self.close()

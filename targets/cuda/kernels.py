@@ -12,7 +12,8 @@ from tvm.tirx.script import builder as T
 from tvm_ffi import StructuralKey
 
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
-from targets.kernel import Call, Entry, Kernel, Layout, Sizes, Step
+from targets import Target
+from targets.kernel import Call, Entry, Kernel, Layout, Rule, Sizes, Step
 from targets.portable import NO_WEIGHTS, folded_bias, ratio_table
 
 THREADS = 128  # of a block; small feature maps still spread over many blocks
@@ -31,7 +32,7 @@ def assemble(calls: list[Call], sizes: Sizes) -> tvm.IRModule:
         variable = functions.setdefault(StructuralKey(function), tvm.ir.GlobalVar(name))
         module.setdefault(variable, function)
         variables.append(variable)
-    device = tvm.target.Target({"kind": "cuda", "arch": "sm_80"})  # no host: a function of the GPU alone, which main launches
+    device = tvm.target.Target({"kind": "cuda", "arch": "sm_80"})  # without a host: a kernel, which main launches
     kernels = {variable: function.with_attr("target", device) for variable, function in module.items()}
     return tvm.IRModule({**kernels, tvm.ir.GlobalVar("main"): _main(calls, variables, sizes)})
 
@@ -77,7 +78,8 @@ def each_element(step: Step, compute, border=None):
     (top, left, _, _), (h, w, channels) = write.border, write.tensor.shape
 
     def emit(reads, out, weights, table):
-        with T.launch_thread("blockIdx.x", -(-write.size // THREADS)) as block, T.launch_thread("threadIdx.x", THREADS) as thread:
+        count = -(-write.size // THREADS)
+        with T.launch_thread("blockIdx.x", count) as block, T.launch_thread("threadIdx.x", THREADS) as thread:
             i = block * THREADS + thread
             with T.If(i < write.size), T.Then():
                 y, x = i // write.row_stride - top, i % write.row_stride // channels - left
@@ -125,6 +127,7 @@ def conv(step: Step) -> Kernel | None:
     if not isinstance(node, Conv):
         return None
     o, kh, kw, i = node.weight.shape
+    per_group = o // node.groups
     rows = [folded_bias(node, step.reads)]
     if node.requant is not None:
         r = node.requant
@@ -134,8 +137,9 @@ def conv(step: Step) -> Kernel | None:
 
     def compute(reads, weights, table, y, x, c):
         def product(dy, dx, ci):
-            at = (y * node.stride + dy - node.padding[0], x * node.stride + dx - node.padding[1], c // (o // node.groups) * i + ci)
-            return code(reads[0], step.reads[0], *at) * T.cast(weights[((dy * kw + dx) * i + ci) * o + c], "int32")
+            yy, xx = y * node.stride + dy - node.padding[0], x * node.stride + dx - node.padding[1]
+            weight = T.cast(weights[((dy * kw + dx) * i + ci) * o + c], "int32")
+            return code(reads[0], step.reads[0], yy, xx, c // per_group * i + ci) * weight
 
         acc = sums(kh, kw, i, start=T.int32(0), term=product)
         if node.requant is None:
@@ -146,7 +150,8 @@ def conv(step: Step) -> Kernel | None:
         return requantize(step, acc, table[2 * o + c], table[3 * o + c], table[4 * o + c])
 
     weights = np.ascontiguousarray(node.weight.transpose(1, 2, 3, 0)).reshape(-1)
-    return Kernel("portable conv", weights, node.w_bits, np.concatenate(rows).astype(np.int32), each_element(step, compute))
+    table = np.concatenate(rows).astype(np.int32)
+    return Kernel("portable conv", weights, node.w_bits, table, each_element(step, compute))
 
 
 def add(step: Step) -> Kernel | None:
@@ -160,7 +165,8 @@ def add(step: Step) -> Kernel | None:
         acc = code(reads[0], a, y, x, c) * table[4] + code(reads[1], b, y, x, c) * table[5] + table[6]
         return finish_ratio(step, acc, table)
 
-    return Kernel("portable add", NO_WEIGHTS, 8, ratio_table(node.requant, *node.multipliers, offset), each_element(step, compute))
+    table = ratio_table(node.requant, *node.multipliers, offset)
+    return Kernel("portable add", NO_WEIGHTS, 8, table, each_element(step, compute))
 
 
 def average_pool(step: Step) -> Kernel | None:
@@ -170,8 +176,10 @@ def average_pool(step: Step) -> Kernel | None:
     (layout,), (kh, kw), stride = step.reads, node.kernel, node.stride
 
     def compute(reads, _, table, y, x, c):
-        acc = sums(kh, kw, start=table[4], term=lambda dy, dx: code(reads[0], layout, y * stride + dy, x * stride + dx, c))
-        return finish_ratio(step, acc, table)
+        def term(dy, dx):
+            return code(reads[0], layout, y * stride + dy, x * stride + dx, c)
+
+        return finish_ratio(step, sums(kh, kw, start=table[4], term=term), table)
 
     table = ratio_table(node.requant, -kh * kw * layout.tensor.zero_point[0])
     return Kernel("portable average pool", NO_WEIGHTS, 8, table, each_element(step, compute))
@@ -219,8 +227,8 @@ def picture(step: Step) -> Kernel | None:
     def compute(reads, _, __, y, x, c):
         return reads[0][layout.at(y, x, c)]
 
-    zero_points = step.write.tensor.zero_points().astype(np.int32)
-    return Kernel("portable picture", NO_WEIGHTS, 8, zero_points, each_element(step, compute, lambda table, c: table[c]))
+    table = step.write.tensor.zero_points().astype(np.int32)
+    return Kernel("portable picture", NO_WEIGHTS, 8, table, each_element(step, compute, lambda table, c: table[c]))
 
 
 def shortcut(step: Step) -> Kernel | None:
@@ -238,4 +246,6 @@ def shortcut(step: Step) -> Kernel | None:
     return Kernel("portable shortcut", NO_WEIGHTS, 8, np.zeros(0, np.int32), each_element(step, compute))
 
 
-RULES = [conv, add, average_pool, max_pool, rescale, picture, shortcut]
+def rules(target: Target) -> list[Rule]:
+    """First that applies; the same for every GPU."""
+    return [conv, add, average_pool, max_pool, rescale, picture, shortcut]

@@ -1,31 +1,121 @@
 """CUDA libraries: TVM writes one .cu file of kernels and the host function that launches them, nvcc compiles it."""
 
+import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import tvm
-import tvm_ffi.libinfo
+from tvm_ffi import libinfo
 
 from targets import Target, TargetError, elf, llvm
 from targets.cuda import emulate
 
-_PLACES = (Path("/usr/local/cuda/bin/nvcc"), Path("/opt/cuda/bin/nvcc"))
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-Xcompiler", "-fPIC", "--expt-relaxed-constexpr", "--threads", "0",
-          "-Xptxas", "-v", "-cudart", "static")  # never --use_fast_math
-_TVM_INCLUDES = "-I$(python3 -m tvm_ffi.config --includedir)"
+_PLACES = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
+# never --use_fast_math; 174 and 177 are remarks on TVM's style
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-Xcompiler", "-fPIC", "-cudart", "static", "--threads", "0",
+          "-diag-suppress", "174,177", "-Xptxas", "-v")
+_SYSTEM = ("libtvm_ffi", "libstdc++", "libgcc_s", "libc.", "libm.", "libdl.", "librt.", "libpthread.", "ld-linux")
 
-REBUILD = """#!/bin/sh
-# Compiles {source} on the machine that runs it (needs nvcc and apache-tvm-ffi); {comment}
-set -e
+_REBUILD = """\
+#!/bin/sh
+# Compiles every .cu file here on the machine that will run it, and enters the libraries in ../manifest.json.
+# Needs nvcc (or NVCC=path), a C++ compiler, and python3 (or PYTHON=path) with apache-tvm-ffi.
+set -eu
 cd "$(dirname "$0")"
-FFI=$({python} -c "import tvm_ffi, pathlib; print(pathlib.Path(tvm_ffi.__file__).parent)")
-${{NVCC:-nvcc}} {flags} -I"$FFI/include" -o {library} {source} -L"$FFI/lib" -ltvm_ffi
+PYTHON=${{PYTHON:-python3}}
+FFI=$("$PYTHON" -c "import os, tvm_ffi; print(os.path.dirname(tvm_ffi.__file__))")
+for source in *.cu; do
+  "${{NVCC:-nvcc}}" {flags} \\
+    {archs} \\
+    -I"$FFI/include" -o "${{source%.cu}}.so" "$source" -L"$FFI/lib" -ltvm_ffi
+done
+"$PYTHON" - <<'END'
+import glob, hashlib, json, os, platform
+manifest = json.load(open("../manifest.json"))
+manifest["target"]["machine"] = platform.machine()
+for path in glob.glob("*.so"):
+    data = open(path, "rb").read()
+    manifest["files"]["lib/" + path] = {{"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
+with open("../manifest.json.partial", "w") as file:
+    json.dump(manifest, file, indent=1)
+os.replace("../manifest.json.partial", "../manifest.json")
+END
 """
 
 
 def source(module: tvm.IRModule, target: Target) -> str:
-    """The .cu text: every kernel and the exported `main`."""
+    """The .cu text: every kernel, and the exported `main` that launches them."""
     return tvm.backend.cuda.export_cuda_host(tvm.compile(module, target=tvm.target.Target(target.tvm)).mod)
+
+
+def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, source_only: bool = False) -> dict:
+    """Writes `library`, its .cu file beside it, and rebuild.sh with the commands; returns facts for the manifest.
+
+    Facts: {"source", "command"} and, unless source_only, {"compiler", "archs", "kernels", "registers" (the most of any
+    kernel), "spilled" (bytes over all kernels), "stack"}. Raises TargetError where nvcc is missing or fails.
+    """
+    text = library.with_suffix(".cu")
+    text.write_text(source(module, target))
+    script = library.parent / "rebuild.sh"
+    script.write_text(_REBUILD.format(flags=" ".join(_FLAGS), archs=" ".join(_gencode(target))))
+    script.chmod(0o755)
+    facts = {"source": text.name, "command": " ".join(["nvcc", *_FLAGS, *_gencode(target)])}
+    if source_only:
+        return facts
+    ffi, partial = Path(libinfo.find_libtvm_ffi()).parent, library.with_name(f".{library.name}.partial")
+    log = llvm.run([nvcc(), *_FLAGS, *_gencode(target), f"-I{libinfo.find_include_path()}", "-o", str(partial),
+                    str(text), f"-L{ffi}", "-ltvm_ffi"])
+    check_library(partial, target)
+    partial.replace(library)
+    return {**facts, "compiler": version(), **statistics(log)}
+
+
+def nvcc() -> str:
+    """Path of nvcc: $NVCC, PATH, then the usual places; raises TargetError where there is none."""
+    found = os.environ.get("NVCC") or shutil.which("nvcc") or next((p for p in _PLACES if Path(p).exists()), None)
+    if found is None:
+        raise TargetError("expected nvcc (CUDA 11.8 or later) in $NVCC, PATH or /usr/local/cuda/bin, found none; "
+                          "install the CUDA toolkit, or use --source-only and run lib/rebuild.sh on the GPU's machine")
+    return found
+
+
+def version() -> str:
+    """nvcc's release, like "13.0"."""
+    return re.search(r"release ([\d.]+)", llvm.run([nvcc(), "--version"])).group(1)
+
+
+def statistics(log: str) -> dict:
+    """What `ptxas -v` said: {"archs", "kernels", "registers", "spilled", "stack"}."""
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    compiled = re.findall(r"Compiling entry function '(\w+)' for '(sm_\d+\w*)'", log)
+    registers = [int(r) for r in re.findall(r"Used (\d+) registers", log)]
+    if not frames or len(frames) < len(compiled) or not registers:
+        raise TargetError(f"expected ptxas -v to tell stack and registers of every kernel, got:\n{log[:2000]}")
+    return {
+        "archs": sorted({arch for _, arch in compiled}),
+        "kernels": len({name for name, _ in compiled}),
+        "registers": max(registers),
+        "spilled": sum(int(stores) + int(loads) for _, stores, loads in frames),
+        "stack": max(int(stack) for stack, _, _ in frames),
+    }
+
+
+def check_library(library: Path, target: Target) -> None:
+    """Raises TargetError unless the library is for the target's machine, exports main and needs only libtvm_ffi."""
+    found = elf.read(library)
+    extra = [n for n in found.needed if not n.startswith(_SYSTEM)]
+    if found.machine != target.machine or "__tvm_ffi_main" not in found.defined or extra:
+        raise TargetError(f"{library.name}: expected main for {target.machine} that needs only libtvm_ffi and the C++ "
+                          f"library, got machine {found.machine}, needed {found.needed}")
+
+
+def runner(library: Path, target: Target) -> emulate.Runner:
+    """Runs the source beside the library on the CPU: runner(x, weights, table, workspace bytes, classes)."""
+    return emulate.Runner(library.with_suffix(".cu"))
+
+
+def _gencode(target: Target) -> list[str]:
+    last = target.archs[-1]
+    machine_code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in target.archs]
+    return [*machine_code, f"-gencode=arch=compute_{last},code=compute_{last}"]

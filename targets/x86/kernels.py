@@ -1,9 +1,14 @@
-"""Kernel rules of x86, first that applies."""
+"""Kernel rules of x86."""
 
-from targets import portable
+from targets import Target, portable
 from targets.cpu import assemble
+from targets.kernel import Rule
 from targets.x86.multiply_add import multiply_add
 
-RULES = [multiply_add, *portable.RULES]
 
-__all__ = ["RULES", "assemble"]
+def rules(target: Target) -> list[Rule]:
+    """First that applies."""
+    return [multiply_add, *portable.RULES]
+
+
+__all__ = ["assemble", "rules"]

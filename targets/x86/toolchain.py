@@ -1,9 +1,7 @@
 """x86 libraries: compiled by TVM's LLVM, linked by whatever linker is at hand."""
 
-import importlib.util
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,42 +22,34 @@ FEATURES = {
     "llvm.x86.avx512.vpdp": "avx512vnni",
     "llvm.x86.avx512": "avx512bw",
 }
-_COMPILER = ("-shared", "-s", "-nostdlib", "-Wl,--build-id=none", "-o")
-_LINKER = ("-shared", "-s", "--build-id=none", "-o")
 
 
-def linker() -> tuple[str, llvm.Linker]:
-    """Name and command of the first linker found; raises TargetError where there is none."""
+def linker() -> list[str]:
+    """Program and options of the first linker found; raises TargetError where there is none."""
     native = platform.machine() == "x86_64"
-    choices = [(n, _COMPILER) for n in ("cc", "gcc", "clang") if native]
-    choices += [("x86_64-linux-gnu-gcc", _COMPILER), ("x86_64-linux-gnu-ld", _LINKER)]
-    choices += [("ld", _LINKER)] if native else []
-    choices += [("ld.lld", _LINKER)]
-    for name, options in choices:
-        if path := shutil.which(name):
-            return name, lambda obj, out: [path, *options, str(out), str(obj)]
-    if importlib.util.find_spec("ziglang"):
-        return "ziglang", lambda obj, out: [sys.executable, "-m", "ziglang", "ld.lld", *_LINKER, str(out), str(obj)]
-    raise TargetError("expected a linker for x86-64 (cc, gcc, clang, ld or ld.lld), found none; "
-                      "install one: apt install binutils, or pip install ziglang")
+    choices = [(name, llvm.COMPILE) for name in ("cc", "gcc", "clang") if native] + [("ld", llvm.LINK)] * native
+    choices += [("x86_64-linux-gnu-ld", llvm.LINK), ("x86_64-linux-gnu-gcc", llvm.COMPILE), ("ld.lld", llvm.LINK),
+                ("ziglang", llvm.LINK)]
+    return llvm.find_linker(choices, "expected a linker for x86-64 (cc, gcc, clang, ld or ld.lld), found none; "
+                                     "install one: apt install binutils, or pip install ziglang")
 
 
 def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, source_only: bool = False) -> dict:
-    """Writes the shared library `library`; returns {"linker", "command"}; raises TargetError (see targets/llvm.py)."""
+    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/llvm.py)."""
     if source_only:
         llvm.refuse_source_only(target)
-    return llvm.build(module, target, library, workdir, FEATURES, *linker())
+    return llvm.build(module, target, library, workdir, FEATURES, linker())
 
 
 def runner(library: Path, target: Target) -> Callable[..., np.ndarray]:
-    """Runs the library's `main` in this process: runner(x, weights, table, workspace bytes, classes) -> int32 [classes].
+    """Runs the library's `main` in this process: (x, weights, table, workspace bytes, classes) -> int32 [classes].
 
     Raises TargetError where this machine is not the target's.
     """
     if platform.machine() != target.machine:
         raise TargetError(f"expected a machine of {target.machine} to run {library.name}, got {platform.machine()}; "
                           "nothing here emulates it: build on such a machine")
-    with tempfile.TemporaryDirectory() as folder:  # a path that is new: dlopen would hand back an older library of this one
+    with tempfile.TemporaryDirectory() as folder:  # a new path: dlopen would hand back an older library of this one
         copy = shutil.copy(library, Path(folder) / library.name)
         main = tvm_ffi.load_module(str(copy))["main"]
 

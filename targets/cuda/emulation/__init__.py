@@ -1,0 +1,1 @@
+"""C++ that stands in for CUDA when a .cu file is run on the CPU (targets/cuda/emulate.py)."""

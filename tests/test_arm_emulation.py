@@ -1,0 +1,140 @@
+"""ARM code on an emulated processor: equal to numpy and to the integer reference, and wrong code is caught."""
+
+import re
+
+import numpy as np
+import pytest
+
+tvm = pytest.importorskip("tvm")
+pytest.importorskip("unicorn")
+
+from compile import reference  # noqa: E402
+from compile.lower import lower, run_compiled  # noqa: E402
+from targets import TargetError, elf, find  # noqa: E402
+from targets.arm import emulate, toolchain  # noqa: E402
+from tests.graphs import OPS, pictures, random_graph, resnet_like  # noqa: E402
+from tests.small_modules import arguments, dot_product, dots  # noqa: E402
+
+TARGETS = ["arm:cortex-a72", "arm:cortex-a76", "arm:cortex-a78ae"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def linker():
+    try:
+        toolchain.linker()
+    except TargetError as error:
+        pytest.skip(str(error))
+
+
+def built(tmp_path, module, target="arm:cortex-a72"):
+    toolchain.build(module, find(target), tmp_path / "m.so", tmp_path)
+    return tmp_path / "m.so"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_dots_equal_numpy(tmp_path, target):
+    run = toolchain.runner(built(tmp_path, dots(), target), find(target))
+    for seed in range(3):
+        x, w, table, expected = arguments(seed=seed)
+        np.testing.assert_array_equal(run(x, w, table, 64, 5), expected)
+
+
+@pytest.mark.parametrize("target", TARGETS[:2])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_equal_the_reference(tmp_path, target, seed):
+    graph = random_graph(seed, tie_free=seed % 2 == 0, extreme=seed % 3 == 0)
+    assert_equal(tmp_path, target, graph, seed)
+
+
+@pytest.mark.parametrize("target", TARGETS[:2])
+@pytest.mark.parametrize("op", OPS)
+def test_each_operator(tmp_path, target, op):
+    assert_equal(tmp_path, target, random_graph(7, ops=(op, op)), 7)
+
+
+@pytest.mark.parametrize("target", TARGETS[:2])
+@pytest.mark.parametrize("bits", [((8, 8),), ((4, 4), (3, 5)), ((2, 2), (7, 6))], ids=["8", "4 and 3x5", "2 and 7x6"])
+def test_residual_networks(tmp_path, target, bits):
+    assert_equal(tmp_path, target, resnet_like(bits), 1)
+
+
+def assert_equal(tmp_path, target, graph, seed):
+    lowered = lower(graph, find(target))
+    run = toolchain.runner(built(tmp_path, lowered.module, target), find(target))
+    x = pictures(graph, 4, seed)
+    np.testing.assert_array_equal(run_compiled(lowered, run, x), reference.run(graph, x))
+
+
+def test_dot_product_needs_its_processor(tmp_path):
+    library = built(tmp_path, dot_product(), "arm:cortex-a76")
+    x, w, table, expected = arguments(classes=4, top=128)
+    np.testing.assert_array_equal(emulate.Runner(library, "cortex-a76")(x, w, table, 1, 4), expected)
+    with pytest.raises(emulate.EmulationError, match="emulated cortex-a72: one this processor does not have"):
+        emulate.Runner(library, "cortex-a72")(x, w, table, 1, 4)
+
+
+@pytest.mark.parametrize("fault, message", [
+    (dict(read=1), "READ_UNMAPPED.*an access outside every buffer"),
+    (dict(read=-1), "READ_UNMAPPED.*an access outside every buffer"),
+    (dict(write=-3), "wrote before the buffer logits of 20 bytes"),
+    (dict(write=3), "wrote after the buffer logits of 20 bytes"),
+    (dict(write=64), "WRITE_UNMAPPED.*an access outside every buffer"),
+    (dict(write_into="weights"), "WRITE_PROT"),
+    (dict(write_into="picture"), "WRITE_PROT"),
+    (dict(write_into="table"), "WRITE_PROT"),
+])
+def test_what_leaves_its_buffers_is_caught(tmp_path, fault, message):
+    n = 1 << 16  # whole pages: the byte after and the byte before are guarded as well
+    run = toolchain.runner(built(tmp_path, dots(n if "read" in fault else 64, **fault)), find("arm"))
+    x, w, table, _ = arguments(n if "read" in fault else 64)
+    with pytest.raises(emulate.EmulationError, match=message):
+        run(x, w, table, x.size, 5)
+
+
+def test_what_is_never_written_shows(tmp_path):
+    run = toolchain.runner(built(tmp_path, dots(write_into="workspace")), find("arm"))
+    x, w, table, expected = arguments()
+    assert (run(x, w, table, 64, 5) != expected).all()
+
+
+def test_an_error_of_main_is_shown(tmp_path):
+    run = toolchain.runner(built(tmp_path, dots()), find("arm"))
+    x, w, table, _ = arguments(60)
+    with pytest.raises(emulate.EmulationError, match=re.compile("main reported ValueError.*expected 64", re.DOTALL)):
+        run(x, w, table, 64, 5)
+
+
+def test_block_moves_have_stand_ins(tmp_path):
+    library = built(tmp_path, dots(5000))  # the copy into the workspace is long enough for memcpy
+    assert {"memcpy", "memmove"} & set(elf.read(library).undefined), "the compiler no longer calls it: make it longer"
+    x, w, table, expected = arguments(5000)
+    np.testing.assert_array_equal(emulate.Runner(library, "cortex-a72")(x, w, table, 5000, 5), expected)
+
+
+def test_new_weights_are_uploaded(tmp_path):
+    run = toolchain.runner(built(tmp_path, dots()), find("arm"))
+    for seed in (0, 1, 0):
+        x, w, table, expected = arguments(seed=seed)
+        np.testing.assert_array_equal(run(x, w, table, 64, 5), expected)
+
+
+def test_instruction_counts_do_not_vary(tmp_path):
+    library = built(tmp_path, dots())
+    x, w, table, _ = arguments()
+    counts = set()
+    for _ in range(2):
+        run = emulate.Runner(library, "cortex-a72", count=True)
+        for _ in range(2):
+            run(x, w, table, 64, 5)
+            counts.add(run.instructions)
+    assert len(counts) == 1 and counts.pop() > 100
+
+
+def test_other_processors_and_machines_are_refused(tmp_path):
+    with pytest.raises(emulate.EmulationError, match="expected a processor among cortex-a72.*got 'cortex-m4'"):
+        emulate.Runner(built(tmp_path, dots()), "cortex-m4")
+    data = bytearray((tmp_path / "m.so").read_bytes())
+    data[18] = 62  # an x86-64 library by its header
+    (tmp_path / "x.so").write_bytes(data)
+    with pytest.raises(emulate.EmulationError, match="expected an aarch64 library, got one for x86_64"):
+        emulate.Runner(tmp_path / "x.so", "cortex-a72")

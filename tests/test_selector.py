@@ -1,0 +1,234 @@
+"""The selector: fixed point equals Python's integers, follows its data, respects budgets, refuses what is not sound."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.quality import D, NAMES
+from runtime.selector import MAX_LAMBDA, ONE, Z_MAX, Selector, SelectorError, decide
+from train.selector import budget_table, lambda_for, train_selector
+
+COSTS = [1.0, 0.3, 0.1]
+
+
+def pictures(n=3000, seed=0):
+    """Features of three kinds of pictures, and which of three variants gets them right: each is best at its own kind."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 3, n)
+    centers = np.random.default_rng(99).normal(0, 500, (3, D)) + 3000
+    features = np.rint(centers[kind] + rng.normal(0, 120, (n, D))).astype(np.int32)
+    chance = np.where(kind[:, None] == np.arange(3), 0.95, 0.6)
+    return features, (rng.random((n, 3)) < chance).astype(np.uint8), kind.astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_selector(*pictures(), COSTS, seed=1)
+
+
+def by_hand(d, f, lam):
+    """The definition in Python's integers: no numpy, no overflow."""
+    z = [max(-Z_MAX, min(Z_MAX, ((int(v) - o) * m) >> s))
+         for v, o, m, s in zip(f, d["offset"], d["multiplier"], d["shift"], strict=True)]
+
+    def rows(weight, x):
+        return [sum(a * b for a, b in zip(row, x, strict=True)) for row in weight]
+
+    def layer(name, x):
+        sums = zip(rows(d[f"{name}_weight"], x), d[f"{name}_bias"], strict=True)
+        return [(v + b) >> d[f"{name}_shift"] for v, b in sums]
+
+    hidden = [max(0, v) for v in layer("hidden", z)]
+    accuracy = [max(-4 * ONE, min(4 * ONE, v)) for v in layer("output", hidden)]
+    distances = []
+    for weight, offset in zip(d["group_weight"], d["group_offset"], strict=True):
+        u = [(v - o) >> 10 for v, o in zip(rows(zip(*weight, strict=True), z), offset, strict=True)]
+        distances.append(sum(v * v for v in u))
+    if min(distances) > d["threshold"]:
+        accuracy = d["fallback"]
+    values = [(a << 16) - round(lam * ONE) * c for a, c in zip(accuracy, d["costs"], strict=True)]
+    return accuracy, min(distances), max(range(len(values)), key=lambda k: (values[k], -d["costs"][k], -k))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(-(1 << 31), (1 << 31) - 1) | st.integers(0, 8000), min_size=D, max_size=D),
+       st.sampled_from([0, 1e-5, 0.01, 0.5, 3, MAX_LAMBDA]))
+def test_selector_equals_pythons_integers(trained, f, lam):
+    selector, features = Selector.from_dict(trained), np.array([f], np.int32)
+    accuracy, distance2, variant = by_hand(trained, f, lam)
+    assert selector.predict(features)[0].tolist() == accuracy
+    assert selector.distance2(features)[0] == distance2
+    assert selector.choose(features, lam)[0] == variant
+
+
+def test_pictures_of_every_kind_equal_pythons_integers_in_a_batch(trained):
+    selector, features = Selector.from_dict(trained), pictures(300, seed=5)[0]
+    chosen = selector.choose(features, 0.05)
+    assert chosen.dtype == np.int64 and set(chosen) == {0, 1, 2}
+    assert chosen.tolist() == [by_hand(trained, f, 0.05)[2] for f in features]
+
+
+def extreme(rng):
+    """A sound selector with integers near their limits, to provoke an overflow if the proof were wrong."""
+    h, k, g = (int(v) for v in rng.integers(1, 5, 3))
+
+    def signs(*shape, bits):
+        return (rng.choice([-1, 1], shape) * ((1 << bits) - 1)).tolist()
+
+    return {
+        "format": 1, "features": list(NAMES),
+        "offset": signs(D, bits=31), "multiplier": [(1 << 30) - 1] * D, "shift": [0] * D,
+        "hidden_weight": signs(h, D, bits=44), "hidden_bias": signs(h, bits=60), "hidden_shift": 40,
+        "output_weight": signs(k, h, bits=37), "output_bias": signs(k, bits=60), "output_shift": 0,
+        "group_weight": signs(g, D, D, bits=21), "group_offset": signs(g, D, bits=38), "threshold": 1 << 62,
+        "fallback": [ONE] * k, "costs": [256 * ONE] * k,
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32))
+def test_nothing_overflows_at_the_limits(seed):
+    rng = np.random.default_rng(seed)
+    d = extreme(rng)
+    selector = Selector.from_dict(d)
+    f = rng.choice([-(1 << 31), (1 << 31) - 1], D)
+    accuracy, distance2, variant = by_hand(d, f, MAX_LAMBDA)
+    features = f.astype(np.int32)[None]
+    assert selector.predict(features)[0].tolist() == accuracy and selector.distance2(features)[0] == distance2
+    assert selector.choose(features, MAX_LAMBDA)[0] == variant
+
+
+@pytest.mark.parametrize("name, value", [("hidden_weight", 1 << 50), ("output_weight", 1 << 45), ("group_weight", 1 << 30)])
+def test_what_could_overflow_is_refused(trained, name, value):
+    d = copy.deepcopy(trained)
+    part = d[name]
+    while isinstance(part[0], list):
+        part = part[0]
+    part[0] = value
+    with pytest.raises(SelectorError, match=f"{name}.*overflow"):
+        Selector.from_dict(d)
+
+
+def test_json_round_trip(trained):
+    selector = Selector.from_dict(json.loads(json.dumps(trained)))
+    assert selector.to_dict() == trained and selector.variants == 3
+
+
+def test_training_is_repeatable(trained):
+    assert train_selector(*pictures(), COSTS, seed=1) == trained
+
+
+def test_it_learns_what_its_data_says_and_no_more(trained):
+    features, correct, kind = pictures(3000, seed=7)
+    chosen = Selector.from_dict(trained).choose(features, 0)
+    near = ~Selector.from_dict(trained).far(features)
+    assert (chosen == kind)[near].mean() > 0.97
+    same = np.repeat((np.random.default_rng(0).random((3000, 1)) < 0.8).astype(np.uint8), 3, axis=1)
+    selector = Selector.from_dict(train_selector(features, same, kind, COSTS, seed=0))
+    assert (selector.choose(features, 1e-3 / 0.2) == 2).mean() > 0.9  # equal variants: the cheapest, for any quality
+
+
+def test_far_pictures_get_the_best_variant_on_average(trained):
+    features, correct, kind = pictures()
+    selector = Selector.from_dict(trained)
+    assert abs(selector.far(features).mean() - 0.05) < 0.002
+    odd = np.tile(np.array([[9000] + [0] * (D - 1)], np.int32), (3, 1))
+    assert selector.far(odd).all()
+    assert (selector.predict(odd) == np.rint(correct.mean(0) * ONE).astype(int)).all()
+    assert (selector.choose(odd, 0) == correct.mean(0).argmax()).all()
+    assert (selector.choose(odd, 1000) == 2).all()
+
+
+def test_equal_values_go_to_the_cheaper():
+    accuracy = np.array([[5, 5, 5], [5, 6, 6]], np.int64)
+    assert decide(accuracy, np.array([30, 20, 10]), 0).tolist() == [2, 2]
+    assert decide(accuracy, np.array([10, 20, 20]), 0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("lam", [-1, float("nan"), float("inf"), MAX_LAMBDA * 2])
+def test_a_lambda_out_of_range_is_refused(lam):
+    with pytest.raises(ValueError, match="lambda"):
+        decide(np.zeros((1, 2), np.int64), np.array([1, 2]), lam)
+
+
+def test_budget_table(trained):
+    features, correct, _ = pictures()
+    table = budget_table(Selector.from_dict(trained), features, correct, COSTS)
+    budgets, accuracies = [e["budget"] for e in table], [e["accuracy"] for e in table]
+    assert budgets == sorted(set(budgets)) and accuracies == sorted(set(accuracies)) and len(table) > 5
+    assert budgets[0] == pytest.approx(0.1) and accuracies[0] == correct[:, 2].mean()
+    assert accuracies[-1] > correct.mean(0).max() + 0.2
+    for entry in table:
+        chosen = Selector.from_dict(trained).choose(features, entry["lambda"])
+        assert entry["budget"] == np.array(COSTS)[chosen].mean()
+        assert entry["accuracy"] == correct[np.arange(len(chosen)), chosen].mean()
+        assert lambda_for(table, entry["budget"]) == entry["lambda"]
+    assert lambda_for(table, 99) == table[-1]["lambda"]
+    with pytest.raises(ValueError, match="budget 0.01"):
+        lambda_for(table, 0.01)
+
+
+def test_variants_of_equal_cost_and_single_variants_work():
+    features, correct, kind = pictures(500)
+    for k in (1, 2):
+        d = train_selector(features, correct[:, :k], kind, [0.4] * k, seed=0)
+        table = budget_table(d, features, correct[:, :k], [0.4] * k)
+        assert len(table) == 1 and table[0]["budget"] == pytest.approx(0.4)
+
+
+def test_a_feature_that_never_varies_is_no_trouble():
+    features, correct, kind = pictures(500)
+    features[:, -1] = 1024
+    selector = Selector.from_dict(train_selector(features, correct, kind, COSTS, seed=0))
+    assert selector.far(features).mean() < 0.06
+
+
+@pytest.mark.parametrize("change", [
+    dict(features=np.zeros((4, D))), dict(features=np.zeros((4, D - 1), np.int32)), dict(correct=np.full((4, 3), 2)),
+    dict(correct=np.zeros((4, 2), np.uint8)), dict(groups=np.zeros(3, np.int64)), dict(costs=[1, -1, 0]),
+])
+def test_unfit_data_is_refused(change):
+    fit = dict(features=np.zeros((4, D), np.int32), correct=np.zeros((4, 3), np.uint8), groups=np.zeros(4, np.int64))
+    with pytest.raises(ValueError, match="expected"):
+        train_selector(**(fit | {"costs": COSTS} | change), seed=0)
+
+
+def test_features_of_another_kind_are_refused(trained):
+    for f in (np.zeros((2, D)), np.zeros((2, D), np.int64), np.zeros(D, np.int32), [[0] * D]):
+        with pytest.raises(ValueError, match="expected features"):
+            Selector.from_dict(trained).predict(f)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=8)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_a_damaged_selector_is_refused_or_sound(trained, data):
+    d = copy.deepcopy(trained)
+    part, place = d, data.draw(st.sampled_from(sorted(d) + ["new"]))
+    while place != "new" and isinstance(part[place], list) and data.draw(st.booleans()):
+        part = part[place]
+        place = data.draw(st.integers(0, len(part) - 1))
+    if place == "new" or data.draw(st.booleans()):
+        part[place] = data.draw(JUNK)
+    else:
+        del part[place]
+    try:
+        selector = Selector.from_dict(d)
+    except SelectorError as error:
+        assert "expected" in str(error) or "overflow" in str(error) or "fields" in str(error)
+    else:
+        assert selector.choose(pictures(5)[0], 0.1).shape == (5,)
+
+
+@pytest.mark.parametrize("d", [None, [], {}, "x", {"format": 2}, {"format": 1, "features": ["noise"]}])
+def test_what_is_no_selector_is_refused(d):
+    with pytest.raises(SelectorError, match="expected"):
+        Selector.from_dict(d)

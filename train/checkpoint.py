@@ -1,0 +1,78 @@
+"""Checkpoints: one safetensors file with all tensors and, as its metadata, the rest as JSON.
+
+There is no state of random number generators in it: all chance is a function of (seed, phase, epoch, step).
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FORMAT = 1
+NAME = "checkpoint/last.safetensors"
+
+
+class CheckpointError(ValueError):
+    """No checkpoint to go on from, or one of another run; the message says what to do."""
+
+
+def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None,
+         names: list[str], state: dict) -> Path:
+    """Writes the file under a temporary name and renames it. names: those of the optimizer's parameters, in order."""
+    tensors = {f"{part}.{name}": t for part, module in modules.items() for name, t in module.state_dict().items()}
+    if optimizer is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for name, parameter in zip(names, parameters, strict=True):
+            tensors |= {f"optimizer.{name}.{k}": t for k, t in optimizer.state[parameter].items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    path = folder / NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary, {"format": str(FORMAT), "state": json.dumps(state)})
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """(tensors by full name, state). Raises CheckpointError where there is none that can be read."""
+    path = folder / NAME
+    if not path.is_file():
+        raise CheckpointError(f"--resume: there is no {path}; start without --resume, or give the --out of the earlier run")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); start without --resume") from error
+    if about.get("format") != str(FORMAT):
+        raise CheckpointError(f"{path} has format {about.get('format')}, expected {FORMAT}; start without --resume")
+    return tensors, json.loads(about["state"])
+
+
+def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one module, without its name."""
+    return {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
+    """Puts the saved moments back, in the layout of their parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, parameter in zip(names, parameters, strict=True):
+        saved = part(tensors, f"optimizer.{name}")
+        for k, t in saved.items():
+            like = torch.empty_like(parameter) if t.shape == parameter.shape and t.dim() else torch.empty_like(t)
+            optimizer.state[parameter][k] = like.copy_(t) if k != "step" else t.to(parameter.device)
+
+
+def check_same_run(saved: dict, now: dict) -> None:
+    """Raises CheckpointError naming the settings in which a run differs from the one it would go on with."""
+    differing = {k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k)}
+    if differing:
+        told = ", ".join(f"{k} was {saved.get(k)!r} and is {now.get(k)!r}" for k in sorted(differing))
+        raise CheckpointError(f"--resume: the settings differ from the checkpoint's: {told}; give the same, or start anew")

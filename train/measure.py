@@ -1,0 +1,109 @@
+"""What a run is worth: every arm on every degradation and severity, in integer arithmetic, and the selector."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from compile.graph import Graph, macs
+from runtime.quality import features
+from runtime.selector import Selector, lambda_for
+from train.evaluate import IntegerNetwork
+from train.networks import FULL, Network
+from train.selector import budget_table, train_selector
+
+REFERENCE_BITS = 8 * 8  # costs are relative to 8-bit weights and activations throughout
+FULL_COST = 32 * 32 / REFERENCE_BITS
+BATCH = 250
+
+Views = dict[tuple[str, int], np.ndarray]  # (family, severity) -> uint8 [N, H, W, 3]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A trained selector, its table of budgets, and the lambda that keeps to the budget on the pictures it was fitted to.
+
+    A budget below the cheapest variant's cost means that variant.
+    """
+
+    selector: dict
+    budgets: list[dict]
+    lam: float
+
+    def variants(self, pictures: np.ndarray) -> np.ndarray:
+        """Index of a variant per picture, int [N]."""
+        return Selector.from_dict(self.selector).choose(features(pictures), self.lam)
+
+
+def bit_operations(graph: Graph) -> int:
+    """BitOPs of one picture: multiply-adds, each times the widths of its operands."""
+    bits = graph.bit_config()
+    return sum(count * bits[name][0] * bits[name][1] for name, count in macs(graph).items())
+
+
+def cost(graph: Graph) -> float:
+    """BitOPs relative to the same network with 8 bits everywhere."""
+    return bit_operations(graph) / (REFERENCE_BITS * sum(macs(graph).values()))
+
+
+def integer_correct(graphs: dict[str, Graph], pictures: np.ndarray, labels: np.ndarray, device) -> np.ndarray:
+    """bool [N, V]: which variant labels which picture rightly, in the arithmetic of the artifact."""
+    answers = [IntegerNetwork(g, device).logits(pictures).argmax(1).cpu().numpy() for g in graphs.values()]
+    return np.stack(answers, 1) == labels[:, None]
+
+
+@torch.no_grad()
+def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarray, device) -> np.ndarray:
+    """bool [N] of one arm of the float network, its batch norms at rest."""
+    training = net.training
+    net.eval()
+    answers = [net(torch.tensor(pictures[i:i + BATCH], device=device), arm).argmax(1).cpu()
+               for i in range(0, len(pictures), BATCH)]
+    net.train(training)
+    return torch.cat(answers).numpy() == labels
+
+
+def fit_selector(graphs: dict[str, Graph], views: np.ndarray, labels: np.ndarray, budget: float, seed: int, device) -> Choice:
+    """A selector from pictures that were not trained on: views uint8 [F, N, H, W, 3], labels int64 [N]."""
+    families, count = views.shape[:2]
+    pictures = views.reshape(-1, *views.shape[2:])
+    correct = integer_correct(graphs, pictures, np.tile(labels, families), device)
+    costs, quality = [cost(g) for g in graphs.values()], features(pictures)
+    selector = train_selector(quality, correct, np.repeat(np.arange(families), count), costs, seed)
+    table = budget_table(selector, quality, correct, costs)
+    return Choice(selector, table, lambda_for(table, max(budget, table[0]["budget"])))
+
+
+def measure(graphs: dict[str, Graph], teacher: Network, choice: Choice, views: Views, labels: np.ndarray,
+            held_out: tuple[str, ...], device) -> list[dict]:
+    """Records of all arms on all views: fp32, each variant, the selector, and chance with the selector's own shares.
+
+    "correct" of the random arm is its expectation: the variants' counts weighted with the shares in which the selector
+    chose them over all views, so that both arms have the same mean cost.
+    """
+    records, counts, chosen, costs = [], [], [], np.array([cost(g) for g in graphs.values()])
+    for (family, severity), pictures in views.items():
+        about = {"family": family, "severity": severity, "heldout": family in held_out, "pictures": len(pictures)}
+        correct, choices = integer_correct(graphs, pictures, labels, device), choice.variants(pictures)
+        counts.append((about, correct.sum(0)))
+        chosen.append(choices)
+        right = int(float_correct(teacher, FULL, pictures, labels, device).sum())
+        records.append({"arm": "fp32", "variant": "fp32", **about, "correct": right, "cost": FULL_COST})
+        for name, total, price in zip(graphs, correct.sum(0), costs, strict=True):
+            records.append({"arm": "fixed", "variant": name, **about, "correct": int(total), "cost": float(price)})
+        picked = correct[np.arange(len(pictures)), choices]
+        records.append({"arm": "adaptive", "variant": "selector", **about, "correct": int(picked.sum()),
+                        "cost": float(costs[choices].mean())})
+    shares = np.bincount(np.concatenate(chosen), minlength=len(costs)).astype(float)
+    shares /= shares.sum()
+    for about, totals in counts:
+        records.append({"arm": "random", "variant": "shares", **about, "correct": float(totals @ shares),
+                        "cost": float(costs @ shares)})
+    return records
+
+
+def accuracy_by_family(records: list[dict], arm: str, variant: str) -> dict[str, float]:
+    """Mean over severities."""
+    mine = [r for r in records if (r["arm"], r["variant"]) == (arm, variant)]
+    return {f: float(np.mean([r["correct"] / r["pictures"] for r in mine if r["family"] == f]))
+            for f in dict.fromkeys(r["family"] for r in mine)}

@@ -1,0 +1,175 @@
+"""Trains a family of integer networks: pictures in, a run folder with one ONNX file a variant out."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from train import checkpoint, phases
+from train.batches import Batches
+from train.data import DataError, Dataset, load
+from train.export import export_run
+from train.journal import Journal
+from train.loop import Run, TrainingError
+from train.lowering import lower
+from train.measure import accuracy_by_family, bit_operations, cost, fit_selector, measure
+from train.parallel import Group, join, leave, pick_device
+from train.report import write_report
+from train.settings import Settings, parse
+from train.views import evaluation_views, mixed_views, training_views
+
+HELD_PICTURES = 1000  # of mixed quality, to watch training
+GOLDEN = 32
+MIRRORED = {"digits": False}  # data sets whose classes a mirror would change
+
+
+def main(settings: Settings) -> None:
+    """The way of one run. Raises what its parts raise; see `python -m train.run`."""
+    _threads()
+    device = pick_device(settings.device)
+    group = join(device)
+    console = Console(stderr=True, quiet=not group.writes)
+    saved = checkpoint.load(settings.folder) if settings.resume else None
+    if saved is not None:
+        checkpoint.check_same_run(saved[1]["settings"], settings.record())
+    _show(settings, device, console)
+
+    dataset = first(load(settings.dataset, settings.data, settings.cache), settings.limit)
+    views, held = training_pictures(settings, dataset, group)
+    batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures, seed=settings.seed,
+                      flip=MIRRORED.get(dataset.name, True), device=device, share=(group.rank, group.processes))
+    teacher, student = phases.networks(settings, dataset, device)
+
+    run = Run(settings.folder, settings.record(), group, journal(settings, group, saved),
+              60 * settings.checkpoint_minutes, console)
+    resumed = None
+    if saved is not None:
+        phases.resume(run, saved, teacher, student)
+        resumed = {**saved[1], "tensors": saved[0]}
+    phases.full_precision(settings, run, batches, teacher, held, resumed)
+    phases.joint(settings, run, batches, teacher, student, held, resumed)
+    if group.writes:
+        run.journal.close()
+        finish(settings, dataset, teacher, {name: lower(student, name) for name in student.bits}, device, console)
+
+
+def first(dataset: Dataset, limit: int) -> Dataset:
+    """The first `limit` pictures of each part, spread over it; all for 0."""
+    parts = {}
+    for part in ("train", "val", "test"):
+        x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
+        chosen = spread(len(y), limit)
+        parts |= {f"{part}_x": x[chosen], f"{part}_y": y[chosen]}
+    return dataclasses.replace(dataset, **parts)
+
+
+def spread(count: int, limit: int) -> np.ndarray:
+    """At most `limit` indices below `count`, evenly spread; all for 0."""
+    return np.arange(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(np.int64)
+
+
+def training_pictures(settings: Settings, dataset: Dataset, group: Group) -> tuple[np.ndarray, phases.Held]:
+    """Degraded training pictures uint8 [F, N, H, W, 3] and held ones; the writing process makes them, the others wait."""
+    if not group.writes:
+        group.wait()
+    chosen = spread(len(dataset.val_y), HELD_PICTURES)
+    options = (settings.training_families, settings.seed, settings.cache, settings.workers)
+    views = training_views(dataset, *options)
+    mixed = mixed_views(dataset.val_x[chosen], *options)[0]
+    if group.writes:
+        group.wait()
+    return views, phases.Held(np.asarray(mixed), dataset.val_y[chosen])
+
+
+def journal(settings: Settings, group: Group, saved) -> Journal | None:
+    """The journal of the writing process; without --resume it clears what an earlier run left in the folder."""
+    if not group.writes:
+        return None
+    folder = settings.folder
+    if saved is None and (folder / "checkpoint").is_dir():
+        shutil.rmtree(folder / "checkpoint")
+    opened = Journal(folder, 0 if saved is None else saved[1]["journal"])
+    write_json(folder / "settings.json", settings.record())
+    return opened
+
+
+def finish(settings: Settings, dataset: Dataset, teacher, graphs, device, console: Console) -> None:
+    """Selector, measurement, export and report of a trained family."""
+    options = (settings.seed, settings.cache, settings.workers)
+    val = dataclasses.replace(dataset, train_x=dataset.val_x, train_y=dataset.val_y)
+    val = dataclasses.replace(val, **{f: getattr(val, f)[spread(len(val.train_y), settings.test_pictures)]
+                                      for f in ("train_x", "train_y")})
+    with console.status("selector"):
+        choice = fit_selector(graphs, training_views(val, settings.training_families, *options), val.train_y,
+                              settings.budget, settings.seed, device)
+    test = spread(len(dataset.test_y), settings.test_pictures)
+    families = settings.training_families + settings.held_out
+    views = evaluation_views(dataset.test_x[test], families, *options)
+    with console.status("integer evaluation"):
+        records = measure(graphs, teacher, choice, views, dataset.test_y[test], settings.held_out, device)
+    write_json(settings.folder / "results.json", records)
+    golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, *options)[0]
+    export_run(settings.folder, graphs, about(settings, dataset, graphs, records, choice), np.asarray(golden))
+    write_report(settings.folder)
+    show(records, Console())
+    Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
+
+
+def about(settings: Settings, dataset: Dataset, graphs, records: list[dict], choice) -> dict:
+    """What run.json says beside what the graphs say."""
+    variants = [{"name": name, "cost": cost(g), "bitops": bit_operations(g), "accuracy": accuracy_by_family(records, "fixed", name)}
+                for name, g in graphs.items()]
+    return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset, "method": settings.method,
+            "labels": list(dataset.labels), "variants": variants, "selector": choice.selector, "budgets": choice.budgets,
+            "lambda": choice.lam, "settings": settings.record()}
+
+
+def show(records: list[dict], console: Console) -> None:
+    """Accuracy in percent per arm and family, the mean of its severities, and the mean cost."""
+    table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
+    families = list(dict.fromkeys(r["family"] for r in records))
+    held = {r["family"] for r in records if r["heldout"]}
+    for column in ("arm", "variant", "cost", "mean", *(f"{f}*" if f in held else f for f in families)):
+        table.add_column(column, justify="left" if column in ("arm", "variant") else "right")
+    for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records):
+        mine = [r for r in records if (r["arm"], r["variant"]) == (arm, variant)]
+        accuracy = accuracy_by_family(records, arm, variant)
+        mean_cost = sum(r["cost"] * r["pictures"] for r in mine) / sum(r["pictures"] for r in mine)
+        shown = [np.mean(list(accuracy.values())), *accuracy.values()]
+        table.add_row(arm, variant, f"{mean_cost:.3f}", *(f"{100 * a:.1f}" for a in shown))
+    console.print(table)
+    if held:
+        console.print("* held out: never seen in training")
+
+
+def write_json(path: Path, content) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _show(settings: Settings, device: torch.device, console: Console) -> None:
+    taken = {**settings.record(), "out": settings.folder, "cache": settings.cache, "data": settings.data, "device": device}
+    console.print("settings: " + ", ".join(f"{k}={v}" for k, v in taken.items()), highlight=False, soft_wrap=True)
+
+
+def _threads() -> None:
+    """All cores this process may use, unless the environment says otherwise (torchrun says one)."""
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+if __name__ == "__main__":
+    try:
+        main(parse())
+    except (DataError, checkpoint.CheckpointError, TrainingError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    finally:
+        leave()

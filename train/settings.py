@@ -1,0 +1,159 @@
+"""All settings of a training run: one frozen dataclass, from whose fields the command line is made."""
+
+import argparse
+import re
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+
+from train.architectures import ARCHITECTURES
+from train.degrade import FAMILIES, HELD_OUT
+
+METHODS = ("fixed",)
+WIDTHS = range(2, 9)
+CACHE = Path.home() / ".cache" / "bitgrade"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be; the message says what was expected, what came, and what to do."""
+
+
+def _option(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides how a run comes out, and where it lies."""
+
+    dataset: str = _option("digits", "digits, cifar10, or folder:PATH")
+    data: Path | None = _option(None, "folder that holds cifar-10-batches-py")
+    arch: str = _option("resnet8", ", ".join(ARCHITECTURES))
+    weights: Path | None = _option(None, "checkpoint to start from, in place of random weights")
+    method: str = _option("fixed", ", ".join(METHODS) + ": how the bits are found")
+    bits: str = _option("8,4,2", "one variant per entry: 4 for 4-bit weights and activations, w4a8 for unlike ones")
+    epochs: int = _option(16, "of the joint training of all variants")
+    fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
+    epoch_pictures: int = _option(0, "pictures an epoch, 0 for all")
+    batch: int = _option(128, "pictures a step, over all processes")
+    lr: float = _option(2e-3, "largest learning rate, of Adam")
+    seed: int = _option(0, "of everything random")
+    families: str = _option("all", "degradations to train with, by name and comma; all that are not held out")
+    hold_out: str = _option(",".join(HELD_OUT), "degradations only tested with; none for no such")
+    limit: int = _option(0, "use only so many pictures of each part of the data set, 0 for all")
+    test_pictures: int = _option(1000, "test pictures per degradation and severity, 0 for all")
+    budget: float = _option(0.5, "mean cost allowed to the selector, of that of 8 bits")
+    out: Path | None = _option(None, "folder of the run; runs/DATASET-ARCH-METHOD when not given")
+    cache: Path = _option(CACHE, "folder for degraded pictures and fetched data")
+    device: str = _option("auto", "auto, cpu, cuda, or cuda:N")
+    workers: int | None = _option(None, "processes that degrade pictures; all cores when not given")
+    checkpoint_minutes: float = _option(2.0, "time between checkpoints inside an epoch")
+    resume: bool = _option(False, "go on from the last checkpoint of --out")
+
+    def __post_init__(self):
+        _among("--arch", self.arch, ARCHITECTURES)
+        _among("--method", self.method, METHODS)
+        if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
+            raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
+        if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
+            raise SettingsError(f"--dataset {self.dataset}: there is no such folder; it must hold train/ and val/")
+        if self.data is not None and not self.data.is_dir():
+            raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py")
+        if self.weights is not None and not self.weights.is_file():
+            raise SettingsError(f"--weights {self.weights}: there is no such file")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise SettingsError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise SettingsError(f"{_flag(name)}: expected at least {least}, got {value}")
+        if not 0 < self.lr < 1:
+            raise SettingsError(f"--lr: expected a rate between 0 and 1, got {self.lr}")
+        if not 0 < self.budget <= 1:
+            raise SettingsError(f"--budget: expected a share of the cost of 8 bits, above 0 and up to 1, got {self.budget}")
+        self.variants, self.training_families  # noqa: B018  (each raises where it makes no sense)
+
+    @property
+    def variants(self) -> dict[str, tuple[int, int]]:
+        """Name -> (w_bits, a_bits) of the inner layers, in the order given."""
+        found = {}
+        for entry in self.bits.split(","):
+            match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", entry.strip())
+            widths = tuple(int(g) for g in (match.group(2, 3) if match.group(2) else match.group(1, 1))) if match else ()
+            if not match or any(w not in WIDTHS for w in widths):
+                raise SettingsError(f"--bits: expected widths from {WIDTHS.start} to {WIDTHS.stop - 1} such as 8,4 or w4a8, "
+                                    f"got {entry!r} in {self.bits!r}")
+            name = "w{}a{}".format(*widths)
+            if name in found:
+                raise SettingsError(f"--bits: {name} is there twice in {self.bits!r}; name each variant once")
+            found[name] = widths
+        return found
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        return () if self.hold_out in ("", "none") else _families("--hold-out", self.hold_out)
+
+    @property
+    def training_families(self) -> tuple[str, ...]:
+        """In the order of FAMILIES; never one that is held out."""
+        asked = tuple(f for f in FAMILIES if f not in self.held_out) if self.families == "all" \
+            else _families("--families", self.families)
+        both = [f for f in asked if f in self.held_out]
+        if both:
+            raise SettingsError(f"--families: {', '.join(both)} held out as well; take it from one, or give --hold-out none")
+        if not asked:
+            raise SettingsError("--families: expected at least one that is not held out")
+        return tuple(f for f in FAMILIES if f in asked)
+
+    @property
+    def teacher_epochs(self) -> int:
+        return self.epochs if self.fp_epochs is None else self.fp_epochs
+
+    @property
+    def folder(self) -> Path:
+        name = Path(self.dataset.removeprefix("folder:")).name
+        return self.out or Path("runs") / f"{name}-{self.arch}-{self.method}"
+
+    def record(self) -> dict:
+        """What decides the outcome, for JSON: two runs of equal records are the same run."""
+        beside = ("out", "cache", "device", "workers", "checkpoint_minutes", "resume", "data")
+        return {f.name: str(v) if isinstance(v := getattr(self, f.name), Path) else v
+                for f in fields(self) if f.name not in beside}
+
+
+_LEAST = {"epochs": 1, "fp_epochs": 0, "epoch_pictures": 0, "batch": 2, "seed": 0, "limit": 0, "test_pictures": 0,
+          "workers": 1, "checkpoint_minutes": 0}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _among(flag: str, value: str, known) -> None:
+    if value not in known:
+        raise SettingsError(f"{flag}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _families(flag: str, text: str) -> tuple[str, ...]:
+    names = tuple(n.strip() for n in text.split(","))
+    unknown = [n for n in names if n not in FAMILIES]
+    if unknown or len(set(names)) != len(names):
+        raise SettingsError(f"{flag}: expected different families of {', '.join(FAMILIES)}, got {text!r}")
+    return names
+
+
+def parse(arguments: list[str] | None = None) -> Settings:
+    """Settings from a command line; a bad one ends the program with its message."""
+    parser = argparse.ArgumentParser(prog="python -m train.run", description="Trains a family of integer networks.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for f in fields(Settings):
+        if f.default is MISSING:
+            raise TypeError(f"setting {f.name} needs a default")
+        if f.type is bool:
+            parser.add_argument(_flag(f.name), action="store_true", help=f.metadata["help"])
+        else:
+            kind = next(t for t in (int, float, Path, str) if t in (f.type, *getattr(f.type, "__args__", ())))
+            parser.add_argument(_flag(f.name), type=kind, default=f.default, help=f.metadata["help"].replace("%", "%%"))
+    try:
+        return Settings(**vars(parser.parse_args(arguments)))
+    except SettingsError as error:
+        parser.error(str(error))
