@@ -25,8 +25,8 @@ class Driver:
         try:
             self._lib = ctypes.CDLL(library)
         except OSError as error:
-            raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run the bundle on a "
-                              "machine with an NVIDIA GPU. Its CUDA source (lib/*.cu) and the command that compiles it "
+            raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run the bundle on "
+                              "a machine with an NVIDIA GPU. Its CUDA source (lib/*.cu) and the command that compiles it "
                               "(manifest.json: producer, built) are in the bundle") from error
         self._call("cuInit", 0)
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()

@@ -1,5 +1,6 @@
 """Classifies pictures with a bundle: measures each picture's quality, picks the variant for it, runs that variant."""
 
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -13,8 +14,8 @@ from runtime.bundle import Bundle, newest_bundle, open_bundle
 from runtime.fields import REBUILD, BundleError
 from runtime.image import as_picture, resize
 from runtime.library import Loaded
-from runtime.manifest import Budget, Variant
-from runtime.selector import Selector
+from runtime.manifest import Variant
+from runtime.selector import Selector, lambda_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +147,11 @@ def _policy(bundle: Bundle, budget: float | None, name: str | None) -> tuple[Sel
         return None, 0.0, bundle.variant(name)
     if bundle.manifest.selector is None or len(bundle.variants) == 1:
         return None, 0.0, _best_variant(bundle.variants, budget)
-    if budget is not None and not bundle.manifest.budgets:
+    table = [{"budget": b.budget, "lambda": b.lam, "accuracy": b.accuracy} for b in bundle.manifest.budgets]
+    if budget is not None and not table:
         raise BundleError(f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, it has none; "
                           f"leave the budget out, or {REBUILD}")
-    lam = _best_entry(bundle.manifest.budgets, budget).lam if bundle.manifest.budgets else 0.0
+    lam = lambda_for(table, math.inf if budget is None else budget) if table else 0.0
     try:
         selector = Selector.from_dict(bundle.manifest.selector)
         selector.choose(np.zeros((1, len(quality.NAMES)), np.int32), lam)
@@ -163,17 +165,8 @@ def _policy(bundle: Bundle, budget: float | None, name: str | None) -> tuple[Sel
 
 def _best_variant(variants: tuple[Variant, ...], budget: float | None) -> Variant:
     measured = all(v.accuracy for v in variants)
-    within = [v for v in variants if budget is None or v.cost <= budget]
-    _require_some(within, budget, [v.cost for v in variants])
-    return max(within, key=lambda v: (v.mean_accuracy, -v.cost) if measured else (v.cost,))
-
-
-def _best_entry(entries: tuple[Budget, ...], budget: float | None) -> Budget:
-    within = [e for e in entries if budget is None or e.budget <= budget]
-    _require_some(within, budget, [e.budget for e in entries])
-    return max(within, key=lambda e: (e.accuracy, -e.budget))
-
-
-def _require_some(within, budget: float | None, costs: list[float]) -> None:
+    within = [v for v in variants if budget is None or v.cost <= budget * (1 + 1e-9)]
     if not within:
-        raise ValueError(f"expected a budget of at least {min(costs):g}, the cheapest this bundle can do, got {budget}")
+        raise ValueError(f"budget {budget!r}: expected at least {min(v.cost for v in variants)}, the cost of the cheapest "
+                         "variant")
+    return max(within, key=lambda v: (v.mean_accuracy, -v.cost) if measured else (v.cost,))

@@ -33,7 +33,7 @@ def small_bundle(tmp_path_factory) -> Path:
     golden = pictures(graphs["w8a8"], 5, 4)
     variants = [
         SourceVariant(name, root / "any.onnx", graph, reference.run(graph, golden), facts, exact=True)
-        for (name, graph), facts in zip(graphs.items(), (_facts(g, i) for i, g in enumerate(graphs.values())), strict=True)
+        for (name, graph), facts in zip(graphs.items(), map(_facts, graphs.values(), (1.0, 0.5, 0.9)), strict=True)
     ]
 
     def fill(folder: Path) -> dict:
@@ -46,11 +46,12 @@ def small_bundle(tmp_path_factory) -> Path:
                 toolchain.build(lowered.module, target, folder / library, root / variant.name)
             built.append(Built(variant, lowered, library))
         labels = [f"class {i}" for i in range(10)]
-        return write_contents(folder, Source("small", variants, labels, golden, None, []), target, built, {"bitgrade": "0"})
+        source = Source("small", variants, labels, golden, None, [])
+        return write_contents(folder, source, target, built, {"bitgrade": "0"})
 
     return write_bundle(root / "bundles" / "small", fill)
 
 
-def _facts(graph, index: int) -> dict:
+def _facts(graph, cost: float) -> dict:
     bits = {layer: list(pair) for layer, pair in graph.bit_config().items()}
-    return {"bits": bits, "macs": 1000, "bitops": 64000, "cost": (1.0, 0.5, 0.9)[index], "accuracy": {"clean": 0.9 - index / 10}}
+    return {"bits": bits, "macs": 1000, "bitops": 64000, "cost": cost, "accuracy": {"clean": 0.5, "jpeg": cost / 4}}

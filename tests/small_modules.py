@@ -32,15 +32,22 @@ def module(sizes, emit, device=None) -> tvm.IRModule:
 
 
 def dots(n: int = 64, classes: int = 5, read: int = 0, write: int = 0, write_into: str = "logits",
-         parallel: bool = False) -> tvm.IRModule:
+         parallel: bool = False, calls: bool = False) -> tvm.IRModule:
     """logits[c] = table[c] + sum over i of picture[i] * weights[c * n + i], through a copy in the workspace.
 
-    read, write: offsets that make the kernel leave its buffers; write_into: the buffer it writes.
+    read, write: offsets that make the kernel leave its buffers; write_into: the buffer it writes; calls: the copy is
+    made by the C library.
     """
     def emit(picture, weights, table, workspace, logits):
         target = dict(zip(NAMES, (picture, weights, table, workspace, logits), strict=True))[write_into]
-        with T.serial(n) as i:
-            T.buffer_store(workspace, picture[i + read], [i])
+        if calls:
+            T.evaluate(T.call_extern("handle", "memset", T.address_of(workspace[0]), 7, T.int64(n)))
+            source, count = T.address_of(picture[0]), T.int64(n - 1)
+            T.evaluate(T.call_extern("handle", "memcpy", T.address_of(workspace[0]), source, count))
+            T.buffer_store(workspace, workspace[n - 1] - T.uint8(7) + picture[n - 1], [n - 1])
+        else:
+            with T.serial(n) as i:
+                T.buffer_store(workspace, picture[i + read], [i])
         with (T.parallel if parallel else T.serial)(classes) as c:
             acc = T.alloc_buffer((1,), "int32", scope="local", annotations={"disable_lower_builtin": True})
             T.buffer_store(acc, table[c], [0])

@@ -45,9 +45,9 @@ def test_floats_hit_every_code_and_round_ties_up():
 
 def test_rgba_lies_over_white():
     x = np.zeros((1, 4, 4), np.uint8)
-    x[0, :, 0], x[0, :, 3] = (200, 200, 200, 0), (255, 0, 128, 255)
-    exact = [[round(c * a / 255 + 255 - a) for c in (r, 0, 0)] for r, a in zip((200, 200, 200, 0), (255, 0, 128, 255))]
-    assert as_picture(x)[0].tolist() == exact
+    x[0, :, 0], x[0, :, 3] = 200, (255, 0, 128, 255)
+    assert as_picture(x)[0].tolist() == [[200, 0, 0], [255, 255, 255], [round((200 * 128 + 255 * 127) / 255), 127, 127],
+                                         [200, 0, 0]]
 
 
 @pytest.mark.parametrize("img, error, words", [
@@ -120,7 +120,7 @@ def test_resize_is_exact_integer_arithmetic():
 def test_resize_is_the_same_on_every_machine():
     x = arithmetic(480, 640, 3)
     digest = hashlib.sha256(b"".join(resize(x, size).tobytes() for size in ((32, 32), (9, 700), (500, 1)))).hexdigest()
-    assert digest[:16] == "GOLDEN"
+    assert digest[:16] == "c7ec8501cee166d2"
 
 
 def test_same_size_is_the_picture_itself_and_bad_sizes_are_refused():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.quality import D, NAMES
+from runtime.quality import NAMES, D
 from runtime.selector import MAX_LAMBDA, ONE, Z_MAX, Selector, SelectorError, decide
 from train.selector import budget_table, lambda_for, train_selector
 
@@ -16,7 +16,7 @@ COSTS = [1.0, 0.3, 0.1]
 
 
 def pictures(n=3000, seed=0):
-    """Features of three kinds of pictures, and which of three variants gets them right: each is best at its own kind."""
+    """Features of three kinds of pictures, and which of three variants gets them right: each is best at one kind."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, 3, n)
     centers = np.random.default_rng(99).normal(0, 500, (3, D)) + 3000
@@ -84,7 +84,7 @@ def extreme(rng):
         "offset": signs(D, bits=31), "multiplier": [(1 << 30) - 1] * D, "shift": [0] * D,
         "hidden_weight": signs(h, D, bits=44), "hidden_bias": signs(h, bits=60), "hidden_shift": 40,
         "output_weight": signs(k, h, bits=37), "output_bias": signs(k, bits=60), "output_shift": 0,
-        "group_weight": signs(g, D, D, bits=21), "group_offset": signs(g, D, bits=38), "threshold": 1 << 62,
+        "group_weight": signs(g, D, D, bits=21), "group_offset": signs(g, D, bits=38), "threshold": (1 << 62) - 1,
         "fallback": [ONE] * k, "costs": [256 * ONE] * k,
     }
 
@@ -102,13 +102,13 @@ def test_nothing_overflows_at_the_limits(seed):
     assert selector.choose(features, MAX_LAMBDA)[0] == variant
 
 
-@pytest.mark.parametrize("name, value", [("hidden_weight", 1 << 50), ("output_weight", 1 << 45), ("group_weight", 1 << 30)])
-def test_what_could_overflow_is_refused(trained, name, value):
+@pytest.mark.parametrize("name, bits", [("hidden_weight", 50), ("output_weight", 45), ("group_weight", 30)])
+def test_what_could_overflow_is_refused(trained, name, bits):
     d = copy.deepcopy(trained)
     part = d[name]
     while isinstance(part[0], list):
         part = part[0]
-    part[0] = value
+    part[0] = 1 << bits
     with pytest.raises(SelectorError, match=f"{name}.*overflow"):
         Selector.from_dict(d)
 

@@ -62,14 +62,14 @@ class Runner:
         """
         # the workspace and the output begin as garbage, so that what a kernel forgets to write shows
         rng = np.random.default_rng(0)
-        self._upload("x", np.ascontiguousarray(x, np.uint8), False)
+        self._upload("picture", np.ascontiguousarray(x, np.uint8), False)
         self._keep("weights", weights, np.int8)
         self._keep("table", table, np.int32)
         self._upload("workspace", rng.integers(0, 256, max(workspace_bytes, 1), np.uint8), True)
-        self._upload("out", rng.integers(-2**31, 2**31, classes, np.int32), True)
+        self._upload("logits", rng.integers(-2**31, 2**31, classes, np.int32), True)
         self._call()
         self._check_margins()
-        address, out, _ = self._buffers["out"]
+        address, out, _ = self._buffers["logits"]
         return np.frombuffer(bytes(self._uc.mem_read(address, out.nbytes)), np.int32).copy()
 
     def _load(self, library: elf.Library) -> None:
@@ -168,7 +168,7 @@ class Runner:
                     raise EmulationError(f"{self.library}: wrote {where} the buffer {name} of {array.nbytes} bytes")
 
     def _call(self) -> None:
-        uc, order = self._uc, ("x", "weights", "table", "workspace", "out")
+        uc, order = self._uc, ("picture", "weights", "table", "workspace", "logits")
         top, tensors, anys = _STACK + _STACK_BYTES - 4096, b"", b""
         for i, name in enumerate(order):
             address, array, _ = self._buffers[name]

@@ -76,9 +76,11 @@ class Runner:
         compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
         if compiler is None:
             raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
+        source = self._program.with_suffix(".cpp")
+        source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))  # g++ wants them this way round
         ffi = Path(libinfo.find_libtvm_ffi())
         command = [compiler, "-std=c++17", "-O2", "-w", "-rdynamic", *_CHECKS,
-                   f'-DEMULATED_SOURCE="{self.source.resolve()}"',
+                   f'-DEMULATED_SOURCE="{source}"',
                    f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}",
                    f"-I{_HERE}", f"-I{libinfo.find_include_path()}", "-o", str(self._program),
                    str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]

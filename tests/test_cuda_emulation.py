@@ -1,0 +1,128 @@
+"""The emitted CUDA C++, run on the CPU: equal to the integer reference, and wrong code is caught."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+tvm = pytest.importorskip("tvm")
+
+from compile import reference  # noqa: E402
+from compile.lower import lower, run_compiled  # noqa: E402
+from targets import find  # noqa: E402
+from targets.cuda import emulate, toolchain  # noqa: E402
+from tests.graphs import OPS, pictures, random_graph, resnet_like  # noqa: E402
+from tests.small_modules import mirror  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))),
+                                reason="no C++ compiler here to run the CUDA source with; apt install g++")
+N = 64
+
+
+@pytest.fixture(scope="module")
+def mirrored() -> str:
+    """The source of a kernel with shared memory and one barrier."""
+    text = toolchain.source(mirror(N), find("cuda"))
+    assert text.count("__syncthreads();") == 1 and "__shared__" in text
+    return text
+
+
+def runner(tmp_path, text: str, seed: int = 0) -> emulate.Runner:
+    path = tmp_path / "m.cu"
+    path.write_text(text)
+    return emulate.Runner(path, seed)
+
+
+def changed(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+def run_mirror(run: emulate.Runner) -> tuple[np.ndarray, np.ndarray]:
+    x, table = np.arange(N, dtype=np.uint8) * 3, np.arange(N, dtype=np.int32) * 1000
+    return run(x, np.zeros(1, np.int8), table, 1, N), table + x[::-1]
+
+
+def assert_equal(tmp_path, graph, seed, count=4, order=0):
+    lowered = lower(graph, find("cuda"))
+    x = pictures(graph, count, seed)
+    run = runner(tmp_path, toolchain.source(lowered.module, find("cuda")), order)
+    np.testing.assert_array_equal(run_compiled(lowered, run, x), reference.run(graph, x))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks_equal_the_reference(tmp_path, seed):
+    assert_equal(tmp_path, random_graph(seed, tie_free=seed % 2 == 0, extreme=seed == 3), seed, order=seed)
+
+
+@pytest.mark.parametrize("ops", [OPS[:5], OPS[5:]], ids=lambda ops: " ".join(ops))
+def test_every_operator(tmp_path, ops):
+    assert_equal(tmp_path, random_graph(11, ops=ops, size=(13, 12)), 11)
+
+
+def test_residual_network_of_many_widths(tmp_path):
+    assert_equal(tmp_path, resnet_like(((8, 8), (4, 4), (3, 5), (2, 2), (7, 6))), 1)
+
+
+def test_steps_of_equal_code_share_a_kernel():
+    """Layer shapes repeat in residual networks: kernels grow with the number of distinct ones, launches with depth."""
+    texts = [toolchain.source(lower(resnet_like(blocks=(depth, 1, 1)), find("cuda")).module, find("cuda")) for depth in (2, 4)]
+    kernels = [len(set(re.findall(r"__global__ .* (\w+)\(", t))) for t in texts]
+    launches = [t.count("tvm_cuda_host_launch(::") for t in texts]
+    assert kernels[0] == kernels[1] and launches[1] > launches[0] > kernels[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shared_memory_and_barriers(tmp_path, mirrored, seed):
+    got, expected = run_mirror(runner(tmp_path, mirrored, seed))
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_missing_barrier_is_caught(tmp_path, mirrored, seed):
+    without = changed(mirrored, "__syncthreads();", "if (threadIdx.x > 1000) __syncthreads();")
+    got, expected = run_mirror(runner(tmp_path, without, seed))
+    assert (got != expected).any()
+
+
+def test_a_barrier_that_some_threads_skip_is_caught(tmp_path, mirrored):
+    partial = changed(mirrored, "__syncthreads();", "if (threadIdx.x < 7) __syncthreads();")
+    with pytest.raises(emulate.EmulationError, match="threads ended while others wait at __syncthreads in kernel"):
+        run_mirror(runner(tmp_path, partial))
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("picture[", "picture[64 + ", "access at byte .* of the buffer picture of 64 bytes.* in kernel, block"),
+    ("picture[", "picture[-4096 + ", "access at byte -.* of the buffer picture of 64 bytes.* in kernel, block"),
+    ("logits[", "logits[64 + ", "access at byte .* of the buffer logits of 256 bytes"),
+    ("logits[", "logits[-1 + ", "wrote before the buffer logits of 256 bytes"),
+    ("logits[", "table[", "access at byte .* of the buffer table .* or a write into an input"),
+    ("__syncthreads();", "__syncthreads(); table += 2147483647 + (int)threadIdx.x;", "signed overflow"),
+])
+def test_what_a_kernel_must_not_do_is_caught(tmp_path, mirrored, old, new, message):
+    begin, end = mirrored.index("{", mirrored.rindex("__global__")), mirrored.index("#include <tvm/ffi/c_api.h>")
+    text = mirrored[:begin] + changed(mirrored[begin:end], old, new) + mirrored[end:]
+    with pytest.raises(emulate.EmulationError, match=message):
+        run_mirror(runner(tmp_path, text))
+
+
+def test_what_is_not_described_is_refused(tmp_path, mirrored):
+    for new in ('asm volatile("bar.sync 0;");', '__asm__ __volatile__("bar.sync 0;");'):
+        with pytest.raises(emulate.EmulationError, match="expected no inline assembly, got .*bar.sync"):
+            runner(tmp_path, changed(mirrored, "__syncthreads();", new))
+    with pytest.raises(emulate.EmulationError, match="does not describe:(.|\n)*__shfl_sync"):
+        runner(tmp_path, changed(mirrored, "__syncthreads();", "__shfl_sync(0xffffffff, 1, 0);"))
+
+
+def test_errors_of_the_host_function_are_shown(tmp_path, mirrored):
+    run = runner(tmp_path, mirrored)
+    with pytest.raises(emulate.EmulationError, match="main reported (.|\n)*expected 64"):
+        run(np.zeros(N - 1, np.uint8), np.zeros(1, np.int8), np.zeros(N, np.int32), 1, N)
+    np.testing.assert_array_equal(*run_mirror(run))  # the next call begins anew
+
+
+def test_too_large_a_launch_is_refused(tmp_path, mirrored):
+    run = runner(tmp_path, re.sub(r"blockDim = dim3\(\w+", "blockDim = dim3(1025", mirrored))
+    with pytest.raises(emulate.EmulationError, match="CUDA launch: cudaErrorInvalidConfiguration"):
+        run_mirror(run)

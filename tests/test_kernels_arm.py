@@ -1,0 +1,87 @@
+"""ARM kernels, cross-compiled and run on emulated processors, against the integer reference, bit for bit."""
+
+import numpy as np
+import pytest
+
+from compile import reference
+from compile.graph import Conv, Graph, Tensor
+from compile.lower import lower, run_compiled
+from targets import TargetError, find
+from targets.arm import toolchain
+from targets.arm.kernels import rules
+from targets.arm.multiply_add import INT16_MAX, arrange, longest_chain
+from tests.graphs import OPS, pictures, random_graph, resnet_like
+
+TARGETS = ("arm:cortex-a72", "arm:cortex-a76")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _linker():
+    try:
+        toolchain.linker()
+    except TargetError as error:
+        pytest.skip(f"no linker for aarch64: {error}")
+
+
+def assert_equal(graph, target, folder, seed=0, n=3):
+    lowered = lower(graph, find(target))
+    toolchain.build(lowered.module, find(target), folder / "net.so", folder)
+    x = pictures(graph, n, seed)
+    got = run_compiled(lowered, toolchain.runner(folder / "net.so", find(target)), x)
+    np.testing.assert_array_equal(got, reference.run(graph, x))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", OPS)
+def test_each_operator(target, op, tmp_path):
+    for seed in range(2):
+        assert_equal(random_graph(seed, ops=(op,), extreme=bool(seed)), target, tmp_path, seed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks(target, seed, tmp_path):
+    assert_equal(random_graph(seed, tie_free=bool(seed % 2)), target, tmp_path, seed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_each_width(target, bits, tmp_path):
+    assert_equal(resnet_like(((bits, bits), (bits, 8), (8, bits))), target, tmp_path, bits)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_rule_is_used(target):
+    expected, used = rules(find(target)), set()
+    for op in OPS:
+        for call in lower(random_graph(1, ops=(op,)), find(target)).calls:
+            used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
+    assert used == {rule.__name__ for rule in expected}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("w_bits,a_bits", [(8, 8), (8, 7), (4, 4), (2, 2), (2, 8), (5, 3)])
+def test_largest_accumulators(target, w_bits, a_bits, tmp_path):
+    """Weights all at qmin, all at qmax and alternating, codes all at 0 or all at qmax."""
+    half, shape = 1 << (w_bits - 1), (9, 3, 3, 17)
+    for weight in (np.full(shape, -half), np.full(shape, half - 1), np.where(np.indices(shape).sum(0) % 2, -half, half - 1)):
+        node = Conv("c", "image", "out", weight.astype(np.int8), w_bits, np.zeros(9, np.int64), np.ones(9, np.float32), padding=(1,) * 4)
+        tensors = {t.name: t for t in (Tensor("image", (5, 6, 17), a_bits), Tensor("out", (5, 6, 9), 32))}
+        graph, x = Graph("extreme", tensors, (node,), "image", "out"), np.zeros((2, 5, 6, 17), np.uint8)
+        x[1] = (1 << a_bits) - 1
+        lowered = lower(graph, find(target))
+        toolchain.build(lowered.module, find(target), tmp_path / "net.so", tmp_path)
+        got = run_compiled(lowered, toolchain.runner(tmp_path / "net.so", find(target)), x)
+        np.testing.assert_array_equal(got, reference.run(graph, x))
+
+
+def test_chain_never_exceeds_int16_and_is_no_shorter_than_it_could_be():
+    rng = np.random.default_rng(0)
+    for w_bits, largest in ((8, 128), (8, 127), (4, 15), (3, 128), (2, 3)):
+        half = 1 << (w_bits - 1)
+        weight = arrange(rng.integers(-half, half, (4, 3, 3, 64)).astype(np.int8), 4)
+        chain = longest_chain(weight, largest)
+        lanes = np.abs(weight.astype(np.int64)).reshape(-1, weight.shape[3] * 2, 8) * largest
+        windows = lambda n: np.lib.stride_tricks.sliding_window_view(lanes, n, axis=1).sum(-1).max()  # noqa: B023, E731
+        assert windows(chain) <= INT16_MAX
+        assert chain == lanes.shape[1] or windows(chain + 1) > INT16_MAX
