@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from compile.checks import ACC_BITS
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut, Tensor, skip_multiplier
 from compile.onnx_values import Const, Pending, Weights, require
 from compile.reference import requantize
@@ -71,6 +72,8 @@ def _conv(tensors: dict, pending: Pending, out: Tensor, common: dict, where: str
     left = np.zeros(len(parts["w_scale"]), np.int64) if requant is None else requant.left
     unit = np.float64(x.scale) * parts["w_scale"].astype(np.float64) / np.exp2(left)
     skip = parts["skip"]
+    if skip is not None:
+        _integers(tensors[skip].scale / unit, where, "residual operand")
     units = None if skip is None else skip_multiplier(x.scale, parts["w_scale"], left, tensors[skip].scale)
     return Conv(input=x.name, weight=parts["codes"].astype(np.int8), w_bits=parts["w_bits"], bias=_bias(parts["bias"], unit, where),
                 w_scale=parts["w_scale"], requant=requant, stride=parts["stride"], padding=parts["padding"],
@@ -87,11 +90,18 @@ def _bias(bias, unit: np.ndarray, where: str) -> np.ndarray:
             f"a bias of {channels} values", list(values.shape))
     values = np.broadcast_to(values.reshape(-1), (channels,))
     if isinstance(bias, Const):
-        return np.rint(values / unit).astype(np.int64)
+        return _integers(values / unit, where, "bias")
     ratio = np.broadcast_to(bias.scale.reshape(-1), (channels,)).astype(np.float64) / unit
     finer = np.rint(np.log2(ratio)).astype(np.int64)
     exact = (np.abs(ratio / np.exp2(finer) - 1) < 2.0 ** -22) & (finer >= 0) & (finer < 31)
-    return np.where(exact, values << np.where(exact, finer, 0), np.rint(values * ratio).astype(np.int64))
+    return np.where(exact, values << np.where(exact, finer, 0), _integers(values * ratio, where, "bias"))
+
+
+def _integers(values: np.ndarray, where: str, what: str) -> np.ndarray:
+    """int64, nearest; refused where an int32 accumulator could not hold them."""
+    worst = np.abs(values).max()
+    require(bool(worst < 1 << ACC_BITS), where, f"a {what} below 2**{ACC_BITS} units of its sum", worst, "check its scales")
+    return np.rint(values).astype(np.int64)
 
 
 def picture(name: str, out: Tensor, mean: np.ndarray, std: np.ndarray, codes: tuple[int, int], where: str):

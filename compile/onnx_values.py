@@ -154,6 +154,7 @@ def _dequantize(value: Const, inputs: list, attributes: dict, where: str) -> Wei
     require(not attributes.get("block_size"), where, "a scale per tensor or channel", "scales per block")
     scale, axis, ndim = inputs[1].array, attributes.get("axis", 1), max(1, value.array.ndim)
     require(bool(np.isfinite(scale).all() and (scale > 0).all()), where, "positive scales", scale.min(initial=0))
+    require(scale.size == 1 or -ndim <= axis < ndim, where, f"an axis of {ndim} dimensions", axis)
     codes, bits = value.array, value.bits
     if len(inputs) > 2 and inputs[2] is not None:
         codes = codes - _along(inputs[2].array, axis, ndim)

@@ -38,7 +38,6 @@ def check(bundle: Path) -> list[dict]:
         got = np.array([loaded.run(name, p) for p in pictures], np.int32).reshape(logits.shape)
         differing = int((got != logits).sum())
         rows.append({"variant": name, "pictures": len(pictures), "logits": got.size, "differing": differing})
-    loaded.close()
     return rows
 
 
@@ -61,7 +60,6 @@ def bench(bundle: Path, calls: int) -> list[dict]:
                 began = time.perf_counter()
                 step(pictures[i % len(pictures)])
                 times[key].append((time.perf_counter() - began) * US)
-        loaded.close()
     rows = []
     for (step, variant), us in times.items():
         low, middle, high = np.percentile(us[1:], (0, 50, 99))  # the first call warms caches

@@ -1,6 +1,7 @@
 """Memory of an NVIDIA GPU through the driver's own library, by ctypes: neither CUDA toolkit nor torch is needed."""
 
 import ctypes
+import weakref
 from functools import cache
 
 import numpy as np
@@ -25,8 +26,8 @@ class Driver:
         try:
             self._lib = ctypes.CDLL(library)
         except OSError as error:
-            raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run the bundle on "
-                              "a machine with an NVIDIA GPU. Its CUDA source (lib/*.cu) and the command that compiles it "
+            raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run it on a "
+                              "machine with an NVIDIA GPU. The source (lib/*.cu) and the command that compiles it "
                               "(manifest.json: producer, built) are in the bundle") from error
         self._call("cuInit", 0)
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
@@ -116,37 +117,43 @@ _Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_DLManagedTensor))
 _DLManagedTensor._fields_ = [("tensor", _DLTensor), ("context", ctypes.c_void_p), ("deleter", _Deleter)]
 _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+_CAPSULE = b"dltensor"  # DLPack's name for a tensor that nobody has taken yet
+
+
+@_Deleter
+def _release(managed):
+    ctypes.pythonapi.Py_DecRef(ctypes.cast(managed.contents.context, ctypes.py_object))
 
 
 class DeviceTensor:
-    """`count` values at an address of the GPU, as DLPack offers them to one consumer, which this must outlive."""
+    """The first `count` values of a buffer as DLPack offers them; whoever takes it keeps the buffer's memory alive."""
 
-    def __init__(self, pointer: int, count: int, kind: np.dtype):
-        self._shape = (ctypes.c_int64 * 1)(count)
-        self._deleter = _Deleter(lambda _: None)  # the memory belongs to a DeviceBuffer, not to the consumer
+    def __init__(self, buffer: "DeviceBuffer", pointer: int, count: int, kind: np.dtype):
+        self._buffer, self._shape = buffer, (ctypes.c_int64 * 1)(count)
         dtype = (_DL_CODES[kind.kind], 8 * kind.itemsize, 1)
         tensor = _DLTensor(pointer, _KDL_CUDA, _DEVICE, 1, *dtype, self._shape, None, 0)
-        self._managed = _DLManagedTensor(tensor, None, self._deleter)
+        self._managed = _DLManagedTensor(tensor, id(self), _release)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return _KDL_CUDA, _DEVICE
 
     def __dlpack__(self, **_):
-        return _new_capsule(ctypes.addressof(self._managed), b"dltensor", None)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # until the consumer calls _release
+        return _new_capsule(ctypes.addressof(self._managed), _CAPSULE, None)
 
 
 class DeviceBuffer:
-    """[count] values of dtype on the GPU, zero at first, with a copy on this side; `close` gives the memory back."""
+    """[count] values of dtype on the GPU, zero at first, with a copy on this side; freed with the last reference."""
 
-    def __init__(self, count: int, dtype, owner: Driver | None = None):
-        self._driver = owner or driver()
-        self._host = np.zeros(count, dtype)
+    def __init__(self, count: int, dtype):
+        self._driver, self._host = driver(), np.zeros(count, dtype)
         self._pointer = self._driver.allocate(self._host.nbytes + SLACK)
+        weakref.finalize(self, self._driver.free, self._pointer)
         self._driver.upload(self._pointer, self._host)
 
     def tensor(self, count: int) -> DeviceTensor:
         """The first `count` values."""
-        return DeviceTensor(self._pointer, count, self._host.dtype)
+        return DeviceTensor(self, self._pointer, count, self._host.dtype)
 
     def write(self, values: np.ndarray) -> None:
         np.copyto(self._host, values)
@@ -156,9 +163,3 @@ class DeviceBuffer:
         """A copy of the values, once every kernel launched before has ended."""
         self._driver.download(self._pointer, self._host)
         return self._host.copy()
-
-    def close(self) -> None:
-        """A second call does nothing."""
-        pointer, self._pointer = self._pointer, 0
-        if pointer:
-            self._driver.free(pointer)

@@ -105,9 +105,7 @@ class Engine:
     def close(self) -> None:
         """Frees libraries and memory; a second call does nothing."""
         with self._lock:
-            loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            loaded.close()
+            self._loaded = None
 
     def __enter__(self) -> "Engine":
         return self
@@ -167,6 +165,6 @@ def _best_variant(variants: tuple[Variant, ...], budget: float | None) -> Varian
     measured = all(v.accuracy for v in variants)
     within = [v for v in variants if budget is None or v.cost <= budget * (1 + 1e-9)]
     if not within:
-        raise ValueError(f"budget {budget!r}: expected at least {min(v.cost for v in variants)}, the cost of the cheapest "
-                         "variant")
+        least = min(v.cost for v in variants)
+        raise ValueError(f"budget {budget!r}: expected at least {least}, the cost of the cheapest variant")
     return max(within, key=lambda v: (v.mean_accuracy, -v.cost) if measured else (v.cost,))

@@ -30,9 +30,6 @@ class HostBuffer:
         """A copy of the values."""
         return self._array.copy()
 
-    def close(self) -> None:
-        """Nothing to give back: numpy owns the memory."""
-
 
 # family -> where its libraries work; the families that are not named work in this machine's memory
 _MEMORY = {"cuda": DeviceBuffer}
@@ -42,12 +39,12 @@ class Loaded:
     """Some of a bundle's variants, ready: `run` is one call of compiled code over buffers that are made once.
 
     Picture, logits and workspace are shared, so only one `run` may be under way at a time (the engine holds a lock);
-    libraries and unpacked weights that variants have in common are loaded once. Raises BundleError.
+    libraries and unpacked weights that variants have in common are loaded once. Libraries and memory are given back
+    with the last reference. Raises BundleError.
     """
 
     def __init__(self, bundle: Bundle, variants: Sequence[Variant]):
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
-        self._kept: list = []  # buffers and what their tensors point into
         self._calls: dict[str, tuple] = {}
         classes = len(bundle.manifest.labels)
         self._picture, picture = self._buffer(int(np.prod(bundle.manifest.shape)), np.uint8)
@@ -70,17 +67,8 @@ class Loaded:
         main(*arguments)
         return self._logits.read()
 
-    def close(self) -> None:
-        """Frees libraries and memory; `run` must not be called afterwards."""
-        self._calls.clear()
-        for kept in self._kept:
-            if isinstance(kept, (HostBuffer, DeviceBuffer)):
-                kept.close()
-        self._kept.clear()
-
     def _buffer(self, count: int, dtype) -> tuple:
         buffer = self._memory(count, dtype)
-        self._kept.append(buffer)
         return buffer, self._tensor(buffer, count)
 
     def _filled(self, values: np.ndarray):
@@ -89,9 +77,7 @@ class Loaded:
         return tensor
 
     def _tensor(self, buffer, count: int):
-        source = buffer.tensor(count)
-        self._kept.append(source)
-        return _ffi().from_dlpack(source)
+        return _ffi().from_dlpack(buffer.tensor(count))
 
 
 def _ffi():

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tokenize
 import zlib
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
             raise ValueError(f"expected the checksum of its {kind.decode('latin1')} chunk to fit, it does not")
         found[kind] = found.get(kind, b"") + body
         at += 12 + size
+    if b"IEND" not in found:
+        raise ValueError("expected an IEND chunk, the file ends before it")
     return found
 
 
@@ -132,7 +135,10 @@ def _bmp(data: bytes) -> np.ndarray:
 
 
 def _npy(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (SyntaxError, TypeError, MemoryError, OverflowError, tokenize.TokenError) as error:
+        raise ValueError(f"its header cannot be read ({error})") from error
 
 
 def _pillow(data: bytes) -> np.ndarray:

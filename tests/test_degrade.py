@@ -1,4 +1,4 @@
-"""Degradations do what their constants say, alike for the same seed; views do not depend on workers or a broken cache."""
+"""Degradations do what their constants say, alike for a seed; views do not depend on workers or a broken cache."""
 
 import io
 import json
@@ -16,6 +16,7 @@ from train.data import Dataset
 from train.degrade import CONSTANTS, FAMILIES, HELD_OUT, SEVERITIES, degrade, jpeg_quality, motion_kernel
 from train.views import evaluation_views, mixed_views, severities, training_views
 
+SIDES = st.integers(8, 70)
 GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
@@ -43,12 +44,12 @@ def test_families_are_those_agreed_on():
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.sampled_from(FAMILIES), st.sampled_from(SEVERITIES), st.integers(0, 2**70), st.integers(8, 70), st.integers(8, 70))
-def test_same_seed_same_picture_of_the_same_size(family, severity, seed, h, w):
+@given(st.sampled_from(FAMILIES), st.sampled_from(SEVERITIES), st.integers(0, 2**70), SIDES, SIDES)
+def test_same_seed_same_picture(family, severity, seed, h, w):
     x = noise(h, w, 3, seed=seed % 1000)
     before = x.copy()
     out = degrade(x, family, severity, seed)
-    assert out.dtype == np.uint8 and out.shape == x.shape and out.flags.c_contiguous and out.flags.owndata | True
+    assert out.dtype == np.uint8 and out.shape == x.shape and out.flags.c_contiguous
     assert np.array_equal(out, degrade(x, family, severity, seed)) and np.array_equal(x, before)
     assert not np.shares_memory(out, x)
 
@@ -109,7 +110,8 @@ def test_defocus_is_the_published_disk():
         disk = (at[:, None] ** 2 + at[None] ** 2 <= radius**2).astype(float)
         line = np.exp(-np.array([1, 0, 1]) / (2 * edge**2))
         line /= line.sum()
-        disk = sum(line[i + 1] * line[j + 1] * np.roll(disk / disk.sum(), (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1))
+        steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        disk = sum(line[i + 1] * line[j + 1] * np.roll(disk / disk.sum(), (i, j), (0, 1)) for i, j in steps)
         out = degrade(point, "defocus_blur", severity, 0)[14:19, 14:19, 0]
         assert np.abs(out / 255 - disk).max() < 0.004
 
@@ -120,7 +122,9 @@ def test_motion_blur_is_a_half_gaussian_along_its_ray():
     assert anchor == (0, 0) and kernel.shape == (1, 7) and np.allclose(kernel[0], exact / exact.sum())
     for angle in (-math.pi / 4, -0.3, 0.5, math.pi / 4):
         kernel, (x, y) = motion_kernel(9, 2.5, angle)
-        assert abs(kernel.sum() - 1) < 1e-6 and kernel[y, x] == kernel.max()
+        rows, columns = np.indices(kernel.shape)
+        towards = math.atan2(((rows - y) * kernel).sum(), ((columns - x) * kernel).sum())
+        assert abs(kernel.sum() - 1) < 1e-6 and kernel[y, x] > 0.1 and abs(towards - angle) < 0.2
     assert (degrade(GREY, "motion_blur", 5, 3) == GREY).all()
 
 
@@ -153,15 +157,13 @@ def test_larger_pictures_are_degraded_more_per_pixel():
     assert [jpeg_quality(q, 1.0) for q in CONSTANTS["jpeg"]] == list(CONSTANTS["jpeg"])
     assert [jpeg_quality(q, 7.0) for q in CONSTANTS["jpeg"]] == [47, 27, 22, 19, 15]
     large = np.full((224, 224, 3), 128, np.uint8)
-    for severity, sigma in zip(SEVERITIES, CONSTANTS["gaussian_noise"], strict=True):
-        assert abs(degrade(large, "gaussian_noise", severity, 0).std() / 255 / (sigma * math.sqrt(7)) - 1) < 0.03
-    point = np.zeros((224, 224, 3), np.uint8)
-    point[100:124, 100:124] = 255
-    out = degrade(point, "gaussian_blur", 5, 0)[112, :, 0] / 255
-    rise = np.abs(np.diff(out[80:112]))
-    at = np.arange(len(rise))
-    centre = (at * rise).sum() / rise.sum()
-    assert abs(math.sqrt(((at - centre) ** 2 * rise).sum() / rise.sum()) - 7) < 1
+    for severity, sigma in zip((1, 2), CONSTANTS["gaussian_noise"], strict=False):  # more is cut at black and white
+        assert abs(degrade(large, "gaussian_noise", severity, 0).std() / 255 / (sigma * math.sqrt(7)) - 1) < 0.02
+    edge = np.zeros((224, 224, 3), np.uint8)
+    edge[:, 112:] = 255
+    rise = np.diff(degrade(edge, "gaussian_blur", 5, 0)[112, :, 0].astype(float)) / 255  # the blur's own shape
+    at = np.arange(223) - 111
+    assert abs(rise.sum() - 1) < 1e-9 and abs(math.sqrt((at**2 * rise).sum()) - 7 * CONSTANTS["gaussian_blur"][4]) < 0.2
     small = noise(16, 16, 3)
     assert np.array_equal(degrade(small, "jpeg", 3, 0), degrade(small, "jpeg", 3, 5))  # as at 32: no smaller constants
 
@@ -169,7 +171,8 @@ def test_larger_pictures_are_degraded_more_per_pixel():
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "clean"])
 def test_severity_rises(family):
     x = np.stack([picture(seed=k) for k in range(20)])
-    errors = [np.mean([np.abs(degrade(p, family, s, k).astype(int) - p).mean() for k, p in enumerate(x)]) for s in SEVERITIES]
+    views = [np.stack([degrade(p, family, s, k) for k, p in enumerate(x)]) for s in SEVERITIES]
+    errors = [np.abs(v.astype(int) - x).mean() for v in views]
     assert all(a < b * 1.001 for a, b in zip(errors, errors[1:], strict=False)) and errors[-1] > 1.3 * errors[0]
 
 
@@ -238,9 +241,13 @@ def damages():
         path.write_bytes(raw)
 
     return {
-        "a flipped bit": flip, "cut short": lambda p: p.write_bytes(p.read_bytes()[:-100]), "empty": lambda p: p.write_bytes(b""),
-        "not numpy": lambda p: p.write_text("hello"), "a pickle": lambda p: np.save(p, np.array([{}], object), allow_pickle=True),
-        "other shape": lambda p: np.save(p, np.zeros((2, 3), np.uint8)), "no description": lambda p: p.with_suffix(".json").unlink(),
+        "a flipped bit": flip,
+        "cut short": lambda p: p.write_bytes(p.read_bytes()[:-100]),
+        "empty": lambda p: p.write_bytes(b""),
+        "not numpy": lambda p: p.write_text("hello"),
+        "a pickle": lambda p: np.save(p, np.array([{}], object), allow_pickle=True),
+        "other shape": lambda p: np.save(p, np.zeros((2, 3), np.uint8)),
+        "no description": lambda p: p.with_suffix(".json").unlink(),
         "bad description": lambda p: p.with_suffix(".json").write_text("[1"),
         "other description": lambda p: p.with_suffix(".json").write_text(json.dumps({"made_of": {}, "crc32": []})),
         "no pictures": lambda p: p.unlink(),

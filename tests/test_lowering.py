@@ -1,4 +1,4 @@
-"""Lowering: the integer graph against the fake-quantized network it came from; torch's integers against the reference."""
+"""Lowering against the fake-quantized network it came from, and torch's integers against the reference."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def network(arch_name: str, seed: int, size: int = 16, variants: int = 2) -> tup
 
 @torch.no_grad()
 def settle(net: Network, variant: str, graph: Graph) -> list[float]:
-    """Moves the float network onto the graph's nudged scales and rounded biases; returns each scale's move, a quotient."""
+    """Moves the float network onto the graph's nudged scales and rounded biases; returns each scale's quotient."""
     moves = []
     for node in graph.nodes:
         scale, x_scale = graph.tensors[node.output].scale, graph.tensors[node.inputs[0]].scale
@@ -79,7 +79,7 @@ def test_graph_computes_what_was_trained(arch, seed):
     with torch.no_grad():
         floats = net(images, "v0").numpy() / graph.tensors["logits"].scale
     integers = reference.run(graph, images.numpy())
-    # No sum is near a tie, so float64 finds every code; logits differ by the float32 rounding of the scales, 1e-7 of them.
+    # No sum is near a tie, so float64 finds every code; logits differ by the float32 rounding of the scales, 1e-7.
     assert np.abs(floats - integers).max() < 0.25
     assert integers.std(0).max() > 1  # and pictures differ
 
@@ -91,8 +91,8 @@ def test_eight_bits_agree_before_settling():
     graph = lower(net.double(), "w8a8")
     integers = reference.run(graph, images.numpy()) * graph.tensors["logits"].scale
     floats = net(images, "w8a8").detach().numpy()
-    # Scales move by up to 0.3 % a layer and codes at a border flip; over 20 layers of a random network that adds up to some
-    # percent of the differences between pictures.
+    # Scales move by up to 0.3 % a layer and codes at a border flip; over 20 layers of a random network that adds up to
+    # some percent of the differences between pictures.
     assert np.sqrt(np.mean((integers - floats) ** 2)) < 0.15 * (floats - floats.mean(0)).std()
 
 

@@ -1,4 +1,4 @@
-"""The engine: exact logits, the choice of variants, threads, refusals, the command line, and what importing it costs."""
+"""The engine: exact logits, choice of variants, threads, refusals, the command line, and what importing it costs."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def graphs():
 
 
 def selector(luma: int) -> Selector:
-    """w8a8 for pictures whose mean luma is over `luma` codes, w4a4 for others; "again" is the worst and never chosen."""
+    """w8a8 for pictures whose mean luma is over `luma` codes, w4a4 for others; "again" is never chosen."""
     d, k = len(quality.NAMES), len(BITS)
     zero, at = np.zeros(d, np.int64), quality.NAMES.index("luma")
     offset, multiplier, hidden = zero.copy(), zero.copy(), zero[None].copy()
@@ -47,7 +47,8 @@ def selecting(small_bundle, tmp_path):
     folder = shutil.copytree(small_bundle, tmp_path / "selecting")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["selector"] = selector(100).to_dict()
-    manifest["budgets"] = [{"budget": b, "lambda": lam, "accuracy": a} for b, lam, a in ((0.8, 0.0, 0.9), (0.5, 1e3, 0.7))]
+    entries = ((0.8, 0.0, 0.9), (0.5, 1000.0, 0.7))
+    manifest["budgets"] = [dict(zip(("budget", "lambda", "accuracy"), entry, strict=True)) for entry in entries]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -76,7 +77,8 @@ def test_prediction(small_bundle, graphs):
 
 def test_softmax_of_large_logits():
     np.testing.assert_array_equal(softmax(np.array([2**31 - 1, -2**31], np.int32), 1.0), np.array([1, 0], np.float32))
-    np.testing.assert_allclose(softmax(np.array([3, 1], np.int32), 0.5), np.exp([1, 0]) / np.exp([1, 0]).sum(), rtol=1e-6)
+    expected = np.exp([1, 0]) / np.exp([1, 0]).sum()  # rounded to float32
+    np.testing.assert_allclose(softmax(np.array([3, 1], np.int32), 0.5), expected, rtol=1e-7)
 
 
 def test_any_size_and_kind_of_picture(small_bundle):
@@ -88,7 +90,8 @@ def test_any_size_and_kind_of_picture(small_bundle):
         for img, p in zip(imgs, batch, strict=True):
             np.testing.assert_array_equal(engine.infer(img).logits, p.logits)
         assert engine.infer_batch([]) == []
-        for wrong in ("picture.png", *(np.zeros(s, d) for s, d in (((4, 4, 2), "u1"), ((4, 4, 3), "i8"), ((0, 3, 3), "u1")))):
+        shapes = (((4, 4, 2), np.uint8), ((4, 4, 3), np.int64), ((0, 3, 3), np.uint8))
+        for wrong in ("picture.png", *(np.zeros(shape, dtype) for shape, dtype in shapes)):
             with pytest.raises((TypeError, ValueError), match="expected"):
                 engine.infer(wrong)
 
@@ -198,7 +201,7 @@ def test_a_bundle_built_anew_in_its_place_is_what_runs(small_bundle, tmp_path, g
         shutil.rmtree(folder)
         shutil.copytree(small_bundle, folder)
         manifest = json.loads((folder / "manifest.json").read_text())
-        files, (w8a8, w4a4, _) = dict(manifest["files"]), manifest["variants"]  # trade names: now w8a8.so is the other network
+        files, (w8a8, w4a4, _) = dict(manifest["files"]), manifest["variants"]  # w8a8.so: the other network
         for name, source in (("w8a8.so", "w4a4.so"), ("w4a4.so", "w8a8.so")):
             shutil.copy(small_bundle / "lib" / source, folder / "lib" / name)
             manifest["files"][f"lib/{name}"] = files[f"lib/{source}"]

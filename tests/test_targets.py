@@ -1,4 +1,4 @@
-"""Target descriptions, and the toolchains that turn a TIR module into a library: what they make and what they refuse."""
+"""Target descriptions, and the toolchains that make libraries of TIR modules: what they make and what they refuse."""
 
 import dataclasses
 import json

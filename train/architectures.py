@@ -26,7 +26,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Block:
-    """out = relu(conv2(relu(conv1(x))) + skip); skip is x, a projection of it, or its strided pixels in more channels."""
+    """out = relu(conv2(relu(conv1(x))) + skip); skip: x, a projection of it, or its strided pixels in more channels."""
 
     name: str
     conv1: Layer

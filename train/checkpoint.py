@@ -43,7 +43,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
     """(tensors by full name, state). Raises CheckpointError where there is none that can be read."""
     path = folder / NAME
     if not path.is_file():
-        raise CheckpointError(f"--resume: there is no {path}; start without --resume, or give the --out of the earlier run")
+        raise CheckpointError(f"--resume: there is no {path}; start without --resume, or give the earlier run's --out")
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
@@ -75,4 +75,4 @@ def check_same_run(saved: dict, now: dict) -> None:
     differing = {k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k)}
     if differing:
         told = ", ".join(f"{k} was {saved.get(k)!r} and is {now.get(k)!r}" for k in sorted(differing))
-        raise CheckpointError(f"--resume: the settings differ from the checkpoint's: {told}; give the same, or start anew")
+        raise CheckpointError(f"--resume: settings differ from the checkpoint's: {told}; give the same, or start anew")

@@ -26,12 +26,13 @@ class IntegerNetwork:
         self.last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
 
     @torch.no_grad()
-    def logits(self, pictures: np.ndarray | Tensor) -> Tensor:
+    def logits(self, pictures: np.ndarray) -> Tensor:
         """int32 [N, classes] on the device, of pictures uint8 [N, H, W, C]."""
-        if tuple(pictures.shape[1:]) != self.graph.tensors[self.graph.input].shape:
-            raise ValueError(f"expected pictures [N, {self.graph.tensors[self.graph.input].shape}], got {pictures.shape}")
+        expected = self.graph.tensors[self.graph.input].shape
+        if tuple(pictures.shape[1:]) != expected:
+            raise ValueError(f"expected pictures [N, {', '.join(map(str, expected))}], got {list(pictures.shape)}")
         with torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
-            parts = [self._run(torch.as_tensor(pictures[i:i + self.batch]).to(self.device))
+            parts = [self._run(torch.tensor(pictures[i:i + self.batch], device=self.device))
                      for i in range(0, len(pictures), self.batch)]
         return torch.cat(parts) if parts else torch.empty(0, self._classes(), dtype=torch.int32, device=self.device)
 
@@ -48,7 +49,7 @@ class IntegerNetwork:
         return values[self.graph.output].permute(0, 2, 3, 1).reshape(len(pictures), -1).to(torch.int32)
 
 
-def evaluate(graph: Graph, pictures: np.ndarray | Tensor, device: torch.device | str = "cpu") -> np.ndarray:
+def evaluate(graph: Graph, pictures: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
     """Logits int32 [N, classes] of pictures uint8 [N, H, W, C]."""
     return IntegerNetwork(graph, device).logits(pictures).cpu().numpy()
 

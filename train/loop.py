@@ -1,4 +1,4 @@
-"""The training loop: one phase over its epochs, with checkpoints, a journal, and the same end after any interruption."""
+"""The training loop: one phase over its epochs, with checkpoints, a journal, and one end after any interruption."""
 
 import math
 import time
@@ -45,7 +45,7 @@ class Run:
 
 @dataclass
 class Phase:
-    """Training of some arms of a network: the full-precision one from labels, or all variants from labels and teacher."""
+    """Training of arms of a network: the full-precision one from labels, or all variants from labels and teacher."""
 
     name: str
     net: Network
@@ -155,8 +155,8 @@ def _note(phase: Phase, run: Run, state: dict, step: int, rate: float) -> None:
 def _give_up(phase: Phase, run: Run, state: dict, losses: list[float]) -> None:
     told = ", ".join(f"{arm} {loss}" for arm, loss in zip(phase.arms, losses, strict=True))
     last = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint else "there is no checkpoint yet"
-    raise TrainingError(f"the loss is not finite in phase {phase.name}, epoch {state['epoch'] + 1}, step {state['step'] + 1} "
-                        f"({told}); {last}; try a smaller --lr")
+    raise TrainingError(f"the loss is not finite in phase {phase.name}, epoch {state['epoch'] + 1}, "
+                        f"step {state['step'] + 1} ({told}); {last}; try a smaller --lr")
 
 
 def keep(phase: Phase | None, run: Run, state: dict) -> None:
@@ -165,4 +165,5 @@ def keep(phase: Phase | None, run: Run, state: dict) -> None:
     if phase is None:
         run.last_checkpoint = checkpoint.save(run.folder, run.modules, None, [], state)
     else:
-        run.last_checkpoint = checkpoint.save(run.folder, run.modules, phase.optimizer, phase.names, state | {"phase": phase.name})
+        state["phase"] = phase.name
+        run.last_checkpoint = checkpoint.save(run.folder, run.modules, phase.optimizer, phase.names, state)

@@ -10,8 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from compile.graph import (CONV_MIN_SHIFT, AvgPool, Conv, Graph, Node, Requant, Rescale, Shortcut, Tensor,
-                           requant_from_ratio, skip_multiplier)
+from compile.graph import (
+    CONV_MIN_SHIFT,
+    AvgPool,
+    Conv,
+    Graph,
+    Node,
+    Requant,
+    Rescale,
+    Shortcut,
+    Tensor,
+    requant_from_ratio,
+    skip_multiplier,
+)
 from compile.scales import conv_requant, float32, logit_scale, rescale_requant
 from train.architectures import INPUT_SCALE, Block, Layer
 from train.networks import FULL, Network, key
@@ -33,7 +44,7 @@ def lower(net: Network, variant: str) -> Graph:
 
 @dataclass(frozen=True)
 class _Affine:
-    """A layer's real output as gain * sum + offset, float64 [O], sum over its real inputs and fake-quantized weights."""
+    """A layer's real output as gain * sum + offset, float64 [O]; the sum is of real inputs and quantized weights."""
 
     gain: np.ndarray
     offset: np.ndarray
@@ -66,7 +77,7 @@ def _nearest_odd(value: np.ndarray) -> np.ndarray:
 
 
 def tie_free(weight: np.ndarray, ratio: np.ndarray, divisor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weight, left, Q) for int64 codes [O, ...] and natural ratios float64 [O]: acc * ratio is about acc * 2**left / Q.
+    """(weight, left, Q) of int64 codes [O, ...] and natural ratios float64 [O]: acc * ratio is about acc * 2**left / Q.
 
     Q is `divisor` times an odd integer. A channel of so small a ratio that Q would pass LARGEST_Q gets smaller codes.
     """

@@ -14,14 +14,14 @@ from train.selector import budget_table, train_selector
 
 REFERENCE_BITS = 8 * 8  # costs are relative to 8-bit weights and activations throughout
 FULL_COST = 32 * 32 / REFERENCE_BITS
-BATCH = 250
+BATCH = 128
 
 Views = dict[tuple[str, int], np.ndarray]  # (family, severity) -> uint8 [N, H, W, 3]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A trained selector, its table of budgets, and the lambda that keeps to the budget on the pictures it was fitted to.
+    """A trained selector, its table of budgets, and the lambda that keeps to the budget where it was trained.
 
     A budget below the cheapest variant's cost means that variant.
     """
@@ -63,7 +63,8 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
     return torch.cat(answers).numpy() == labels
 
 
-def fit_selector(graphs: dict[str, Graph], views: np.ndarray, labels: np.ndarray, budget: float, seed: int, device) -> Choice:
+def fit_selector(graphs: dict[str, Graph], views: np.ndarray, labels: np.ndarray, budget: float, seed: int,
+                 device) -> Choice:
     """A selector from pictures that were not trained on: views uint8 [F, N, H, W, 3], labels int64 [N]."""
     families, count = views.shape[:2]
     pictures = views.reshape(-1, *views.shape[2:])

@@ -42,11 +42,14 @@ class QuantConv(nn.Module):
         self.arms = nn.ModuleDict({FULL: Arm(layer, eps, None, None)})
 
     def add_arm(self, name: str, w_bits: int, a: Quantizer | None) -> None:
-        """An arm that starts with the full-precision one's batch norm; the classifier has one weight step for all classes."""
+        """The classifier has one weight step for all classes, so that its sums compare."""
         channels = 1 if self.layer.source == "pool" else self.layer.outputs
-        arm = Arm(self.layer, self.eps, Quantizer(w_bits, True, channels), a)
-        arm.norm.load_state_dict(self.arms[FULL].norm.state_dict())
-        self.arms[name] = arm
+        self.arms[name] = Arm(self.layer, self.eps, Quantizer(w_bits, True, channels), a)
+        self.inherit(name)
+
+    def inherit(self, name: str) -> None:
+        """An arm starts with the full-precision one's batch norm or bias."""
+        self.arms[name].norm.load_state_dict(self.arms[FULL].norm.state_dict())
 
     def codes(self, x: Tensor, arm: str, fit: bool) -> Tensor:
         """The layer's input on its grid: unsigned, which is also the ReLU of a sum."""
@@ -96,7 +99,7 @@ class Network(nn.Module):
             self.convs[key(layer)].add_arm(name, w_bits, a)
 
     def reads(self, layer: Layer, variant: str) -> str | None:
-        """Whose codes a layer takes as they are: "picture", "stream", or those of its block's first layer; else None."""
+        """Whose codes a layer takes as they are: "picture", "stream", or its block's first layer by name; else None."""
         config = self.bits[variant]
         if layer.source == "picture":
             return "picture"
@@ -151,11 +154,11 @@ class Network(nn.Module):
         return F.pad(x, (0, 0, 0, 0, block.before, block.after)) if block.before + block.after else x
 
     def inherit(self, teacher: "Network") -> None:
-        """Takes weights and full-precision arm of a network of the same architecture; every variant starts with its norms."""
+        """Takes weights and full-precision arm of a network of this architecture; every variant starts from them."""
         self.load_state_dict(teacher.state_dict(), strict=False)
         for conv in self.convs.values():
             for name in self.bits:
-                conv.arms[name].norm.load_state_dict(conv.arms[FULL].norm.state_dict())
+                conv.inherit(name)
 
     @torch.no_grad()
     def calibrate(self, pictures: Tensor) -> None:

@@ -6,10 +6,13 @@ processes hold equal networks at any time.
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+PATIENCE = timedelta(hours=12)  # one process may degrade pictures for long while the others wait
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Group:
 
     @torch.no_grad()
     def combine(self, module: nn.Module, parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
-        """Sums gradients and the loss [k] over processes, in place, and averages running statistics; returns the loss."""
+        """Sums gradients and loss [k] over processes, in place, and averages running statistics; returns the loss."""
         if self.processes == 1:
             return loss
         running = [b for name, b in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
@@ -46,7 +49,7 @@ def join(device: torch.device) -> Group:
     """The group that torchrun made; a group of one without it."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Group()
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Group(dist.get_rank(), dist.get_world_size())
 
 
@@ -60,5 +63,5 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: this torch finds no CUDA device; give --device cpu, or install a CUDA build")
+        raise ValueError(f"--device {name}: torch finds no CUDA device; give --device cpu, or install a CUDA build")
     return torch.device(name)

@@ -17,14 +17,14 @@ from train.networks import FULL, Network
 from train.settings import Settings
 from train.weights import load_weights
 
-CALIBRATION = 512  # pictures that set the first steps
+CALIBRATION = 256  # pictures that set the first steps
 REESTIMATION_STEPS = 32  # batches whose statistics replace the running ones, where that pays
 FIRST_BITS = (8, 8)  # of the first layer and the classifier
 
 
 @dataclass(frozen=True)
 class Held:
-    """Pictures kept from training, uint8 [N, H, W, 3] of mixed quality with labels int64 [N]: to compare, never to learn."""
+    """Pictures kept from training, uint8 [N, H, W, 3] of mixed quality, and labels int64 [N]: to compare by."""
 
     pictures: np.ndarray
     labels: np.ndarray
@@ -32,23 +32,24 @@ class Held:
 
 def variant_bits(arch: Architecture, w_bits: int, a_bits: int) -> dict[str, tuple[int, int]]:
     """Layer name -> widths: the given ones inside, 8 bits in the first layer and the classifier."""
-    return {layer.name: FIRST_BITS if layer in (arch.stem, arch.classifier) else (w_bits, a_bits) for layer in arch.layers}
+    ends = (arch.stem, arch.classifier)
+    return {layer.name: FIRST_BITS if layer in ends else (w_bits, a_bits) for layer in arch.layers}
 
 
 def networks(settings: Settings, dataset: Dataset, device: torch.device) -> tuple[Network, Network]:
-    """(teacher, student): full precision alone, and all variants; their weights are random, or the teacher's given ones."""
+    """(teacher, student): full precision alone, with random or given weights, and all variants, not yet set."""
     arch = architecture(settings.arch, dataset.shape, len(dataset.labels))
     torch.manual_seed(settings.seed)
     teacher = Network(arch, {})
     teacher.zero_point.copy_(torch.tensor(dataset.train_x.mean((0, 1, 2))).round().long())
     if settings.weights is not None:
         load_weights(teacher, settings.weights)
-    # The student begins as a copy of the trained teacher; its own random weights are never used.
     bits = {name: variant_bits(arch, *widths) for name, widths in settings.variants.items()}
     return teacher.to(device), Network(arch, bits).to(device)
 
 
-def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held, resumed: dict | None) -> None:
+def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held,
+                   resumed: dict | None) -> None:
     """Trains the teacher on mixed quality, from scratch or from given weights."""
     run.modules["teacher"] = teacher
     if resumed is None or resumed["phase"] == "full":
@@ -102,11 +103,12 @@ def _accuracy(net: Network, arm: str, held: Held, device: torch.device) -> float
 
 @torch.no_grad()
 def _reestimate(run: Run, batches: Batches, student: Network, held: Held) -> None:
-    """Replaces a variant's running statistics, which lag behind the weights, by fresh means where held pictures gain."""
+    """Replaces a variant's running statistics, which lag behind the weights, by fresh means where accuracy gains."""
     record = {"phase": "statistics", "epoch": 0, "step": 0}
     order = batches.order("statistics", 0)
     for name in student.bits:
-        norms = [m for conv in student.convs.values() for m in conv.arms[name].modules() if isinstance(m, nn.BatchNorm2d)]
+        arms = [conv.arms[name].norm for conv in student.convs.values()]
+        norms = [norm for norm in arms if isinstance(norm, nn.BatchNorm2d)]
         before, kept = _accuracy(student, name, held, batches.device), [copy.deepcopy(m.state_dict()) for m in norms]
         momentum = norms[0].momentum
         for norm in norms:

@@ -1,4 +1,4 @@
-"""Fake quantization with learned steps (LSQ, Esser et al. 2020, arXiv 1902.08153), rounding ties up as the integers do."""
+"""Fake quantization with learned steps (LSQ, Esser et al. 2020, arXiv 1902.08153); ties go up, as in the integers."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 CANDIDATES = torch.linspace(0.1, 1.0, 46)  # fractions of the largest value tried as the clipping point
-SAMPLE = 1 << 17  # values looked at when a step is searched
+SAMPLE = 1 << 15  # values looked at when a step is searched
 
 
 def code_range(bits: int, signed: bool) -> tuple[int, int]:
@@ -15,7 +15,7 @@ def code_range(bits: int, signed: bool) -> tuple[int, int]:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Forward: clamp(floor(x / step + 1/2), qmin, qmax) * step. Backward: LSQ Eq. 3 for the step, straight through for x."""
+    """Forward: clamp(floor(x / step + 1/2), qmin, qmax) * step. Backward: LSQ Eq. 3, and straight through for x."""
 
     @staticmethod
     def forward(ctx, x: Tensor, step: Tensor, qmin: int, qmax: int) -> Tensor:
@@ -70,7 +70,7 @@ def search_step(x: Tensor, qmin: int, qmax: int) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """One learned step for a tensor, or one per output channel of a weight; held as its logarithm, so it stays positive."""
+    """One learned step for a tensor, or one per output channel of a weight; as its logarithm, so it stays positive."""
 
     def __init__(self, bits: int, signed: bool, channels: int = 1):
         super().__init__()

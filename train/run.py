@@ -43,8 +43,9 @@ def main(settings: Settings) -> None:
 
     dataset = first(load(settings.dataset, settings.data, settings.cache), settings.limit)
     views, held = training_pictures(settings, dataset, group)
-    batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures, seed=settings.seed,
-                      flip=MIRRORED.get(dataset.name, True), device=device, share=(group.rank, group.processes))
+    batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
+                      seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
+                      share=(group.rank, group.processes))
     teacher, student = phases.networks(settings, dataset, device)
 
     run = Run(settings.folder, settings.record(), group, journal(settings, group, saved),
@@ -76,7 +77,7 @@ def spread(count: int, limit: int) -> np.ndarray:
 
 
 def training_pictures(settings: Settings, dataset: Dataset, group: Group) -> tuple[np.ndarray, phases.Held]:
-    """Degraded training pictures uint8 [F, N, H, W, 3] and held ones; the writing process makes them, the others wait."""
+    """Degraded training pictures uint8 [F, N, H, W, 3], and held ones; the writing process makes them first."""
     if not group.writes:
         group.wait()
     chosen = spread(len(dataset.val_y), HELD_PICTURES)
@@ -124,29 +125,37 @@ def finish(settings: Settings, dataset: Dataset, teacher, graphs, device, consol
 
 def about(settings: Settings, dataset: Dataset, graphs, records: list[dict], choice) -> dict:
     """What run.json says beside what the graphs say."""
-    variants = [{"name": name, "cost": cost(g), "bitops": bit_operations(g), "accuracy": accuracy_by_family(records, "fixed", name)}
-                for name, g in graphs.items()]
-    return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset, "method": settings.method,
-            "labels": list(dataset.labels), "variants": variants, "selector": choice.selector, "budgets": choice.budgets,
-            "lambda": choice.lam, "settings": settings.record()}
+    variants = [{"name": name, "cost": cost(g), "bitops": bit_operations(g),
+                 "accuracy": accuracy_by_family(records, "fixed", name)} for name, g in graphs.items()]
+    return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
+            "method": settings.method, "labels": list(dataset.labels), "variants": variants,
+            "selector": choice.selector, "budgets": choice.budgets, "lambda": choice.lam, "settings": settings.record()}
 
 
 def show(records: list[dict], console: Console) -> None:
-    """Accuracy in percent per arm and family, the mean of its severities, and the mean cost."""
-    table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
-    families = list(dict.fromkeys(r["family"] for r in records))
+    """Accuracy in percent per family (mean of its severities) and arm, and each arm's mean cost."""
     held = {r["family"] for r in records if r["heldout"]}
-    for column in ("arm", "variant", "cost", "mean", *(f"{f}*" if f in held else f for f in families)):
-        table.add_column(column, justify="left" if column in ("arm", "variant") else "right")
-    for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records):
-        mine = [r for r in records if (r["arm"], r["variant"]) == (arm, variant)]
-        accuracy = accuracy_by_family(records, arm, variant)
-        mean_cost = sum(r["cost"] * r["pictures"] for r in mine) / sum(r["pictures"] for r in mine)
-        shown = [np.mean(list(accuracy.values())), *accuracy.values()]
-        table.add_row(arm, variant, f"{mean_cost:.3f}", *(f"{100 * a:.1f}" for a in shown))
+    arms = {(arm, variant): accuracy_by_family(records, arm, variant)
+            for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records)}
+    table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
+    table.add_column("family")
+    for arm, variant in arms:
+        table.add_column(variant if arm in ("fixed", "fp32") else arm, justify="right")
+    for family in dict.fromkeys(r["family"] for r in records):
+        table.add_row(family + (" *" if family in held else ""), *(f"{100 * a[family]:.1f}" for a in arms.values()))
+    table.add_section()
+    for name, left_out in (("mean", set()), ("mean without *", held)):
+        means = [np.mean([v for f, v in a.items() if f not in left_out]) for a in arms.values()]
+        table.add_row(name, *(f"{100 * m:.1f}" for m in means))
+    table.add_row("cost of W8A8", *(f"{mean_cost(records, *arm):.3f}" for arm in arms))
     console.print(table)
     if held:
         console.print("* held out: never seen in training")
+
+
+def mean_cost(records: list[dict], arm: str, variant: str) -> float:
+    mine = [r for r in records if (r["arm"], r["variant"]) == (arm, variant)]
+    return sum(r["cost"] * r["pictures"] for r in mine) / sum(r["pictures"] for r in mine)
 
 
 def write_json(path: Path, content) -> None:
@@ -156,7 +165,8 @@ def write_json(path: Path, content) -> None:
 
 
 def _show(settings: Settings, device: torch.device, console: Console) -> None:
-    taken = {**settings.record(), "out": settings.folder, "cache": settings.cache, "data": settings.data, "device": device}
+    taken = {**settings.record(), "out": settings.folder, "cache": settings.cache, "data": settings.data,
+             "device": device}
     console.print("settings: " + ", ".join(f"{k}={v}" for k, v in taken.items()), highlight=False, soft_wrap=True)
 
 

@@ -69,7 +69,7 @@ class Settings:
         if not 0 < self.lr < 1:
             raise SettingsError(f"--lr: expected a rate between 0 and 1, got {self.lr}")
         if not 0 < self.budget <= 1:
-            raise SettingsError(f"--budget: expected a share of the cost of 8 bits, above 0 and up to 1, got {self.budget}")
+            raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
         self.variants, self.training_families  # noqa: B018  (each raises where it makes no sense)
 
     @property
@@ -78,10 +78,11 @@ class Settings:
         found = {}
         for entry in self.bits.split(","):
             match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", entry.strip())
-            widths = tuple(int(g) for g in (match.group(2, 3) if match.group(2) else match.group(1, 1))) if match else ()
+            groups = () if not match else match.group(2, 3) if match.group(2) else match.group(1, 1)
+            widths = tuple(int(g) for g in groups)
             if not match or any(w not in WIDTHS for w in widths):
-                raise SettingsError(f"--bits: expected widths from {WIDTHS.start} to {WIDTHS.stop - 1} such as 8,4 or w4a8, "
-                                    f"got {entry!r} in {self.bits!r}")
+                raise SettingsError(f"--bits: expected widths from {WIDTHS.start} to {WIDTHS.stop - 1} such as 8,4 or "
+                                    f"w4a8, got {entry!r} in {self.bits!r}")
             name = "w{}a{}".format(*widths)
             if name in found:
                 raise SettingsError(f"--bits: {name} is there twice in {self.bits!r}; name each variant once")
@@ -99,7 +100,7 @@ class Settings:
             else _families("--families", self.families)
         both = [f for f in asked if f in self.held_out]
         if both:
-            raise SettingsError(f"--families: {', '.join(both)} held out as well; take it from one, or give --hold-out none")
+            raise SettingsError(f"--families: {', '.join(both)} held out as well; name other --hold-out, or none")
         if not asked:
             raise SettingsError("--families: expected at least one that is not held out")
         return tuple(f for f in FAMILIES if f in asked)

@@ -13,7 +13,7 @@ RAW = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # pictures as 0..255
 
 
 def load_weights(net: Network, path: Path) -> None:
-    """Fills the full-precision arm from a checkpoint: a state dict, or one under "state_dict" (then of ImageNet's mean).
+    """Fills the full-precision arm from a checkpoint: a state dict, or one under "state_dict" (then ImageNet's mean).
 
     Exact but where the padding lies, since a zero point is an integer. Raises ValueError naming what does not fit.
     """
@@ -24,8 +24,8 @@ def load_weights(net: Network, path: Path) -> None:
     missing = sorted(wanted - state.keys())
     extra = sorted(k for k, v in state.items() if k.endswith(".weight") and v.dim() > 1 and k not in wanted)
     if missing or extra:
-        raise ValueError(f"{path} is no checkpoint of {net.arch.name}: missing {missing[:3]}, not expected {extra[:3]}; "
-                         f"give the --arch it was trained as")
+        raise ValueError(f"{path} is no checkpoint of {net.arch.name}: missing {missing[:3]}, not expected "
+                         f"{extra[:3]}; give the --arch it was trained as")
     for layer in net.arch.layers:
         _fill(net, layer, state, path)
     _fold_normalization(net, *normalization)

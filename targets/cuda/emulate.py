@@ -77,7 +77,8 @@ class Runner:
         if compiler is None:
             raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
         source = self._program.with_suffix(".cpp")
-        source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))  # g++ wants them this way round
+        # g++ wants alignas before storage classes
+        source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))
         ffi = Path(libinfo.find_libtvm_ffi())
         command = [compiler, "-std=c++17", "-O2", "-w", "-rdynamic", *_CHECKS,
                    f'-DEMULATED_SOURCE="{source}"',

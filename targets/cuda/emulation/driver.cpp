@@ -9,6 +9,7 @@
 namespace {
 
 constexpr unsigned char kCanary = 0xA5;
+constexpr size_t kGuard = 1 << 20;  // bytes without access on both sides of a buffer
 
 struct Buffer {
   const char* name;
@@ -37,8 +38,8 @@ void write_all(const void* from, size_t bytes) {
 // 64-byte aligned and as near to the end of its pages as that allows
 Buffer make(const char* name, size_t bytes) {
   const size_t page = sysconf(_SC_PAGESIZE), room = (bytes + 63) / 64 * 64, mapped = (room + page - 1) / page * page;
-  char* whole = static_cast<char*>(mmap(nullptr, mapped + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  char* base = whole + page;
+  char* whole = static_cast<char*>(mmap(nullptr, mapped + 2 * kGuard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  char* base = whole + kGuard;
   mprotect(base, mapped, PROT_READ | PROT_WRITE);
   memset(base, kCanary, mapped);
   return {name, bytes, base, base + mapped - room, mapped};
@@ -57,10 +58,12 @@ void check_margins(const Buffer& b) {
 void on_signal(int signal, siginfo_t* info, void*) {
   static char what[200];
   const char* address = static_cast<const char*>(info->si_addr);
-  snprintf(what, sizeof what, signal == SIGILL ? "signed overflow, shift by too much or index out of a local array" : "access outside every buffer");
+  snprintf(what, sizeof what, signal == SIGILL ? "signed overflow, shift by too much or index out of a local array"
+                                               : "access outside every buffer");
   for (const Buffer& b : buffers)
-    if (signal != SIGILL && address >= b.base - (64 << 10) && address < b.base + b.mapped + (64 << 10)) {
-      snprintf(what, sizeof what, "access at byte %td of the buffer %s of %zu bytes, or a write into an input", address - b.data, b.name, b.bytes);
+    if (signal != SIGILL && address >= b.base - kGuard && address < b.base + b.mapped + kGuard) {
+      snprintf(what, sizeof what, "access at byte %td of the buffer %s of %zu bytes, or a write into an input",
+               address - b.data, b.name, b.bytes);
       break;
     }
   emulated::fail(what);

@@ -1,0 +1,1 @@
+"""Measurements: each module prints a table, and writes it as flat records with `--json FILE`."""

@@ -1,0 +1,128 @@
+"""Test pictures, degraded at random, through a bundle's compiled code against the integer reference: how many differ?
+
+    python -m benchmarks.exact bundles/a --data DIR --count 10000 --json exact.json
+
+The reference is computed from the ONNX files that travel with the bundle. A bundle for another machine runs emulated.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from compile import reference
+from compile.graph import Graph
+from compile.onnx_import import load as load_onnx
+from runtime import Bundle, BundleError, cpu, open_bundle
+from runtime.bundle import newest_bundle, require_machine
+from runtime.image import resize
+from runtime.library import Loaded
+from runtime.manifest import Variant
+from targets import find
+from train.data import load as load_data
+from train.degrade import FAMILIES
+from train.views import mixed_views
+
+SEED = 11
+CHUNK = 250  # pictures between two steps of the progress bar
+CACHE = Path("runs/cache")
+
+Run = Callable[[np.ndarray], np.ndarray]  # picture uint8 [H, W, 3] -> logits int32 [classes]
+
+
+def compiled(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
+    """The variant's compiled code and the name of what executes it: this machine's processor, or an emulated one."""
+    try:
+        require_machine(bundle.manifest)
+    except BundleError:
+        return _emulated(bundle, variant)
+    loaded = Loaded(bundle, [variant])
+    return lambda picture: loaded.run(variant.name, picture), cpu.model()
+
+
+def _emulated(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
+    target = find(bundle.manifest.target.name)
+    toolchain = importlib.import_module(f"targets.{target.family}.toolchain")
+    run = toolchain.runner(bundle.path(variant.library), target)
+    weights, table, classes = bundle.weights(variant), bundle.table(variant), len(bundle.manifest.labels)
+    return (lambda picture: run(picture.reshape(-1), weights, table, variant.workspace, classes),
+            f"emulated {target.cpu or target.family}")
+
+
+def graph_of(bundle: Bundle, variant: Variant) -> Graph:
+    """The variant's integer graph, from the bundle's copy of its ONNX file."""
+    if variant.onnx is None or variant.onnx not in bundle.manifest.files:
+        raise BundleError(f"{bundle.folder}: expected an ONNX file of {variant.name} in the bundle, it has none; build the "
+                          "bundle again with `python -m compile.build`")
+    return load_onnx(bundle.path(variant.onnx))
+
+
+def compare(graph: Graph, run: Run, pictures: np.ndarray, labels: np.ndarray, title: str) -> dict:
+    """{"pictures", "differing", "correct"}: pictures with any logit unlike the reference's, and right classes."""
+    differing = correct = 0
+    for begin in track(range(0, len(pictures), CHUNK), title, console=Console(stderr=True)):
+        part = slice(begin, begin + CHUNK)
+        got = np.stack([run(picture) for picture in pictures[part]])
+        differing += int((got != reference.run(graph, pictures[part])).any(1).sum())
+        correct += int((got.argmax(1) == labels[part]).sum())
+    return {"pictures": len(pictures), "differing": differing, "correct": correct}
+
+
+def exact(bundle: Bundle, pictures: np.ndarray, labels: np.ndarray) -> list[dict]:
+    """A record {"variant", "target", "cpu", "pictures", "differing", "correct"} of each variant."""
+    size, records = bundle.manifest.shape[:2], []
+    pictures = np.stack([resize(p, size) for p in pictures])
+    for variant in bundle.variants:
+        run, name = compiled(bundle, variant)
+        counts = compare(graph_of(bundle, variant), run, pictures, labels, variant.name)
+        records.append({"variant": variant.name, "target": bundle.manifest.target.name, "cpu": name, **counts})
+    return records
+
+
+def show(records: list[dict], seed: int) -> None:
+    table = Table("variant", "target", "runs on", "pictures", "differing", "correct", title_justify="left",
+                  title=f"compiled code against the integer reference, pictures degraded at random (seed {seed})")
+    for r in records:
+        share = f"{r['correct']} ({r['correct'] / r['pictures']:.2%})"
+        table.add_row(r["variant"], r["target"], r["cpu"], str(r["pictures"]), str(r["differing"]), share)
+    Console().print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when nothing differs, 1 when anything does, 2 for an error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exact", description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
+    parser.add_argument("--dataset", default="cifar10", help="digits, cifar10 or folder:PATH (default cifar10)")
+    parser.add_argument("--data", type=Path, help="where the data set is")
+    parser.add_argument("--count", type=int, default=1000, help="test pictures (default 1000)")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of the degradations (default {SEED})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
+    args = parser.parse_args(argv)
+    try:
+        bundle = open_bundle(args.bundle or newest_bundle(), here=False)
+        print(f"bundle: {bundle.folder}")
+        data = load_data(args.dataset, args.data, CACHE)
+        count = min(max(1, args.count), len(data.test_x))
+        pictures, _, _ = mixed_views(data.test_x[:count], FAMILIES, args.seed, CACHE)
+        records = exact(bundle, pictures, data.test_y[:count])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        partial = args.json.with_name(f".{args.json.name}.partial")
+        partial.write_text(json.dumps(records, indent=1) + "\n")
+        os.replace(partial, args.json)
+    show(records, args.seed)
+    return 1 if any(r["differing"] for r in records) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

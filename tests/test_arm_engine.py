@@ -1,0 +1,104 @@
+"""The real `Engine` in an arm64 Python under QEMU (numpy, apache-tvm-ffi, runtime/), on bundles cross-compiled here."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from compile import reference  # noqa: E402
+from compile.build import build  # noqa: E402
+from compile.onnx_import import load  # noqa: E402
+from targets import TargetError, find  # noqa: E402
+from targets.arm import box, toolchain  # noqa: E402
+from tests.graphs import pictures, resnet_like  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (2, 2))}
+
+CLASSIFY = """
+import sys, time, numpy as np
+from pathlib import Path
+from runtime import Engine
+bundle, inputs, outputs = sys.argv[1:]
+with Engine(bundle) as engine:
+    x = np.load(inputs)
+    got = {name: np.stack([p.logits for p in engine.infer_batch(list(x), variant=name)]) for name in engine.variants}
+np.savez(outputs, **got)
+import platform
+print(platform.machine(), sorted(set(sys.modules) & {"tvm", "torch", "onnx", "compile", "targets", "train"}))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ready():
+    """The box and a linker, or a skip that says what is missing."""
+    try:
+        toolchain.linker()
+        box.make()
+    except (TargetError, box.BoxError) as error:
+        pytest.skip(f"no arm64 Python here: {error}")
+
+
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory) -> list[Path]:
+    from train.export import export_run
+
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    graphs = {name: resnet_like(bits, seed=3) for name, bits in BITS.items()}
+    run = {"format": 1, "name": "small", "arch": "resnet", "dataset": "none", "method": "fixed",
+           "labels": [f"c{i}" for i in range(10)], "selector": None,
+           "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs]}
+    export_run(folder, graphs, run, pictures(graphs["w8a8"], 4, 3))
+    return [folder]
+
+
+@pytest.fixture(scope="module")
+def bundles(onnx_files, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {cpu: build(onnx_files, find(f"arm:{cpu}"), folder / cpu) for cpu in ("cortex-a72", "cortex-a76")}
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76"])
+def test_engine_equals_the_reference(bundles, onnx_files, tmp_path, cpu):
+    graphs = {name: load(onnx_files[0] / f"{name}.onnx") for name in BITS}
+    x = pictures(graphs["w8a8"], 12, 8)
+    np.save(tmp_path / "x.npy", x)
+    done = box.run(["-c", CLASSIFY, str(bundles[cpu]), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")], cpu, ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "aarch64 []"
+    with np.load(tmp_path / "y.npz") as got:
+        for name, graph in graphs.items():
+            np.testing.assert_array_equal(got[name], reference.run(graph, x))
+
+
+def test_check_replays_the_golden_data(bundles):
+    done = box.run(["-m", "runtime", "check", str(bundles["cortex-a72"])], "cortex-a72", ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_processor_without_the_dot_product_is_refused_its_bundle(bundles):
+    done = box.run(["-m", "runtime", "check", str(bundles["cortex-a76"])], "cortex-a72", ROOT)
+    assert done.returncode != 0 and "asimddp" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def test_a_changed_byte_is_refused(bundles, tmp_path):
+    changed = shutil.copytree(bundles["cortex-a72"], tmp_path / "changed")
+    library = next((changed / "lib").glob("*.so"))
+    data = bytearray(library.read_bytes())
+    data[len(data) // 2] ^= 1
+    library.write_bytes(data)
+    done = box.run(["-m", "runtime", "check", str(changed)], "cortex-a72", ROOT)
+    assert done.returncode != 0 and library.name in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def test_the_device_needs_no_more_than_its_two_packages(bundles):
+    """The box has numpy and apache-tvm-ffi (with typing-extensions) alone, and the bundle names its processor."""
+    site = {p.name.split("-")[0] for p in (box.make() / "site").glob("*.dist-info")}
+    assert {s.lower().replace("_", "-") for s in site} == {"numpy", "apache-tvm-ffi", "typing-extensions"}
+    target = json.loads((bundles["cortex-a76"] / "manifest.json").read_text())["target"]
+    assert (target["name"], target["machine"]) == ("arm:cortex-a76", "aarch64")
+    assert target["requires"] == ["asimd", "asimddp"]

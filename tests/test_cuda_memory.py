@@ -1,0 +1,130 @@
+"""GPU memory through a driver made of malloc and memcpy: what can be shown of it where there is no GPU."""
+
+import ctypes
+import gc
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from runtime import BundleError, cuda, library, open_bundle
+
+tvm_ffi = pytest.importorskip("tvm_ffi")
+FAKE = r"""
+#include <stdlib.h>
+#include <string.h>
+typedef unsigned long long ptr;
+static int current, live, fail;
+int fake_fail(int code) { fail = code; return 0; }
+int fake_live(void) { return live; }
+int cuInit(unsigned flags) { return fail; }
+int cuDeviceGet(int *device, int ordinal) { *device = 7; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+  *context = (void *)0x1234567890; return device == 7 ? 0 : 101; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 7; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Fake GPU", size); return 0; }
+int cuCtxSetCurrent(void *context) { current = context == (void *)0x1234567890; return current ? 0 : 201; }
+int cuMemAlloc_v2(ptr *p, size_t n) {
+  if (fail) return fail;
+  live++; *p = (ptr)aligned_alloc(256, (n + 255) / 256 * 256); return current ? 0 : 201; }
+int cuMemFree_v2(ptr p) { live--; free((void *)p); return 0; }
+int cuMemcpyHtoD_v2(ptr to, const void *from, size_t n) { memcpy((void *)to, from, n); return current ? 0 : 201; }
+int cuMemcpyDtoH_v2(void *to, ptr from, size_t n) { memcpy(to, (void *)from, n); return current ? 0 : 201; }
+int cuGetErrorString(int code, const char **text) { *text = code == 2 ? "out of memory" : 0; return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    """Path of the stand-in for libcuda.so.1."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc to build a stand-in for NVIDIA's driver")
+    folder = tmp_path_factory.mktemp("fake")
+    (folder / "fake.c").write_text(FAKE)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libfake.so", folder / "fake.c"], check=True)
+    return folder / "libfake.so"
+
+
+@pytest.fixture
+def driver(fake, monkeypatch):
+    """The process's driver is the stand-in, until the test ends."""
+    monkeypatch.setattr(cuda, "DRIVER", str(fake))
+    cuda.driver.cache_clear()
+    ctypes.CDLL(str(fake)).fake_fail(0)
+    yield cuda.driver()
+    ctypes.CDLL(str(fake)).fake_fail(0)
+    cuda.driver.cache_clear()
+
+
+def live(fake) -> int:
+    return ctypes.CDLL(str(fake)).fake_live()
+
+
+def test_no_driver_is_explained():
+    with pytest.raises(BundleError, match="libabsent.so.1 cannot be opened.*NVIDIA GPU.*source"):
+        cuda.Driver("libabsent.so.1")
+
+
+def test_features_and_name(driver):
+    assert driver.capability() == 87 and cuda.model() == "Fake GPU"
+    assert {"sm_80", "sm_87"} <= cuda.features() and "sm_89" not in cuda.features()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+@pytest.mark.parametrize("count", [1, 63, 4096])
+def test_up_and_down(driver, fake, dtype, count):
+    info = np.iinfo(dtype)
+    values = np.random.default_rng(count).integers(info.min, info.max, count, dtype, endpoint=True)
+    before = live(fake)
+    buffer = cuda.DeviceBuffer(count, dtype)
+    assert not buffer.read().any() and live(fake) == before + 1
+    buffer.write(values)
+    np.testing.assert_array_equal(buffer.read(), values)
+    tensor = tvm_ffi.from_dlpack(buffer.tensor(count))
+    assert tuple(tensor.shape) == (count,) and str(tensor.dtype) == np.dtype(dtype).name
+    assert str(tensor.device) == "cuda:0" and tensor.data_ptr() % 64 == 0
+    del buffer
+    gc.collect()
+    assert live(fake) == before + 1  # the tensor keeps it
+    del tensor
+    assert live(fake) == before
+
+
+def test_driver_errors_are_explained(driver, fake):
+    ctypes.CDLL(str(fake)).fake_fail(2)
+    with pytest.raises(BundleError, match=r"expected cuMemAlloc_v2 .* error 2 \(out of memory\).*nvidia-smi"):
+        cuda.DeviceBuffer(10, np.uint8)
+    with pytest.raises(BundleError, match="expected cuInit .* error 2"):
+        cuda.Driver(str(fake))
+    ctypes.CDLL(str(fake)).fake_fail(999)
+    with pytest.raises(BundleError, match=r"error 999 \(no text\)"):
+        cuda.Driver(str(fake))
+
+
+def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch):
+    """A function over the pointers it is given stands for a CUDA library: everything arrives, and the logits return."""
+    bundle, seen = open_bundle(small_bundle), []
+
+    def main(*tensors):
+        assert all(str(t.device) == "cuda:0" for t in tensors)
+        names = {"uint8": ctypes.c_uint8, "int8": ctypes.c_int8, "int32": ctypes.c_int32}
+        arrays = [np.ctypeslib.as_array((names[str(t.dtype)] * t.shape[0]).from_address(t.data_ptr())) for t in tensors]
+        seen.append([a.copy() for a in arrays])
+        arrays[4][:] = np.arange(10) * int(arrays[0].sum())
+
+    monkeypatch.setitem(library._MEMORY, bundle.manifest.target.family, cuda.DeviceBuffer)
+    monkeypatch.setattr(library, "_main", lambda path: main)
+    before = live(fake)
+    loaded = library.Loaded(bundle, bundle.variants)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    for variant in bundle.variants:
+        np.testing.assert_array_equal(loaded.run(variant.name, picture), np.arange(10) * int(picture.sum()))
+        x, weights, table, workspace, _ = seen[-1]
+        np.testing.assert_array_equal(x, picture.reshape(-1))
+        np.testing.assert_array_equal(weights, bundle.weights(variant))
+        np.testing.assert_array_equal(table, bundle.table(variant))
+        assert workspace.size == variant.workspace
+    assert live(fake) == before + 3 + 2 + 3  # picture, logits, workspace; weights of two kinds; three tables
+    del loaded
+    assert live(fake) == before

@@ -1,0 +1,183 @@
+"""Pictures for the report of a run: matplotlib figures from its records, nothing of a screen needed."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+INK, GRID, SELECTOR, FLOAT = "#333333", "#dddddd", "#d9480f", "#888888"
+FIXED = ("#0b3c6f", "#1c7ed6", "#12a39a", "#6fbf44", "#7048c6", "#c2255c", "#8a6d3b", "#4dabf7")  # by variant
+PERCENT = FuncFormatter(lambda value, _: f"{value:g} %")
+DPI = 130
+
+
+def save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.png")
+    figure.savefig(temporary, dpi=DPI, facecolor="white")
+    os.replace(temporary, path)
+
+
+def styles(arms: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
+    """Line style of each (arm, variant): float grey and dashed, the selector orange, each variant its own colour."""
+    fixed = [arm for arm in arms if arm[0] == "fixed"]
+    special = {"fp32": dict(color=FLOAT, linestyle="--", label="float"),
+               "adaptive": dict(color=SELECTOR, linewidth=2.2, label="selector"),
+               "random": dict(color=SELECTOR, linestyle=":", label="random, same cost")}
+    plain = {arm: dict(color=FIXED[k % len(FIXED)], label=arm[1]) for k, arm in enumerate(fixed)}
+    return {arm: plain.get(arm) or special.get(arm[0]) or dict(color=INK, label=" ".join(arm)) for arm in arms}
+
+
+def families(accuracy: dict, held_out: set[str]) -> Figure:
+    """accuracy: (arm, variant) -> family -> {severity: percent}; severity 0 is the clean picture, in every panel."""
+    names = [f for f in next(iter(accuracy.values())) if f != "clean"]
+    columns = min(3, len(names)) or 1
+    rows = -(-len(names) // columns) or 1
+    figure = Figure(figsize=(3.3 * columns, 2.35 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).reshape(-1)
+    look = styles(list(accuracy))
+    for axis, family in zip(axes, names, strict=False):
+        for arm, by_family in accuracy.items():
+            points = {**by_family.get("clean", {}), **by_family[family]}
+            axis.plot(list(points), list(points.values()), marker="o", markersize=3, **({"linewidth": 1.4} | look[arm]))
+        _plain(axis)
+        axis.set_title(_words(family) + (" (held out)" if family in held_out else ""), fontsize=10, color=INK)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.yaxis.set_major_formatter(PERCENT)
+    for axis in axes[len(names):]:
+        axis.remove()
+    figure.supxlabel("severity (0: clean)", fontsize=10)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(accuracy), frameon=False)
+    return figure
+
+
+def bits(variants: list[dict]) -> Figure:
+    """variants of run.json: width of weights and of the input of every layer, one column a variant."""
+    layers = list(variants[0]["bits"])
+    figure = Figure(figsize=(3.6 + 1.1 * len(variants), 1.5 + 0.26 * len(layers)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for side, (axis, title) in enumerate(zip(axes, ("weights", "activations"), strict=True)):
+        table = np.array([[v["bits"][layer][side] for v in variants] for layer in layers])
+        image = axis.imshow(table, cmap="YlGnBu", vmin=1, vmax=8, aspect="auto")
+        for (y, x), value in np.ndenumerate(table):
+            axis.text(x, y, str(value), ha="center", va="center", fontsize=8, color="white" if value > 5 else INK)
+        names = [v["name"] for v in variants]
+        axis.set_xticks(range(len(variants)), names, fontsize=8, rotation=30 * (len(variants) > 4))
+        axis.set_yticks(range(len(layers)), layers, fontsize=8)
+        axis.set_title(f"bits of {title}", fontsize=10, color=INK)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="bits", shrink=min(1.0, 4 / len(layers)), aspect=12, ticks=range(2, 9))
+    return figure
+
+
+def samples(pictures: dict[tuple[str, int], np.ndarray]) -> Figure:
+    """pictures: (family, severity) -> uint8 [H, W, 3]; one row a family, the clean picture in front of each."""
+    names = [f for f in dict.fromkeys(f for f, _ in pictures) if f != "clean"] or ["clean"]
+    degrees = sorted({s for f, s in pictures if f != "clean"})
+    clean = next((p for (f, _), p in pictures.items() if f == "clean"), None)
+    columns = ([] if clean is None else [0]) + degrees
+    figure = Figure(figsize=(1.05 * len(columns) + 1.3, 1.05 * len(names) + 0.35), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    axes = figure.subplots(len(names), len(columns), squeeze=False)
+    for row, family in zip(axes, names, strict=True):
+        for axis, severity in zip(row, columns, strict=True):
+            picture = clean if severity == 0 else pictures.get((family, severity))
+            axis.axis("off")
+            if picture is not None:
+                axis.imshow(picture, interpolation="nearest")
+        row[0].text(-0.08, 0.5, _words(family), transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+    for axis, severity in zip(axes[0], columns, strict=True):
+        axis.set_title("clean" if severity == 0 else f"{severity}", fontsize=9, color=INK)
+    return figure
+
+
+def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]]) -> Figure:
+    """points: panel -> (arm, variant) -> (cost, percent); line: panel -> corners of random mixes of fixed variants."""
+    figure = Figure(figsize=(4.6 * len(points), 3.9), layout="constrained")
+    axes = figure.subplots(1, len(points), squeeze=False)[0]
+    for axis, (panel, arms) in zip(axes, points.items(), strict=True):
+        look = styles(list(arms))
+        price = np.linspace(line[panel][0][0], line[panel][-1][0], 200)
+        mix = np.interp(price, *zip(*line[panel], strict=True))
+        axis.plot(price, mix, color="#9aa5b1", linewidth=1.2, label="random mix of fixed variants", zorder=1)
+        for arm, (x, y) in arms.items():
+            if arm[0] == "fp32":
+                axis.axhline(y, color=FLOAT, linestyle="--", linewidth=1, label="float")
+                continue
+            marker, size = {"adaptive": ("*", 12), "random": ("x", 7)}.get(arm[0], ("o", 7))
+            axis.plot(x, y, marker, color=look[arm]["color"], markersize=size, label=look[arm]["label"])
+        _plain(axis)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axis.yaxis.set_major_formatter(PERCENT)
+        axis.set_title(panel, fontsize=10, color=INK)
+        axis.set_xlabel("mean cost, BitOPs relative to 8 by 8 bits", fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
+    return figure
+
+
+def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure:
+    """by_family: family -> variant -> share of its pictures for which the selector chose it."""
+    names = list(by_family)
+    figure = Figure(figsize=(7, 0.34 * len(names) + 1.2), layout="constrained")
+    axis, left = figure.subplots(), np.zeros(len(names))
+    for k, variant in enumerate(next(iter(by_family.values()))):
+        width = np.array([100 * by_family[f][variant] for f in names])
+        axis.barh(range(len(names)), width, left=left, color=FIXED[k % len(FIXED)], label=variant, height=0.72)
+        for y, (w, x) in enumerate(zip(width, left, strict=True)):
+            if w >= 8:
+                axis.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", color="white", fontsize=8)
+        left += width
+    axis.set_yticks(range(len(names)), [_words(f) + (" *" if f in held_out else "") for f in names], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.xaxis.set_major_formatter(PERCENT)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper center", ncols=len(next(iter(by_family.values()))), frameon=False, fontsize=9)
+    return figure
+
+
+def training(metrics: list[dict]) -> Figure | None:
+    """The curves of metrics.jsonl, phases one after another; None when there is nothing to draw."""
+    curves, offset, last = {}, 0, {}
+    for record in metrics:
+        if record["phase"] not in last:
+            offset += max(last.values(), default=0) if not last else last[list(last)[-1]]
+        last[record["phase"]] = record["step"]
+        for name, value in record.items():
+            kind, _, variant = name.partition("/")
+            if variant and kind in ("loss", "accuracy") and isinstance(value, float) and np.isfinite(value):
+                curves.setdefault(kind, {}).setdefault(variant, []).append((offset + record["step"], value))
+    if not curves:
+        return None
+    figure = Figure(figsize=(4.6 * len(curves), 3.2), layout="constrained")
+    for axis, (kind, by_variant) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        fixed = [("fixed", v) for v in by_variant if v not in ("fp32", "full")]
+        look = {v: s for (_, v), s in styles(fixed).items()}
+        for variant, points in by_variant.items():
+            style = look.get(variant, dict(color=FLOAT, linestyle="--", label="float"))
+            factor = 100 if kind == "accuracy" else 1
+            axis.plot([x for x, _ in points], [y * factor for _, y in points], marker="o", markersize=2.5, **style)
+        _plain(axis)
+        axis.set_title({"loss": "training loss", "accuracy": "accuracy on held pictures"}[kind], fontsize=10, color=INK)
+        axis.set_xlabel("step", fontsize=9)
+        if kind == "accuracy":
+            axis.yaxis.set_major_formatter(PERCENT)
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _plain(axis) -> None:
+    axis.grid(color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8, colors=INK)
+
+
+def _words(family: str) -> str:
+    return {"jpeg": "JPEG"}.get(family, family.replace("_", " "))

@@ -1,0 +1,189 @@
+"""The report of a run: report.md and its pictures, from run.json, results.json and metrics.jsonl alone."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from train import plots
+
+SAMPLES = "samples.npz"
+STAR = r" \*"
+
+
+def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None = None) -> Path:
+    """Writes report.md and plots/*.png into a run folder; returns the path of report.md.
+
+    samples: (family, severity) -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept as
+    plots/samples.npz, which is used when the report is written again. Sections whose data the run lacks are left out:
+    variant shares need records of arm "chosen" (`pictures`: for how many the selector chose the variant).
+    Raises ValueError where run.json or results.json is missing or not as expected.
+    """
+    folder = Path(folder)
+    run, records = _read(folder / "run.json", dict), _read(folder / "results.json", list)
+    _check(folder, run, records)
+    if samples:
+        _keep(folder / "plots" / SAMPLES, samples)
+    held_out = {r["family"] for r in records if r["heldout"]}
+    accuracy = by_arm(records)
+    panels = {"training families": lambda f: f not in held_out}
+    if held_out:
+        panels["held-out families"] = lambda f: f in held_out
+    points = {name: _points(records, accuracy, within) for name, within in panels.items()}
+    lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "", *_summary(points), "",
+             *_families(accuracy, held_out), ""]
+    for name, title, figure in _figures(folder, run, records, accuracy, held_out, points):
+        if figure is not None:
+            plots.save(figure, folder / "plots" / f"{name}.png")
+            lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
+    lines += _notes(records)
+    temporary = folder / f"report.md.{os.getpid()}.tmp"
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "report.md")
+    return folder / "report.md"
+
+
+def by_arm(records: list[dict]) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
+    """(arm, variant) -> family -> severity -> accuracy in percent."""
+    out = {}
+    for r in records:
+        if r["arm"] != "chosen":
+            family = out.setdefault((r["arm"], r["variant"]), {}).setdefault(r["family"], {})
+            family[r["severity"]] = 100 * r["correct"] / r["pictures"]
+    return out
+
+
+def mix(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Corners (cost, accuracy) of the best random mixes of variants: the upper hull, from cheapest to best."""
+    hull = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if hull and y <= hull[-1][1]:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], (x, y)):
+            hull.pop()
+        hull.append((x, y))
+    return hull
+
+
+def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
+    return (b[1] - a[1]) / (b[0] - a[0]) if b[0] > a[0] else float("inf")
+
+
+def shares(records: list[dict]) -> dict[str, dict[str, float]]:
+    """family -> variant -> share of pictures for which the selector chose it, from records of arm "chosen"."""
+    counts = {}
+    for r in (r for r in records if r["arm"] == "chosen"):
+        family = counts.setdefault(r["family"], {})
+        family[r["variant"]] = family.get(r["variant"], 0) + r["pictures"]
+    return {f: {v: n / max(1, sum(c.values())) for v, n in c.items()} for f, c in counts.items()}
+
+
+def _figures(folder, run, records, accuracy, held_out, points):
+    yield "families", "Accuracy per family and severity", plots.families(accuracy, held_out)
+    fixed = {name: [p for arm, p in arms.items() if arm[0] == "fixed"] for name, arms in points.items()}
+    yield "cost", "Accuracy against cost", plots.cost(points, {name: mix(p) for name, p in fixed.items()})
+    chosen = shares(records)
+    yield "shares", "Variants the selector chose", plots.shares(chosen, held_out) if chosen else None
+    yield "bits", "Bits of each layer", plots.bits(run["variants"])
+    pictures = _samples(folder / "plots" / SAMPLES)
+    yield "samples", "One picture in every quality", plots.samples(pictures) if pictures else None
+    yield "training", "Training", plots.training(_metrics(folder / "metrics.jsonl"))
+
+
+def _points(records, accuracy, within) -> dict[tuple[str, str], tuple[float, float]]:
+    """(arm, variant) -> mean cost and accuracy over the families within, each family counting alike."""
+    out = {}
+    for arm, families in accuracy.items():
+        mine = [r for r in records if (r["arm"], r["variant"]) == arm and within(r["family"])]
+        price = sum(r["cost"] * r["pictures"] for r in mine) / sum(r["pictures"] for r in mine)
+        out[arm] = price, float(np.mean([np.mean(list(s.values())) for f, s in families.items() if within(f)]))
+    return out
+
+
+def _summary(points) -> list[str]:
+    names = list(points)
+    lines = ["| arm | " + " | ".join(f"{n}: accuracy | cost" for n in names) + " |",
+             "| --- |" + " ---: | ---: |" * len(names)]
+    for arm in points[names[0]]:
+        cells = " | ".join(f"{points[n][arm][1]:.2f} % | {points[n][arm][0]:.3f}" for n in names)
+        lines.append(f"| {_label(arm)} | {cells} |")
+    return lines
+
+
+def _families(accuracy, held_out) -> list[str]:
+    lines = [f"Accuracy in percent, mean over severities;{STAR} held out, never seen in training.", "",
+             "| family | " + " | ".join(map(_label, accuracy)) + " |", "| --- |" + " ---: |" * len(accuracy)]
+    for family in next(iter(accuracy.values())):
+        cells = " | ".join(f"{np.mean(list(a[family].values())):.2f}" for a in accuracy.values())
+        lines.append(f"| {family}{STAR if family in held_out else ''} | {cells} |")
+    return lines
+
+
+def _notes(records) -> list[str]:
+    pictures = max(r["pictures"] for r in records if r["arm"] != "chosen")
+    error = 100 * 0.5 / pictures**0.5
+    return [
+        "## How to read this", "",
+        f"* Every number is of {pictures} test pictures per family and severity: one point of a curve has a standard "
+        f"error of up to {error:.1f} points.",
+        "* All arms but float are computed in the integer arithmetic of the exported files.",
+        "* Cost is BitOPs (multiply-adds times bits of weights times bits of activations) relative to 8 by 8 bits.",
+        "* Random is the expected accuracy when variants are drawn in the selector's overall shares, whatever the "
+        "picture: a selector that is not above it chooses no better than chance.",
+    ]
+
+
+def _label(arm: tuple[str, str]) -> str:
+    return plots.styles([arm])[arm]["label"]
+
+
+def _read(path: Path, kind: type):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected, not found; a finished `python -m train.run` leaves it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON ({error}); finish the run with --resume") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path}: expected a JSON {kind.__name__}, got a {type(content).__name__}")
+    return content
+
+
+def _check(folder: Path, run: dict, records: list) -> None:
+    wanted = {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost"}
+    for r in records:
+        if not isinstance(r, dict) or not wanted <= set(r) or not r["pictures"] and r["arm"] != "chosen":
+            raise ValueError(f"{folder / 'results.json'}: expected records of {sorted(wanted)}, got {str(r)[:120]}")
+    missing = {"name", "arch", "dataset", "method", "variants"} - set(run)
+    if missing or not run["variants"]:
+        raise ValueError(f"{folder / 'run.json'}: expected {sorted(missing) or 'at least one variant'}; export it anew")
+    if not any(r["arm"] == "fixed" for r in records):
+        raise ValueError(f"{folder / 'results.json'}: expected records of arm fixed, got none; measure the run anew")
+
+
+def _metrics(path: Path) -> list[dict]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def _keep(path: Path, samples) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"samples.{os.getpid()}.tmp.npz")
+    np.savez(temporary, **{f"{family}-{severity}": picture for (family, severity), picture in samples.items()})
+    os.replace(temporary, path)
+
+
+def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return {(name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])): file[name] for name in file.files}
+
+
+if __name__ == "__main__":
+    try:
+        print(write_report(Path(sys.argv[1])) if len(sys.argv) == 2 else "usage: python -m train.report RUN")
+    except ValueError as problem:
+        sys.exit(str(problem))
