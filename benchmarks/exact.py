@@ -60,8 +60,8 @@ def _emulated(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
 def graph_of(bundle: Bundle, variant: Variant) -> Graph:
     """The variant's integer graph, from the bundle's copy of its ONNX file."""
     if variant.onnx is None or variant.onnx not in bundle.manifest.files:
-        raise BundleError(f"{bundle.folder}: expected an ONNX file of {variant.name} in the bundle, it has none; build the "
-                          "bundle again with `python -m compile.build`")
+        raise BundleError(f"{bundle.folder}: expected an ONNX file of {variant.name} in the bundle, it has none; "
+                          "build the bundle again with `python -m compile.build`")
     return load_onnx(bundle.path(variant.onnx))
 
 

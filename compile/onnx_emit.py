@@ -10,7 +10,7 @@ from compile.onnx_values import Const, Pending, Weights, require
 from compile.reference import requantize
 from compile.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant
 
-PICTURE_WEIGHT = 64  # the one weight per channel of the layer that normalizes a picture
+UNIT = 64  # the code of weight 1 in layers that only scale and shift
 
 
 def quantized(tensors: dict, pending: Pending, out: Tensor, qmin: int, qmax: int, where: str) -> list:
@@ -50,11 +50,19 @@ def moved(pending: Pending, out: Tensor, where: str):
 
 def logits(tensors: dict, pending: Pending, name: str, where: str):
     """(node, tensor) of a final Conv, Gemm or MatMul whose sums are the result."""
-    advice = "quantize the model's output too (QuantizeLinear, DequantizeLinear), or use one weight scale for the last layer"
+    advice = (
+        "quantize the model's output too (QuantizeLinear, DequantizeLinear), or use one weight scale for the last layer"
+    )
     require(pending.kind == "conv" and pending.parts["skip"] is None and not pending.clamped, where,
             "a QuantizeLinear before the output, or a bare Conv, Gemm or MatMul", pending.kind)
     scales, x = pending.parts["w_scale"], tensors[pending.inputs[0]]
-    require(bool((scales == scales[0]).all()), where, "one scale for all logits", f"{len(set(scales.tolist()))} scales", advice)
+    require(
+        bool((scales == scales[0]).all()),
+        where,
+        "one scale for all logits",
+        f"{len(set(scales.tolist()))} scales",
+        advice,
+    )
     out = Tensor(name, pending.shape, 32, logit_scale(x.scale, scales[0]))
     return _conv(tensors, pending, out, dict(name=pending.name, output=name), where), out
 
@@ -68,16 +76,32 @@ def _code(real: float, out: Tensor, fallback: int) -> int:
 def _conv(tensors: dict, pending: Pending, out: Tensor, common: dict, where: str) -> Conv:
     parts, x = pending.parts, tensors[pending.inputs[0]]
     requant = None if out.bits == 32 else conv_requant(x.scale, parts["w_scale"], out.scale)
-    require(requant is None or int(requant.left.max()) <= 30, where, "scales of like size", f"a ratio of {out.scale} to its sums")
+    require(
+        requant is None or int(requant.left.max()) <= 30,
+        where,
+        "scales of like size",
+        f"a ratio of {out.scale} to its sums",
+    )
     left = np.zeros(len(parts["w_scale"]), np.int64) if requant is None else requant.left
     unit = np.float64(x.scale) * parts["w_scale"].astype(np.float64) / np.exp2(left)
     skip = parts["skip"]
     if skip is not None:
         _integers(tensors[skip].scale / unit, where, "residual operand")
     units = None if skip is None else skip_multiplier(x.scale, parts["w_scale"], left, tensors[skip].scale)
-    return Conv(input=x.name, weight=parts["codes"].astype(np.int8), w_bits=parts["w_bits"], bias=_bias(parts["bias"], unit, where),
-                w_scale=parts["w_scale"], requant=requant, stride=parts["stride"], padding=parts["padding"],
-                groups=parts["groups"], skip=skip, skip_multiplier=units, **common)
+    return Conv(
+        input=x.name,
+        weight=parts["codes"].astype(np.int8),
+        w_bits=parts["w_bits"],
+        bias=_bias(parts["bias"], unit, where),
+        w_scale=parts["w_scale"],
+        requant=requant,
+        stride=parts["stride"],
+        padding=parts["padding"],
+        groups=parts["groups"],
+        skip=skip,
+        skip_multiplier=units,
+        **common,
+    )
 
 
 def _bias(bias, unit: np.ndarray, where: str) -> np.ndarray:
@@ -100,12 +124,14 @@ def _bias(bias, unit: np.ndarray, where: str) -> np.ndarray:
 def _integers(values: np.ndarray, where: str, what: str) -> np.ndarray:
     """int64, nearest; refused where an int32 accumulator could not hold them."""
     worst = np.abs(values).max()
-    require(bool(worst < 1 << ACC_BITS), where, f"a {what} below 2**{ACC_BITS} units of its sum", worst, "check its scales")
+    require(
+        bool(worst < 1 << ACC_BITS), where, f"a {what} below 2**{ACC_BITS} units of its sum", worst, "check its scales"
+    )
     return np.rint(values).astype(np.int64)
 
 
 def picture(name: str, out: Tensor, mean: np.ndarray, std: np.ndarray, codes: tuple[int, int], where: str):
-    """(input tensor, nodes) of a float picture x = (u8 / 255 - mean) / std that is quantized into `out`, within `codes`.
+    """(input tensor, nodes) of a float picture (u8 / 255 - mean) / std that is quantized into `out`, within `codes`.
 
     mean, std float64 [C]. Where the code is the uint8 value itself (int8 codes too, once shifted), there is no node;
     anything else is a 1x1 depthwise convolution, which may differ by one code where a value lies on a tie.
@@ -115,12 +141,18 @@ def picture(name: str, out: Tensor, mean: np.ndarray, std: np.ndarray, codes: tu
     wanted = np.clip(np.rint(real / np.float32(out.scale)) + out.zero_point[0], *codes)  # [C, 256]
     if (wanted == u8).all():
         return replace(out, name=name), []
-    source, w_scale = Tensor(name, out.shape, 8, float32(1 / 255)), (1 / (PICTURE_WEIGHT * std)).astype(np.float32)
+    source, w_scale = Tensor(name, out.shape, 8, float32(1 / 255)), (1 / (UNIT * std)).astype(np.float32)
     requant = conv_requant(source.scale, w_scale, out.scale)
-    bias = np.rint(-mean / std * np.exp2(requant.left) / (source.scale * w_scale.astype(np.float64))).astype(np.int64)
-    acc = ((u8[:, None] * PICTURE_WEIGHT) << requant.left) + bias
-    worst = np.abs(requantize(acc, requant, out.zero_point[0], *codes).T - wanted).max()
-    require(worst <= 1, where, "a picture's codes within one of the float quantizer's", f"{worst} apart", "quantize the picture coarser")
-    weight = np.full((out.shape[2], 1, 1, 1), PICTURE_WEIGHT, np.int8)
+    exact = -mean / std * np.exp2(requant.left) / (source.scale * w_scale.astype(np.float64))
+    biases = (
+        np.rint(exact).astype(np.int64) + np.arange(-4, 5)[:, None]
+    )  # [9, C]: a unit up or down may meet more codes
+    acc = ((u8[:, None, None] * UNIT) << requant.left) + biases  # [256, 9, C]
+    apart = np.abs(requantize(acc, requant, out.zero_point[0], *codes) - wanted.T[:, None])
+    best = apart.sum(0).argmin(0), np.arange(out.shape[2])
+    require(apart.max(0)[best].max() <= 1, where, "a picture's codes within one of the float quantizer's",
+            f"{apart.max(0)[best].max()} apart", "quantize the picture coarser")
+    bias = biases[best]
+    weight = np.full((out.shape[2], 1, 1, 1), UNIT, np.int8)
     return source, [Conv(f"{name}/normalize", name, out.name, weight, 8, bias, w_scale, requant, groups=out.shape[2],
                          qmin=codes[0], qmax=codes[1])]

@@ -5,7 +5,6 @@ Real values between a DequantizeLinear and the next QuantizeLinear are followed 
 train/export.py come back with every integer equal. int8 activations become unsigned by a shift of their zero point.
 """
 
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from google.protobuf.message import DecodeError
 from compile import onnx_emit
 from compile.graph import Graph, GraphError, Tensor
 from compile.onnx_patterns import OPS, TO_NCHW
+from compile.onnx_reader import Reader, attributes_of, quantizer
 from compile.onnx_values import Codes, Const, OnnxError, Pending, Real, Weights, constant, fold, require
 from compile.scales import float32
 
@@ -36,32 +36,28 @@ def load(path: str | Path, normalization: Normalization | None = None) -> Graph:
 def from_model(model: onnx.ModelProto, name: str | None = None, normalization: Normalization | None = None) -> Graph:
     """The integer graph of a QDQ model with one picture input and one output.
 
-    The picture is uint8 [N, H, W, C] (followed by a Transpose) or [N, C, H, W]. A float picture needs `normalization`, (mean, std)
-    per channel of x = (u8 / 255 - mean) / std, because the file does not tell it: ((0,), (1,)) for x in 0..1, ((0,), (1 / 255,))
-    for x in 0..255. Raises OnnxError naming the node, what was expected, what came and what to do.
+    The picture is uint8 [N, H, W, C] (followed by a Transpose) or [N, C, H, W]. A float picture needs `normalization`,
+    (mean, std) per channel of x = (u8 / 255 - mean) / std, because the file does not tell it: ((0,), (1,)) for x in
+    0..1, ((0,), (1 / 255,)) for x in 0..255. Raises OnnxError naming the node, what was expected, what came and what
+    to do.
     """
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, TypeError) as error:
         raise OnnxError(f"model: expected one that onnx.checker accepts, got: {error}") from error
     try:
-        return _Reader(model, normalization).graph(name or model.graph.name or "network")
+        return _Walk(model, normalization).graph(name or model.graph.name or "network")
     except GraphError as error:
         raise OnnxError(f"model: its integers cannot be computed exactly: {error}") from error
 
 
-class _Reader:
-    """Walks the nodes that the output needs, in order; `values` holds what each name stands for."""
+class _Walk(Reader):
+    """Follows the nodes that the output needs, in order."""
 
     def __init__(self, model: onnx.ModelProto, normalization: Normalization | None):
-        self.model, self.normalization = model, normalization
-        self.tensors: dict[str, Tensor] = {}
-        self.nodes, self.names = [], set()
+        super().__init__(model)
+        self.normalization = normalization
         self.unscaled = None  # the uint8 picture, until its DequantizeLinear is met
-        self.consumers = defaultdict(list)
-        for node in model.graph.node:
-            for name in node.input:
-                self.consumers[name].append(node)
         self.values = {t.name: self._guarded(f"initializer {t.name}", constant, t) for t in model.graph.initializer}
 
     def graph(self, name: str) -> Graph:
@@ -81,8 +77,10 @@ class _Reader:
         except (OnnxError, GraphError):
             raise
         except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
-            raise OnnxError(f"{where}: expected operands and attributes as ONNX defines them, got {type(error).__name__}: "
-                            f"{error}; check the file with onnx.checker.check_model(model, full_check=True)") from error
+            raise OnnxError(
+                f"{where}: expected operands and attributes as ONNX defines them, got {type(error).__name__}: "
+                f"{error}; check the file with onnx.checker.check_model(model, full_check=True)"
+            ) from error
 
     def _needed(self, output: str) -> list:
         """Nodes the output depends on, in the file's (topological) order."""
@@ -93,33 +91,38 @@ class _Reader:
                 wanted |= set(node.input)
         return needed[::-1]
 
-    def where(self, node) -> str:
-        return f"node {node.name or node.output[0]} ({node.op_type})"
-
-    def name(self, node) -> str:
-        """A name of its own for a node of the graph."""
-        name = node.name if node.name and node.name not in self.names else node.output[0]
-        require(name not in self.names, self.where(node), "a name of its own", name)
-        self.names.add(name)
-        return name
-
     def _input(self) -> str:
         inputs = [i for i in self.model.graph.input if i.name not in self.values]
         require(len(inputs) == 1, "model", "one input, the picture", [i.name for i in inputs])
         kind, name = inputs[0].type.tensor_type, inputs[0].name
         dims = [d.dim_value for d in kind.shape.dim]
-        require(len(dims) == 4 and min(dims[1:]) >= 1, f"input {name}", "[N, H, W, C] or [N, C, H, W] with H, W and C given",
-                dims, "fix its dimensions (onnxruntime.tools.make_dynamic_shape_fixed)")
+        require(
+            len(dims) == 4 and min(dims[1:]) >= 1,
+            f"input {name}",
+            "[N, H, W, C] or [N, C, H, W] with H, W and C given",
+            dims,
+            "fix its dimensions (onnxruntime.tools.make_dynamic_shape_fixed)",
+        )
         layout = self._input_layout(name)
-        require(layout == "NHWC" or dims[1] in (1, 3, 4), f"input {name}", "1, 3 or 4 channels, or a Transpose after it", dims)
+        require(
+            layout == "NHWC" or dims[1] in (1, 3, 4),
+            f"input {name}",
+            "1, 3 or 4 channels, or a Transpose after it",
+            dims,
+        )
         shape = tuple(dims[1:]) if layout == "NHWC" else (dims[2], dims[3], dims[1])
         if kind.elem_type == onnx.TensorProto.UINT8:
             self.tensors[name] = Tensor(name, shape)
             self.values[name], self.unscaled = Codes(name, 0, layout), name
             return name
         require(kind.elem_type == onnx.TensorProto.FLOAT, f"input {name}", "uint8 or float32", kind.elem_type)
-        require(self.normalization is not None, f"input {name}", "uint8, or the normalization of a float picture", "float32 alone",
-                "pass normalization=(mean, std) of x = (u8 / 255 - mean) / std, e.g. ((0,), (1,)) for x in 0..1")
+        require(
+            self.normalization is not None,
+            f"input {name}",
+            "uint8, or the normalization of a float picture",
+            "float32 alone",
+            "pass normalization=(mean, std) of x = (u8 / 255 - mean) / std, e.g. ((0,), (1,)) for x in 0..1",
+        )
         self.values[name] = Pending("picture", name, (), shape, layout)
         return name
 
@@ -129,14 +132,18 @@ class _Reader:
         while len(users) == 1 and users[0].op_type in ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip"):
             users = self.consumers[users[0].output[0]]
         first = users[0] if users else None
-        turned = first is not None and first.op_type == "Transpose" and list(_attributes(first).get("perm", ())) == TO_NCHW
+        turned = (
+            first is not None and first.op_type == "Transpose" and list(attributes_of(first).get("perm", ())) == TO_NCHW
+        )
         return "NHWC" if turned else "NCHW"
 
     def _read(self, node):
-        where, attributes = self.where(node), _attributes(node)
+        where, attributes = self.where(node), attributes_of(node)
         require(node.domain in ("", "ai.onnx"), where, "an operator of standard ONNX", f"domain {node.domain}")
         for name in node.input:
-            require(not name or name in self.values, where, "inputs computed before it", f"{name!r}, which nothing computes")
+            require(
+                not name or name in self.values, where, "inputs computed before it", f"{name!r}, which nothing computes"
+            )
         inputs = [self.values[name] if name else None for name in node.input]
         if node.op_type == "Constant":
             require("value" in attributes, where, "a Constant with a tensor", list(attributes))
@@ -155,7 +162,7 @@ class _Reader:
         """Emits the nodes of a pending result; a Clip of the codes right after narrows their width."""
         where, x = self.where(node), inputs[0]
         require(isinstance(x, (Pending, Real)), where, "a real value", type(x).__name__.lower())
-        scale, zero = _quantizer(inputs, attributes, where)
+        scale, zero = quantizer(inputs, attributes, where)
         require(scale.size == zero.array.size == 1, where, "one scale and zero point for activations", scale.shape)
         name, low, high = self._code_range(node, zero)
         offset = -low if zero.signed else 0
@@ -175,7 +182,13 @@ class _Reader:
 
     def _unchanged(self, x: Real, out: Tensor, low: int, high: int) -> bool:
         source = self.tensors[x.name]
-        return (source.scale, source.zero_point, source.bits, 0, source.qmax) == (out.scale, out.zero_point, out.bits, low, high)
+        return (source.scale, source.zero_point, source.bits, 0, source.qmax) == (
+            out.scale,
+            out.zero_point,
+            out.bits,
+            low,
+            high,
+        )
 
     def _named(self, node, x) -> Pending:
         """A Rescale is named after its QuantizeLinear; a clamp before it is only part of it."""
@@ -187,12 +200,7 @@ class _Reader:
         return x
 
     def _emit(self, pending: Pending, out: Tensor, low: int, high: int, where: str) -> None:
-        self._append(onnx_emit.quantized(self.tensors, pending, out, low, high, where), out)
-
-    def _append(self, nodes, out: Tensor) -> None:
-        require(out.name not in self.tensors, f"tensor {out.name}", "a name of its own", "one that is taken")
-        self.tensors[out.name] = out
-        self.nodes.extend(nodes)
+        self.append(onnx_emit.quantized(self.tensors, pending, out, low, high, where), out)
 
     def _code_range(self, node, zero: Const) -> tuple[str, int, int]:
         """(name of the codes, smallest, largest code) after the Clip that may follow."""
@@ -211,14 +219,18 @@ class _Reader:
     def _dequantize(self, node, inputs, attributes):
         where, codes = self.where(node), inputs[0]
         require(isinstance(codes, Codes), where, "codes", type(codes).__name__.lower())
-        scale, zero = _quantizer(inputs, attributes, where)
+        scale, zero = quantizer(inputs, attributes, where)
         require(len(set(scale.reshape(-1).tolist())) == 1, where, "one scale for all channels", scale.tolist())
         value, zero_point = float32(scale.reshape(-1)[0]), tuple(int(z) + codes.offset for z in zero.array.reshape(-1))
         if codes.name == self.unscaled:
             self._scale_picture(codes, where, attributes, value, zero_point)
         tensor = self.tensors[codes.name]
-        require((tensor.scale, tensor.zero_point) == (value, zero_point), where,
-                f"scale and zero point of its QuantizeLinear, {tensor.scale} and {tensor.zero_point}", (value, zero_point))
+        require(
+            (tensor.scale, tensor.zero_point) == (value, zero_point),
+            where,
+            f"scale and zero point of its QuantizeLinear, {tensor.scale} and {tensor.zero_point}",
+            (value, zero_point),
+        )
         return Real(codes.name, codes.layout)
 
     def _scale_picture(self, codes: Codes, where: str, attributes, scale: float, zero_point: tuple) -> None:
@@ -237,62 +249,21 @@ class _Reader:
         source, nodes = onnx_emit.picture(x.name, out, mean, std, (low, high), where)
         self.tensors[x.name] = source
         if nodes:
-            self._append(nodes, out)
+            self.append(nodes, out)
         return out.name if nodes else x.name
-
-    def shape(self, x, where: str) -> tuple[int, int, int]:
-        """[H, W, C] of a value."""
-        require(not isinstance(x, (Const, Weights)), where, "a feature map", "a constant")
-        return x.shape if isinstance(x, Pending) else self.tensors[x.name].shape
-
-    def tensor(self, x, where: str) -> str:
-        """Name of the graph's tensor that holds a value; a pool's or shortcut's result keeps its input's scale."""
-        require(isinstance(x, (Real, Pending)), where, "a dequantized feature map", type(x).__name__.lower(),
-                "put QuantizeLinear and DequantizeLinear before it")
-        require(x.layout != "NHWC", where, "a feature map in NCHW", x.layout)
-        if isinstance(x, Real):
-            return x.name
-        require(x.kind in ("max_pool", "shortcut") and not x.clamped, where, "a quantized input",
-                f"the float result of {x.name}", "put QuantizeLinear and DequantizeLinear between them")
-        if x.name not in self.tensors:
-            out = replace(self.tensors[x.inputs[0]], name=x.name, shape=x.shape)
-            self._append([onnx_emit.moved(x, out, where)], out)
-        return x.name
-
-    def padded(self, x, where: str) -> tuple[str, tuple[int, int, int, int]]:
-        """(tensor, pixels of zeros around it): a Pad in front of a convolution becomes its padding."""
-        if isinstance(x, Pending) and x.kind == "shortcut" and any(x.parts["pads"]):
-            source = self.tensors[x.inputs[0]]
-            require(x.parts["stride"] == 1 and x.shape[2] == source.shape[2], where, "a Pad of pixels alone", "one with a Slice")
-            return source.name, x.parts["pads"]
-        return self.tensor(x, where), (0, 0, 0, 0)
 
     def _output(self, name: str) -> str:
         require(name in self.values, f"output {name}", "something that computes it", "nothing")
         value = self.values[name]
         h, w, _ = self.shape(value, f"output {name}")
-        require((h, w) == (1, 1) or value.layout == "NHWC", f"output {name}", "one score per class, or a map in NHWC", f"a map {h}x{w}")
+        require(
+            (h, w) == (1, 1) or value.layout == "NHWC",
+            f"output {name}",
+            "one score per class, or a map in NHWC",
+            f"a map {h}x{w}",
+        )
         if isinstance(value, (Real, Codes)):
             return value.name
         node, tensor = onnx_emit.logits(self.tensors, value, name, f"output {name}")
-        self._append([node], tensor)
+        self.append([node], tensor)
         return name
-
-
-def _attributes(node) -> dict:
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-
-
-def _quantizer(inputs, attributes, where: str) -> tuple[np.ndarray, Const]:
-    """(scale, zero point) of a QuantizeLinear or DequantizeLinear on a feature map."""
-    scale, zero = (inputs + [None])[1:3]
-    require(isinstance(scale, Const) and (zero is None or isinstance(zero, Const)), where, "a constant scale and zero point",
-            "computed ones", "dynamic quantization is not taken; use static quantization")
-    require(scale.array.size >= 1 and bool((np.isfinite(scale.array) & (scale.array > 0)).all()), where, "positive scales", scale.array)
-    require(not attributes.get("block_size"), where, "one scale", "scales per block")
-    if zero is None:
-        require(attributes.get("output_dtype", 0) in (0, onnx.TensorProto.UINT8), where, "a zero point that tells the type", "none")
-        zero = Const(np.int64(0), 8, False)
-    require(zero.bits is not None and zero.bits <= 8 and zero.array.size in (1, scale.array.size), where,
-            "zero points of 8 bits at most", zero.array)
-    return scale.array, zero

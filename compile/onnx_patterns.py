@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from compile.onnx_attributes import check_kernel, check_whole, limits, padding_of, window
+from compile.onnx_emit import UNIT
 from compile.onnx_values import Codes, Const, OnnxError, Pending, Weights, require
 
 TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
@@ -12,7 +14,7 @@ TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 def conv(reader, node, inputs, attributes):
     where = reader.where(node)
     x, weights, bias = (inputs + [None])[:3]
-    require(isinstance(weights, Weights), where, "weights that are a DequantizeLinear of constants", _what(weights))
+    check_kernel(weights, where)
     require(weights.codes.ndim == 4, where, "a convolution over two dimensions", f"weights {list(weights.codes.shape)}")
     source, extra = reader.padded(x, where)
     strides = attributes.get("strides", [1, 1])
@@ -20,10 +22,20 @@ def conv(reader, node, inputs, attributes):
     require(set(attributes.get("dilations", [1])) == {1}, where, "no dilation", attributes.get("dilations"))
     kernel = weights.codes.shape[2:]
     shape = tuple(n + extra[k] + extra[k + 2] for k, n in enumerate(reader.tensors[source].shape[:2]))
-    padding = tuple(p + e for p, e in zip(_padding(attributes, shape, kernel, strides[0], where), extra))
-    parts = dict(codes=weights.codes.transpose(0, 2, 3, 1), w_scale=weights.channel_scale(0, where), w_bits=weights.bits,
-                 bias=bias, stride=int(strides[0]), padding=padding, groups=int(attributes.get("group", 1)), skip=None)
-    h, w = ((shape[k] + padding[k] + padding[k + 2] - extra[k] - extra[k + 2] - kernel[k]) // strides[0] + 1 for k in (0, 1))
+    padding = tuple(p + e for p, e in zip(padding_of(attributes, shape, kernel, strides[0], where), extra, strict=True))
+    parts = dict(
+        codes=weights.codes.transpose(0, 2, 3, 1),
+        w_scale=weights.channel_scale(0, where),
+        w_bits=weights.bits,
+        bias=bias,
+        stride=int(strides[0]),
+        padding=padding,
+        groups=int(attributes.get("group", 1)),
+        skip=None,
+    )
+    h, w = (
+        (shape[k] + padding[k] + padding[k + 2] - extra[k] - extra[k + 2] - kernel[k]) // strides[0] + 1 for k in (0, 1)
+    )
     return Pending("conv", reader.name(node), (source,), (h, w, len(weights.codes)), parts=parts)
 
 
@@ -31,7 +43,7 @@ def gemm(reader, node, inputs, attributes):
     """Gemm or MatMul: a convolution whose kernel is the whole map."""
     where = reader.where(node)
     x, weights, bias = (inputs + [None])[:3]
-    require(isinstance(weights, Weights), where, "weights that are a DequantizeLinear of constants", _what(weights))
+    check_kernel(weights, where)
     require(weights.codes.ndim == 2, where, "a matrix of weights", f"weights {list(weights.codes.shape)}")
     ones = [attributes.get("alpha", 1.0), attributes.get("beta", 1.0), attributes.get("transA", 0)]
     require(ones == [1.0, 1.0, 0], where, "alpha 1, beta 1, transA 0", ones)
@@ -53,9 +65,15 @@ def add(reader, node, inputs, attributes):
         a, b = b, a
     open_sum = isinstance(a, Pending) and a.kind == "conv"
     if isinstance(b, (Const, Weights)):
-        require(open_sum and not a.clamped and a.parts["bias"] is None and a.parts["skip"] is None, where,
-                "a constant only as the bias of a Conv, Gemm or MatMul just before", "another constant",
-                "fold it into the layer before quantizing")
+        if not open_sum:
+            return _add_constant(reader, node, a, b, where)
+        require(
+            not a.clamped and a.parts["bias"] is None and a.parts["skip"] is None,
+            where,
+            "a constant as the bias of a Conv, Gemm or MatMul just before",
+            "one more",
+            "fold it into the layer before quantizing",
+        )
         return replace(a, parts={**a.parts, "bias": b})
     if not open_sum:
         sources = tuple(reader.tensor(v, where) for v in (a, b))
@@ -68,18 +86,37 @@ def add(reader, node, inputs, attributes):
     return replace(a, inputs=(*a.inputs, source), parts={**a.parts, "skip": source})
 
 
+def _add_constant(reader, node, x, values, where):
+    """A constant added to quantized values, as a 1x1 depthwise convolution whose one weight is 1."""
+    source = reader.tensor(x, where)
+    h, w, c = reader.tensors[source].shape
+    real = values.real if isinstance(values, Weights) else values.array
+    require(real.size in (1, c), where, f"a constant, or one for each of {c} channels", list(real.shape))
+    parts = dict(
+        codes=np.full((c, 1, 1, 1), UNIT),
+        w_scale=np.full(c, 1 / UNIT, np.float32),
+        w_bits=8,
+        bias=Const(real.reshape(-1)),
+        stride=1,
+        padding=(0, 0, 0, 0),
+        groups=c,
+        skip=None,
+    )
+    return Pending("conv", reader.name(node), (source,), (h, w, c), x.layout, parts=parts)
+
+
 def clamp(reader, node, inputs, attributes):
     """Relu, and Clip with constant limits."""
     where, x = reader.where(node), inputs[0]
-    low, high = (0.0, np.inf) if node.op_type == "Relu" else _limits(inputs, attributes, where)
+    low, high = (0.0, np.inf) if node.op_type == "Relu" else limits(inputs, attributes, where)
     if isinstance(x, Codes):
         raise OnnxError(f"{where}: expected a Clip of codes as the only user of a QuantizeLinear, got one elsewhere")
     if not isinstance(x, Pending):
         source = reader.tensor(x, where)
         x = Pending("rescale", reader.name(node), (source,), reader.tensors[source].shape, x.layout)
     require(x.kind != "picture", where, "a QuantizeLinear on the picture first", node.op_type)
-    bounds = (min(max(v, low), high) for v in (x.low, x.high))
-    return replace(x, **dict(zip(("low", "high"), bounds)), clamped=True)
+    bounds = {k: min(max(getattr(x, k), low), high) for k in ("low", "high")}
+    return replace(x, **bounds, clamped=True)
 
 
 def avg_pool(reader, node, inputs, attributes):
@@ -93,9 +130,9 @@ def avg_pool(reader, node, inputs, attributes):
         require(axes is not None and sorted(a % 4 for a in axes) == [2, 3], where, "a mean over height and width", axes)
         layout = inputs[0].layout if attributes.get("keepdims", 1) else "flat"
     elif node.op_type == "AveragePool":
-        kernel, stride, padding = _window(attributes, (h, w), where)
+        kernel, stride, padding = window(attributes, (h, w), where)
         require(not any(padding), where, "an average without padding", padding)
-        _whole(attributes, (h, w), kernel, stride, where)
+        check_whole(attributes, (h, w), kernel, stride, where)
     shape = ((h - kernel[0]) // stride + 1, (w - kernel[1]) // stride + 1, c)
     return Pending("avg_pool", reader.name(node), (source,), shape, layout, parts=dict(kernel=kernel, stride=stride))
 
@@ -105,10 +142,16 @@ def max_pool(reader, node, inputs, attributes):
     source, extra = reader.padded(inputs[0], where)
     require(not any(extra), where, "padding as an attribute of the pool", "a Pad before it")
     h, w, c = reader.tensors[source].shape
-    kernel, stride, padding = _window(attributes, (h, w), where)
-    _whole(attributes, (h + padding[0] + padding[2], w + padding[1] + padding[3]), kernel, stride, where)
-    shape = ((h + padding[0] + padding[2] - kernel[0]) // stride + 1, (w + padding[1] + padding[3] - kernel[1]) // stride + 1, c)
-    return Pending("max_pool", reader.name(node), (source,), shape, parts=dict(kernel=kernel, stride=stride, padding=padding))
+    kernel, stride, padding = window(attributes, (h, w), where)
+    check_whole(attributes, (h + padding[0] + padding[2], w + padding[1] + padding[3]), kernel, stride, where)
+    shape = (
+        (h + padding[0] + padding[2] - kernel[0]) // stride + 1,
+        (w + padding[1] + padding[3] - kernel[1]) // stride + 1,
+        c,
+    )
+    return Pending(
+        "max_pool", reader.name(node), (source,), shape, parts=dict(kernel=kernel, stride=stride, padding=padding)
+    )
 
 
 def slice_pixels(reader, node, inputs, attributes):
@@ -119,7 +162,7 @@ def slice_pixels(reader, node, inputs, attributes):
     require(len(inputs) == 5 and all(isinstance(v, Const) for v in inputs[1:]), where,
             "constant starts, ends, axes and steps", f"{len(inputs) - 1} inputs")
     starts, ends, axes, steps = (v.array.tolist() for v in inputs[1:])
-    cut = {a % 4: (s, e, k) for s, e, a, k in zip(starts, ends, axes, steps)}
+    cut = {a % 4: (s, e, k) for s, e, a, k in zip(starts, ends, axes, steps, strict=True)}
     full = set(cut) == {2, 3} and all(cut[a][0] == 0 and cut[a][1] >= n for a, n in ((2, h), (3, w)))
     require(full and cut[2][2] == cut[3][2] >= 1, where, "every k-th pixel of the whole map (ResNet's option A)", cut)
     stride = int(cut[2][2])
@@ -136,10 +179,14 @@ def pad(reader, node, inputs, attributes):
     value = inputs[2].array if len(inputs) > 2 and inputs[2] is not None else np.float32(0)
     require(not np.any(value), where, "padding with zeros", value)
     pads = inputs[1].array.tolist() if len(inputs) > 1 else list(attributes.get("pads", []))
-    require(len(pads) == 8 and min(pads) >= 0 and pads[0] == pads[4] == 0, where, "pads of height, width and channels", pads)
+    require(
+        len(pads) == 8 and min(pads) >= 0 and pads[0] == pads[4] == 0, where, "pads of height, width and channels", pads
+    )
     if not (isinstance(x, Pending) and x.kind == "shortcut"):
         source = reader.tensor(x, where)
-        x = Pending("shortcut", "", (source,), reader.tensors[source].shape, parts=dict(stride=1, before=0, pads=(0, 0, 0, 0)))
+        x = Pending(
+            "shortcut", "", (source,), reader.tensors[source].shape, parts=dict(stride=1, before=0, pads=(0, 0, 0, 0))
+        )
     h, w, c = x.shape
     spatial = (pads[2], pads[3], pads[6], pads[7])
     parts = {**x.parts, "before": int(pads[1]), "pads": tuple(int(p) for p in spatial)}
@@ -150,19 +197,26 @@ def transpose(reader, node, inputs, attributes):
     where, x, perm = reader.where(node), inputs[0], attributes.get("perm")
     to = {str(TO_NCHW): ("NHWC", "NCHW"), str(TO_NHWC): ("NCHW", "NHWC")}.get(str(perm))
     require(to is not None, where, f"perm {TO_NCHW} or {TO_NHWC}", perm)
-    require(not isinstance(x, Const) and x.layout == to[0], where, f"an input in {to[0]}", getattr(x, "layout", "a constant"))
+    require(
+        not isinstance(x, Const) and x.layout == to[0],
+        where,
+        f"an input in {to[0]}",
+        getattr(x, "layout", "a constant"),
+    )
     return replace(x, layout=to[1])
 
 
 def flatten(reader, node, inputs, attributes):
-    """Flatten, Reshape, Squeeze to [N, everything]; a larger map in NHWC keeps that mark, which only the output may have."""
+    """Flatten, Reshape, Squeeze to [N, everything]; a larger map in NHWC keeps that mark: only the output may have it."""
     where, x = reader.where(node), inputs[0]
     shape = reader.shape(x, where)
     if node.op_type == "Flatten":
         require(attributes.get("axis", 1) == 1, where, "axis 1", attributes.get("axis"))
     elif node.op_type == "Reshape":
         target = inputs[1].array.tolist()
-        require(len(target) == 2 and (target[1] in (-1, int(np.prod(shape)))), where, f"[N, {int(np.prod(shape))}]", target)
+        require(
+            len(target) == 2 and (target[1] in (-1, int(np.prod(shape)))), where, f"[N, {int(np.prod(shape))}]", target
+        )
     else:
         require(shape[:2] == (1, 1), where, "a 1x1 map to squeeze", shape)
     return replace(x, layout="NHWC" if shape[:2] != (1, 1) and x.layout == "NHWC" else "flat")
@@ -173,54 +227,30 @@ def same(reader, node, inputs, attributes):
 
 
 def fold_first(reader, node, inputs, attributes):
-    raise OnnxError(f"{reader.where(node)}: expected it folded into the convolution before it, got a BatchNormalization; fold "
-                    "it before quantizing (torch: fuse_conv_bn_eval; onnxruntime: quant_pre_process)")
-
-
-def _what(value) -> str:
-    return "nothing" if value is None else type(value).__name__.lower()
-
-
-def _limits(inputs, attributes, where):
-    require(all(v is None or isinstance(v, Const) for v in inputs[1:]), where, "constant limits", "computed ones")
-    given = [None if v is None else float(v.array) for v in (inputs[1:] + [None, None])[:2]]
-    low, high = (attributes.get(k, d) if v is None else v for k, v, d in (("min", given[0], -np.inf), ("max", given[1], np.inf)))
-    require(low <= high, where, "min <= max", (low, high))
-    return low, high
-
-
-def _padding(attributes, shape, kernel, stride, where) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) from pads or auto_pad."""
-    auto = attributes.get("auto_pad", b"NOTSET")
-    if auto in (b"NOTSET", b"VALID"):
-        pads = attributes.get("pads", [0, 0, 0, 0]) if auto == b"NOTSET" else [0, 0, 0, 0]
-        require(len(pads) == 4, where, "four pads", pads)
-        return tuple(int(p) for p in pads)
-    require(auto in (b"SAME_UPPER", b"SAME_LOWER"), where, "auto_pad NOTSET, VALID or SAME", auto)
-    total = [max((-(-n // stride) - 1) * stride + k - n, 0) for n, k in zip(shape, kernel)]
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    return tuple(small + large) if auto == b"SAME_UPPER" else tuple(large + small)
-
-
-def _window(attributes, shape, where):
-    kernel, strides = attributes.get("kernel_shape", ()), attributes.get("strides", [1, 1])
-    require(len(kernel) == 2, where, "a pool over two dimensions", kernel)
-    require(len(set(strides)) == 1, where, "one stride for both directions", strides)
-    require(set(attributes.get("dilations", [1])) == {1}, where, "no dilation", attributes.get("dilations"))
-    kernel, stride = tuple(int(k) for k in kernel), int(strides[0])
-    require(min(kernel) >= 1 and stride >= 1, where, "a positive window and stride", (kernel, stride))
-    return kernel, stride, _padding(attributes, shape, kernel, stride, where)
-
-
-def _whole(attributes, shape, kernel, stride, where) -> None:
-    """ceil_mode is taken where it changes nothing."""
-    rest = [(n - k) % stride for n, k in zip(shape, kernel)]
-    require(not attributes.get("ceil_mode", 0) or not any(rest), where, "ceil_mode 0", "windows beyond the edge")
+    raise OnnxError(
+        f"{reader.where(node)}: expected it folded into the convolution before it, got a BatchNormalization; fold "
+        "it before quantizing (torch: fuse_conv_bn_eval; onnxruntime: quant_pre_process)"
+    )
 
 
 OPS = {
-    "Conv": conv, "Gemm": gemm, "MatMul": gemm, "Add": add, "Relu": clamp, "Clip": clamp, "GlobalAveragePool": avg_pool,
-    "AveragePool": avg_pool, "ReduceMean": avg_pool, "MaxPool": max_pool, "Slice": slice_pixels, "Pad": pad,
-    "Transpose": transpose, "Flatten": flatten, "Reshape": flatten, "Squeeze": flatten, "Identity": same, "Dropout": same,
+    "Conv": conv,
+    "Gemm": gemm,
+    "MatMul": gemm,
+    "Add": add,
+    "Relu": clamp,
+    "Clip": clamp,
+    "GlobalAveragePool": avg_pool,
+    "AveragePool": avg_pool,
+    "ReduceMean": avg_pool,
+    "MaxPool": max_pool,
+    "Slice": slice_pixels,
+    "Pad": pad,
+    "Transpose": transpose,
+    "Flatten": flatten,
+    "Reshape": flatten,
+    "Squeeze": flatten,
+    "Identity": same,
+    "Dropout": same,
     "BatchNormalization": fold_first,
 }

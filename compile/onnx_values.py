@@ -8,8 +8,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 # Integer types a tensor of codes can have -> (bits, signed).
 INTEGERS = {
-    TensorProto.UINT2: (2, False), TensorProto.INT2: (2, True), TensorProto.UINT4: (4, False), TensorProto.INT4: (4, True),
-    TensorProto.UINT8: (8, False), TensorProto.INT8: (8, True), TensorProto.INT32: (32, True),
+    TensorProto.UINT2: (2, False),
+    TensorProto.INT2: (2, True),
+    TensorProto.UINT4: (4, False),
+    TensorProto.INT4: (4, True),
+    TensorProto.UINT8: (8, False),
+    TensorProto.INT8: (8, True),
+    TensorProto.INT32: (32, True),
 }
 
 
@@ -33,7 +38,10 @@ class Const:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Dequantized constant: real = codes * scale along `axis`; codes int64 are centred (zero point subtracted)."""
+    """Dequantized constant: real = codes * scale along `axis`; codes int64 are centred (zero point subtracted).
+
+    bits: of the signed codes; above 8 where an asymmetric zero point moved them out of int8.
+    """
 
     codes: np.ndarray
     scale: np.ndarray
@@ -43,11 +51,19 @@ class Weights:
     def transposed(self, perm) -> "Weights":
         return Weights(self.codes.transpose(perm), self.scale, list(perm).index(self.axis), self.bits)
 
+    @property
+    def real(self) -> np.ndarray:
+        return self.codes * _along(self.scale.astype(np.float64), self.axis, max(1, self.codes.ndim))
+
     def channel_scale(self, axis: int, where: str) -> np.ndarray:
         """float32 [codes.shape[axis]]."""
         channels = self.codes.shape[axis]
-        require(self.scale.size == 1 or (self.axis == axis and self.scale.shape == (channels,)), where,
-                f"one weight scale, or one for each of {channels} output channels", f"{self.scale.shape} along axis {self.axis}")
+        require(
+            self.scale.size == 1 or (self.axis == axis and self.scale.shape == (channels,)),
+            where,
+            f"one weight scale, or one for each of {channels} output channels",
+            f"{self.scale.shape} along axis {self.axis}",
+        )
         return np.broadcast_to(self.scale.reshape(-1), (channels,)).astype(np.float32)
 
 
@@ -116,7 +132,9 @@ def fold(node: onnx.NodeProto, inputs: list, attributes: dict, where: str):
         return _quantize(first, inputs, attributes, where)
     if kind == "DequantizeLinear":
         return _dequantize(first, inputs, attributes, where)
-    raise OnnxError(f"{where}: expected no {kind} on constants; fold it before quantizing (onnxruntime's basic optimization does)")
+    raise OnnxError(
+        f"{where}: expected no {kind} on constants; fold it before quantizing (onnxruntime's basic optimization does)"
+    )
 
 
 def _cast(value: Const, to: int, where: str) -> Const:
@@ -138,11 +156,16 @@ def _clip(value: Const, low, high) -> Const:
 
 def _along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     """A scale or zero point, shaped to broadcast along `axis`."""
-    return values.reshape(()) if values.size == 1 else values.reshape([-1 if k == axis % ndim else 1 for k in range(ndim)])
+    return (
+        values.reshape(()) if values.size == 1 else values.reshape([-1 if k == axis % ndim else 1 for k in range(ndim)])
+    )
 
 
 def _quantize(value: Const, inputs: list, attributes: dict, where: str) -> Const:
-    scale, zero = inputs[1].array, inputs[2] if len(inputs) > 2 and inputs[2] is not None else Const(np.int64(0), 8, False)
+    scale, zero = (
+        inputs[1].array,
+        inputs[2] if len(inputs) > 2 and inputs[2] is not None else Const(np.int64(0), 8, False),
+    )
     axis, ndim = attributes.get("axis", 1), max(1, value.array.ndim)
     codes = np.rint(value.array / _along(scale, axis, ndim)) + _along(zero.array, axis, ndim)
     low = -(1 << (zero.bits - 1)) if zero.signed else 0
@@ -160,10 +183,6 @@ def _dequantize(value: Const, inputs: list, attributes: dict, where: str) -> Wei
         codes = codes - _along(inputs[2].array, axis, ndim)
     elif not value.signed:
         require(bits < 8 or codes.max(initial=0) < 128, where, "signed weight codes", "uint8 without zero point")
-    if bits <= 8:
-        half = 1 << (bits - 1)
-        if codes.min(initial=0) < -half or codes.max(initial=0) >= half:
-            bits = max(int(codes.max()), -int(codes.min()) - 1).bit_length() + 1
-        require(bits <= 8, where, "weights that fit 8 signed bits once their zero point is subtracted",
-                f"{codes.min()}..{codes.max()}", "quantize weights symmetrically (onnxruntime: extra_options={'WeightSymmetric': True})")
+    if bits <= 8 and not -(1 << (bits - 1)) <= codes.min(initial=0) <= codes.max(initial=0) < 1 << (bits - 1):
+        bits = max(int(codes.max()), -int(codes.min()) - 1).bit_length() + 1
     return Weights(codes, np.asarray(scale, np.float32), axis % ndim, bits)

@@ -117,7 +117,12 @@ def _write(path: Path | None, rows: list[dict]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when all went well, 1 when golden logits differ, 2 for an error, which is printed."""
-    args = _arguments().parse_args(argv)
+    parser = _arguments()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (args.command != "infer" or any(word.startswith("-") for word in rest)):
+        parser.error(f"expected other arguments than {' '.join(rest)}; see --help")
+    if args.command == "infer":
+        args.pictures += map(Path, rest)  # those behind an option, which argparse leaves over
     try:
         bundle = _opened(args)
         if args.command == "infer":

@@ -13,6 +13,7 @@ from runtime.fields import REBUILD, BundleError
 from runtime.manifest import Manifest, Variant, parse
 from runtime.weights import aligned_buffer, read_weights
 
+REBUILD_HERE = "sh lib/rebuild.sh, in the bundle's folder"
 COPY = "copy the whole bundle folder here again, or " + REBUILD
 
 # family -> what knows this machine's features and its name for people; a new family is one more row
@@ -45,12 +46,8 @@ class Bundle:
         """The variant's library; raises BundleError for a bundle of source only that nobody has compiled yet."""
         path = self.path(variant.library)
         if not path.is_file():
-            facts = self.manifest.producer.get("built")
-            facts = facts.get(variant.library) if isinstance(facts, dict) else None
-            command = facts.get("command") if isinstance(facts, dict) else None
             raise BundleError(f"{self.folder}: expected the library {variant.library}, but this bundle holds source "
-                              "only; compile it on this device, in the bundle's folder, with: "
-                              f"{command or 'the command beside the source'}")
+                              f"only; compile it on this device: {REBUILD_HERE}")
         return path
 
     def weights(self, variant: Variant) -> np.ndarray:
@@ -125,7 +122,8 @@ def require_machine(manifest: Manifest) -> None:
                           f"got {target.family}; update bitgrade on this device")
     if target.machine != cpu.machine():
         raise BundleError(f"target {target.name}: expected a machine of {target.machine}, this one is {cpu.machine()}; "
-                          "build for this one with `python -m compile.build --target ...`")
+                          "build for this one with `python -m compile.build --target ...`, or, a bundle with lib/*.cu, "
+                          f"here: {REBUILD_HERE}")
     missing = sorted(set(target.requires) - processor.features())
     if missing:
         raise BundleError(f"target {target.name}: expected a processor with {', '.join(target.requires)}, "

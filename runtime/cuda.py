@@ -26,9 +26,9 @@ class Driver:
         try:
             self._lib = ctypes.CDLL(library)
         except OSError as error:
-            raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run it on a "
-                              "machine with an NVIDIA GPU. The source (lib/*.cu) and the command that compiles it "
-                              "(manifest.json: producer, built) are in the bundle") from error
+            raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run it where "
+                              "there is an NVIDIA GPU. The bundle brings its source (lib/*.cu) and the commands that "
+                              "compile it there (lib/rebuild.sh)") from error
         self._call("cuInit", 0)
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(self._device), _DEVICE)

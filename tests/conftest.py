@@ -1,12 +1,16 @@
-"""Fixtures that several test files share: one small bundle for this machine, built from random integer networks."""
+"""Fixtures that several test files share: small bundles for this machine, built from random integer networks."""
 
-import os
+import json
 import platform
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import settings
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy or torch: test processes share few cores
+settings.register_profile("shared", deadline=None)  # time says more of the machine than of the code
+settings.load_profile("shared")
 
 BITS = {"w8a8": ((8, 8),), "w4a4": ((8, 8), (4, 4)), "again": ((8, 8),)}  # "again" shares code and weights with w8a8
 
@@ -55,3 +59,31 @@ def small_bundle(tmp_path_factory) -> Path:
 def _facts(graph, cost: float) -> dict:
     bits = {layer: list(pair) for layer, pair in graph.bit_config().items()}
     return {"bits": bits, "macs": 1000, "bitops": 64000, "cost": cost, "accuracy": {"clean": 0.5, "jpeg": cost / 4}}
+
+
+def _selector(luma: int):
+    """w8a8 for pictures whose mean luma is over `luma` codes, w4a4 for others; "again" is never chosen."""
+    from runtime import quality
+    from runtime.selector import ONE, Selector
+
+    d, k = len(quality.NAMES), len(BITS)
+    zero, at = np.zeros(d, np.int64), quality.NAMES.index("luma")
+    offset, multiplier, hidden = zero.copy(), zero.copy(), zero[None].copy()
+    offset[at], multiplier[at], hidden[0, at] = luma * 256, 64, 1
+    one = lambda value: np.array(value, np.int64)  # noqa: E731
+    return Selector(offset=offset, multiplier=multiplier, shift=zero, hidden_weight=hidden, hidden_bias=one([0]),
+                    hidden_shift=one(0), output_weight=one([[1], [0], [0]]), output_bias=one([40000, 40000, 100]),
+                    output_shift=one(0), group_weight=np.zeros((1, d, d), np.int64), group_offset=zero[None].copy(),
+                    threshold=one(0), fallback=one([ONE // 2] * k), costs=one([ONE, ONE // 2, ONE]))
+
+
+@pytest.fixture
+def selecting(small_bundle, tmp_path):
+    """A copy of the bundle with a selector and a table of two budgets."""
+    folder = shutil.copytree(small_bundle, tmp_path / "selecting")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["selector"] = _selector(100).to_dict()
+    entries = ((0.8, 0.0, 0.9), (0.5, 1000.0, 0.7))
+    manifest["budgets"] = [dict(zip(("budget", "lambda", "accuracy"), entry, strict=True)) for entry in entries]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

@@ -3,7 +3,18 @@
 import numpy as np
 
 from compile import reference
-from compile.graph import CONV_MIN_SHIFT, Add, AvgPool, Conv, Graph, MaxPool, Rescale, Shortcut, Tensor, requant_from_ratio
+from compile.graph import (
+    CONV_MIN_SHIFT,
+    Add,
+    AvgPool,
+    Conv,
+    Graph,
+    MaxPool,
+    Rescale,
+    Shortcut,
+    Tensor,
+    requant_from_ratio,
+)
 from compile.graph import skip_multiplier as skip_units
 from compile.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant
 
@@ -11,7 +22,9 @@ OPS = ("dense", "depthwise", "grouped", "pointwise", "skip", "shortcut", "add", 
 CHANNELS = (3, 5, 8, 16, 17, 40)
 
 
-def random_graph(seed: int, ops=None, tie_free: bool = True, extreme: bool = False, widths=range(2, 9), size=None) -> Graph:
+def random_graph(
+    seed: int, ops=None, tie_free: bool = True, extreme: bool = False, widths=range(2, 9), size=None
+) -> Graph:
     """A valid graph of the given ops (names of OPS; some at random when None) between a first conv and a classifier.
 
     tie_free: ratios over odd integers, so that no sum lies on a tie and float QDQ inference equals the integers;
@@ -54,7 +67,9 @@ def pictures(graph: Graph, n: int, seed: int) -> np.ndarray:
     out = rng.integers(0, 256, (n, h, w, c), np.uint8)
     ramp = np.linspace(0, 255, h)[:, None, None] * rng.random(c) + np.linspace(0, 255, w)[None, :, None] * rng.random(c)
     out[4::2] = np.clip(ramp / 2 + rng.normal(0, 12, out[4::2].shape), 0, 255).astype(np.uint8)
-    for k, special in enumerate((np.zeros_like(ramp), np.full_like(ramp, 255), 255 * rng.integers(0, 2, (h, w, c)))[:n]):
+    for k, special in enumerate(
+        (np.zeros_like(ramp), np.full_like(ramp, 255), 255 * rng.integers(0, 2, (h, w, c)))[:n]
+    ):
         out[k] = special.astype(np.uint8)
     return out
 
@@ -86,7 +101,9 @@ class Builder:
         half = 1 << (w_bits - 1)
         if self.extreme:
             one_sign = self.rng.choice([-half, half - 1], (shape[0], 1, 1, 1))
-            return np.where(self.rng.random(shape) < 0.5, one_sign, self.rng.choice([-half, half - 1], shape)).astype(np.int8)
+            return np.where(self.rng.random(shape) < 0.5, one_sign, self.rng.choice([-half, half - 1], shape)).astype(
+                np.int8
+            )
         return np.clip(np.rint(self.rng.normal(0, half / 2, shape)), -half, half - 1).astype(np.int8)
 
     def conv(self, x, channels, kernel=None, stride=1, padding=None, groups=1, w_bits=None, bits=None, signed=None,
@@ -96,29 +113,42 @@ class Builder:
         padding = padding or tuple(int(p) for p in rng.integers(0, kernel // 2 + 1, 4))
         w_bits, bits = w_bits or int(rng.choice(self.widths)), bits or 8
         weight = self.weights((channels, kernel, kernel, source.shape[2] // groups), w_bits)
-        conv = dict(name=name, input=x, output=f"{name}:out", weight=weight, w_bits=w_bits, stride=stride, padding=padding,
-                    groups=groups)
-        sums = reference.convolve(self._sums(x), Conv(bias=np.zeros(channels, np.int64), w_scale=np.ones(channels), **conv))
+        conv = dict(
+            name=name,
+            input=x,
+            output=f"{name}:out",
+            weight=weight,
+            w_bits=w_bits,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+        )
+        sums = reference.convolve(
+            self._sums(x), Conv(bias=np.zeros(channels, np.int64), w_scale=np.ones(channels), **conv)
+        )
         out = Tensor(f"{name}:out", sums.shape[1:], bits, 1.0, self._zero_point(bits, signed))
         bound = np.maximum(np.abs(weight.astype(np.int64)).sum((1, 2, 3)) * source.qmax, 1)
         spread = np.maximum(sums.std((0, 1, 2)), bound / 64)
         ratio = out.qmax / (4 * spread) * rng.uniform(0.7, 1.4, channels)
         if out_scale is None:
             top, bottom = [(1, 1), (2, 1), (1, 3), (2, 3), (4, 3)][rng.integers(5)]
-            out_scale = self.tensors[skip].scale * bottom / top * (1 if self.tie_free else rng.uniform(0.9, 1.1)) if skip \
+            out_scale = (
+                self.tensors[skip].scale * bottom / top * (1 if self.tie_free else rng.uniform(0.9, 1.1))
+                if skip
                 else rng.uniform(0.01, 0.1)
+            )
         out = Tensor(out.name, out.shape, bits, float32(out_scale), out.zero_point)
         w_scale = self._w_scale(source.scale, ratio, out.scale, odd=3 if skip else 1)
         requant = conv_requant(source.scale, w_scale, out.scale)
         step = np.exp2(31 + requant.shift) / requant.multiplier  # units of the shifted sum in one output code
         centre = rng.uniform(0.0, 0.5 if skip is None else 0.1, channels) * (0 if out.zero_point[0] else out.qmax)
-        bias = np.rint((centre * step - sums.mean((0, 1, 2)) * np.exp2(requant.left))).astype(np.int64)
+        bias = np.rint(centre * step - sums.mean((0, 1, 2)) * np.exp2(requant.left)).astype(np.int64)
         units = None if skip is None else skip_units(source.scale, w_scale, requant.left, self.tensors[skip].scale)
         return self._append(Conv(bias=bias, w_scale=w_scale, requant=requant, skip=skip, skip_multiplier=units,
                                  **self._clamp(out, clamp), **conv), out)
 
     def _w_scale(self, x_scale, ratio, out_scale, odd) -> np.ndarray:
-        """float32 [O] near the wanted ratio; tie-free: the ratio after the shift is one over an odd multiple of `odd`."""
+        """float32 [O] near the wanted ratio; tie-free: after the shift it is one over an odd multiple of `odd`."""
         if self.tie_free:
             left = requant_from_ratio(ratio, CONV_MIN_SHIFT).left
             q = odd * (2 * np.floor(np.exp2(left) / ratio / (2 * odd)) + 1)
@@ -128,7 +158,9 @@ class Builder:
 
     def _zero_point(self, bits, signed=None) -> tuple[int]:
         signed = self.rng.random() < 0.3 if signed is None else signed
-        return (int(self.rng.integers(1, 1 << bits)) if self.rng.random() < 0.2 else 1 << (bits - 1),) if signed else (0,)
+        return (
+            (int(self.rng.integers(1, 1 << bits)) if self.rng.random() < 0.2 else 1 << (bits - 1),) if signed else (0,)
+        )
 
     def _clamp(self, out: Tensor, clamp=None) -> dict:
         narrow = clamp is None and self.rng.random() < 0.2
@@ -144,13 +176,17 @@ class Builder:
         if self.tie_free:
             q = 2 * int(min(1 / ratio, 4096) * (1 if area > 1 else min(32, max(1, 32 * ratio))) / 2) + 1
             ratio = max(1, round(ratio * q)) / q if area == 1 else 1 / q
-        zero_point = 0 if source.zero_point[0] == 0 else min((1 << bits) - 1, max(1, round(source.zero_point[0] * ratio * area)))
+        zero_point = (
+            0 if source.zero_point[0] == 0 else min((1 << bits) - 1, max(1, round(source.zero_point[0] * ratio * area)))
+        )
         return Tensor(name, source.shape, bits, float32(source.scale / (ratio * area)), (zero_point,))
 
     def rescale(self, x, bits=None, name=None) -> str:
         name, t = self._new(name, "rescale"), self._scaled(x, bits or int(self.rng.choice(self.widths)))
         out = Tensor(f"{name}:out", t.shape, t.bits, t.scale, t.zero_point)
-        return self._append(Rescale(name, x, out.name, rescale_requant(self.tensors[x].scale, out.scale), 0, out.qmax), out)
+        return self._append(
+            Rescale(name, x, out.name, rescale_requant(self.tensors[x].scale, out.scale), 0, out.qmax), out
+        )
 
     def avg_pool(self, x, kernel=None, stride=1, bits=8, name=None) -> str:
         name, source = self._new(name, "avg_pool"), self.tensors[x]
@@ -164,7 +200,7 @@ class Builder:
 
     def max_pool(self, x, kernel=(3, 3), stride=2, padding=None, name=None) -> str:
         name, s = self._new(name, "max_pool"), self.tensors[x]
-        kernel = tuple(min(k, n) for k, n in zip(kernel, s.shape))
+        kernel = tuple(min(k, n) for k, n in zip(kernel, s.shape, strict=False))
         padding = padding or tuple(int(self.rng.integers(0, k)) for k in (*kernel, *kernel))
         h, w = ((s.shape[i] + padding[i] + padding[i + 2] - kernel[i]) // stride + 1 for i in (0, 1))
         out = Tensor(f"{name}:out", (h, w, s.shape[2]), s.bits, s.scale, s.zero_point)
@@ -172,7 +208,9 @@ class Builder:
 
     def shortcut(self, x, channels, stride=2, name=None) -> str:
         name, s = self._new(name, "shortcut"), self.tensors[x]
-        out = Tensor(f"{name}:out", (-(-s.shape[0] // stride), -(-s.shape[1] // stride), channels), s.bits, s.scale, s.zero_point)
+        out = Tensor(
+            f"{name}:out", (-(-s.shape[0] // stride), -(-s.shape[1] // stride), channels), s.bits, s.scale, s.zero_point
+        )
         return self._append(Shortcut(name, x, out.name, stride, (channels - s.shape[2]) // 2), out)
 
     def add(self, a, b, ratio=1.0, name=None) -> str:
@@ -206,7 +244,10 @@ def _dense(b: Builder, x: str) -> str:
 
 
 def _add(b: Builder, x: str) -> str:
-    scale, (top, bottom, ratio) = b.tensors[x].scale, [(1, 1, 1 / 3), (2, 3, 3 / 5), (5, 4, 4 / 7), (3, 1, 1.0)][b.rng.integers(4)]
+    scale, (top, bottom, ratio) = (
+        b.tensors[x].scale,
+        [(1, 1, 1 / 3), (2, 3, 3 / 5), (5, 4, 4 / 7), (3, 1, 1.0)][b.rng.integers(4)],
+    )
     other = _same(b, x, bits=int(b.rng.choice(b.widths)), out_scale=scale * top / bottom)
     return b.add(x, other, ratio if b.tie_free else b.rng.uniform(0.3, 1.2))
 
@@ -228,10 +269,20 @@ def _grouped(b: Builder, x: str) -> str:
 
 
 _STEPS = {
-    "dense": _dense, "grouped": _grouped, "add": _add, "avg_pool": _avg_pool, "shortcut": _shortcut,
-    "depthwise": lambda b, x: b.conv(x, b.tensors[x].shape[2], groups=b.tensors[x].shape[2], stride=int(b.rng.choice((1, 2))),
-                                     bits=int(b.rng.choice(b.widths))),
+    "dense": _dense,
+    "grouped": _grouped,
+    "add": _add,
+    "avg_pool": _avg_pool,
+    "shortcut": _shortcut,
+    "depthwise": lambda b, x: b.conv(
+        x,
+        b.tensors[x].shape[2],
+        groups=b.tensors[x].shape[2],
+        stride=int(b.rng.choice((1, 2))),
+        bits=int(b.rng.choice(b.widths)),
+    ),
     "pointwise": lambda b, x: b.conv(x, int(b.rng.choice(CHANNELS)), kernel=1, bits=int(b.rng.choice(b.widths))),
     "skip": lambda b, x: _same(b, x, skip=x),
-    "max_pool": lambda b, x: b.max_pool(x), "rescale": lambda b, x: b.rescale(x),
+    "max_pool": lambda b, x: b.max_pool(x),
+    "rescale": lambda b, x: b.rescale(x),
 }

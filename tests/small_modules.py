@@ -89,7 +89,7 @@ def mirror(n: int = 64) -> tvm.IRModule:
 
 
 def arguments(n: int = 64, classes: int = 5, top: int = 256, seed: int = 0):
-    """picture uint8 [n] below `top`, weights int8 [n * classes], table int32 [classes], and the sums int32 [classes]."""
+    """picture uint8 [n] below `top`, weights int8 [n * classes], table int32 [classes], the sums int32 [classes]."""
     rng = np.random.default_rng(seed)
     x, w = rng.integers(0, top, n, np.uint8), rng.integers(-128, 128, n * classes, np.int8)
     table = rng.integers(-2**20, 2**20, classes, np.int32)

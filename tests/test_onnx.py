@@ -104,7 +104,9 @@ def test_codes_as_output():
     """A quantized output: the logits are its codes."""
     graph = resnet_like()
     last = graph.nodes[-2].output
-    cut = replace(graph, nodes=graph.nodes[:-1], tensors={k: t for k, t in graph.tensors.items() if k != "logits"}, output=last)
+    cut = replace(
+        graph, nodes=graph.nodes[:-1], tensors={k: t for k, t in graph.tensors.items() if k != "logits"}, output=last
+    )
     assert difference(cut, from_model(to_onnx(cut))) is None
     assert differing(cut, pictures(cut, 8, 0)) == 0
 
@@ -112,7 +114,11 @@ def test_codes_as_output():
 def test_export_run(tmp_path):
     graphs = {"a": resnet_like([(8, 8)]), "b": resnet_like([(2, 3)])}
     golden = pictures(graphs["a"], 5, 0)
-    run = {"name": "x", "labels": [str(k) for k in range(10)], "variants": [{"name": "a", "accuracy": {"clean": 0.5}}, {"name": "b"}]}
+    run = {
+        "name": "x",
+        "labels": [str(k) for k in range(10)],
+        "variants": [{"name": "a", "accuracy": {"clean": 0.5}}, {"name": "b"}],
+    }
     export_run(tmp_path, graphs, run, golden)
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     export_run(tmp_path, graphs, run, golden)
@@ -121,7 +127,12 @@ def test_export_run(tmp_path):
     written = json.loads(first["run.json"])
     assert (written["format"], written["input"], written["golden"]) == (1, {"shape": [16, 16, 3]}, "golden.npz")
     a, b = written["variants"]
-    assert a["cost"] == 1.0 and a["accuracy"] == {"clean": 0.5} and b["bits"]["layer1.0.conv1"] == [2, 3] and b["bitops"] < a["bitops"]
+    assert (
+        a["cost"] == 1.0
+        and a["accuracy"] == {"clean": 0.5}
+        and b["bits"]["layer1.0.conv1"] == [2, 3]
+        and b["bitops"] < a["bitops"]
+    )
     stored = np.load(tmp_path / "golden.npz")
     for v in written["variants"]:
         assert (reference.run(load(tmp_path / v["onnx"]), stored["images"]) == stored[f"logits_{v['name']}"]).all()
@@ -202,7 +213,9 @@ def test_errors_name_the_node_and_the_way_out():
     model = to_onnx(resnet_like())
     conv = next(n for n in model.graph.node if n.name == "layer1.0.conv1")
     conv.op_type = "ConvTranspose"
-    with pytest.raises(OnnxError, match=r"layer1.0.conv1 \(ConvTranspose\): expected one of .* got ConvTranspose; rewrite"):
+    with pytest.raises(
+        OnnxError, match=r"layer1.0.conv1 \(ConvTranspose\): expected one of .* got ConvTranspose; rewrite"
+    ):
         from_model(model)
     with pytest.raises(OnnxError, match="cannot be read"):
         load("no/such/file.onnx")
@@ -210,7 +223,15 @@ def test_errors_name_the_node_and_the_way_out():
 
 def test_rescale_between_equal_scales_stays_a_node():
     tensors = {n: Tensor(n, (1, 1, 3), 8, 0.5) for n in ("image", "a", "b")}
-    conv = Conv("c", "image", "a", np.ones((3, 1, 1, 3), np.int8), 2, np.zeros(3, np.int64), np.full(3, 0.25, np.float32),
-                conv_requant(0.5, np.full(3, 0.25, np.float32), 0.5))
+    conv = Conv(
+        "c",
+        "image",
+        "a",
+        np.ones((3, 1, 1, 3), np.int8),
+        2,
+        np.zeros(3, np.int64),
+        np.full(3, 0.25, np.float32),
+        conv_requant(0.5, np.full(3, 0.25, np.float32), 0.5),
+    )
     graph = Graph("g", tensors, (conv, Rescale("r", "a", "b", rescale_requant(0.5, 0.5))), "image", "b")
     assert difference(graph, from_model(to_onnx(graph))) is None

@@ -140,7 +140,7 @@ def test_one_picture_takes_microseconds():
         began = time.perf_counter()
         features(x)
         times.append(time.perf_counter() - began)
-    assert min(times) < 500e-6  # 80 measured; room for slow and busy machines
+    assert min(times) < 1e-3  # 0.08 ms measured; room for slow and busy machines
 
 
 @pytest.mark.parametrize("x", [np.zeros((7, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)),

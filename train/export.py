@@ -29,21 +29,32 @@ def export_run(folder: Path, graphs: dict[str, Graph], run: dict, golden_images:
     folder = Path(folder)
     names = [v["name"] for v in run["variants"]]
     if names != list(graphs) or not all(re.fullmatch(r"[\w.-]+", n) for n in names):
-        raise ExportError(f"{folder}: expected a graph for each variant {names}, named in letters, digits, '.', '-' and '_', "
-                          f"got graphs {list(graphs)}")
+        raise ExportError(
+            f"{folder}: expected a graph for each variant {names}, named in letters, digits, '.', '-' and '_', "
+            f"got graphs {list(graphs)}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     golden, variants = {"images": golden_images}, []
     for variant in run["variants"]:
         name, graph = variant["name"], graphs[variant["name"]]
         about = {k: run[k] for k in ("name", "arch", "dataset", "method", "labels") if k in run}
-        _write(folder / f"{name}.onnx", _checked(graph, {**about, "variant": name}).SerializeToString(deterministic=True))
+        _write(
+            folder / f"{name}.onnx", _checked(graph, {**about, "variant": name}).SerializeToString(deterministic=True)
+        )
         golden[f"logits_{name}"] = reference.run(graph, golden_images)
         variants.append({**_measures(graph), **variant, "onnx": f"{name}.onnx"})
     temporary = folder / f"{GOLDEN}.tmp.npz"
     np.savez(temporary, **golden)
     os.replace(temporary, folder / GOLDEN)
     shape = list(graphs[names[0]].tensors[graphs[names[0]].input].shape)
-    complete = {"format": FORMAT, "input": {"shape": shape}, "selector": None, **run, "variants": variants, "golden": GOLDEN}
+    complete = {
+        "format": FORMAT,
+        "input": {"shape": shape},
+        "selector": None,
+        **run,
+        "variants": variants,
+        "golden": GOLDEN,
+    }
     _write(folder / "run.json", json.dumps(complete, indent=1, allow_nan=False).encode() + b"\n")
 
 
@@ -77,7 +88,9 @@ def _checked(graph: Graph, metadata: dict) -> onnx.ModelProto:
     onnx.checker.check_model(model, full_check=True)
     differs = difference(graph, from_model(model))
     if differs:
-        raise ExportError(f"variant {metadata['variant']}: expected the file to give its graph back, got another {differs}")
+        raise ExportError(
+            f"variant {metadata['variant']}: expected the file to give its graph back, got another {differs}"
+        )
     return model
 
 
@@ -86,7 +99,12 @@ def _measures(graph: Graph) -> dict:
     bits, counts = graph.bit_config(), macs(graph)
     bitops = sum(n * bits[layer][0] * bits[layer][1] for layer, n in counts.items())
     total = sum(counts.values())
-    return {"bits": {k: list(v) for k, v in bits.items()}, "macs": total, "bitops": bitops, "cost": bitops / (64 * total)}
+    return {
+        "bits": {k: list(v) for k, v in bits.items()},
+        "macs": total,
+        "bitops": bitops,
+        "cost": bitops / (64 * total),
+    }
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -39,14 +39,22 @@ def to_onnx(graph: Graph, metadata: dict | None = None) -> onnx.ModelProto:
     opset, ir_version = TWO_BIT if writer.two_bit else FOUR_BIT
     shape = graph.tensors[graph.input].shape
     body = helper.make_graph(
-        writer.nodes, graph.name,
+        writer.nodes,
+        graph.name,
         [helper.make_tensor_value_info(graph.input, TensorProto.UINT8, ["N", *shape])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", int(np.prod(graph.tensors[graph.output].shape))])],
-        writer.initializers)
+        [
+            helper.make_tensor_value_info(
+                output, TensorProto.FLOAT, ["N", int(np.prod(graph.tensors[graph.output].shape))]
+            )
+        ],
+        writer.initializers,
+    )
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version,
                               producer_name="bitgrade")
     fields = {"format": FORMAT, **(metadata or {})}
-    helper.set_model_props(model, {f"bitgrade.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()})
+    helper.set_model_props(
+        model, {f"bitgrade.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
+    )
     return model
 
 
@@ -59,8 +67,10 @@ def derived(graph: Graph) -> None:
     for node in graph.nodes:
         for what, formula, expected, came in _derivations(graph, node):
             if not np.array_equal(expected, came):
-                raise ExportError(f"node {node.name}: expected the {what} that {formula} gives, {_short(expected)}, got "
-                                  f"{_short(came)}; derive it with that function")
+                raise ExportError(
+                    f"node {node.name}: expected the {what} that {formula} gives, {_short(expected)}, got "
+                    f"{_short(came)}; derive it with that function"
+                )
 
 
 def _short(values) -> str:
@@ -75,7 +85,12 @@ def _derivations(graph: Graph, node: Node):
     if isinstance(node, Conv):
         yield "dtype of w_scale", "DESIGN", "float32", str(node.w_scale.dtype)
         if node.requant is None:
-            yield "one weight scale", "a classifier's quantizer", np.full_like(node.w_scale, node.w_scale[0]), node.w_scale
+            yield (
+                "one weight scale",
+                "a classifier's quantizer",
+                np.full_like(node.w_scale, node.w_scale[0]),
+                node.w_scale,
+            )
             yield "scale of the logits", "scales.logit_scale", logit_scale(x.scale, node.w_scale[0]), out.scale
             return
         requant = conv_requant(x.scale, node.w_scale, out.scale)
@@ -127,7 +142,9 @@ class _Writer:
             half = 1 << (conv.w_bits - 1)
             if held < 8:  # Clip takes no type below 8 bits
                 name = self.op("Cast", f"{conv.name}/weight_int8", [name], to=TensorProto.INT8)
-            limits = [self.constant(f"{conv.name}/weight_{k}", np.int8(v)) for k, v in (("min", -half), ("max", half - 1))]
+            limits = [
+                self.constant(f"{conv.name}/weight_{k}", np.int8(v)) for k, v in (("min", -half), ("max", half - 1))
+            ]
             name = self.op("Clip", f"{conv.name}/weight_clipped", [name, *limits])
         scale = self.constant(f"{conv.name}/w_scale", conv.w_scale)
         return self.op("DequantizeLinear", f"{conv.name}/weight_real", [name, scale], axis=0)
@@ -155,13 +172,16 @@ class _Writer:
 
     def _clamp(self, node: Node, t: Tensor, real: str) -> str:
         qmin, qmax, zero = getattr(node, "qmin", 0), getattr(node, "qmax", t.qmax), t.zero_point[0]
-        # A bare pair DequantizeLinear, QuantizeLinear is merged into the one before it by onnxruntime: so Rescale always clamps.
+        # onnxruntime merges a bare DequantizeLinear, QuantizeLinear into the quantizer before it: so Rescale always clamps.
         explicit = isinstance(node, Rescale)
         if qmax == t.qmax and qmin == zero and (qmin > 0 or explicit or isinstance(node, (Conv, Add))):
             return self.op("Relu", f"{node.name}/relu", [real])
         if qmax == t.qmax and qmin == 0 and not explicit:
             return real
-        limits = [self.constant(f"{node.name}/{k}", np.float32((q - zero) * t.scale)) for k, q in (("min", qmin), ("max", qmax))]
+        limits = [
+            self.constant(f"{node.name}/{k}", np.float32((q - zero) * t.scale))
+            for k, q in (("min", qmin), ("max", qmax))
+        ]
         return self.op("Clip", f"{node.name}/clip", [real, *limits])
 
     def finish(self) -> str:
@@ -182,8 +202,16 @@ def _conv(w: _Writer, node: Conv) -> None:
         w.op("Gemm", node.output, inputs, node.name, transB=1)
         return
     inputs = [f"{node.input}/real", w.weight(node, node.weight.transpose(0, 3, 1, 2)), w.bias(node)]
-    real = w.op("Conv", f"{node.name}/sum" if node.requant else f"{node.output}/real", inputs, node.name, group=node.groups,
-                kernel_shape=[kh, kw], strides=[node.stride] * 2, pads=list(node.padding))
+    real = w.op(
+        "Conv",
+        f"{node.name}/sum" if node.requant else f"{node.output}/real",
+        inputs,
+        node.name,
+        group=node.groups,
+        kernel_shape=[kh, kw],
+        strides=[node.stride] * 2,
+        pads=list(node.padding),
+    )
     if node.requant is None:
         return
     if node.skip is not None:
@@ -200,12 +228,24 @@ def _avg_pool(w: _Writer, node: AvgPool) -> None:
     if node.kernel == w.graph.tensors[node.input].shape[:2] and node.stride == 1:
         w.quantize(node, w.op("GlobalAveragePool", name, inputs, node.name))
         return
-    w.quantize(node, w.op("AveragePool", name, inputs, node.name, kernel_shape=list(node.kernel), strides=[node.stride] * 2))
+    w.quantize(
+        node, w.op("AveragePool", name, inputs, node.name, kernel_shape=list(node.kernel), strides=[node.stride] * 2)
+    )
 
 
 def _max_pool(w: _Writer, node: MaxPool) -> None:
-    w.quantize(node, w.op("MaxPool", f"{node.name}/max", [f"{node.input}/real"], node.name, kernel_shape=list(node.kernel),
-                          strides=[node.stride] * 2, pads=list(node.padding)))
+    w.quantize(
+        node,
+        w.op(
+            "MaxPool",
+            f"{node.name}/max",
+            [f"{node.input}/real"],
+            node.name,
+            kernel_shape=list(node.kernel),
+            strides=[node.stride] * 2,
+            pads=list(node.padding),
+        ),
+    )
 
 
 def _shortcut(w: _Writer, node: Shortcut) -> None:

@@ -67,7 +67,10 @@ def bits(variants: list[dict]) -> Figure:
         axis.set_xticks(range(len(variants)), names, fontsize=8, rotation=30 * (len(variants) > 4))
         axis.set_yticks(range(len(layers)), layers, fontsize=8)
         axis.set_title(f"bits of {title}", fontsize=10, color=INK)
-        axis.tick_params(length=0)
+        axis.set_xticks(np.arange(0.5, len(variants) - 1), minor=True)
+        axis.set_yticks(np.arange(0.5, len(layers) - 1), minor=True)
+        axis.grid(which="minor", color="white", linewidth=1.5)
+        axis.tick_params(which="both", length=0)
         axis.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="bits", shrink=min(1.0, 4 / len(layers)), aspect=12, ticks=range(2, 9))
     return figure
@@ -144,15 +147,14 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
 
 def training(metrics: list[dict]) -> Figure | None:
     """The curves of metrics.jsonl, phases one after another; None when there is nothing to draw."""
-    curves, offset, last = {}, 0, {}
+    curves, ends = {}, {}
     for record in metrics:
-        if record["phase"] not in last:
-            offset += max(last.values(), default=0) if not last else last[list(last)[-1]]
-        last[record["phase"]] = record["step"]
+        before = sum(end for phase, end in ends.items() if phase != record["phase"])
+        ends[record["phase"]] = record["step"]
         for name, value in record.items():
             kind, _, variant = name.partition("/")
             if variant and kind in ("loss", "accuracy") and isinstance(value, float) and np.isfinite(value):
-                curves.setdefault(kind, {}).setdefault(variant, []).append((offset + record["step"], value))
+                curves.setdefault(kind, {}).setdefault(variant, []).append((before + record["step"], value))
     if not curves:
         return None
     figure = Figure(figsize=(4.6 * len(curves), 3.2), layout="constrained")

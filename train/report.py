@@ -18,7 +18,7 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
 
     samples: (family, severity) -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept as
     plots/samples.npz, which is used when the report is written again. Sections whose data the run lacks are left out:
-    variant shares need records of arm "chosen" (`pictures`: for how many the selector chose the variant).
+    the selector's choices need "share/VARIANT" (of the pictures) in the records of arm adaptive.
     Raises ValueError where run.json or results.json is missing or not as expected.
     """
     folder = Path(folder)
@@ -49,9 +49,8 @@ def by_arm(records: list[dict]) -> dict[tuple[str, str], dict[str, dict[int, flo
     """(arm, variant) -> family -> severity -> accuracy in percent."""
     out = {}
     for r in records:
-        if r["arm"] != "chosen":
-            family = out.setdefault((r["arm"], r["variant"]), {}).setdefault(r["family"], {})
-            family[r["severity"]] = 100 * r["correct"] / r["pictures"]
+        family = out.setdefault((r["arm"], r["variant"]), {}).setdefault(r["family"], {})
+        family[r["severity"]] = 100 * r["correct"] / r["pictures"]
     return out
 
 
@@ -72,12 +71,15 @@ def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def shares(records: list[dict]) -> dict[str, dict[str, float]]:
-    """family -> variant -> share of pictures for which the selector chose it, from records of arm "chosen"."""
-    counts = {}
-    for r in (r for r in records if r["arm"] == "chosen"):
-        family = counts.setdefault(r["family"], {})
-        family[r["variant"]] = family.get(r["variant"], 0) + r["pictures"]
-    return {f: {v: n / max(1, sum(c.values())) for v, n in c.items()} for f, c in counts.items()}
+    """family -> variant -> share of pictures for which the selector chose it; from "share/VARIANT" of its records."""
+    mine = [r for r in records if r["arm"] == "adaptive" and any(k.startswith("share/") for k in r)]
+    names = [k.removeprefix("share/") for k in mine[0] if k.startswith("share/")] if mine else []
+    out = {}
+    for family in dict.fromkeys(r["family"] for r in mine):
+        rows = [r for r in mine if r["family"] == family]
+        weights = [r["pictures"] for r in rows]
+        out[family] = {n: float(np.average([r[f"share/{n}"] for r in rows], weights=weights)) for n in names}
+    return out
 
 
 def _figures(folder, run, records, accuracy, held_out, points):
@@ -122,7 +124,7 @@ def _families(accuracy, held_out) -> list[str]:
 
 
 def _notes(records) -> list[str]:
-    pictures = max(r["pictures"] for r in records if r["arm"] != "chosen")
+    pictures = min(r["pictures"] for r in records)
     error = 100 * 0.5 / pictures**0.5
     return [
         "## How to read this", "",
@@ -154,7 +156,7 @@ def _read(path: Path, kind: type):
 def _check(folder: Path, run: dict, records: list) -> None:
     wanted = {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost"}
     for r in records:
-        if not isinstance(r, dict) or not wanted <= set(r) or not r["pictures"] and r["arm"] != "chosen":
+        if not isinstance(r, dict) or not wanted <= set(r) or r["pictures"] < 1:
             raise ValueError(f"{folder / 'results.json'}: expected records of {sorted(wanted)}, got {str(r)[:120]}")
     missing = {"name", "arch", "dataset", "method", "variants"} - set(run)
     if missing or not run["variants"]:

@@ -20,6 +20,7 @@ from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
 from train.measure import accuracy_by_family, bit_operations, cost, fit_selector, measure
+from train.networks import Network
 from train.parallel import Group, join, leave, pick_device
 from train.report import write_report
 from train.settings import Settings, parse
@@ -31,8 +32,14 @@ MIRRORED = {"digits": False}  # data sets whose classes a mirror would change
 
 
 def main(settings: Settings) -> None:
-    """The way of one run. Raises what its parts raise; see `python -m train.run`."""
-    _threads()
+    """The way of one run. Raises what its parts raise."""
+    learned = learn(settings)
+    if learned is not None:
+        finish(settings, *learned)
+
+
+def learn(settings: Settings):
+    """Everything up to the trained networks: (dataset, teacher, student, device), None where another process writes."""
     device = pick_device(settings.device)
     group = join(device)
     console = Console(stderr=True, quiet=not group.writes)
@@ -41,7 +48,7 @@ def main(settings: Settings) -> None:
         checkpoint.check_same_run(saved[1]["settings"], settings.record())
     _show(settings, device, console)
 
-    dataset = first(load(settings.dataset, settings.data, settings.cache), settings.limit)
+    dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
     views, held = training_pictures(settings, dataset, group)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
                       seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
@@ -56,13 +63,14 @@ def main(settings: Settings) -> None:
         resumed = {**saved[1], "tensors": saved[0]}
     phases.full_precision(settings, run, batches, teacher, held, resumed)
     phases.joint(settings, run, batches, teacher, student, held, resumed)
-    if group.writes:
-        run.journal.close()
-        finish(settings, dataset, teacher, {name: lower(student, name) for name in student.bits}, device, console)
+    if not group.writes:
+        return None
+    run.journal.close()
+    return dataset, teacher, student, device
 
 
-def first(dataset: Dataset, limit: int) -> Dataset:
-    """The first `limit` pictures of each part, spread over it; all for 0."""
+def thin(dataset: Dataset, limit: int) -> Dataset:
+    """At most `limit` pictures of each part, spread over it; all for 0."""
     parts = {}
     for part in ("train", "val", "test"):
         x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
@@ -101,8 +109,9 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
     return opened
 
 
-def finish(settings: Settings, dataset: Dataset, teacher, graphs, device, console: Console) -> None:
-    """Selector, measurement, export and report of a trained family."""
+def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, device: torch.device) -> None:
+    """Lowering, selector, measurement, export and report of a trained family."""
+    graphs, console = {name: lower(student, name) for name in student.bits}, Console(stderr=True)
     options = (settings.seed, settings.cache, settings.workers)
     val = dataclasses.replace(dataset, train_x=dataset.val_x, train_y=dataset.val_y)
     val = dataclasses.replace(val, **{f: getattr(val, f)[spread(len(val.train_y), settings.test_pictures)]
@@ -178,6 +187,7 @@ def _threads() -> None:
 
 if __name__ == "__main__":
     try:
+        _threads()
         main(parse())
     except (DataError, checkpoint.CheckpointError, TrainingError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -127,6 +127,7 @@ def _chunks(jobs: int, n: int) -> list[tuple[int, int, int]]:
 
 def _make(path, made_of, x, names, family, severity, seed, workers, what) -> None:
     """Writes both files to temporary names, then renames them: pictures first, the description that vouches last."""
+    _sweep(path)
     new, new_about = (path.with_name(f"{path.stem}.{os.getpid()}.tmp{end}") for end in (".npy", ".json"))
     try:
         out = np.lib.format.open_memmap(new, "w+", np.uint8, tuple(made_of["shape"]))
@@ -138,6 +139,14 @@ def _make(path, made_of, x, names, family, severity, seed, workers, what) -> Non
     finally:
         new.unlink(missing_ok=True)
         new_about.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what a killed process left of this file: temporary files named after a process that is gone."""
+    for left in path.parent.glob(f"{path.stem}.*.tmp.*"):
+        maker = left.name.split(".")[1]
+        if Path("/proc").is_dir() and not Path("/proc", maker).exists():
+            left.unlink(missing_ok=True)
 
 
 def _fill(out, x, names, family, severity, seed, workers, what) -> list[int]:

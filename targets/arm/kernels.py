@@ -2,8 +2,8 @@
 
 from targets import Target, portable
 from targets.arm.multiply_add import dot_product, long_multiply
-from targets.cpu import assemble
 from targets.kernel import Rule
+from targets.module import assemble
 
 
 def rules(target: Target) -> list[Rule]:

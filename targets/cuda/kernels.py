@@ -7,12 +7,10 @@ residual operand, its multiplier; or one ratio for all channels. Zero points of 
 
 import numpy as np
 import tvm
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
-from tvm_ffi import StructuralKey
 
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
-from targets import Target
+from targets import Target, module
 from targets.kernel import Call, Entry, Kernel, Layout, Rule, Sizes, Step
 from targets.portable import NO_WEIGHTS, folded_bias, ratio_table
 
@@ -20,55 +18,8 @@ THREADS = 128  # of a block; small feature maps still spread over many blocks
 
 
 def assemble(calls: list[Call], sizes: Sizes) -> tvm.IRModule:
-    """main(picture uint8, weights int8, table int32, workspace uint8, logits int32), flat, all on the GPU.
-
-    main launches one kernel a step, in order, on the current stream; steps of equal code share one kernel.
-    """
-    functions: dict[StructuralKey, tvm.ir.GlobalVar] = {}
-    module, variables = {}, []
-    for call in calls:
-        function = _private(call)
-        name = f"{call.kernel.rule.replace(' ', '_')}_{len(module)}"
-        variable = functions.setdefault(StructuralKey(function), tvm.ir.GlobalVar(name))
-        module.setdefault(variable, function)
-        variables.append(variable)
-    device = tvm.target.Target({"kind": "cuda", "arch": "sm_80"})  # without a host: a kernel, which main launches
-    kernels = {variable: function.with_attr("target", device) for variable, function in module.items()}
-    return tvm.IRModule({**kernels, tvm.ir.GlobalVar("main"): _main(calls, variables, sizes)})
-
-
-def _private(call: Call) -> tvm.tirx.PrimFunc:
-    kernel, step = call.kernel, call.step
-    spans = [(f"read{i}", layout.dtype, layout.size) for i, layout in enumerate(step.reads)]
-    spans += [("weights", "int8", max(1, kernel.weights.size)), ("table", "int32", max(1, kernel.table.size)),
-              ("write", step.write.dtype, step.write.size)]
-    with IRBuilder() as builder:
-        with T.prim_func(private=True, s_tir=True):
-            T.func_name("kernel")
-            T.func_attr({"tirx.noalias": True})
-            pointers = [T.arg(name, T.handle(dtype)) for name, dtype, _ in spans]
-            *reads, weights, table, write = [T.decl_buffer((count,), dtype, data=pointer)
-                                             for pointer, (_, dtype, count) in zip(pointers, spans, strict=True)]
-            kernel.emit(reads, write, weights, table)
-    return builder.get()
-
-
-def _main(calls: list[Call], variables: list[tvm.ir.GlobalVar], sizes: Sizes) -> tvm.tirx.PrimFunc:
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name("main")
-            T.func_attr({"tirx.noalias": True})
-            picture = T.arg("picture", T.Buffer((sizes.picture,), "uint8"))
-            weights = T.arg("weights", T.Buffer((sizes.weights,), "int8"))
-            table = T.arg("table", T.Buffer((sizes.table,), "int32"))
-            workspace = T.arg("workspace", T.Buffer((sizes.workspace,), "uint8"))
-            logits = T.arg("logits", T.Buffer((sizes.logits,), "int32"))
-            for call, variable in zip(calls, variables, strict=True):
-                pointers = [T.address_of(picture[0] if at is None else workspace[at]) for at in call.reads]
-                pointers += [T.address_of(weights[call.weights]), T.address_of(table[call.table])]
-                pointers.append(T.address_of(logits[0] if call.write is None else workspace[call.write]))
-                T.evaluate(tvm.ir.Call(variable, pointers, ret_ty="void"))
-    return builder.get().with_attr("global_symbol", "main")
+    """The network's main on the host; without a host of its own in its target, a function is a kernel that main launches."""
+    return module.assemble(calls, sizes, tvm.target.Target({"kind": "cuda", "arch": "sm_80"}))
 
 
 def each_element(step: Step, compute, border=None):

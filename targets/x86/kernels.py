@@ -1,8 +1,8 @@
 """Kernel rules of x86."""
 
 from targets import Target, portable
-from targets.cpu import assemble
 from targets.kernel import Rule
+from targets.module import assemble
 from targets.x86.multiply_add import multiply_add
 
 

@@ -1,35 +1,36 @@
-"""A network for a CPU as one TIR module: a private function per distinct kernel and one public `main` that calls them."""
+"""A network as one TIR module: a private function per distinct kernel and one public `main` that calls them in order."""
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 from tvm_ffi import StructuralKey
 
-from targets.kernel import Call, Layout, Sizes
+from targets.kernel import Call, Sizes
 
 SLACK = 64  # bytes that vector loads may reach past the end of a buffer
 
 
-def assemble(calls: list[Call], sizes: Sizes) -> tvm.IRModule:
+def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None = None) -> tvm.IRModule:
     """main(picture uint8, weights int8, table int32, workspace uint8, logits int32), flat and 64-byte aligned.
 
-    Kernels that came out as the same code (blocks that repeat) share one function.
+    Kernels that came out as the same code (blocks that repeat) share one function. device: what runs the kernels where
+    that is not what runs main, which then launches them on the current stream.
     """
-    functions: dict[StructuralKey, str] = {}
-    module = {}
-    names = []
+    functions: dict[StructuralKey, tvm.ir.GlobalVar] = {}
+    kernels, order = {}, []
     for call in calls:
-        function = _private(call)
-        name = functions.setdefault(StructuralKey(function), f"kernel{len(functions)}")
-        module.setdefault(name, function)
-        names.append(name)
-    variables = {name: tvm.ir.GlobalVar(name) for name in module}
-    return tvm.IRModule({**{variables[n]: f for n, f in module.items()},
-                         tvm.ir.GlobalVar("main"): _main(calls, names, variables, sizes)})
+        function = _kernel(call)
+        if device is not None:
+            function = function.with_attr("target", device).with_attr("tirx.noalias", True)
+        name = f"{call.kernel.rule.split(',')[0].replace(' ', '_').replace('-', '_')}_{len(functions)}"
+        variable = functions.setdefault(StructuralKey(function), tvm.ir.GlobalVar(name))
+        kernels.setdefault(variable, function)
+        order.append(variable)
+    return tvm.IRModule({**kernels, tvm.ir.GlobalVar("main"): _main(calls, order, sizes)})
 
 
-def _private(call: Call) -> tvm.tirx.PrimFunc:
-    """The kernel as a function of raw pointers: what it reads, weights, table, what it writes."""
+def _kernel(call: Call) -> tvm.tirx.PrimFunc:
+    """A function of raw pointers: what it reads, weights, table, what it writes."""
     kernel, step = call.kernel, call.step
     spans = [(f"read{i}", layout.dtype, layout.size + SLACK) for i, layout in enumerate(step.reads)]
     spans += [("weights", "int8", max(1, kernel.weights.size)), ("table", "int32", max(1, kernel.table.size)),
@@ -44,7 +45,7 @@ def _private(call: Call) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-def _main(calls: list[Call], names: list[str], variables: dict, sizes: Sizes) -> tvm.tirx.PrimFunc:
+def _main(calls: list[Call], order: list[tvm.ir.GlobalVar], sizes: Sizes) -> tvm.tirx.PrimFunc:
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name("main")
@@ -54,9 +55,9 @@ def _main(calls: list[Call], names: list[str], variables: dict, sizes: Sizes) ->
             table = T.arg("table", T.Buffer((sizes.table,), "int32"))
             workspace = T.arg("workspace", T.Buffer((sizes.workspace,), "uint8"))
             logits = T.arg("logits", T.Buffer((sizes.logits,), "int32"))
-            for call, name in zip(calls, names, strict=True):
+            for call, variable in zip(calls, order, strict=True):
                 pointers = [T.address_of(picture[0] if at is None else workspace[at]) for at in call.reads]
                 pointers += [T.address_of(weights[call.weights]), T.address_of(table[call.table])]
                 pointers.append(T.address_of(logits[0] if call.write is None else workspace[call.write]))
-                T.evaluate(variables[name](*pointers))
+                T.evaluate(tvm.ir.Call(variable, pointers, ret_ty="void"))
     return builder.get().with_attr("global_symbol", "main")

@@ -1,0 +1,112 @@
+"""The report of a run: right numbers, all its pictures, and clear errors for a folder that is no finished run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from train.report import by_arm, mix, shares, write_report
+
+FAMILIES, HELD_OUT = ("clean", "jpeg", "low_light", "pixelate"), ("pixelate",)
+VARIANTS = {"w8a8": (8, 1.0), "w4a4": (4, 0.3), "w2a2": (2, 0.1)}
+
+
+def record(arm, variant, family, severity, correct, cost, **more):
+    return {"arm": arm, "variant": variant, "family": family, "severity": severity, "heldout": family in HELD_OUT,
+            "pictures": 100, "correct": correct, "cost": cost, **more}
+
+
+def results():
+    records = []
+    for family in FAMILIES:
+        for severity in (0,) if family == "clean" else (1, 2, 3, 4, 5):
+            at = (family, severity)
+            records.append(record("fp32", "fp32", *at, 95 - severity, 16.0))
+            for (name, (bits, cost)) in VARIANTS.items():
+                records.append(record("fixed", name, *at, 80 + bits - 2 * severity, cost))
+            chosen = {"share/w8a8": 0.1, "share/w4a4": 0.2 + severity / 10, "share/w2a2": 0.7 - severity / 10}
+            records.append(record("adaptive", "selector", *at, 86 - severity, 0.25, **chosen))
+            records.append(record("random", "shares", *at, 84.25 - severity, 0.25))
+    return records
+
+
+@pytest.fixture
+def run(tmp_path):
+    variants = [{"name": name, "cost": cost, "bits": {"conv1": [8, 8], "layer1": [bits, bits], "linear": [8, 8]}}
+                for name, (bits, cost) in VARIANTS.items()]
+    about = {"name": "a", "arch": "resnet8", "dataset": "digits", "method": "fixed", "variants": variants}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    (tmp_path / "results.json").write_text(json.dumps(results()))
+    lines = [{"phase": "joint", "step": k, "loss/w8a8": 2 / (1 + k), "accuracy/w8a8": 0.5} for k in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path
+
+
+def test_report_and_pictures(run):
+    pictures = {(r["family"], r["severity"]): np.full((32, 32, 3), 40 * r["severity"], np.uint8) for r in results()}
+    text = write_report(run, pictures).read_text()
+    named = re.findall(r"\((plots/\w+\.png)\)", text)
+    assert named == [f"plots/{n}.png" for n in ("families", "cost", "shares", "bits", "samples", "training")]
+    for name in named:
+        pixels = np.asarray(Image.open(run / name).convert("L"))
+        assert min(pixels.shape) > 100 and (pixels < 128).mean() > 0.002
+    assert {p.name for p in (run / "plots").iterdir()} == {n[6:] for n in named} | {"samples.npz"}
+    assert "| w4a4 | 80.00 % | 0.300 | 78.00 % | 0.300 |" in text  # (84 + 78 + 78) / 3, and cost
+    assert "| pixelate \\* | 92.00 | 82.00 | 78.00 | 76.00 | 83.00 | 81.25 |" in text
+    assert "| jpeg | 92.00" in text and "up to 5.0 points" in text
+    again = text
+    assert write_report(run).read_text() == again  # the pictures are kept
+
+
+def test_sections_without_data_are_left_out(run):
+    records = [{k: v for k, v in r.items() if not k.startswith("share/")} for r in results() if r["arm"] == "fixed"]
+    (run / "results.json").write_text(json.dumps(records))
+    (run / "metrics.jsonl").unlink()
+    text = write_report(run).read_text()
+    assert re.findall(r"plots/(\w+)", text) == ["families", "cost", "bits"]
+
+
+def test_one_variant_one_family_nothing_held_out(run):
+    records = [r for r in results() if r["arm"] == "fixed" and r["variant"] == "w4a4" and r["family"] == "clean"]
+    (run / "results.json").write_text(json.dumps(records))
+    assert "| w4a4 | 84.00 % | 0.300 |" in write_report(run).read_text()
+
+
+def test_numbers_behind_the_plots():
+    accuracy = by_arm(results())
+    assert accuracy["fixed", "w2a2"]["jpeg"] == {s: 82 - 2 * s for s in range(1, 6)}
+    assert accuracy["fp32", "fp32"]["clean"] == {0: 95}
+    expected = {"w8a8": 0.1, "w4a4": 0.5, "w2a2": 0.4}
+    assert shares(results())["jpeg"] == pytest.approx(expected) and shares([]) == {}
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 100)), min_size=1, max_size=8))
+def test_random_mix_is_the_best_of_all_pairs(points):
+    corners = mix(points)
+    assert set(corners) <= set(points) and corners == sorted(corners)
+    xs, ys = zip(*corners, strict=True)
+    for x, y in points:  # no variant and no mix of two lies above the line
+        assert y <= np.interp(x, xs, ys) + 1e-9
+        for x2, y2 in points:
+            assert (y + y2) / 2 <= np.interp((x + x2) / 2, xs, ys) + 1e-9
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("run.json", None, "run.json: expected, not found"),
+    ("results.json", None, "results.json: expected, not found"),
+    ("results.json", "[1", "expected JSON"),
+    ("results.json", "{}", "expected a JSON list"),
+    ("results.json", "[1]", "expected records"),
+    ("results.json", "[]", "arm fixed"),
+    ("run.json", "[]", "expected a JSON dict"),
+    ("run.json", "{}", "expected .*arch"),
+])
+def test_what_is_no_finished_run_is_refused(run, name, content, words):
+    (run / name).unlink() if content is None else (run / name).write_text(content)
+    with pytest.raises(ValueError, match=words):
+        write_report(run)
+    assert not (run / "report.md").exists()
