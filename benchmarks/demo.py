@@ -1,4 +1,4 @@
-"""`make demo`: train on handwritten digits, compile for this machine and for ARM, and classify pictures of many qualities."""
+"""`make demo`: train on handwritten digits, compile for this machine and ARM, classify pictures of many qualities."""
 
 import argparse
 import json
@@ -31,8 +31,11 @@ def run(*words: str) -> None:
 def classify(engine: Engine, pictures: np.ndarray) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Class index [N], variant names, and seconds [N], one picture at a time as on a board."""
     predictions = [engine.infer(picture) for picture in pictures]
-    return (np.array([p.index for p in predictions]), [p.variant for p in predictions],
-            np.array([p.seconds for p in predictions]))
+    return (
+        np.array([p.index for p in predictions]),
+        [p.variant for p in predictions],
+        np.array([p.seconds for p in predictions]),
+    )
 
 
 def table(engine: Engine, pictures: np.ndarray, labels: np.ndarray, families: np.ndarray) -> list[dict]:
@@ -43,22 +46,33 @@ def table(engine: Engine, pictures: np.ndarray, labels: np.ndarray, families: np
     for k, family in enumerate(FAMILIES):
         of = families == k
         share = Counter(v for v, chosen in zip(variants, of, strict=True) if chosen)
-        records.append({
-            "family": family, "heldout": family in HELD_OUT, "pictures": int(of.sum()),
-            "accuracy": float((index == labels)[of].mean()),
-            "alone": {v: float(right[of].mean()) for v, right in alone.items()},
-            "shares": {v: share[v] / int(of.sum()) for v in engine.variants},
-            "median_us": float(np.median(seconds[of]) * 1e6),
-        })
+        records.append(
+            {
+                "family": family,
+                "heldout": family in HELD_OUT,
+                "pictures": int(of.sum()),
+                "accuracy": float((index == labels)[of].mean()),
+                "alone": {v: float(right[of].mean()) for v, right in alone.items()},
+                "shares": {v: share[v] / int(of.sum()) for v in engine.variants},
+                "median_us": float(np.median(seconds[of]) * 1e6),
+            }
+        )
     return records
 
 
 def show(console: Console, records: list[dict], names: list[str]) -> None:
-    out = Table("quality", "pictures", "chosen", *[f"only {n}" for n in names], "shares " + "/".join(names), "median us")
+    out = Table(
+        "quality", "pictures", "chosen", *[f"only {n}" for n in names], "shares " + "/".join(names), "median us"
+    )
     for r in records:
-        out.add_row(r["family"] + (" (unseen)" if r["heldout"] else ""), str(r["pictures"]), f"{r['accuracy']:.1%}",
-                    *[f"{r['alone'][n]:.1%}" for n in names], " ".join(f"{r['shares'][n]:.0%}" for n in names),
-                    f"{r['median_us']:.0f}")
+        out.add_row(
+            r["family"] + (" (unseen)" if r["heldout"] else ""),
+            str(r["pictures"]),
+            f"{r['accuracy']:.1%}",
+            *[f"{r['alone'][n]:.1%}" for n in names],
+            " ".join(f"{r['shares'][n]:.0%}" for n in names),
+            f"{r['median_us']:.0f}",
+        )
     console.print(out)
 
 
@@ -87,7 +101,9 @@ def main() -> int:
     args = parser.parse_args()
     console, started = Console(), time.perf_counter()
     if platform.machine() not in ("x86_64", "aarch64"):
-        parser.error(f"the demo runs on x86_64 or aarch64, this is {platform.machine()}; build for one with compile.build")
+        parser.error(
+            f"the demo runs on x86_64 or aarch64, this is {platform.machine()}; build for one with compile.build"
+        )
     here = "x86" if platform.machine() == "x86_64" else "arm"
     run("train.run", "--dataset", "digits", "--out", "runs/demo")
     for target in dict.fromkeys((here, "arm")):
@@ -99,12 +115,16 @@ def main() -> int:
     with Engine(f"bundles/demo-{here}") as engine:
         records = table(engine, pictures, data.test_y[:count], families)
         draw(engine, pictures, data.test_y[:count], families, Path("runs/demo/plots/demo.png"))
-        console.print(f"\n{count} test pictures the training never saw, each degraded at random, through runtime.Engine:")
+        console.print(
+            f"\n{count} test pictures the training never saw, each degraded at random, through runtime.Engine:"
+        )
         show(console, records, list(engine.variants))
     if args.json:
         args.json.write_text(json.dumps(records, indent=1) + "\n")
-    console.print(f"runs/demo/plots/demo.png shows some of them; runs/demo/report.md is training's report. "
-                  f"{time.perf_counter() - started:.0f} s in all.")
+    console.print(
+        f"runs/demo/plots/demo.png shows some of them; runs/demo/report.md is training's report. "
+        f"{time.perf_counter() - started:.0f} s in all."
+    )
     return 0
 
 

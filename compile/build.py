@@ -1,6 +1,6 @@
 """Compiles a run's variants for one target: `python -m compile.build [RUN | FILE.onnx ...] --target x86|arm|cuda`.
 
-    ONNX -> integer graph -> kernels -> library -> verification ladder -> bundle
+ONNX -> integer graph -> kernels -> library -> verification ladder -> bundle
 """
 
 import argparse
@@ -23,8 +23,15 @@ from compile.writer import Built, write_bundle, write_contents
 from targets import Target, find, targets
 
 
-def build(paths: list[Path], target: Target, out: Path | None = None, dump_to: Path | None = None, source_only: bool = False,
-          golden: int = 4, console: Console | None = None) -> Path:
+def build(
+    paths: list[Path],
+    target: Target,
+    out: Path | None = None,
+    dump_to: Path | None = None,
+    source_only: bool = False,
+    golden: int = 4,
+    console: Console | None = None,
+) -> Path:
     """Builds a bundle and returns its folder; every error is a ValueError or OSError that says what to do.
 
     paths: a run folder or ONNX files. golden: pictures that the compiled code must reproduce during the build (all of
@@ -59,8 +66,15 @@ def build(paths: list[Path], target: Target, out: Path | None = None, dump_to: P
     return bundle
 
 
-def _compile(toolchain, lowered: Lowered, target: Target, folder: Path, variant: SourceVariant, dump_to: Path | None,
-             source_only: bool) -> dict:
+def _compile(
+    toolchain,
+    lowered: Lowered,
+    target: Target,
+    folder: Path,
+    variant: SourceVariant,
+    dump_to: Path | None,
+    source_only: bool,
+) -> dict:
     library = folder / "lib" / f"{variant.name}.so"
     library.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,9 +95,13 @@ def _print_rules(console: Console, variant: SourceVariant, lowered: Lowered) -> 
 
 
 def _print_rungs(console: Console, rungs: list[verify.Rung]) -> None:
-    table = Table("variant", "rung", "pictures", "logits", "differing", "", title="verification ladder", title_justify="left")
+    table = Table(
+        "variant", "rung", "pictures", "logits", "differing", "", title="verification ladder", title_justify="left"
+    )
     for r in rungs:
-        table.add_row(r.variant, r.name, str(r.pictures), str(r.values), str(r.differing), "ok" if r.holds else "FAILED")
+        table.add_row(
+            r.variant, r.name, str(r.pictures), str(r.values), str(r.differing), "ok" if r.holds else "FAILED"
+        )
     console.print(table)
 
 
@@ -97,12 +115,18 @@ def _print_variants(console: Console, source: Source, bundle: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m compile.build", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="*", type=Path, help="a run folder or ONNX files; default: the newest run under runs/")
+    parser.add_argument(
+        "source", nargs="*", type=Path, help="a run folder or ONNX files; default: the newest run under runs/"
+    )
     parser.add_argument("--target", required=True, help=", ".join(t.name for t in targets()))
     parser.add_argument("--out", type=Path, help="bundle folder; default: bundles/<run>-<target>")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="leave a readable file for each stage there")
-    parser.add_argument("--source-only", action="store_true", help="cuda without nvcc: keep the source for the board to compile")
-    parser.add_argument("--golden", type=int, default=4, help="golden pictures the compiled code must reproduce now (default 4)")
+    parser.add_argument(
+        "--source-only", action="store_true", help="cuda without nvcc: keep the source for the board to compile"
+    )
+    parser.add_argument(
+        "--golden", type=int, default=4, help="golden pictures the compiled code must reproduce now (default 4)"
+    )
     args = parser.parse_args(argv)
     try:
         build(args.source or [newest_run()], find(args.target), args.out, args.dump, args.source_only, args.golden)

@@ -4,7 +4,20 @@ from dataclasses import fields
 
 import numpy as np
 
-from compile.nodes import BITS, ONE_31, Add, AvgPool, Conv, GraphError, MaxPool, Node, Requant, Rescale, Shortcut, Tensor
+from compile.nodes import (
+    BITS,
+    ONE_31,
+    Add,
+    AvgPool,
+    Conv,
+    GraphError,
+    MaxPool,
+    Node,
+    Requant,
+    Rescale,
+    Shortcut,
+    Tensor,
+)
 
 ACC_BITS = 30  # |acc| < 2**30, so that adding the rounding half (at most 2**30) stays inside int32
 
@@ -48,7 +61,9 @@ def check(graph) -> None:
     for node in graph.nodes:
         for name in node.inputs:
             _require(name in known, node.name, "inputs computed before it", name)
-        _require(node.output in graph.tensors and node.output not in known, node.name, "an output of its own", node.output)
+        _require(
+            node.output in graph.tensors and node.output not in known, node.name, "an output of its own", node.output
+        )
         _check_node(graph, node)
         known.add(node.output)
     _require(graph.output in known, graph.name, "its output computed by a node", graph.output)
@@ -73,8 +88,12 @@ def _check_tensor(t: Tensor, output: str) -> None:
 def _check_node(graph, node: Node) -> None:
     x, out = graph.tensors[node.inputs[0]], graph.tensors[node.output]
     _require(min(output_shape(node, x.shape, out.shape[2])) >= 1, node.name, "a window that fits its input", x.shape)
-    _require(output_shape(node, x.shape, out.shape[2]) == out.shape, node.name,
-             f"an output of shape {output_shape(node, x.shape, out.shape[2])}", out.shape)
+    _require(
+        output_shape(node, x.shape, out.shape[2]) == out.shape,
+        node.name,
+        f"an output of shape {output_shape(node, x.shape, out.shape[2])}",
+        out.shape,
+    )
     if isinstance(node, Conv):
         _check_conv(graph, node, x, out)
     elif isinstance(node, (MaxPool, Shortcut)):
@@ -83,8 +102,12 @@ def _check_node(graph, node: Node) -> None:
         _require(len(x.zero_point) == 1, node.name, "one zero point", x.zero_point)
         if isinstance(node, MaxPool):
             kernel, (top, left, bottom, right) = node.kernel, node.padding
-            _require(max(top, bottom) < kernel[0] and max(left, right) < kernel[1], node.name,
-                     "padding smaller than its window", node.padding)
+            _require(
+                max(top, bottom) < kernel[0] and max(left, right) < kernel[1],
+                node.name,
+                "padding smaller than its window",
+                node.padding,
+            )
         else:
             _require(0 <= node.before <= out.shape[2] - x.shape[2], node.name, "room for its channels", node.before)
     else:
@@ -96,21 +119,40 @@ def _check_conv(graph, node: Conv, x: Tensor, out: Tensor) -> None:
     _require(node.weight.dtype == np.int8, node.name, "int8 weight codes", node.weight.dtype)
     _require(node.w_bits in BITS, node.name, f"w_bits in {BITS.start}..{BITS.stop - 1}", node.w_bits)
     half = 1 << (node.w_bits - 1)
-    _require(-half <= node.weight.min() and node.weight.max() < half, node.name,
-             f"weights of {node.w_bits} bits", f"{node.weight.min()}..{node.weight.max()}")
-    _require(i * node.groups == x.shape[2] and o % node.groups == 0 and o == out.shape[2], node.name,
-             f"weights for {x.shape[2]} -> {out.shape[2]} channels in {node.groups} groups", node.weight.shape)
+    _require(
+        -half <= node.weight.min() and node.weight.max() < half,
+        node.name,
+        f"weights of {node.w_bits} bits",
+        f"{node.weight.min()}..{node.weight.max()}",
+    )
+    _require(
+        i * node.groups == x.shape[2] and o % node.groups == 0 and o == out.shape[2],
+        node.name,
+        f"weights for {x.shape[2]} -> {out.shape[2]} channels in {node.groups} groups",
+        node.weight.shape,
+    )
     _require(min(node.padding) >= 0 and node.stride >= 1, node.name, "padding >= 0 and stride >= 1", node.padding)
     for array in (node.bias, node.w_scale) + (() if node.skip is None else (node.skip_multiplier,)):
         _require(array.shape == (o,), node.name, f"{o} values per channel", array.shape)
     if node.skip is not None:
-        _require(graph.tensors[node.skip].shape == out.shape, node.name, f"a residual operand of {out.shape}",
-                 graph.tensors[node.skip].shape)
+        _require(
+            graph.tensors[node.skip].shape == out.shape,
+            node.name,
+            f"a residual operand of {out.shape}",
+            graph.tensors[node.skip].shape,
+        )
         _require(node.requant is not None, node.name, "a requantized sum with its residual operand", "logits")
-    _require((node.requant is None) == (out.bits == 32), node.name, "int32 codes exactly where nothing is requantized", out.bits)
+    _require(
+        (node.requant is None) == (out.bits == 32),
+        node.name,
+        "int32 codes exactly where nothing is requantized",
+        out.bits,
+    )
     if node.requant is not None:
         _check_requant(node, node.requant, o, out)
-    _require(acc_bound(graph, node) < 1 << ACC_BITS, node.name, f"an accumulator below 2**{ACC_BITS}", acc_bound(graph, node))
+    _require(
+        acc_bound(graph, node) < 1 << ACC_BITS, node.name, f"an accumulator below 2**{ACC_BITS}", acc_bound(graph, node)
+    )
 
 
 def _check_pointwise(graph, node: Add | AvgPool | Rescale, x: Tensor, out: Tensor) -> None:
@@ -134,11 +176,21 @@ def _reach(x: Tensor) -> int:
 
 def _check_requant(node: Node, r: Requant, channels: int, out: Tensor) -> None:
     for field in fields(r):
-        _require(getattr(r, field.name).shape == (channels,), node.name, f"{channels} values of {field.name}",
-                 getattr(r, field.name).shape)
+        _require(
+            getattr(r, field.name).shape == (channels,),
+            node.name,
+            f"{channels} values of {field.name}",
+            getattr(r, field.name).shape,
+        )
     _require(0 <= r.left.min() and r.left.max() <= 30, node.name, "left in 0..30", r.left)
-    _require(ONE_31 // 2 <= r.multiplier.min() and r.multiplier.max() < ONE_31, node.name,
-             "multipliers in 2**30..2**31-1", r.multiplier)
+    _require(
+        ONE_31 // 2 <= r.multiplier.min() and r.multiplier.max() < ONE_31,
+        node.name,
+        "multipliers in 2**30..2**31-1",
+        r.multiplier,
+    )
     _require(1 <= r.shift.min() and r.shift.max() <= 31, node.name, "shifts in 1..31", r.shift)
-    _require(0 <= node.qmin <= node.qmax <= out.qmax, node.name, f"a clamp within 0..{out.qmax}", (node.qmin, node.qmax))
+    _require(
+        0 <= node.qmin <= node.qmax <= out.qmax, node.name, f"a clamp within 0..{out.qmax}", (node.qmin, node.qmax)
+    )
     _require(len(out.zero_point) == 1, node.name, "one zero point of its output", out.zero_point)

@@ -12,7 +12,7 @@ from compile.source import SourceVariant
 
 
 def dump(folder: Path, variant: SourceVariant, lowered: Lowered) -> None:
-    """1-onnx, 2-graph, 3-plan and 4-tir of a variant under folder/<variant>/; the toolchain adds object and source files."""
+    """1-onnx, 2-graph, 3-plan and 4-tir of a variant under folder/<variant>/; the toolchain adds its own files."""
     where = folder / variant.name
     where.mkdir(parents=True, exist_ok=True)
     (where / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))
@@ -24,7 +24,10 @@ def dump(folder: Path, variant: SourceVariant, lowered: Lowered) -> None:
 def graph_text(graph: Graph) -> str:
     """Tensors, then nodes with their settings; arrays as shape and range."""
     lines = [f"{graph.name}: {graph.input} -> {graph.output}", ""]
-    lines += [f"{t.name}: {list(t.shape)} {t.bits} bits, scale {t.scale!r}, zero point {t.zero_point}" for t in graph.tensors.values()]
+    lines += [
+        f"{t.name}: {list(t.shape)} {t.bits} bits, scale {t.scale!r}, zero point {t.zero_point}"
+        for t in graph.tensors.values()
+    ]
     for node in graph.nodes:
         lines += ["", f"{type(node).__name__} {node.name}"]
         lines += [f"    {f.name}: {_text(getattr(node, f.name))}" for f in fields(node) if f.name != "name"]
@@ -41,9 +44,14 @@ def _text(value) -> str:
 
 def plan_text(graph: Graph, lowered: Lowered) -> str:
     """Step by step: rule, and where its operands lie."""
-    lines = [f"workspace {lowered.sizes.workspace} bytes, weights {lowered.sizes.weights}, table {lowered.table.nbytes}", ""]
+    lines = [
+        f"workspace {lowered.sizes.workspace} bytes, weights {lowered.sizes.weights}, table {lowered.table.nbytes}",
+        "",
+    ]
     rules = table_of_rules(graph, lowered)
     for call, (layer, rule, bits, work) in zip(lowered.calls, rules, strict=True):
-        lines.append(f"{layer}: {rule} {bits} {work} MACs, reads {call.reads}, writes {call.write}, border "
-                     f"{call.step.write.border}, weights at {call.weights} ({call.kernel.weights.size}), table at {call.table}")
+        lines.append(
+            f"{layer}: {rule} {bits} {work} MACs, reads {call.reads}, writes {call.write}, border "
+            f"{call.step.write.border}, weights at {call.weights} ({call.kernel.weights.size}), table at {call.table}"
+        )
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """The integer network: what training exports, what compile lowers, and what every kernel must compute.
 
-A graph is a list of nodes (compile/nodes.py) over named tensors of codes; compile/reference.py gives it its meaning, and
-compile/checks.py proves that it can be computed exactly before anyone sees it.
+A graph is a list of nodes (compile/nodes.py) over named tensors of codes; compile/reference.py gives it its meaning,
+and compile/checks.py proves that it can be computed exactly before anyone sees it.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,10 @@ from compile.nodes import (
     skip_multiplier,
 )
 
-__all__ = ["BITS", "CONV_MIN_SHIFT", "Add", "AvgPool", "Conv", "Graph", "GraphError", "MaxPool", "Node", "Requant", "Rescale",
-           "Shortcut", "Tensor", "acc_bound", "conv_ratio", "macs", "output_shape", "requant_from_ratio", "skip_multiplier"]
+__all__ = [
+    "BITS", "CONV_MIN_SHIFT", "Add", "AvgPool", "Conv", "Graph", "GraphError", "MaxPool", "Node", "Requant", "Rescale",
+    "Shortcut", "Tensor", "acc_bound", "conv_ratio", "macs", "output_shape", "requant_from_ratio", "skip_multiplier",
+]
 
 
 @dataclass(frozen=True, eq=False)

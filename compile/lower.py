@@ -39,7 +39,7 @@ class Lowered:
         """int8, as the runtime unpacks them."""
         buffer = np.zeros(self.sizes.weights, np.int8)
         for segment in self.segments:
-            buffer[segment.at:segment.at + segment.codes.size] = segment.codes
+            buffer[segment.at : segment.at + segment.codes.size] = segment.codes
         return buffer
 
 
@@ -54,21 +54,35 @@ def lower(graph: Graph, target: Target) -> Lowered:
     calls, segments, tables, weights_at, table_at = [], [], [], 0, 0
     for step, names in steps:
         kernel = choose(step, rules)
-        calls.append(Call(step.node.name, step, kernel, tuple(offsets.get(n) for n in names),
-                          offsets.get(step.node.output), weights_at, table_at))
+        calls.append(
+            Call(
+                step.node.name,
+                step,
+                kernel,
+                tuple(offsets.get(n) for n in names),
+                offsets.get(step.node.output),
+                weights_at,
+                table_at,
+            )
+        )
         if kernel.weights.size:
             segments.append(Segment(kernel.weights, kernel.w_bits, weights_at))
         tables.append(np.pad(kernel.table, (0, -kernel.table.size % 16)))
         weights_at += aligned(kernel.weights.size)
         table_at += tables[-1].size
-    sizes = Sizes(int(np.prod(graph.tensors[graph.input].shape)), weights_at + SLACK, table_at + 16, total + SLACK,
-                  placed[graph.output].size)
+    sizes = Sizes(
+        int(np.prod(graph.tensors[graph.input].shape)),
+        weights_at + SLACK,
+        table_at + 16,
+        total + SLACK,
+        placed[graph.output].size,
+    )
     table = np.concatenate([*tables, np.zeros(16, np.int32)])
     return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes)
 
 
 def _steps(graph: Graph) -> tuple[list[tuple[Step, list[str]]], dict[str, Layout]]:
-    """The steps with the names of the tensors they read; the picture is copied into its border first ("" is the caller's)."""
+    """The steps with the names of the tensors they read; the picture ("", the caller's) is copied first."""
     placed = layouts(graph)
     entry = Step(Entry(graph.input), (Layout(graph.tensors[graph.input]),), placed[graph.input])
     steps = [(entry, [""])]
@@ -80,12 +94,19 @@ def _steps(graph: Graph) -> tuple[list[tuple[Step, list[str]]], dict[str, Layout
 def table_of_rules(graph: Graph, lowered: Lowered) -> list[tuple[str, str, str, int]]:
     """(layer, rule, "w8a8" or "", multiply-adds) of every step, in order."""
     work, bits = macs(graph), graph.bit_config()
-    return [(c.name, c.kernel.rule, "w{}a{}".format(*bits[c.name]) if c.name in bits else "", work.get(c.name, 0))
-            for c in lowered.calls]
+    return [
+        (c.name, c.kernel.rule, "w{}a{}".format(*bits[c.name]) if c.name in bits else "", work.get(c.name, 0))
+        for c in lowered.calls
+    ]
 
 
 def run_compiled(lowered: Lowered, runner: Runner, pictures: np.ndarray) -> np.ndarray:
-    """int32 [N, classes] of pictures uint8 [N, H, W, C]; runner(picture, weights, table, workspace bytes, classes)."""
+    """int32 [N, classes] of pictures uint8 [N, H, W, C].
+
+    runner(picture uint8 [H*W*C], weights int8, table int32, workspace bytes, classes) -> int32 [classes]
+    """
     weights = lowered.weights()
-    rows = [runner(p.reshape(-1), weights, lowered.table, lowered.sizes.workspace, lowered.sizes.logits) for p in pictures]
+    rows = [
+        runner(p.reshape(-1), weights, lowered.table, lowered.sizes.workspace, lowered.sizes.logits) for p in pictures
+    ]
     return np.stack(rows)

@@ -1,7 +1,7 @@
 """The operators of the integer network, over tensors of unsigned codes: `real = scale * (code - zero_point)`.
 
-They hold only integers and the scales those came from. Ratios of scales become `Requant`, the only rounding rule there is
-(`requantize` in compile/reference.py):
+They hold only integers and the scales those came from. Ratios of scales become `Requant`, the only rounding rule there
+is (`requantize` in compile/reference.py):
 
     acc  = ((sum of w * (x - zero_point)) << left) + bias + (skip - zero_point) * skip_multiplier
     code = clamp(((((acc * multiplier) >> 31) + (1 << (shift - 1))) >> shift) + zero_point, qmin, qmax)

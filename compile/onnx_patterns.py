@@ -207,7 +207,7 @@ def transpose(reader, node, inputs, attributes):
 
 
 def flatten(reader, node, inputs, attributes):
-    """Flatten, Reshape, Squeeze to [N, everything]; a larger map in NHWC keeps that mark: only the output may have it."""
+    """Flatten, Reshape, Squeeze to [N, everything]; a larger map in NHWC keeps that mark, for the output only."""
     where, x = reader.where(node), inputs[0]
     shape = reader.shape(x, where)
     if node.op_type == "Flatten":

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 [ceil(n * bits / 8)] of codes int8 [n] in -2**(bits-1) .. 2**(bits-1)-1; ValueError names a code that is not."""
+    """uint8 [ceil(n * bits / 8)] of codes int8 [n]; ValueError unless all are in -2**(bits-1) .. 2**(bits-1)-1."""
     half = 1 << (bits - 1)
     if codes.size and not (-half <= codes.min() and codes.max() < half):
         raise ValueError(f"expected codes of {bits} bits in {-half}..{half - 1}, got {codes.min()}..{codes.max()}")

@@ -1,6 +1,6 @@
 """Where every tensor lies: borders its readers need, and offsets in one workspace shared by tensors that never meet."""
 
-from compile.graph import Conv, Graph
+from compile.graph import Graph
 from targets.kernel import Layout
 
 ALIGN = 64

@@ -68,7 +68,7 @@ def _requantized(graph: Graph, node: Node, acc: np.ndarray) -> np.ndarray:
 
 
 def _add(graph: Graph, node: Add, values: dict) -> np.ndarray:
-    acc = sum(_centred(graph.tensors[t], values[t]) * m for t, m in zip(node.inputs, node.multipliers))
+    acc = sum(_centred(graph.tensors[t], values[t]) * m for t, m in zip(node.inputs, node.multipliers, strict=True))
     return _requantized(graph, node, acc << node.requant.left)
 
 

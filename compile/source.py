@@ -46,8 +46,10 @@ def newest_run(root: Path = Path("runs")) -> Path:
     """The run folder under `root` that was finished last."""
     runs = sorted(root.glob("*/run.json"), key=lambda p: p.stat().st_mtime)
     if not runs:
-        raise SourceError(f"expected a finished run under {root}/, found none; train one with `python -m train.run`, "
-                          "or name a run folder or ONNX files")
+        raise SourceError(
+            f"expected a finished run under {root}/, found none; train one with `python -m train.run`, "
+            "or name a run folder or ONNX files"
+        )
     return runs[-1].parent
 
 
@@ -65,25 +67,48 @@ def _open_run(folder: Path) -> Source:
     try:
         run = json.loads((folder / "run.json").read_text())
         if run["format"] != RUN_FORMAT:
-            raise SourceError(f"{folder}: expected a run of format {RUN_FORMAT}, got {run['format']}; "
-                              "export it again with this version's train.run")
+            raise SourceError(
+                f"{folder}: expected a run of format {RUN_FORMAT}, got {run['format']}; "
+                "export it again with this version's train.run"
+            )
         with np.load(folder / run["golden"], allow_pickle=False) as golden:
             pictures = golden["images"]
-            variants = [_variant(v["name"], folder / v["onnx"], load(folder / v["onnx"]), golden[f"logits_{v['name']}"],
-                                 {k: v[k] for k in ("cost", "accuracy")}, exact=True) for v in run["variants"]]
-        return _checked(Source(run["name"], variants, list(run["labels"]), pictures, run["selector"], run.get("budgets", [])))
+            variants = [
+                _variant(
+                    v["name"],
+                    folder / v["onnx"],
+                    load(folder / v["onnx"]),
+                    golden[f"logits_{v['name']}"],
+                    {k: v[k] for k in ("cost", "accuracy")},
+                    exact=True,
+                )
+                for v in run["variants"]
+            ]
+        return _checked(
+            Source(run["name"], variants, list(run["labels"]), pictures, run["selector"], run.get("budgets", []))
+        )
     except FileNotFoundError as error:
-        raise SourceError(f"{folder}: expected a finished run, but {error.filename} is missing; "
-                          "finish it with `python -m train.run ... --resume`") from error
+        raise SourceError(
+            f"{folder}: expected a finished run, but {error.filename} is missing; "
+            "finish it with `python -m train.run ... --resume`"
+        ) from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise SourceError(f"{folder}: its run.json or golden data is damaged ({error!r}); export the run again") from error
+        raise SourceError(
+            f"{folder}: its run.json or golden data is damaged ({error!r}); export the run again"
+        ) from error
 
 
 def _variant(name: str, path: Path, graph: Graph, logits: np.ndarray, facts: dict, exact: bool) -> SourceVariant:
     work, bits = macs(graph), graph.bit_config()
     bitops = sum(work[k] * w * a for k, (w, a) in bits.items())
-    facts = {"cost": bitops / (64 * sum(work.values())), "accuracy": {}, **facts, "bits": {k: list(v) for k, v in bits.items()},
-             "macs": sum(work.values()), "bitops": bitops}
+    facts = {
+        "cost": bitops / (64 * sum(work.values())),
+        "accuracy": {},
+        **facts,
+        "bits": {k: list(v) for k, v in bits.items()},
+        "macs": sum(work.values()),
+        "bitops": bitops,
+    }
     return SourceVariant(name, path, graph, logits, facts, exact)
 
 
@@ -96,9 +121,13 @@ def _open_files(paths: list[Path]) -> Source:
     for path in paths:
         shape = graphs[path.stem].tensors[graphs[path.stem].input].shape
         if shape != pictures.shape[1:]:
-            raise SourceError(f"{path}: expected the input shape of {paths[0].name}, {list(pictures.shape[1:])}, got {list(shape)}")
-    variants = [_variant(path.stem, path, graph, reference.run(graph, pictures), {}, exact=False)
-                for path, graph in zip(paths, graphs.values(), strict=True)]
+            raise SourceError(
+                f"{path}: expected the input shape of {paths[0].name}, {list(pictures.shape[1:])}, got {list(shape)}"
+            )
+    variants = [
+        _variant(path.stem, path, graph, reference.run(graph, pictures), {}, exact=False)
+        for path, graph in zip(paths, graphs.values(), strict=True)
+    ]
     labels = [f"class {i}" for i in range(variants[0].logits.shape[1])]
     return _checked(Source(paths[0].stem, variants, labels, pictures, None, []))
 
@@ -106,7 +135,9 @@ def _open_files(paths: list[Path]) -> Source:
 def made_up_pictures(shape: tuple[int, int, int]) -> np.ndarray:
     """uint8 [PICTURES, H, W, C]: black, white, and smooth colour ramps with more and more noise."""
     rng, (h, w, c) = np.random.default_rng(0), shape
-    ramp = np.linspace(0, 1, h)[:, None, None] * rng.uniform(0, 200, c) + np.linspace(0, 1, w)[None, :, None] * rng.uniform(0, 55, c)
+    ramp = np.linspace(0, 1, h)[:, None, None] * rng.uniform(0, 200, c) + np.linspace(0, 1, w)[
+        None, :, None
+    ] * rng.uniform(0, 55, c)
     noisy = [ramp + rng.normal(0, 12 * k, shape) for k in range(PICTURES - 2)]
     return np.stack([np.zeros(shape), np.full(shape, 255), *noisy]).clip(0, 255).round().astype(np.uint8)
 
@@ -115,8 +146,12 @@ def _checked(source: Source) -> Source:
     for v in source.variants:
         expected = (len(source.pictures), len(source.labels))
         if v.logits.shape != expected:
-            raise SourceError(f"{v.onnx}: expected golden logits {list(expected)} (pictures, labels), got {list(v.logits.shape)}")
+            raise SourceError(
+                f"{v.onnx}: expected golden logits {list(expected)} (pictures, labels), got {list(v.logits.shape)}"
+            )
         if v.graph.tensors[v.graph.input].shape != source.pictures.shape[1:]:
-            raise SourceError(f"{v.onnx}: expected an input of {list(source.pictures.shape[1:])}, "
-                              f"got {list(v.graph.tensors[v.graph.input].shape)}")
+            raise SourceError(
+                f"{v.onnx}: expected an input of {list(source.pictures.shape[1:])}, "
+                f"got {list(v.graph.tensors[v.graph.input].shape)}"
+            )
     return source

@@ -35,10 +35,15 @@ class Rung:
     holds: bool
 
 
-def climb(variant: SourceVariant, pictures: np.ndarray, lowered: Lowered, runner: Runner | None, count: int) -> list[Rung]:
+def climb(
+    variant: SourceVariant, pictures: np.ndarray, lowered: Lowered, runner: Runner | None, count: int
+) -> list[Rung]:
     """All rungs of one variant; the compiled code runs the first `count` pictures, or none without a runner."""
     expected = reference.run(variant.graph, pictures)
-    rungs = [_onnx_rung(variant, pictures, expected), _rung(variant.name, "reference = recorded", expected, variant.logits)]
+    rungs = [
+        _onnx_rung(variant, pictures, expected),
+        _rung(variant.name, "reference = recorded", expected, variant.logits),
+    ]
     if runner is not None:
         got = run_compiled(lowered, runner, pictures[:count])
         rungs.append(_rung(variant.name, "compiled = reference", got, expected[:count]))
@@ -49,9 +54,11 @@ def require(rungs: list[Rung]) -> None:
     """Raises VerificationError for the first rung that does not hold."""
     for rung in rungs:
         if not rung.holds:
-            raise VerificationError(f"{rung.variant}: {rung.name}: expected equal logits, {rung.differing} of {rung.values} "
-                                    f"differ over {rung.pictures} golden pictures; nothing was written. `--dump DIR` "
-                                    "leaves every stage to look at")
+            raise VerificationError(
+                f"{rung.variant}: {rung.name}: expected equal logits, {rung.differing} of {rung.values} "
+                f"differ over {rung.pictures} golden pictures; nothing was written. `--dump DIR` "
+                "leaves every stage to look at"
+            )
 
 
 def run_onnx(path, graph: Graph, pictures: np.ndarray) -> np.ndarray:
@@ -62,8 +69,14 @@ def run_onnx(path, graph: Graph, pictures: np.ndarray) -> np.ndarray:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
-    feed = pictures if entry.type == "tensor(uint8)" else (pictures.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
-    rows = np.concatenate([session.run(None, {entry.name: feed[i:i + 1]})[0].reshape(1, -1) for i in range(len(feed))])
+    feed = (
+        pictures
+        if entry.type == "tensor(uint8)"
+        else (pictures.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
+    )
+    rows = np.concatenate(
+        [session.run(None, {entry.name: feed[i : i + 1]})[0].reshape(1, -1) for i in range(len(feed))]
+    )
     return np.rint(rows.astype(np.float64) / np.float64(np.float32(graph.tensors[graph.output].scale))).astype(np.int64)
 
 
@@ -73,8 +86,14 @@ def _onnx_rung(variant: SourceVariant, pictures: np.ndarray, expected: np.ndarra
     if variant.exact:
         return rung
     agree = float((got.argmax(1) == expected.argmax(1)).mean())
-    return Rung(rung.variant, f"onnxruntime ~ reference (same class: {agree:.0%})", rung.pictures, rung.values,
-                rung.differing, agree >= FOREIGN_AGREEMENT)
+    return Rung(
+        rung.variant,
+        f"onnxruntime ~ reference (same class: {agree:.0%})",
+        rung.pictures,
+        rung.values,
+        rung.differing,
+        agree >= FOREIGN_AGREEMENT,
+    )
 
 
 def _rung(variant: str, name: str, got: np.ndarray, expected: np.ndarray) -> Rung:

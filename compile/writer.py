@@ -58,8 +58,11 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
     partial.mkdir()
     try:
         manifest = fill(partial)
-        manifest["files"] = {str(p.relative_to(partial)): {"sha256": sha256(p), "bytes": p.stat().st_size}
-                             for p in sorted(partial.rglob("*")) if p.is_file()}
+        manifest["files"] = {
+            str(p.relative_to(partial)): {"sha256": sha256(p), "bytes": p.stat().st_size}
+            for p in sorted(partial.rglob("*"))
+            if p.is_file()
+        }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         if out.exists():
             old = out.with_name(f".{out.name}.old")
@@ -88,13 +91,21 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
         shutil.copyfile(b.source.onnx, path)
     (folder / "weights.bin").write_bytes(bytes(weights.data))
     (folder / "tables.bin").write_bytes(bytes(tables.data))
-    np.savez_compressed(folder / "golden.npz", images=source.pictures,
-                        **{f"logits_{v.name}": v.logits.astype(np.int32) for v in source.variants})
+    np.savez_compressed(
+        folder / "golden.npz",
+        images=source.pictures,
+        **{f"logits_{v.name}": v.logits.astype(np.int32) for v in source.variants},
+    )
     return {
         "format": FORMAT,
         "name": source.name,
         "producer": producer,
-        "target": {"name": target.name, "family": target.family, "machine": target.machine, "requires": list(target.requires)},
+        "target": {
+            "name": target.name,
+            "family": target.family,
+            "machine": target.machine,
+            "requires": list(target.requires),
+        },
         "input": {"shape": list(source.pictures.shape[1:])},
         "labels": source.labels,
         "variants": variants,
@@ -106,8 +117,10 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
 
 def _variant(built: Built, weights: Blob, tables: Blob) -> dict:
     lowered, source = built.lowered, built.source
-    segments = [{"offset": weights.add(pack(s.codes, s.bits).tobytes()), "count": int(s.codes.size), "bits": s.bits, "at": s.at}
-                for s in lowered.segments]
+    segments = [
+        {"offset": weights.add(pack(s.codes, s.bits).tobytes()), "count": int(s.codes.size), "bits": s.bits, "at": s.at}
+        for s in lowered.segments
+    ]
     stored = sum(packed_size(s["count"], s["bits"]) for s in segments)
     return {
         "name": source.name,
@@ -120,5 +133,3 @@ def _variant(built: Built, weights: Blob, tables: Blob) -> dict:
         "bytes": stored + int(lowered.table.nbytes),
         **source.facts,
     }
-
-

@@ -1,4 +1,4 @@
-"""What a kernel is to the compiler: one step of the network, where its data lies, and the code that one rule makes for it."""
+"""What a kernel is to the compiler: a step of the network, where its data lies, and the code one rule makes for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,7 +84,9 @@ def choose(step: Step, rules: Sequence[Rule]) -> Kernel:
         kernel = rule(step)
         if kernel is not None:
             return kernel
-    raise ValueError(f"{step.node.name}: no kernel rule takes a {type(step.node).__name__} of {step.write.tensor.shape}")
+    raise ValueError(
+        f"{step.node.name}: no kernel rule takes a {type(step.node).__name__} of {step.write.tensor.shape}"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""A network as one TIR module: a private function per distinct kernel and one public `main` that calls them in order."""
+"""A network as one TIR module: a private function per distinct kernel, and one public `main` that calls them."""
 
 import tvm
 from tvm.script.ir_builder import IRBuilder

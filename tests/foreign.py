@@ -102,7 +102,7 @@ def qcdq_network(seed: int, w_bits: int = 4, a_bits: int = 4, quantize_weights: 
 
 
 def resnet8(convolution, classifier, add=lambda net, index, x: x, opset: int = 21) -> onnx.ModelProto:
-    """MLPerf Tiny's ResNet-8; convolution(net, name, x, relu, **attributes), classifier(net, x) and add(net, k, sum)."""
+    """MLPerf Tiny's ResNet-8; convolution(net, name, x, relu, **attributes), classifier(net, x), add(net, k, sum)."""
     net = OnnxNet((3, 32, 32), opset)
     same, down = dict(pads=[1, 1, 1, 1]), dict(pads=[0, 0, 1, 1], strides=[2, 2])
     x = convolution(net, "conv1", "x", True, **same)

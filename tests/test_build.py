@@ -24,9 +24,16 @@ def run_folder(tmp_path_factory) -> Path:
     """A run as training leaves it: three variants of a small ResNet; two of equal bits share their weights."""
     graphs = {name: resnet_like(bits, seed=1) for name, bits in BITS.items()}
     folder = tmp_path_factory.mktemp("runs") / "small"
-    run = {"format": 1, "name": "small", "arch": "resnet", "dataset": "none", "method": "fixed",
-           "labels": [f"c{i}" for i in range(10)], "selector": None,
-           "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs]}
+    run = {
+        "format": 1,
+        "name": "small",
+        "arch": "resnet",
+        "dataset": "none",
+        "method": "fixed",
+        "labels": [f"c{i}" for i in range(10)],
+        "selector": None,
+        "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
+    }
     export_run(folder, graphs, run, pictures(graphs["w8a8"], 6, 3))
     return folder
 

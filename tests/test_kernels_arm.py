@@ -64,8 +64,21 @@ def test_every_rule_is_used(target):
 def test_largest_accumulators(target, w_bits, a_bits, tmp_path):
     """Weights all at qmin, all at qmax and alternating, codes all at 0 or all at qmax."""
     half, shape = 1 << (w_bits - 1), (9, 3, 3, 17)
-    for weight in (np.full(shape, -half), np.full(shape, half - 1), np.where(np.indices(shape).sum(0) % 2, -half, half - 1)):
-        node = Conv("c", "image", "out", weight.astype(np.int8), w_bits, np.zeros(9, np.int64), np.ones(9, np.float32), padding=(1,) * 4)
+    for weight in (
+        np.full(shape, -half),
+        np.full(shape, half - 1),
+        np.where(np.indices(shape).sum(0) % 2, -half, half - 1),
+    ):
+        node = Conv(
+            "c",
+            "image",
+            "out",
+            weight.astype(np.int8),
+            w_bits,
+            np.zeros(9, np.int64),
+            np.ones(9, np.float32),
+            padding=(1,) * 4,
+        )
         tensors = {t.name: t for t in (Tensor("image", (5, 6, 17), a_bits), Tensor("out", (5, 6, 9), 32))}
         graph, x = Graph("extreme", tensors, (node,), "image", "out"), np.zeros((2, 5, 6, 17), np.uint8)
         x[1] = (1 << a_bits) - 1

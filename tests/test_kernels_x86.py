@@ -27,8 +27,16 @@ def in_process(lowered, target):
         main = tvm.compile(lowered.module, target=tvm.target.Target(target.tvm)).mod["main"]
 
     def runner(x, weights, table, workspace_bytes, classes):
-        buffers = [aligned_buffer(n, d) for n, d in ((x.size, "uint8"), (weights.size, "int8"), (table.size, "int32"),
-                                                     (workspace_bytes, "uint8"), (classes, "int32"))]
+        buffers = [
+            aligned_buffer(n, d)
+            for n, d in (
+                (x.size, "uint8"),
+                (weights.size, "int8"),
+                (table.size, "int32"),
+                (workspace_bytes, "uint8"),
+                (classes, "int32"),
+            )
+        ]
         for buffer, values in zip(buffers, (x, weights, table), strict=False):
             buffer[:] = values
         buffers[3][:] = 0xA5  # stale bytes must not matter
@@ -71,17 +79,28 @@ def test_every_rule_is_used():
 
 @pytest.mark.parametrize("w_bits,a_bits,chain", [(8, 8, 0), (8, 7, 1), (4, 4, 36), (2, 8, 12), (7, 8, 1), (4, 8, 8)])
 def test_chains_at_the_largest_accumulators(w_bits, a_bits, chain):
-    """Weights all at qmin, all at qmax and alternating, codes all at qmax: the sums come as close to int16 as they can."""
+    """Weights all at qmin, all at qmax and alternating, codes all at qmax."""
     half, shape = 1 << (w_bits - 1), (16, 3, 3, 16)
     signs = np.indices(shape).sum(0) % 2
     for weight in (np.full(shape, -half), np.full(shape, half - 1), np.where(signs, -half, half - 1)):
-        node = Conv("c", "image", "out", weight.astype(np.int8), w_bits, np.zeros(16, np.int64), np.ones(16, np.float32), padding=(1,) * 4)
+        node = Conv(
+            "c",
+            "image",
+            "out",
+            weight.astype(np.int8),
+            w_bits,
+            np.zeros(16, np.int64),
+            np.ones(16, np.float32),
+            padding=(1,) * 4,
+        )
         tensors = {t.name: t for t in (Tensor("image", (7, 5, 16), a_bits), Tensor("out", (7, 5, 16), 32))}
         graph = Graph("extreme", tensors, (node,), "image", "out")
         assert longest_chain(arrange(node.weight), (1 << a_bits) - 1) >= chain
         x = np.full((1, 7, 5, 16), (1 << a_bits) - 1, np.uint8)
         lowered = lower(graph, find("x86"))
-        np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, find("x86")), x), reference.run(graph, x))
+        np.testing.assert_array_equal(
+            run_compiled(lowered, in_process(lowered, find("x86")), x), reference.run(graph, x)
+        )
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -107,7 +126,7 @@ def test_every_code_and_tie_of_rescale(bits):
 def test_tensors_that_live_together_never_overlap(sizes_and_spans):
     names = [f"t{i}" for i in range(len(sizes_and_spans))]
     sizes = {n: s for n, (s, _) in zip(names, sizes_and_spans, strict=True)}
-    steps = [(tuple(names[max(0, i - sizes_and_spans[i][1]):i]), n) for i, n in enumerate(names)]
+    steps = [(tuple(names[max(0, i - sizes_and_spans[i][1]) : i]), n) for i, n in enumerate(names)]
     offsets, total = workspace(sizes, steps)
     first = {n: i for i, n in enumerate(names)}
     last = {n: max([first[n], *(i for i, (reads, _) in enumerate(steps) if n in reads)]) for n in names}

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,16 +15,10 @@ from compile.graph import Conv, Graph, Rescale, Tensor
 from compile.onnx_import import OnnxError, from_model, load
 from compile.scales import conv_requant, rescale_requant
 from tests.graphs import OPS, pictures, random_graph, resnet_like
+from tests.onnx_ladder import LEVELS, session
 from train.export import ExportError, difference, export_run, to_onnx
 
-LEVELS = (onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def session(model: onnx.ModelProto, level=LEVELS[1]) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level, options.log_severity_level, options.intra_op_num_threads = level, 3, 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
 
 def differing(graph: Graph, x: np.ndarray, level=LEVELS[1]) -> int:

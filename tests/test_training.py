@@ -23,7 +23,7 @@ from train.batches import Batches
 from train.loop import Phase, Run, TrainingError, learning_rate, train
 from train.networks import FULL, Network
 from train.parallel import Group
-from train.run import main
+from train.run import load, main, spread, thin
 from train.settings import Settings, SettingsError, parse
 from train.views import evaluation_views
 from train.weights import load_weights
@@ -170,11 +170,16 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path):
 def learn(folder, cache, *more, launcher=(sys.executable,)):
     return subprocess.Popen([*launcher, *(("-c", LEARN) if launcher == (sys.executable,) else ()), *SMALL, "--out",
                              str(folder), "--cache", str(cache), *more],
-                            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
 
 
 def finished(process) -> str:
-    output, _ = process.communicate(timeout=300)
+    try:
+        output, _ = process.communicate(timeout=150)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+        raise
     assert process.returncode == 0, output
     return output
 
@@ -227,7 +232,7 @@ def test_two_processes_train_as_one(uninterrupted, tmp_path):
     folder, cache = uninterrupted
     script = tmp_path / "learn.py"
     script.write_text(LEARN)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script))
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script))
     finished(learn(tmp_path / "two", cache, launcher=launcher))
     one, two = ([json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
                 for f in (folder, tmp_path / "two"))
@@ -247,7 +252,6 @@ def test_a_run_prints_what_its_files_compute(tmp_path):
     folder = tmp_path / "run"
     records = json.loads((folder / "results.json").read_text())
     assert {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost"} == set(records[0])
-    from train.run import load, spread, thin
     data = thin(load("digits", None, settings.cache), 64)
     chosen = spread(len(data.test_y), 20)
     views = evaluation_views(data.test_x[chosen], ("clean", "jpeg", "contrast", "pixelate"), 0, settings.cache, 1)

@@ -12,7 +12,8 @@ import onnx
 from compile import reference
 from compile.graph import Graph, Requant, macs
 from compile.onnx_import import from_model
-from train.onnx_writer import FORMAT, ExportError, to_onnx
+from train.derived import ExportError
+from train.onnx_writer import FORMAT, to_onnx
 
 __all__ = ["FORMAT", "ExportError", "difference", "export_run", "to_onnx"]
 

@@ -13,7 +13,7 @@ from tvm.tirx.script import builder as T
 
 from compile.graph import Conv
 from targets.kernel import Kernel, Step
-from targets.portable import conv_table, fill_border, finish_conv, padded, splat, store
+from targets.vector import conv_table, fill_border, finish_conv, padded, splat, store
 
 INT16_MAX = (1 << 15) - 1
 QUAD = 4  # channels finished together
@@ -24,7 +24,7 @@ def arrange(weight: np.ndarray, channels: int) -> np.ndarray:
     o, kh, kw, i = weight.shape
     blocks, k16 = -(-o // channels), -(-kw * i // 16)
     full = np.zeros((blocks * channels, kh, k16 * 16), np.int8)
-    full[:o, :, :kw * i] = weight.reshape(o, kh, kw * i)
+    full[:o, :, : kw * i] = weight.reshape(o, kh, kw * i)
     return full.reshape(blocks, channels, kh, k16, 16)
 
 
@@ -34,7 +34,7 @@ def longest_chain(weight: np.ndarray, largest: int) -> int:
     lanes = np.abs(weight.astype(np.int64)).reshape(-1, weight.shape[3] * 2, 8) * largest
     sums = np.concatenate([np.zeros_like(lanes[:, :1]), np.cumsum(lanes, 1)], 1)
     chain = 1
-    while chain < lanes.shape[1] and (sums[:, chain + 1:] - sums[:, :-chain - 1]).max() <= INT16_MAX:
+    while chain < lanes.shape[1] and (sums[:, chain + 1 :] - sums[:, : -chain - 1]).max() <= INT16_MAX:
         chain += 1
     return chain
 
@@ -73,7 +73,10 @@ def _kernel(step: Step, rule: str, tile: int, channels: int, sums) -> Kernel:
 
     def block(reads, write, weights, table, y, x0, b, count):
         def code(p, dy, k):
-            at = step.reads[0].at(y * node.stride + dy - node.padding[0], (x0 + p) * node.stride - node.padding[1]) + k * 16
+            at = (
+                step.reads[0].at(y * node.stride + dy - node.padding[0], (x0 + p) * node.stride - node.padding[1])
+                + k * 16
+            )
             x = reads[0][T.ramp(at, 1, 16)]
             return T.reinterpret(x if signed else T.bitwise_xor(x, T.broadcast(T.uint8(128), 16)), dtype="int8x16")
 
@@ -100,9 +103,10 @@ def _kernel(step: Step, rule: str, tile: int, channels: int, sums) -> Kernel:
 
 
 def requantize(acc, multiplier, half, shift, node, zero_point: int, lanes: int):
-    """targets/portable.py: requantize, in two instructions: doubling high multiply and rounding shift."""
+    """targets/vector.py: requantize, in two instructions: doubling high multiply and rounding shift."""
     call = lambda name, a, b: T.call_llvm_pure_intrin(  # noqa: E731
-        T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}.v{lanes}i32"), a, b, dtype=f"int32x{lanes}")
+        T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}.v{lanes}i32"), a, b, dtype=f"int32x{lanes}"
+    )
     code = call("srshl", call("sqdmulh", acc, multiplier), splat(0, lanes) - shift) + splat(zero_point, lanes)
     return T.cast(T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes)), f"uint8x{lanes}")
 
@@ -138,7 +142,9 @@ def _long(code, filters, tile: int, kh: int, k16: int, chain: int) -> list:
 
     def widen(i, sums):
         at = T.ramp(i * 4, 1, 4)
-        pairs = T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.saddlp.v4i32.v8i16"), sums, dtype="int32x4")
+        pairs = T.call_llvm_pure_intrin(
+            T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.saddlp.v4i32.v8i16"), sums, dtype="int32x4"
+        )
         T.buffer_store(acc, acc[at] + pairs, [at])
 
     def vectors(dy, ks):
@@ -161,7 +167,9 @@ def _long(code, filters, tile: int, kh: int, k16: int, chain: int) -> list:
             for p in range(tile):
                 for c in range(QUAD):
                     at = T.ramp((p * QUAD + c) * 8, 1, 8)
-                    T.buffer_store(sums, sums[at] + half(xs[p], 0) * half(ws[c], 0) + half(xs[p], 1) * half(ws[c], 1), [at])
+                    T.buffer_store(
+                        sums, sums[at] + half(xs[p], 0) * half(ws[c], 0) + half(xs[p], 1) * half(ws[c], 1), [at]
+                    )
         for i in range(tile * QUAD):
             widen(i, sums[T.ramp(i * 8, 1, 8)])
 
@@ -180,4 +188,4 @@ def _long(code, filters, tile: int, kh: int, k16: int, chain: int) -> list:
     lanes = [acc[T.ramp(i * 4, 1, 4)] for i in range(tile * QUAD)]
     addp = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.addp.v4i32")
     pair = lambda a, b: T.call_llvm_pure_intrin(addp, a, b, dtype="int32x4")  # noqa: E731
-    return [((p, 0), pair(pair(*lanes[p * 4:p * 4 + 2]), pair(*lanes[p * 4 + 2:p * 4 + 4]))) for p in range(tile)]
+    return [((p, 0), pair(pair(*lanes[p * 4 : p * 4 + 2]), pair(*lanes[p * 4 + 2 : p * 4 + 4]))) for p in range(tile)]

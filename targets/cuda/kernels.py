@@ -12,13 +12,13 @@ from tvm.tirx.script import builder as T
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
 from targets import Target, module
 from targets.kernel import Call, Entry, Kernel, Layout, Rule, Sizes, Step
-from targets.portable import NO_WEIGHTS, folded_bias, ratio_table
+from targets.vector import NO_WEIGHTS, folded_bias, ratio_table
 
 THREADS = 128  # of a block; small feature maps still spread over many blocks
 
 
 def assemble(calls: list[Call], sizes: Sizes) -> tvm.IRModule:
-    """The network's main on the host; without a host of its own in its target, a function is a kernel that main launches."""
+    """main on the host; a function whose target has no host of its own is a kernel, which main launches."""
     return module.assemble(calls, sizes, tvm.target.Target({"kind": "cuda", "arch": "sm_80"}))
 
 

@@ -12,7 +12,7 @@ from tvm.tirx.script import builder as T
 
 from compile.graph import Conv
 from targets.kernel import Kernel, Step
-from targets.portable import LANES, blocks, conv_table, fill_border, finish_conv, store
+from targets.vector import LANES, blocks, conv_table, fill_border, finish_conv, store
 
 TILE = 4
 INT16 = (-(1 << 15), (1 << 15) - 1)
@@ -23,11 +23,11 @@ def intrinsic(name: str, dtype: str, *args):
 
 
 def arrange(weight: np.ndarray) -> np.ndarray:
-    """int8 [blocks, kH, K4, 2, 8, 4] of weights [O, kH, kW, I], padded with zeros to whole blocks and fours of bytes."""
+    """int8 [blocks, kH, K4, 2, 8, 4] of weights [O, kH, kW, I], zeros where there is nothing."""
     o, kh, kw, i = weight.shape
     k4 = -(-kw * i // 4)
     full = np.zeros((blocks(o) * LANES, kh, k4 * 4), np.int8)
-    full[:o, :, :kw * i] = weight.reshape(o, kh, kw * i)
+    full[:o, :, : kw * i] = weight.reshape(o, kh, kw * i)
     return full.reshape(-1, 2, 8, kh, k4, 4).transpose(0, 3, 4, 1, 2, 5)
 
 
@@ -43,7 +43,7 @@ def longest_chain(weight: np.ndarray, qmax: int) -> int:
         return weight.shape[1] * weight.shape[2]
     totals = [np.concatenate([np.zeros_like(s[:, :, :1]), np.cumsum(s, 2)], 2) for s in lanes]
     chain = 0
-    while chain < weight.shape[2] and fits([t[:, :, chain + 1:] - t[:, :, :-chain - 1] for t in totals]):
+    while chain < weight.shape[2] and fits([t[:, :, chain + 1 :] - t[:, :, : -chain - 1] for t in totals]):
         chain += 1
     return chain
 
@@ -64,16 +64,31 @@ def multiply_add(step: Step) -> Kernel | None:
             T.buffer_store(acc, T.broadcast(T.int32(0), 8), [T.ramp(v * 8, 1, 8)])
 
         def operands(dy, k):
-            four = [reads[0][T.ramp(step.reads[0].at(y * node.stride + dy - node.padding[0],
-                                                     (x0 + p) * node.stride - node.padding[1]) + k * 4, 1, 4)] for p in range(tile)]
+            four = [
+                reads[0][
+                    T.ramp(
+                        step.reads[0].at(
+                            y * node.stride + dy - node.padding[0], (x0 + p) * node.stride - node.padding[1]
+                        )
+                        + k * 4,
+                        1,
+                        4,
+                    )
+                ]
+                for p in range(tile)
+            ]
             at = ((b * kh + dy) * k4 + k) * 64
-            return ([T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four],
-                    [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)])
+            return (
+                [T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four],
+                [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)],
+            )
 
         _sum(acc, operands, tile, kh, k4, chain)
         for p in range(tile):
             halves = [acc[T.ramp((p * 2 + v) * 8, 1, 8)] for v in range(2)]
-            value = finish_conv(step, T.Shuffle(halves, list(range(LANES))), table, row, b * LANES, reads[-1], y, x0 + p, b * LANES)
+            value = finish_conv(
+                step, T.Shuffle(halves, list(range(LANES))), table, row, b * LANES, reads[-1], y, x0 + p, b * LANES
+            )
             store(write, step.write.at(y, x0 + p, b * LANES), value, lanes)
 
     def emit(reads, write, weights, table):
@@ -144,7 +159,8 @@ def _widened(acc, operands, tile: int, dy, k) -> None:
             x, at = T.reinterpret(xs[p], dtype="uint16x16"), T.ramp((p * 2 + v) * 8, 1, 8)
             low = T.reinterpret(T.bitwise_and(x, T.broadcast(T.uint16(255), 16)), dtype="int16x16")
             high = T.reinterpret(T.shift_right(x, T.broadcast(T.uint16(8), 16)), dtype="int16x16")
-            T.buffer_store(acc, acc[at] + intrinsic("pmadd.wd", "int32x8", low, even)
-                           + intrinsic("pmadd.wd", "int32x8", high, odd), [at])
-
-
+            T.buffer_store(
+                acc,
+                acc[at] + intrinsic("pmadd.wd", "int32x8", low, even) + intrinsic("pmadd.wd", "int32x8", high, odd),
+                [at],
+            )
