@@ -18,6 +18,7 @@ from tvm_ffi import StructuralKey
 from compile import verify
 from compile.dump import dump
 from compile.lower import Lowered, lower, table_of_rules
+from compile.onnx_import import Normalization
 from compile.source import Source, SourceVariant, newest_run, open_source
 from compile.writer import Built, write_bundle, write_contents
 from targets import Target, find, targets
@@ -30,15 +31,17 @@ def build(
     dump_to: Path | None = None,
     source_only: bool = False,
     golden: int = 4,
+    normalization: Normalization | None = None,
     console: Console | None = None,
 ) -> Path:
     """Builds a bundle and returns its folder; every error is a ValueError or OSError that says what to do.
 
     paths: a run folder or ONNX files. golden: pictures that the compiled code must reproduce during the build (all of
-    them travel with the bundle). source_only: leave out what needs the target's own compiler, and the last rung.
+    them travel with the bundle). source_only: leave out what needs the target's own compiler. normalization: (mean,
+    std) of ONNX files whose picture is a float tensor, x = (u8 / 255 - mean) / std.
     """
     console = console or Console()
-    source = open_source(paths)
+    source = open_source(paths, normalization)
     toolchain = importlib.import_module(f"targets.{target.family}.toolchain")
     out = out or Path("bundles") / f"{source.name}-{target.name.replace(':', '-')}"
     console.print(f"{source.name}: {len(source.variants)} variants for {target.name} -> {out}")
@@ -54,7 +57,7 @@ def build(
             if key not in known:
                 known[key] = f"lib/{variant.name}.so"
                 facts[known[key]] = _compile(toolchain, lowered, target, folder, variant, dump_to, source_only)
-            runner = None if source_only else toolchain.runner(folder / known[key], target)
+            runner = toolchain.runner(folder / known[key], target)
             rungs += verify.climb(variant, source.pictures, lowered, runner, golden)
             built.append(Built(variant, lowered, known[key]))
         _print_rungs(console, rungs)
@@ -113,6 +116,10 @@ def _print_variants(console: Console, source: Source, bundle: Path) -> None:
     console.print(f"bundle: {bundle} ({size / 1e6:.2f} MB); try `python -m runtime check {bundle}` on the device")
 
 
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(v) for v in text.split(","))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m compile.build", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -127,9 +134,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--golden", type=int, default=4, help="golden pictures the compiled code must reproduce now (default 4)"
     )
+    parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="of ONNX files with a float picture, which is")
+    parser.add_argument("--std", type=_floats, metavar="R,G,B", help="(u8 / 255 - mean) / std")
     args = parser.parse_args(argv)
+    if (args.mean is None) != (args.std is None):
+        parser.error("--mean and --std belong together; give both, or neither for files with a uint8 picture")
     try:
-        build(args.source or [newest_run()], find(args.target), args.out, args.dump, args.source_only, args.golden)
+        build(
+            args.source or [newest_run()],
+            find(args.target),
+            args.out,
+            args.dump,
+            args.source_only,
+            args.golden,
+            None if args.mean is None else (args.mean, args.std),
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -43,12 +43,12 @@ def acc_bound(graph, conv: Conv) -> int:
     per_group = x.zero_points().reshape(conv.groups, -1)
     out_per_group = weight.shape[0] // conv.groups
     zero = np.repeat(per_group, out_per_group, axis=0)[:, None, None, :]  # [O, 1, 1, I / groups]
-    folded = (weight * x.qmax).sum((1, 2, 3)) + (weight * zero).sum((1, 2, 3))
+    folded = (weight * (x.qmax + zero)).sum((1, 2, 3))
     left = 0 if conv.requant is None else conv.requant.left
-    bound = (folded << left) + np.abs(conv.bias)
+    bound = np.ldexp(folded.astype(np.float64), left) + np.abs(conv.bias.astype(np.float64))  # floats cannot wrap round
     if conv.skip is not None:
         skip = graph.tensors[conv.skip]
-        bound = bound + np.abs(conv.skip_multiplier) * (skip.qmax + skip.zero_points())
+        bound = bound + np.abs(conv.skip_multiplier.astype(np.float64)) * (skip.qmax + skip.zero_points())
     return int(bound.max())
 
 

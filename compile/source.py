@@ -1,14 +1,14 @@
 """What a build starts from: a run folder of training (contract 1), or ONNX files that anybody made."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from compile import reference
 from compile.graph import Graph, macs
-from compile.onnx_import import load
+from compile.onnx_import import Normalization, load
 
 RUN_FORMAT = 1
 PICTURES = 8  # golden pictures made up for files that bring none
@@ -28,6 +28,7 @@ class SourceVariant:
     logits: np.ndarray  # int32 [G, classes], what training expects for the golden pictures
     facts: dict
     exact: bool  # made by bitgrade: onnxruntime must give the very same logits
+    normalization: Normalization | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +54,17 @@ def newest_run(root: Path = Path("runs")) -> Path:
     return runs[-1].parent
 
 
-def open_source(paths: list[Path]) -> Source:
-    """A run folder, or one or more ONNX files of networks with the same input and outputs."""
+def open_source(paths: list[Path], normalization: Normalization | None = None) -> Source:
+    """A run folder, or one or more ONNX files of networks with the same input and outputs.
+
+    normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor.
+    """
     if len(paths) == 1 and paths[0].is_dir():
         return _open_run(paths[0])
     for path in paths:
         if path.suffix != ".onnx" or not path.is_file():
             raise SourceError(f"{path}: expected a run folder or .onnx files, got neither")
-    return _open_files(paths)
+    return _open_files(paths, normalization)
 
 
 def _open_run(folder: Path) -> Source:
@@ -112,8 +116,8 @@ def _variant(name: str, path: Path, graph: Graph, logits: np.ndarray, facts: dic
     return SourceVariant(name, path, graph, logits, facts, exact)
 
 
-def _open_files(paths: list[Path]) -> Source:
-    graphs = {path.stem: load(path) for path in paths}
+def _open_files(paths: list[Path], normalization: Normalization | None) -> Source:
+    graphs = {path.stem: load(path, normalization) for path in paths}
     if len(graphs) < len(paths):
         raise SourceError(f"expected ONNX files of different names, got {[p.name for p in paths]}")
     first = next(iter(graphs.values()))
@@ -125,7 +129,7 @@ def _open_files(paths: list[Path]) -> Source:
                 f"{path}: expected the input shape of {paths[0].name}, {list(pictures.shape[1:])}, got {list(shape)}"
             )
     variants = [
-        _variant(path.stem, path, graph, reference.run(graph, pictures), {}, exact=False)
+        replace(_variant(path.stem, path, graph, reference.run(graph, pictures), {}, False), normalization=normalization)
         for path, graph in zip(paths, graphs.values(), strict=True)
     ]
     labels = [f"class {i}" for i in range(variants[0].logits.shape[1])]

@@ -12,7 +12,6 @@ import numpy as np
 import onnxruntime
 
 from compile import reference
-from compile.graph import Graph
 from compile.lower import Lowered, Runner, run_compiled
 from compile.source import SourceVariant
 
@@ -36,18 +35,15 @@ class Rung:
 
 
 def climb(
-    variant: SourceVariant, pictures: np.ndarray, lowered: Lowered, runner: Runner | None, count: int
+    variant: SourceVariant, pictures: np.ndarray, lowered: Lowered, runner: Runner, count: int
 ) -> list[Rung]:
-    """All rungs of one variant; the compiled code runs the first `count` pictures, or none without a runner."""
+    """All rungs of one variant; the compiled code runs the first `count` pictures."""
     expected = reference.run(variant.graph, pictures)
-    rungs = [
+    return [
         _onnx_rung(variant, pictures, expected),
         _rung(variant.name, "reference = recorded", expected, variant.logits),
+        _rung(variant.name, "compiled = reference", run_compiled(lowered, runner, pictures[:count]), expected[:count]),
     ]
-    if runner is not None:
-        got = run_compiled(lowered, runner, pictures[:count])
-        rungs.append(_rung(variant.name, "compiled = reference", got, expected[:count]))
-    return rungs
 
 
 def require(rungs: list[Rung]) -> None:
@@ -61,27 +57,33 @@ def require(rungs: list[Rung]) -> None:
             )
 
 
-def run_onnx(path, graph: Graph, pictures: np.ndarray) -> np.ndarray:
+def run_onnx(variant: SourceVariant, pictures: np.ndarray) -> np.ndarray:
     """int64 [N, classes]: onnxruntime's logits at optimization level BASIC, in steps of the graph's logit scale."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(variant.onnx), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
-    feed = (
-        pictures
-        if entry.type == "tensor(uint8)"
-        else (pictures.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
-    )
+    feed = _as_input(pictures, entry, variant.normalization)
     rows = np.concatenate(
         [session.run(None, {entry.name: feed[i : i + 1]})[0].reshape(1, -1) for i in range(len(feed))]
     )
-    return np.rint(rows.astype(np.float64) / np.float64(np.float32(graph.tensors[graph.output].scale))).astype(np.int64)
+    scale = np.float32(variant.graph.tensors[variant.graph.output].scale)
+    return np.rint(rows.astype(np.float64) / np.float64(scale)).astype(np.int64)
+
+
+def _as_input(pictures: np.ndarray, entry, normalization) -> np.ndarray:
+    """Pictures uint8 [N, H, W, C] in the type and order of a file's input."""
+    if entry.type != "tensor(uint8)":
+        mean, std = (np.asarray(v, np.float64) for v in normalization)
+        return np.ascontiguousarray(((pictures / 255 - mean) / std).transpose(0, 3, 1, 2), np.float32)
+    channels_last = entry.shape[1] != pictures.shape[3] or entry.shape[3] == pictures.shape[3]
+    return pictures if channels_last else np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
 
 
 def _onnx_rung(variant: SourceVariant, pictures: np.ndarray, expected: np.ndarray) -> Rung:
-    got = run_onnx(variant.onnx, variant.graph, pictures)
+    got = run_onnx(variant, pictures)
     rung = _rung(variant.name, "onnxruntime = reference", got, expected)
     if variant.exact:
         return rung

@@ -77,7 +77,7 @@ def test_a_build_that_differs_fails_and_leaves_the_old_bundle(run_folder, tmp_pa
     wrong = source.variants[0].logits.copy()
     wrong[2, 5] += 1
     broken = replace(source, variants=[replace(source.variants[0], logits=wrong)])
-    monkeypatch.setattr(builder, "open_source", lambda paths: broken)
+    monkeypatch.setattr(builder, "open_source", lambda paths, normalization: broken)
     with pytest.raises(verify.VerificationError, match="recorded: expected equal logits, 1 of 60"):
         builder.build([run_folder], find("x86"), out)
     assert (out / "manifest.json").read_bytes() == before

@@ -20,8 +20,9 @@ Step = Callable[[dict[str, Tensor]], Tensor]
 class IntegerNetwork:
     """A graph ready to run on a device; feature maps are float32 [N, C, H, W], channels last, holding codes."""
 
-    def __init__(self, graph: Graph, device: torch.device | str = "cpu", batch: int = 64):
-        self.graph, self.device, self.batch = graph, torch.device(device), batch
+    def __init__(self, graph: Graph, device: torch.device | str = "cpu"):
+        self.graph, self.device = graph, torch.device(device)
+        self.batch = 64 if self.device.type == "cpu" else 1000  # of 32x32 pictures, a core's cache holds no more
         self.steps = [(node.output, _STEPS[type(node)](graph, node, self.device)) for node in graph.nodes]
         self.last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
 

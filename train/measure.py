@@ -79,6 +79,7 @@ def measure(graphs: dict[str, Graph], teacher: Network, choice: Choice, views: V
             held_out: tuple[str, ...], device) -> list[dict]:
     """Records of all arms on all views: fp32, each variant, the selector, and chance with the selector's own shares.
 
+    Those of the selector have "share/VARIANT" beside the common fields: for how much of the pictures it chose which.
     "correct" of the random arm is its expectation: the variants' counts weighted with the shares in which the selector
     chose them over all views, so that both arms have the same mean cost.
     """
@@ -93,8 +94,10 @@ def measure(graphs: dict[str, Graph], teacher: Network, choice: Choice, views: V
         for name, total, price in zip(graphs, correct.sum(0), costs, strict=True):
             records.append({"arm": "fixed", "variant": name, **about, "correct": int(total), "cost": float(price)})
         picked = correct[np.arange(len(pictures)), choices]
+        shares = np.bincount(choices, minlength=len(costs)) / len(choices)
         records.append({"arm": "adaptive", "variant": "selector", **about, "correct": int(picked.sum()),
-                        "cost": float(costs[choices].mean())})
+                        "cost": float(costs @ shares),
+                        **{f"share/{name}": float(s) for name, s in zip(graphs, shares, strict=True)}})
     shares = np.bincount(np.concatenate(chosen), minlength=len(costs)).astype(float)
     shares /= shares.sum()
     for about, totals in counts:

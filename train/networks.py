@@ -121,7 +121,8 @@ class Network(nn.Module):
         for index, block in enumerate(self.arch.blocks, 1):
             x = self._block(index, block, x, variant, fit)
         classifier = self.convs[key(self.arch.classifier)]
-        pooled = classifier.codes(x.mean((2, 3), keepdim=True), variant, fit)
+        # Not mean(): its gradient has another memory layout, which would slow down every batch norm behind it.
+        pooled = classifier.codes(F.avg_pool2d(x, x.shape[2:]), variant, fit)
         return classifier(pooled, variant, fit).flatten(1)
 
     def _stream(self, index: int, x: Tensor, arm: str, fit: bool) -> Tensor:

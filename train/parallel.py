@@ -5,6 +5,7 @@ processes hold equal networks at any time.
 """
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -27,9 +28,14 @@ class Group:
         """One process prints, and writes all files."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        if self.processes > 1:
-            dist.barrier()
+    @contextmanager
+    def writer_first(self):
+        """The writing process goes through its block, then all others: they find in the cache what it left there."""
+        for turn in (True, False):
+            if turn == self.writes:
+                yield
+            if turn and self.processes > 1:
+                dist.barrier()
 
     @torch.no_grad()
     def combine(self, module: nn.Module, parameters: list[nn.Parameter], loss: Tensor) -> Tensor:

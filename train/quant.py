@@ -29,6 +29,8 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         ratio, out, step = ctx.saved_tensors
         qmin, qmax = ctx.range
+        if grad.dim() == 4:  # gradients of strided skips come in another layout, which would slow down all behind them
+            grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x = torch.ops.aten.hardtanh_backward(grad, ratio, qmin, qmax)
         # d out / d step is code - ratio inside the range and the code itself outside, where grad_x is zero.
         inner = _inner(grad, out, step) / step - _inner(grad_x, ratio, step)

@@ -28,6 +28,7 @@ from train.views import evaluation_views, mixed_views, training_views
 
 HELD_PICTURES = 1000  # of mixed quality, to watch training
 GOLDEN = 32
+SAMPLE = 0  # the test picture that the report shows degraded
 MIRRORED = {"digits": False}  # data sets whose classes a mirror would change
 
 
@@ -48,8 +49,9 @@ def learn(settings: Settings):
         checkpoint.check_same_run(saved[1]["settings"], settings.record())
     _show(settings, device, console)
 
-    dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
-    views, held = training_pictures(settings, dataset, group)
+    with group.writer_first():
+        dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
+        views, held = training_pictures(settings, dataset)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
                       seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
                       share=(group.rank, group.processes))
@@ -84,26 +86,24 @@ def spread(count: int, limit: int) -> np.ndarray:
     return np.arange(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(np.int64)
 
 
-def training_pictures(settings: Settings, dataset: Dataset, group: Group) -> tuple[np.ndarray, phases.Held]:
-    """Degraded training pictures uint8 [F, N, H, W, 3], and held ones; the writing process makes them first."""
-    if not group.writes:
-        group.wait()
+def training_pictures(settings: Settings, dataset: Dataset) -> tuple[np.ndarray, phases.Held]:
+    """Degraded training pictures uint8 [F, N, H, W, 3], and held ones."""
     chosen = spread(len(dataset.val_y), HELD_PICTURES)
     options = (settings.training_families, settings.seed, settings.cache, settings.workers)
     views = training_views(dataset, *options)
     mixed = mixed_views(dataset.val_x[chosen], *options)[0]
-    if group.writes:
-        group.wait()
     return views, phases.Held(np.asarray(mixed), dataset.val_y[chosen])
 
 
 def journal(settings: Settings, group: Group, saved) -> Journal | None:
-    """The journal of the writing process; without --resume it clears what an earlier run left in the folder."""
+    """The journal of the writing process; without --resume an earlier run in the folder is no longer one."""
     if not group.writes:
         return None
     folder = settings.folder
-    if saved is None and (folder / "checkpoint").is_dir():
-        shutil.rmtree(folder / "checkpoint")
+    if saved is None:
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        for name in ("run.json", "results.json"):
+            (folder / name).unlink(missing_ok=True)
     opened = Journal(folder, 0 if saved is None else saved[1]["journal"])
     write_json(folder / "settings.json", settings.record())
     return opened
@@ -127,7 +127,7 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
     write_json(settings.folder / "results.json", records)
     golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, *options)[0]
     export_run(settings.folder, graphs, about(settings, dataset, graphs, records, choice), np.asarray(golden))
-    write_report(settings.folder)
+    write_report(settings.folder, {place: np.asarray(pictures[SAMPLE]) for place, pictures in views.items()})
     show(records, Console())
     Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
 

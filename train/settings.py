@@ -40,7 +40,7 @@ class Settings:
     families: str = _option("all", "degradations to train with, by name and comma; all that are not held out")
     hold_out: str = _option(",".join(HELD_OUT), "degradations only tested with; none for no such")
     limit: int = _option(0, "use only so many pictures of each part of the data set, 0 for all")
-    test_pictures: int = _option(1000, "test pictures per degradation and severity, 0 for all")
+    test_pictures: int = _option(1000, "pictures per degradation to test with and to fit the selector on, 0 for all")
     budget: float = _option(0.5, "mean cost allowed to the selector, of that of 8 bits")
     out: Path | None = _option(None, "folder of the run; runs/DATASET-ARCH-METHOD when not given")
     cache: Path = _option(CACHE, "folder for degraded pictures and fetched data")
