@@ -55,6 +55,8 @@ def join(device: torch.device) -> Group:
     """The group that torchrun made; a group of one without it."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Group()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Group(dist.get_rank(), dist.get_world_size())
 
@@ -65,9 +67,11 @@ def leave() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is this process's GPU where there is one. ValueError where a GPU is asked for and there is none."""
+    """"auto" is a GPU where there is one, "cuda" this process's own. Raises ValueError where there is none."""
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: torch finds no CUDA device; give --device cpu, or install a CUDA build")
     return torch.device(name)

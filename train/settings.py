@@ -31,7 +31,7 @@ class Settings:
     weights: Path | None = _option(None, "checkpoint to start from, in place of random weights")
     method: str = _option("fixed", ", ".join(METHODS) + ": how the bits are found")
     bits: str = _option("8,4,2", "one variant per entry: 4 for 4-bit weights and activations, w4a8 for unlike ones")
-    epochs: int = _option(10, "of the joint training of all variants")
+    epochs: int = _option(12, "of the joint training of all variants")
     fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
     epoch_pictures: int = _option(0, "pictures an epoch, 0 for all")
     batch: int = _option(64, "pictures a step, over all processes")
@@ -56,8 +56,9 @@ class Settings:
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
         if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
             raise SettingsError(f"--dataset {self.dataset}: there is no such folder; it must hold train/ and val/")
-        if self.data is not None and not self.data.is_dir():
-            raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py")
+        if self.data is not None and not (self.data.is_dir() or self.data.parent.is_dir()):
+            raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py, "
+                                "or one to be made for it in a folder that there is")
         if self.weights is not None and not self.weights.is_file():
             raise SettingsError(f"--weights {self.weights}: there is no such file")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
