@@ -16,6 +16,7 @@ from rich.table import Table
 from runtime import Engine
 from train.data import load
 from train.degrade import FAMILIES, HELD_OUT
+from train.settings import CACHE
 from train.views import mixed_views
 
 PICTURES = 600  # of the test set, each degraded at random
@@ -109,9 +110,9 @@ def main() -> int:
     for target in dict.fromkeys((here, "arm")):
         run("compile.build", "runs/demo", "--target", target, "--out", f"bundles/demo-{target}")
     run("runtime", "check", f"bundles/demo-{here}")
-    data = load("digits", None, Path("runs/cache"))
+    data = load("digits", None, CACHE)
     count = min(PICTURES, len(data.test_x))
-    pictures, families, _ = mixed_views(data.test_x[:count], FAMILIES, SEED, Path("runs/cache"), 2)
+    pictures, families, _ = mixed_views(data.test_x[:count], FAMILIES, SEED, CACHE, 2)
     with Engine(f"bundles/demo-{here}") as engine:
         records = table(engine, pictures, data.test_y[:count], families)
         draw(engine, pictures, data.test_y[:count], families, Path("runs/demo/plots/demo.png"))

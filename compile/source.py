@@ -1,7 +1,7 @@
 """What a build starts from: a run folder of training (contract 1), or ONNX files that anybody made."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def _open_run(folder: Path) -> Source:
                     folder / v["onnx"],
                     load(folder / v["onnx"]),
                     golden[f"logits_{v['name']}"],
-                    {k: v[k] for k in ("cost", "accuracy")},
+                    {k: v[k] for k in ("cost", "accuracy", "mixed") if k in v},
                     exact=True,
                 )
                 for v in run["variants"]
@@ -102,7 +102,9 @@ def _open_run(folder: Path) -> Source:
         ) from error
 
 
-def _variant(name: str, path: Path, graph: Graph, logits: np.ndarray, facts: dict, exact: bool) -> SourceVariant:
+def _variant(
+    name: str, path: Path, graph: Graph, logits: np.ndarray, facts: dict, exact: bool, normalization=None
+) -> SourceVariant:
     work, bits = macs(graph), graph.bit_config()
     bitops = sum(work[k] * w * a for k, (w, a) in bits.items())
     facts = {
@@ -113,7 +115,7 @@ def _variant(name: str, path: Path, graph: Graph, logits: np.ndarray, facts: dic
         "macs": sum(work.values()),
         "bitops": bitops,
     }
-    return SourceVariant(name, path, graph, logits, facts, exact)
+    return SourceVariant(name, path, graph, logits, facts, exact, normalization)
 
 
 def _open_files(paths: list[Path], normalization: Normalization | None) -> Source:
@@ -129,7 +131,7 @@ def _open_files(paths: list[Path], normalization: Normalization | None) -> Sourc
                 f"{path}: expected the input shape of {paths[0].name}, {list(pictures.shape[1:])}, got {list(shape)}"
             )
     variants = [
-        replace(_variant(path.stem, path, graph, reference.run(graph, pictures), {}, False), normalization=normalization)
+        _variant(path.stem, path, graph, reference.run(graph, pictures), {}, False, normalization)
         for path, graph in zip(paths, graphs.values(), strict=True)
     ]
     labels = [f"class {i}" for i in range(variants[0].logits.shape[1])]

@@ -15,16 +15,17 @@ from rich.table import Table
 from train import checkpoint, phases
 from train.batches import Batches
 from train.data import DataError, Dataset, load
+from train.degrade import FAMILIES
 from train.export import export_run
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
-from train.measure import accuracy_by_family, bit_operations, cost, fit_selector, measure
+from train.measure import accuracy_by_family, bit_operations, cost, fit_selector, integer_correct, measure
 from train.networks import Network
 from train.parallel import Group, join, leave, pick_device
 from train.report import write_report
 from train.settings import Settings, parse
-from train.views import evaluation_views, mixed_views, training_views
+from train.views import MIXED_SEED, evaluation_views, mixed_views, training_views
 
 HELD_PICTURES = 1000  # of mixed quality, to watch training
 GOLDEN = 32
@@ -124,18 +125,30 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
     views = evaluation_views(dataset.test_x[test], families, *options)
     with console.status("integer evaluation"):
         records = measure(graphs, teacher, choice, views, dataset.test_y[test], settings.held_out, device)
+        mixed = mixed_correct(settings, dataset, graphs, device)
     write_json(settings.folder / "results.json", records)
     golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, *options)[0]
-    export_run(settings.folder, graphs, about(settings, dataset, graphs, records, choice), np.asarray(golden))
+    export_run(settings.folder, graphs, about(settings, dataset, graphs, records, mixed, choice), np.asarray(golden))
     write_report(settings.folder, {place: np.asarray(pictures[SAMPLE]) for place, pictures in views.items()})
     show(records, Console())
+    right = ", ".join(f"{name} {count}" for name, count in mixed.items())
+    Console().print(f"right among all {len(dataset.test_y)} test pictures, each degraded at random: {right}")
     Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
 
 
-def about(settings: Settings, dataset: Dataset, graphs, records: list[dict], choice) -> dict:
+def mixed_correct(settings: Settings, dataset: Dataset, graphs, device: torch.device) -> dict[str, int]:
+    """Right answers of each variant on every test picture, of every family at random: what a bundle must repeat."""
+    pictures = mixed_views(dataset.test_x, FAMILIES, MIXED_SEED, settings.cache, settings.workers)[0]
+    counts = integer_correct(graphs, pictures, dataset.test_y, device).sum(0)
+    return {name: int(count) for name, count in zip(graphs, counts, strict=True)}
+
+
+def about(settings: Settings, dataset: Dataset, graphs, records: list[dict], mixed: dict[str, int], choice) -> dict:
     """What run.json says beside what the graphs say."""
     variants = [{"name": name, "cost": cost(g), "bitops": bit_operations(g),
-                 "accuracy": accuracy_by_family(records, "fixed", name)} for name, g in graphs.items()]
+                 "accuracy": accuracy_by_family(records, "fixed", name),
+                 "mixed": {"pictures": len(dataset.test_y), "correct": mixed[name], "seed": MIXED_SEED}}
+                for name, g in graphs.items()]
     return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
             "method": settings.method, "labels": list(dataset.labels), "variants": variants,
             "selector": choice.selector, "budgets": choice.budgets, "lambda": choice.lam, "settings": settings.record()}
