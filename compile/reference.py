@@ -4,6 +4,8 @@ import numpy as np
 
 from compile.graph import Add, AvgPool, Conv, Graph, MaxPool, Node, Requant, Rescale, Shortcut, Tensor
 
+SLICE = 8  # pictures at a time: their windows stay in the cache, which halves the time
+
 
 def run(graph: Graph, pictures: np.ndarray, keep: bool = False):
     """Logits int32 [N, classes] of pictures uint8 [N, H, W, C]; with `keep`, every tensor by name as well."""
@@ -11,6 +13,8 @@ def run(graph: Graph, pictures: np.ndarray, keep: bool = False):
     if pictures.dtype != np.uint8 or pictures.shape[1:] != expected:
         raise ValueError(f"expected pictures uint8 [N, {expected[0]}, {expected[1]}, {expected[2]}], "
                          f"got {pictures.dtype} {list(pictures.shape)}")
+    if len(pictures) > SLICE and not keep:
+        return np.concatenate([run(graph, pictures[i:i + SLICE]) for i in range(0, len(pictures), SLICE)])
     values = {graph.input: pictures}
     for node in graph.nodes:
         values[node.output] = _NODES[type(node)](graph, node, values)
