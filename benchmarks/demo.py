@@ -21,6 +21,7 @@ from train.views import mixed_views
 
 PICTURES = 600  # of the test set, each degraded at random
 SEED = 7
+WIDTH = 120  # of the table where there is no terminal
 
 
 def run(*words: str) -> None:
@@ -101,6 +102,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table's records there")
     args = parser.parse_args()
     console, started = Console(), time.perf_counter()
+    console = console if console.is_terminal else Console(width=WIDTH)
     if platform.machine() not in ("x86_64", "aarch64"):
         parser.error(
             f"the demo runs on x86_64 or aarch64, this is {platform.machine()}; build for one with compile.build"
