@@ -12,7 +12,7 @@ from compile.source import SourceVariant
 
 
 def dump(folder: Path, variant: SourceVariant, lowered: Lowered) -> None:
-    """1-onnx, 2-graph, 3-plan and 4-tir of a variant under folder/<variant>/; the toolchain adds its own files."""
+    """1-onnx, 2-graph, 3-plan and 4-tir of a variant under folder/<variant>/; the toolchain adds assembly or source."""
     where = folder / variant.name
     where.mkdir(parents=True, exist_ok=True)
     (where / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))

@@ -102,8 +102,18 @@ class Add:
         return (self.a, self.b)
 
 
+class _OneInput:
+    """What nodes that read one tensor, their `input`, have in common."""
+
+    input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
 @dataclass(frozen=True, eq=False)
-class AvgPool:
+class AvgPool(_OneInput):
     """acc = sum of (x - zero_point) over a window without padding; the ratio holds the division by its area."""
 
     name: str
@@ -115,13 +125,9 @@ class AvgPool:
     qmin: int = 0
     qmax: int = 255
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input,)
-
 
 @dataclass(frozen=True, eq=False)
-class MaxPool:
+class MaxPool(_OneInput):
     """Largest code of a window; padding never wins. Input and output share scale, zero point and bits."""
 
     name: str
@@ -131,13 +137,9 @@ class MaxPool:
     stride: int
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input,)
-
 
 @dataclass(frozen=True, eq=False)
-class Shortcut:
+class Shortcut(_OneInput):
     """Every stride-th pixel, `before` channels of the zero point in front and the rest behind (ResNet's option A)."""
 
     name: str
@@ -146,13 +148,9 @@ class Shortcut:
     stride: int = 1
     before: int = 0
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input,)
-
 
 @dataclass(frozen=True, eq=False)
-class Rescale:
+class Rescale(_OneInput):
     """The same values in another scale or width: acc = x - zero_point, requantized with one ratio for all channels."""
 
     name: str
@@ -161,10 +159,6 @@ class Rescale:
     requant: Requant
     qmin: int = 0
     qmax: int = 255
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input,)
 
 
 Node = Conv | Add | AvgPool | MaxPool | Shortcut | Rescale

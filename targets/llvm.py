@@ -47,6 +47,7 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, fe
     check_features(module, target, tvm_target, features)
     with tvm.transform.PassContext(config=_PASSES):
         executable = tvm.compile(module, target=tvm_target)
+    (workdir / f"{library.stem}.s").write_text(executable.mod.inspect_source("asm"))
     obj = workdir / f"{library.stem}.o"
     executable.mod.write_to_file(str(obj))
     partial = library.with_name(f".{library.name}.partial")

@@ -116,9 +116,9 @@ class Settings:
         return self.out or Path("runs") / f"{name}-{self.arch}-{self.method}"
 
     def record(self) -> dict:
-        """What decides the outcome, for JSON: two runs of equal records are the same run."""
+        """What decides the outcome, for JSON: two runs of equal records are the same run, wherever their files lie."""
         beside = ("out", "cache", "device", "workers", "checkpoint_minutes", "resume", "data")
-        return {f.name: str(v) if isinstance(v := getattr(self, f.name), Path) else v
+        return {f.name: v.name if isinstance(v := getattr(self, f.name), Path) else v
                 for f in fields(self) if f.name not in beside}
 
 
