@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from benchmarks import latency
 from compile import build as builder
 from compile import reference, verify
 from compile.onnx_import import load
@@ -51,6 +53,19 @@ def test_engine_equals_reference(run_folder, bundle):
             x = pictures(graph, 16, 9)
             got = np.stack([p.logits for p in engine.infer_batch(list(x), variant=name)])
             np.testing.assert_array_equal(got, reference.run(graph, x))
+
+
+def test_latency_benchmark_runs_the_same_network_as_its_peers(bundle, run_folder, tmp_path, capsys):
+    peer = latency.float_network(onnx.load(run_folder / "w8a8.onnx"))
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in peer.graph.node}
+    ours = load(run_folder / "w8a8.onnx")
+    assert sum(node.op_type in ("Conv", "Gemm") for node in peer.graph.node) == len(ours.convs())
+    assert latency.main([str(bundle), "--calls", "2", "--json", str(tmp_path / "l.json")]) == 0
+    records = json.loads((tmp_path / "l.json").read_text())
+    assert [(r["engine"], r["bits"]) for r in records[:3]] == [("bitgrade", name) for name in BITS]
+    assert [r["bits"] for r in records[3:]] == ["fp32", "int8-u8s8", "int8-u8u8"]
+    assert all(r["exact"] for r in records[:4]) and all(r["ms"] > 0 and r["threads"] == 1 for r in records)
+    assert "of the best int8 peer" in capsys.readouterr().out
 
 
 def test_weights_shrink_with_the_bits_and_equal_ones_are_stored_once(bundle, run_folder, tmp_path):

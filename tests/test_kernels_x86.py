@@ -9,6 +9,7 @@ from compile import reference
 from compile.graph import Conv, Graph, Rescale, Tensor, requant_from_ratio
 from compile.lower import lower, run_compiled
 from compile.plan import workspace
+from runtime import cpu
 from targets import find
 from targets.x86.kernels import rules
 from targets.x86.multiply_add import arrange, longest_chain
@@ -46,39 +47,52 @@ def in_process(lowered, target):
     return runner
 
 
-def assert_equal(graph, seed=0, n=5):
-    lowered = lower(graph, find("x86"))
+TARGETS = ("x86", "x86:avx-vnni")
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    found = find(request.param)
+    missing = set(found.requires) - cpu.features()
+    if missing:
+        pytest.skip(f"this processor lacks {', '.join(sorted(missing))}, which {found.name} needs")
+    return found
+
+
+def assert_equal(graph, target, seed=0, n=5):
+    lowered = lower(graph, target)
     x = pictures(graph, n, seed)
-    np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, find("x86")), x), reference.run(graph, x))
+    np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, target), x), reference.run(graph, x))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10**6), tie_free=st.booleans(), extreme=st.booleans())
-def test_random_networks(seed, tie_free, extreme):
-    assert_equal(random_graph(seed, tie_free=tie_free, extreme=extreme), seed)
+def test_random_networks(target, seed, tie_free, extreme):
+    assert_equal(random_graph(seed, tie_free=tie_free, extreme=extreme), target, seed)
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_each_operator(op):
+def test_each_operator(target, op):
     for seed in range(3):
-        assert_equal(random_graph(seed, ops=(op, op)), seed)
+        assert_equal(random_graph(seed, ops=(op, op)), target, seed)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_each_width(bits):
-    assert_equal(resnet_like(((bits, bits), (bits, 8), (8, bits))), bits)
+def test_each_width(target, bits):
+    assert_equal(resnet_like(((bits, bits), (bits, 8), (8, bits))), target, bits)
 
 
-def test_every_rule_is_used():
-    expected, used = rules(find("x86")), set()
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_rule_is_used(name):
+    expected, used = rules(find(name)), set()
     for op in OPS:
-        for call in lower(random_graph(1, ops=(op,)), find("x86")).calls:
+        for call in lower(random_graph(1, ops=(op,)), find(name)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}
 
 
 @pytest.mark.parametrize("w_bits,a_bits,chain", [(8, 8, 0), (8, 7, 1), (4, 4, 36), (2, 8, 12), (7, 8, 1), (4, 8, 8)])
-def test_chains_at_the_largest_accumulators(w_bits, a_bits, chain):
+def test_largest_accumulators(target, w_bits, a_bits, chain):
     """Weights all at qmin, all at qmax and alternating, codes all at qmax."""
     half, shape = 1 << (w_bits - 1), (16, 3, 3, 16)
     signs = np.indices(shape).sum(0) % 2
@@ -97,9 +111,9 @@ def test_chains_at_the_largest_accumulators(w_bits, a_bits, chain):
         graph = Graph("extreme", tensors, (node,), "image", "out")
         assert longest_chain(arrange(node.weight), (1 << a_bits) - 1) >= chain
         x = np.full((1, 7, 5, 16), (1 << a_bits) - 1, np.uint8)
-        lowered = lower(graph, find("x86"))
+        lowered = lower(graph, target)
         np.testing.assert_array_equal(
-            run_compiled(lowered, in_process(lowered, find("x86")), x), reference.run(graph, x)
+            run_compiled(lowered, in_process(lowered, target), x), reference.run(graph, x)
         )
 
 

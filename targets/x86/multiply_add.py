@@ -3,6 +3,7 @@
 A register tile is 4 pixels by 16 channels. Four neighbouring bytes of a pixel row are broadcast and multiplied with
 [8 channels][4 bytes] of weights; NHWC makes the kW * Cin bytes of a kernel row one run of memory.
 
+    VNNI         vpdpbusd sums four products in int32 at once: any 8 x 8 bits
     chain >= 1   vpmaddubsw sums pairs in int16; `chain` of them are added there before vpmaddwd widens to int32
     otherwise    even and odd bytes as int16, two vpmaddwd with widened weights: any 8 x 8 bits
 """
@@ -19,7 +20,7 @@ INT16 = (-(1 << 15), (1 << 15) - 1)
 
 
 def intrinsic(name: str, dtype: str, *args):
-    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.avx2.{name}"), *args, dtype=dtype)
+    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.{name}"), *args, dtype=dtype)
 
 
 def arrange(weight: np.ndarray) -> np.ndarray:
@@ -49,12 +50,27 @@ def longest_chain(weight: np.ndarray, qmax: int) -> int:
 
 
 def multiply_add(step: Step) -> Kernel | None:
-    node = step.node
-    if not isinstance(node, Conv) or node.groups != 1:
+    """AVX2: the route depends on the layer's real weights."""
+    if not _applies(step):
         return None
-    weight = arrange(node.weight)
+    weight, qmax = arrange(step.node.weight), step.reads[0].tensor.qmax
+    chain = longest_chain(weight, qmax)
+    rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
+    return _kernel(step, weight, rule, lambda *sums: _sum(*sums, chain=chain))
+
+
+def dot_product(step: Step) -> Kernel | None:
+    """AVX-VNNI."""
+    return _kernel(step, arrange(step.node.weight), "dot product", _dot) if _applies(step) else None
+
+
+def _applies(step: Step) -> bool:
+    return isinstance(step.node, Conv) and step.node.groups == 1
+
+
+def _kernel(step: Step, weight: np.ndarray, rule: str, add_products) -> Kernel:
+    node = step.node
     nb, kh, k4 = weight.shape[:3]
-    chain = longest_chain(weight, step.reads[0].tensor.qmax)
     (oh, ow, o), row = step.write.tensor.shape, nb * LANES
     tile = min(TILE, ow)
 
@@ -64,26 +80,16 @@ def multiply_add(step: Step) -> Kernel | None:
             T.buffer_store(acc, T.broadcast(T.int32(0), 8), [T.ramp(v * 8, 1, 8)])
 
         def operands(dy, k):
-            four = [
-                reads[0][
-                    T.ramp(
-                        step.reads[0].at(
-                            y * node.stride + dy - node.padding[0], (x0 + p) * node.stride - node.padding[1]
-                        )
-                        + k * 4,
-                        1,
-                        4,
-                    )
-                ]
-                for p in range(tile)
-            ]
+            x, pixel = step.reads[0], node.stride * step.reads[0].tensor.shape[2]
+            start = x.at(y * node.stride + dy - node.padding[0], x0 * node.stride - node.padding[1]) + k * 4
+            four = [reads[0][T.ramp(start + p * pixel, 1, 4)] for p in range(tile)]
             at = ((b * kh + dy) * k4 + k) * 64
             return (
                 [T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four],
                 [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)],
             )
 
-        _sum(acc, operands, tile, kh, k4, chain)
+        add_products(acc, operands, tile, kh, k4)
         for p in range(tile):
             halves = [acc[T.ramp((p * 2 + v) * 8, 1, 8)] for v in range(2)]
             value = finish_conv(
@@ -100,7 +106,6 @@ def multiply_add(step: Step) -> Kernel | None:
             block(reads, write, weights, table, y, x0, nb - 1, o - (nb - 1) * LANES)
         fill_border(step.write, write)
 
-    rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
     return Kernel(rule, weight.reshape(-1), node.w_bits, conv_table(node, step.reads), emit)
 
 
@@ -125,11 +130,11 @@ def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> Non
     """One run of vpmaddubsw summed in int16, then widened into the int32 accumulators."""
     single = int(np.prod(extent)) == 1
     ones = T.broadcast(T.int16(1), 16)
-    product = lambda x, w: intrinsic("pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)  # noqa: E731
+    product = lambda x, w: intrinsic("avx2.pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)  # noqa: E731
 
     def widen(v, pairs):
         at = T.ramp(v * 8, 1, 8)
-        T.buffer_store(acc, acc[at] + intrinsic("pmadd.wd", "int32x8", pairs, ones), [at])
+        T.buffer_store(acc, acc[at] + intrinsic("avx2.pmadd.wd", "int32x8", pairs, ones), [at])
 
     if single:
         xs, ws = operands(*position(*(0 for _ in extent)))
@@ -159,8 +164,14 @@ def _widened(acc, operands, tile: int, dy, k) -> None:
             x, at = T.reinterpret(xs[p], dtype="uint16x16"), T.ramp((p * 2 + v) * 8, 1, 8)
             low = T.reinterpret(T.bitwise_and(x, T.broadcast(T.uint16(255), 16)), dtype="int16x16")
             high = T.reinterpret(T.shift_right(x, T.broadcast(T.uint16(8), 16)), dtype="int16x16")
-            T.buffer_store(
-                acc,
-                acc[at] + intrinsic("pmadd.wd", "int32x8", low, even) + intrinsic("pmadd.wd", "int32x8", high, odd),
-                [at],
-            )
+            pairs_of = [intrinsic("avx2.pmadd.wd", "int32x8", a, b) for a, b in ((low, even), (high, odd))]
+            T.buffer_store(acc, acc[at] + pairs_of[0] + pairs_of[1], [at])
+
+
+def _dot(acc, operands, tile: int, kh: int, k4: int) -> None:
+    with T.grid(kh, k4) as (dy, k):
+        xs, ws = operands(dy, k)
+        for v in range(tile * 2):
+            at, w = T.ramp(v * 8, 1, 8), ws[v % 2]
+            x = T.reinterpret(xs[v // 2], dtype="uint8x32")
+            T.buffer_store(acc, intrinsic("avx512.vpdpbusd.256", "int32x8", acc[at], x, w), [at])
