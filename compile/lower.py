@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from compile.graph import Graph, macs
 from compile.plan import aligned, layouts, workspace
 from targets import Target
-from targets.kernel import Call, Entry, Layout, Sizes, Step, choose
+from targets.kernel import Call, Entry, Exit, Layout, Sizes, Step, choose
 
 Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]  # main's buffers -> logits, see below
 SLACK = 64  # vector loads may reach this far past the end of any buffer
@@ -47,9 +47,10 @@ def lower(graph: Graph, target: Target) -> Lowered:
     """Kernels of `target` for every node; raises ValueError naming the node that no rule takes."""
     kernels = importlib.import_module(f"targets.{target.family}.kernels")
     rules = kernels.rules(target)
-    steps, placed = _steps(graph)
+    steps = _steps(graph)
+    output = steps[-1][0].write
     written = [(tuple(names), step.node.output) for step, names in steps]
-    sizes = {step.write.tensor.name: step.write.size + SLACK for step, _ in steps if step.node.output != graph.output}
+    sizes = {step.write.tensor.name: step.write.size + SLACK for step, _ in steps if step.write is not output}
     offsets, total = workspace(sizes, written)
     calls, segments, tables, weights_at, table_at = [], [], [], 0, 0
     for step, names in steps:
@@ -75,20 +76,25 @@ def lower(graph: Graph, target: Target) -> Lowered:
         weights_at + SLACK,
         table_at + 16,
         total + SLACK,
-        placed[graph.output].size,
+        output.size,
     )
     table = np.concatenate([*tables, np.zeros(16, np.int32)])
     return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes)
 
 
-def _steps(graph: Graph) -> tuple[list[tuple[Step, list[str]]], dict[str, Layout]]:
-    """The steps with the names of the tensors they read; the picture ("", the caller's) is copied first."""
+def _steps(graph: Graph) -> list[tuple[Step, list[str]]]:
+    """The steps with the names of the tensors they read; the picture ("", the caller's) is copied first, and codes
+    become logits last."""
     placed = layouts(graph)
     entry = Step(Entry(graph.input), (Layout(graph.tensors[graph.input]),), placed[graph.input])
     steps = [(entry, [""])]
     for node in graph.nodes:
         steps.append((Step(node, tuple(placed[n] for n in node.inputs), placed[node.output]), list(node.inputs)))
-    return steps, placed
+    output = graph.tensors[graph.output]
+    if output.bits != 32:
+        logits = Layout(replace(output, name=f"{output.name}:int32", bits=32))
+        steps.append((Step(Exit(logits.tensor.name), (placed[output.name],), logits), [output.name]))
+    return steps
 
 
 def table_of_rules(graph: Graph, lowered: Lowered) -> list[tuple[str, str, str, int]]:

@@ -121,7 +121,7 @@ class _Walk(Reader):
             f"input {name}",
             "uint8, or the normalization of a float picture",
             "float32 alone",
-            "pass normalization=(mean, std) of x = (u8 / 255 - mean) / std, e.g. ((0,), (1,)) for x in 0..1",
+            "give --mean and --std (normalization=(mean, std)) of x = (u8 / 255 - mean) / std: 0 and 1 for x in 0..1",
         )
         self.values[name] = Pending("picture", name, (), shape, layout)
         return name

@@ -8,7 +8,10 @@ SLICE = 8  # pictures at a time: their windows stay in the cache, which halves t
 
 
 def run(graph: Graph, pictures: np.ndarray, keep: bool = False):
-    """Logits int32 [N, classes] of pictures uint8 [N, H, W, C]; with `keep`, every tensor by name as well."""
+    """Logits int32 [N, classes] of pictures uint8 [N, H, W, C]; with `keep`, every tensor by name as well.
+
+    Where the last tensor holds codes, the logits are code - zero_point; real values are logits * scale either way.
+    """
     expected = graph.tensors[graph.input].shape
     if pictures.dtype != np.uint8 or pictures.shape[1:] != expected:
         raise ValueError(f"expected pictures uint8 [N, {expected[0]}, {expected[1]}, {expected[2]}], "
@@ -18,7 +21,9 @@ def run(graph: Graph, pictures: np.ndarray, keep: bool = False):
     values = {graph.input: pictures}
     for node in graph.nodes:
         values[node.output] = _NODES[type(node)](graph, node, values)
-    logits = values[graph.output].reshape(len(pictures), -1).astype(np.int32)
+    output = graph.tensors[graph.output]
+    logits = values[graph.output] if output.bits == 32 else _centred(output, values[graph.output])
+    logits = logits.reshape(len(pictures), -1).astype(np.int32)
     return (logits, values) if keep else logits
 
 

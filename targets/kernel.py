@@ -18,6 +18,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Exit:
+    """The step that makes int32 logits of a network whose last tensor holds codes: code - zero_point."""
+
+    output: str
+    name: str = "logits"
+
+
+@dataclass(frozen=True)
 class Layout:
     """How a tensor's codes lie in memory: rows of pixels of channels, with a physical border of its zero point."""
 
@@ -55,7 +63,7 @@ class Layout:
 class Step:
     """One node with the layouts of what it reads and writes: all that a rule may look at."""
 
-    node: Node | Entry
+    node: Node | Entry | Exit
     reads: tuple[Layout, ...]
     write: Layout
 

@@ -8,10 +8,11 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
-from targets.kernel import Entry, Kernel, Step
+from targets.kernel import Entry, Exit, Kernel, Step
 from targets.vector import (
     LANES,
     NO_WEIGHTS,
+    OFFSETS,
     blocks,
     conv_table,
     fill_border,
@@ -109,13 +110,13 @@ def add(step: Step) -> Kernel | None:
     if not isinstance(node, Add):
         return None
     a, b = step.reads
-    offset = -(a.tensor.zero_point[0] * node.multipliers[0] + b.tensor.zero_point[0] * node.multipliers[1])
+    offsets = -(a.tensor.zero_points() * node.multipliers[0] + b.tensor.zero_points() * node.multipliers[1])
 
     def compute(reads, _, table, y, x, c):
         acc = load(reads[0], a.at(y, x, c)) * splat(table[4]) + load(reads[1], b.at(y, x, c)) * splat(table[5])
-        return finish_ratio(step, acc + splat(table[6]), table)
+        return finish_ratio(step, acc + load(table, OFFSETS + c), table)
 
-    table = ratio_table(node.requant, *node.multipliers, offset)
+    table = ratio_table(node.requant, offsets, *node.multipliers)
     return Kernel("portable add", NO_WEIGHTS, 8, table, over_blocks(step, compute))
 
 
@@ -127,13 +128,13 @@ def average_pool(step: Step) -> Kernel | None:
 
     def compute(reads, _, table, y, x, c):
         acc = registers(1)
-        T.buffer_store(acc, splat(table[4]), [T.ramp(0, 1, LANES)])
+        T.buffer_store(acc, load(table, OFFSETS + c), [T.ramp(0, 1, LANES)])
         with T.grid(kh, kw) as (dy, dx):
             code = load(reads[0], x_layout.at(y * node.stride + dy, x * node.stride + dx, c))
             T.buffer_store(acc, acc[T.ramp(0, 1, LANES)] + code, [T.ramp(0, 1, LANES)])
         return finish_ratio(step, acc[T.ramp(0, 1, LANES)], table)
 
-    table = ratio_table(node.requant, -kh * kw * x_layout.tensor.zero_point[0])
+    table = ratio_table(node.requant, -kh * kw * x_layout.tensor.zero_points())
     return Kernel("portable average pool", NO_WEIGHTS, 8, table, over_blocks(step, compute))
 
 
@@ -165,9 +166,9 @@ def rescale(step: Step) -> Kernel | None:
     (x_layout,) = step.reads
 
     def compute(reads, _, table, y, x, c):
-        return finish_ratio(step, load(reads[0], x_layout.at(y, x, c)) + splat(table[4]), table)
+        return finish_ratio(step, load(reads[0], x_layout.at(y, x, c)) + load(table, OFFSETS + c), table)
 
-    table = ratio_table(node.requant, -x_layout.tensor.zero_point[0])
+    table = ratio_table(node.requant, -x_layout.tensor.zero_points())
     return Kernel("portable rescale", NO_WEIGHTS, 8, table, over_blocks(step, compute))
 
 
@@ -195,4 +196,16 @@ def move(step: Step) -> Kernel | None:
     return Kernel("portable move", NO_WEIGHTS, 8, np.zeros(0, np.int32), emit)
 
 
-RULES = [depthwise, conv, add, average_pool, max_pool, rescale, move]
+def logits(step: Step) -> Kernel | None:
+    if not isinstance(step.node, Exit):
+        return None
+    (x_layout,) = step.reads
+
+    def compute(reads, _, table, y, x, c):
+        return load(reads[0], x_layout.at(y, x, c)) + load(table, c)
+
+    table = padded(-x_layout.tensor.zero_points())
+    return Kernel("portable logits", NO_WEIGHTS, 8, table, over_blocks(step, compute))
+
+
+RULES = [depthwise, conv, add, average_pool, max_pool, rescale, move, logits]

@@ -12,6 +12,7 @@ from compile.graph import Conv, Requant
 from targets.kernel import Layout, Step
 
 LANES = 16
+OFFSETS = 16  # where the channels of a ratio table begin
 NO_WEIGHTS = np.zeros(0, np.int8)
 
 
@@ -116,10 +117,12 @@ def finish_conv(
     return requantize(acc, entry(2), entry(3), entry(4), node, step.write.tensor.zero_point[0], lanes)
 
 
-def ratio_table(requant: Requant, *values: int) -> np.ndarray:
-    """int32: left, multiplier, half, shift of a ratio that all channels share, then more values."""
-    r = [int(a[0]) for a in (requant.left, requant.multiplier, 1 << (requant.shift - 1), requant.shift)]
-    return np.array([*r, *values], np.int64).astype(np.int32)
+def ratio_table(requant: Requant, offsets: np.ndarray, *values: int) -> np.ndarray:
+    """int32: left, multiplier, half, shift of a ratio that all channels share, more values; from OFFSETS on, what is
+    added to a sum of raw codes in each channel, int64 [C], for the zero points."""
+    ratio = (requant.left, requant.multiplier, 1 << (requant.shift - 1), requant.shift)
+    head = np.array([*(int(a[0]) for a in ratio), *values], np.int64)
+    return np.concatenate([np.pad(head, (0, OFFSETS - len(head))), padded(offsets)]).astype(np.int32)
 
 
 def finish_ratio(step: Step, acc, table):

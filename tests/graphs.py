@@ -48,6 +48,14 @@ def resnet_like(bits=((8, 8), (4, 4), (2, 2)), seed: int = 0, blocks=(1, 1, 1), 
     return b.finish(stream, classes=10)
 
 
+def quantized_to_the_end(seed: int) -> Graph:
+    """What other tools make: the picture quantized anew behind its per-channel zero points, and codes as the output."""
+    b = Builder(f"quantized{seed}", np.random.default_rng(seed), (9, 8), seed % 2 == 0, False, [8])
+    x = b.conv(b.rescale(b.input, 8), 17, kernel=3, padding=(1, 1, 1, 1), signed=True)
+    x = b.conv(b.avg_pool(x), 10, kernel=1, padding=(0, 0, 0, 0), signed=True)
+    return Graph(b.name, b.tensors, tuple(b.nodes), b.input, x)
+
+
 def pictures(graph: Graph, n: int, seed: int) -> np.ndarray:
     """uint8 [n, H, W, C]: all 0, all 255, black-and-white noise, then uniform noise and ramps in turn."""
     rng, (h, w, c) = np.random.default_rng(seed), graph.tensors[graph.input].shape

@@ -13,7 +13,7 @@ from compile import build as builder
 from compile import reference, verify
 from compile.onnx_import import load
 from compile.source import SourceError, open_source
-from runtime import Engine
+from runtime import Engine, open_bundle
 from targets import find
 from tests.graphs import pictures, resnet_like
 from train.export import export_run
@@ -66,6 +66,22 @@ def test_latency_benchmark_runs_the_same_network_as_its_peers(bundle, run_folder
     assert [r["bits"] for r in records[3:]] == ["fp32", "int8-u8s8", "int8-u8u8"]
     assert all(r["exact"] for r in records[:4]) and all(r["ms"] > 0 and r["threads"] == 1 for r in records)
     assert "of the best int8 peer" in capsys.readouterr().out
+
+
+def test_a_file_of_onnxruntime_s_quantizer_builds(bundle, run_folder, tmp_path, capsys):
+    """Its picture is a float tensor and its output is quantized, unlike ours."""
+    file = latency.peers(open_bundle(bundle), tmp_path)["int8-u8s8"]
+    image = load(run_folder / "w8a8.onnx").tensors["image"]
+    mean, std = ([str(z / 255) for z in image.zero_point], [str(1 / 255 / image.scale)] * 3)
+    words = ["--mean", ",".join(mean), "--std", ",".join(std)]
+    assert builder.main([str(file), "--target", "x86", "--out", str(tmp_path / "b")]) == 2
+    assert "normalization" in capsys.readouterr().err
+    assert builder.main([str(file), "--target", "x86", "--out", str(tmp_path / "b"), *words]) == 0
+    graph = load(file, tuple(tuple(map(float, w.split(","))) for w in words[1::2]))
+    x = pictures(graph, 6, 5)
+    with Engine(tmp_path / "b") as engine:
+        got = np.stack([p.logits for p in engine.infer_batch(list(x))])
+    np.testing.assert_array_equal(got, reference.run(graph, x))
 
 
 def test_weights_shrink_with_the_bits_and_equal_ones_are_stored_once(bundle, run_folder, tmp_path):

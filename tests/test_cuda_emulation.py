@@ -12,7 +12,7 @@ from compile import reference  # noqa: E402
 from compile.lower import lower, run_compiled  # noqa: E402
 from targets import find  # noqa: E402
 from targets.cuda import emulate, toolchain  # noqa: E402
-from tests.graphs import OPS, pictures, random_graph, resnet_like  # noqa: E402
+from tests.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like  # noqa: E402
 from tests.small_modules import mirror  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))),
@@ -59,6 +59,11 @@ def test_random_networks_equal_the_reference(tmp_path, seed):
 @pytest.mark.parametrize("ops", [OPS[:5], OPS[5:]], ids=lambda ops: " ".join(ops))
 def test_every_operator(tmp_path, ops):
     assert_equal(tmp_path, random_graph(11, ops=ops, size=(13, 12)), 11)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_codes_from_picture_to_output(tmp_path, seed):
+    assert_equal(tmp_path, quantized_to_the_end(seed), seed)
 
 
 def test_residual_network_of_many_widths(tmp_path):

@@ -10,7 +10,7 @@ from targets import TargetError, find
 from targets.arm import toolchain
 from targets.arm.kernels import rules
 from targets.arm.multiply_add import INT16_MAX, arrange, longest_chain
-from tests.graphs import OPS, pictures, random_graph, resnet_like
+from tests.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
 TARGETS = ("arm:cortex-a72", "arm:cortex-a76")
 
@@ -51,10 +51,16 @@ def test_each_width(target, bits, tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(2))
+def test_codes_from_picture_to_output(target, seed, tmp_path):
+    assert_equal(quantized_to_the_end(seed), target, tmp_path, seed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_rule_is_used(target):
     expected, used = rules(find(target)), set()
-    for op in OPS:
-        for call in lower(random_graph(1, ops=(op,)), find(target)).calls:
+    for graph in (quantized_to_the_end(0), *(random_graph(1, ops=(op,)) for op in OPS)):
+        for call in lower(graph, find(target)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}
 

@@ -13,7 +13,7 @@ from runtime import cpu
 from targets import find
 from targets.x86.kernels import rules
 from targets.x86.multiply_add import arrange, longest_chain
-from tests.graphs import OPS, pictures, random_graph, resnet_like
+from tests.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
 
@@ -82,11 +82,16 @@ def test_each_width(target, bits):
     assert_equal(resnet_like(((bits, bits), (bits, 8), (8, bits))), target, bits)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_codes_from_picture_to_output(target, seed):
+    assert_equal(quantized_to_the_end(seed), target, seed)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_rule_is_used(name):
     expected, used = rules(find(name)), set()
-    for op in OPS:
-        for call in lower(random_graph(1, ops=(op,)), find(name)).calls:
+    for graph in (quantized_to_the_end(0), *(random_graph(1, ops=(op,)) for op in OPS)):
+        for call in lower(graph, find(name)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from compile import reference
 from compile.graph import AvgPool, Conv, Graph, Rescale, Shortcut
-from tests.graphs import pictures, random_graph, resnet_like
+from tests.graphs import pictures, quantized_to_the_end, random_graph, resnet_like
 from train.architectures import architecture
 from train.evaluate import evaluate
 from train.lowering import lower, odd_ratio, tie_free
@@ -143,6 +143,13 @@ def test_vanishing_channels_keep_small_integers():
 def test_torch_integers_are_the_reference(seed, tie, extreme):
     graph = random_graph(seed, tie_free=tie, extreme=extreme)
     x = pictures(graph, 7, seed)
+    assert np.array_equal(evaluate(graph, x), reference.run(graph, x))
+
+
+@pytest.mark.parametrize("seed", FIXED_SEEDS)
+def test_torch_integers_are_the_reference_for_codes_as_output(seed):
+    graph = quantized_to_the_end(seed)
+    x = pictures(graph, 5, seed)
     assert np.array_equal(evaluate(graph, x), reference.run(graph, x))
 
 

@@ -47,7 +47,10 @@ class IntegerNetwork:
             for name in set(node.inputs):
                 if self.last_use[name] == i:
                     del values[name]
-        return values[self.graph.output].permute(0, 2, 3, 1).reshape(len(pictures), -1).to(torch.int32)
+        output = values[self.graph.output]
+        if self.graph.tensors[self.graph.output].bits != 32:
+            output = _centred(self.graph, self.graph.output, self.device)(output)
+        return output.permute(0, 2, 3, 1).reshape(len(pictures), -1).to(torch.int32)
 
 
 def evaluate(graph: Graph, pictures: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:

@@ -11,8 +11,8 @@ from tvm.tirx.script import builder as T
 
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
 from targets import Target, module
-from targets.kernel import Call, Entry, Kernel, Layout, Rule, Sizes, Step
-from targets.vector import NO_WEIGHTS, folded_bias, ratio_table
+from targets.kernel import Call, Entry, Exit, Kernel, Layout, Rule, Sizes, Step
+from targets.vector import NO_WEIGHTS, OFFSETS, folded_bias, ratio_table
 
 THREADS = 128  # of a block; small feature maps still spread over many blocks
 
@@ -110,13 +110,14 @@ def add(step: Step) -> Kernel | None:
     if not isinstance(node, Add):
         return None
     a, b = step.reads
-    offset = -(a.tensor.zero_point[0] * node.multipliers[0] + b.tensor.zero_point[0] * node.multipliers[1])
+    offsets = -(a.tensor.zero_points() * node.multipliers[0] + b.tensor.zero_points() * node.multipliers[1])
 
     def compute(reads, _, table, y, x, c):
-        acc = code(reads[0], a, y, x, c) * table[4] + code(reads[1], b, y, x, c) * table[5] + table[6]
+        acc = code(reads[0], a, y, x, c) * table[4] + code(reads[1], b, y, x, c) * table[5]
+        acc = acc + table[OFFSETS + c]
         return finish_ratio(step, acc, table)
 
-    table = ratio_table(node.requant, *node.multipliers, offset)
+    table = ratio_table(node.requant, offsets, *node.multipliers)
     return Kernel("portable add", NO_WEIGHTS, 8, table, each_element(step, compute))
 
 
@@ -130,9 +131,9 @@ def average_pool(step: Step) -> Kernel | None:
         def term(dy, dx):
             return code(reads[0], layout, y * stride + dy, x * stride + dx, c)
 
-        return finish_ratio(step, sums(kh, kw, start=table[4], term=term), table)
+        return finish_ratio(step, sums(kh, kw, start=table[OFFSETS + c], term=term), table)
 
-    table = ratio_table(node.requant, -kh * kw * layout.tensor.zero_point[0])
+    table = ratio_table(node.requant, -kh * kw * layout.tensor.zero_points())
     return Kernel("portable average pool", NO_WEIGHTS, 8, table, each_element(step, compute))
 
 
@@ -163,9 +164,9 @@ def rescale(step: Step) -> Kernel | None:
     (layout,) = step.reads
 
     def compute(reads, _, table, y, x, c):
-        return finish_ratio(step, code(reads[0], layout, y, x, c) + table[4], table)
+        return finish_ratio(step, code(reads[0], layout, y, x, c) + table[OFFSETS + c], table)
 
-    table = ratio_table(node.requant, -layout.tensor.zero_point[0])
+    table = ratio_table(node.requant, -layout.tensor.zero_points())
     return Kernel("portable rescale", NO_WEIGHTS, 8, table, each_element(step, compute))
 
 
@@ -197,6 +198,18 @@ def shortcut(step: Step) -> Kernel | None:
     return Kernel("portable shortcut", NO_WEIGHTS, 8, np.zeros(0, np.int32), each_element(step, compute))
 
 
+def logits(step: Step) -> Kernel | None:
+    if not isinstance(step.node, Exit):
+        return None
+    (layout,) = step.reads
+
+    def compute(reads, _, table, y, x, c):
+        return code(reads[0], layout, y, x, c) + table[c]
+
+    table = (-layout.tensor.zero_points()).astype(np.int32)
+    return Kernel("portable logits", NO_WEIGHTS, 8, table, each_element(step, compute))
+
+
 def rules(target: Target) -> list[Rule]:
     """First that applies; the same for every GPU."""
-    return [conv, add, average_pool, max_pool, rescale, picture, shortcut]
+    return [conv, add, average_pool, max_pool, rescale, picture, shortcut, logits]
