@@ -160,7 +160,7 @@ def test_what_cannot_be_taken_is_explained(case):
 
 
 def test_a_float_picture_needs_its_normalization():
-    with pytest.raises(OnnxError, match="pass normalization="):
+    with pytest.raises(OnnxError, match="--mean and --std"):
         from_model(small())
 
 
