@@ -1,7 +1,6 @@
 """`make demo`: train on handwritten digits, compile for this machine and ARM, classify pictures of many qualities."""
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.records import write_records
 from runtime import Engine
 from train.data import load
 from train.degrade import FAMILIES, HELD_OUT
@@ -123,7 +123,7 @@ def main() -> int:
         )
         show(console, records, list(engine.variants))
     if args.json:
-        args.json.write_text(json.dumps(records, indent=1) + "\n")
+        write_records(args.json, records)
     console.print(
         f"runs/demo/plots/demo.png shows some of them; runs/demo/report.md is training's report. "
         f"{time.perf_counter() - started:.0f} s in all."

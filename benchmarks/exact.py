@@ -8,7 +8,6 @@ The reference is computed from the ONNX files that travel with the bundle. A bun
 import argparse
 import importlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.records import write_records
 from compile import reference
 from compile.graph import Graph
 from compile.onnx_import import load as load_onnx
@@ -125,9 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.json:
-        partial = args.json.with_name(f".{args.json.name}.partial")
-        partial.write_text(json.dumps(records, indent=1) + "\n")
-        os.replace(partial, args.json)
+        write_records(args.json, records)
     show(records, args.seed, counted_by_training(bundle, count, args.seed))
     return 1 if any(r["differing"] for r in records) else 0
 

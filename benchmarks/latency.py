@@ -8,8 +8,6 @@ unoptimized run (for bitgrade: of the integer reference).
 """
 
 import argparse
-import json
-import os
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from onnxruntime import quantization
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.records import write_records
 from runtime import Bundle, open_bundle
 from runtime.bundle import newest_bundle
 from runtime.library import Loaded
@@ -149,9 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.json:
-        partial = args.json.with_name(f".{args.json.name}.partial")
-        partial.write_text(json.dumps(records, indent=1) + "\n")
-        os.replace(partial, args.json)
+        write_records(args.json, records)
     best = min(r["ms"] for r in records if r["engine"] == "onnxruntime" and r["bits"] != "fp32")
     title = f"{bundle.folder}, 1 thread, least of {args.calls} interleaved calls"
     table = Table("engine", "bits", "ms", "of the best int8 peer", "exact", title=title, title_justify="left")

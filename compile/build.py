@@ -137,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="of ONNX files with a float picture, which is")
     parser.add_argument("--std", type=_floats, metavar="R,G,B", help="(u8 / 255 - mean) / std")
     args = parser.parse_args(argv)
+    if args.golden < 1:
+        parser.error(f"--golden: expected at least 1 picture to check the compiled code with, got {args.golden}")
     if (args.mean is None) != (args.std is None):
         parser.error("--mean and --std belong together; give both, or neither for files with a uint8 picture")
     try:
