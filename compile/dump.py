@@ -51,7 +51,7 @@ def plan_text(graph: Graph, lowered: Lowered) -> str:
     rules = table_of_rules(graph, lowered)
     for call, (layer, rule, bits, work) in zip(lowered.calls, rules, strict=True):
         lines.append(
-            f"{layer}: {rule} {bits} {work} MACs, reads {call.reads}, writes {call.write}, border "
+            f"{layer}: {rule} {bits} {work} MACs, reads {call.reads}, writes {call.writes}, border "
             f"{call.step.write.border}, weights at {call.weights} ({call.kernel.weights.size}), table at {call.table}"
         )
     return "\n".join(lines) + "\n"

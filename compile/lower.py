@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from compile.graph import Graph, macs
+from compile.graph import Add, Conv, Graph, Rescale, macs
 from compile.plan import aligned, layouts, workspace
 from targets import Target
-from targets.kernel import Call, Entry, Exit, Layout, Sizes, Step, choose
+from targets.kernel import Also, Call, Entry, Exit, Layout, Sizes, Step, choose
 
 Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]  # main's buffers -> logits, see below
 SLACK = 64  # vector loads may reach this far past the end of any buffer
@@ -47,25 +47,16 @@ def lower(graph: Graph, target: Target) -> Lowered:
     """Kernels of `target` for every node; raises ValueError naming the node that no rule takes."""
     kernels = importlib.import_module(f"targets.{target.family}.kernels")
     rules = kernels.rules(target)
-    steps = _steps(graph)
+    steps = _steps(graph, kernels.WRITES_ALSO)
     output = steps[-1][0].write
-    written = [(tuple(names), step.node.output) for step, names in steps]
-    sizes = {step.write.tensor.name: step.write.size + SLACK for step, _ in steps if step.write is not output}
+    written = [(tuple(names), tuple(w.tensor.name for w in step.writes)) for step, names in steps]
+    sizes = {w.tensor.name: w.size + SLACK for step, _ in steps for w in step.writes if w is not output}
     offsets, total = workspace(sizes, written)
     calls, segments, tables, weights_at, table_at = [], [], [], 0, 0
-    for step, names in steps:
-        kernel = choose(step, rules)
-        calls.append(
-            Call(
-                step.node.name,
-                step,
-                kernel,
-                tuple(offsets.get(n) for n in names),
-                offsets.get(step.node.output),
-                weights_at,
-                table_at,
-            )
-        )
+    for (step, names), (_, writes) in zip(steps, written, strict=True):
+        kernel, reads = choose(step, rules), tuple(offsets.get(n) for n in names)
+        calls.append(Call(step.node.name, step, kernel, reads, tuple(offsets.get(n) for n in writes), weights_at,
+                          table_at))
         if kernel.weights.size:
             segments.append(Segment(kernel.weights, kernel.w_bits, weights_at))
         tables.append(np.pad(kernel.table, (0, -kernel.table.size % 16)))
@@ -82,14 +73,19 @@ def lower(graph: Graph, target: Target) -> Lowered:
     return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes)
 
 
-def _steps(graph: Graph) -> list[tuple[Step, list[str]]]:
+def _steps(graph: Graph, also: bool) -> list[tuple[Step, list[str]]]:
     """The steps with the names of the tensors they read; the picture ("", the caller's) is copied first, and codes
-    become logits last."""
+    become logits last. also: a rescale becomes part of the convolution or addition whose output it reads."""
     placed = layouts(graph)
     entry = Step(Entry(graph.input), (Layout(graph.tensors[graph.input]),), placed[graph.input])
     steps = [(entry, [""])]
+    producers = {n.output for n in graph.nodes if isinstance(n, (Conv, Add))} if also else set()
+    merged = [n for n in graph.nodes if isinstance(n, Rescale) and n.input in producers and n.output != graph.output]
     for node in graph.nodes:
-        steps.append((Step(node, tuple(placed[n] for n in node.inputs), placed[node.output]), list(node.inputs)))
+        if node not in merged:
+            followers = tuple(Also(m, placed[m.output]) for m in merged if m.input == node.output)
+            step = Step(node, tuple(placed[n] for n in node.inputs), placed[node.output], followers)
+            steps.append((step, list(node.inputs)))
     output = graph.tensors[graph.output]
     if output.bits != 32:
         logits = Layout(replace(output, name=f"{output.name}:int32", bits=32))

@@ -18,15 +18,17 @@ def aligned(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
 
-def workspace(sizes: dict[str, int], steps: list[tuple[tuple[str, ...], str]]) -> tuple[dict[str, int], int]:
+def workspace(
+    sizes: dict[str, int], steps: list[tuple[tuple[str, ...], tuple[str, ...]]]
+) -> tuple[dict[str, int], int]:
     """Byte offset of each tensor in `sizes`, and the bytes of the whole.
 
-    steps: (names read, name written) in order. A tensor lives from the step that writes it to the last that reads it;
+    steps: (names read, names written) in order. A tensor lives from the step that writes it to the last that reads it;
     large ones are placed first, each at the lowest offset where nothing that lives at the same time lies.
     """
     first, last = {}, {}
-    for index, (reads, write) in enumerate(steps):
-        for name in (*reads, write):
+    for index, (reads, writes) in enumerate(steps):
+        for name in (*reads, *writes):
             first.setdefault(name, index)
             last[name] = index
     placed: dict[str, int] = {}

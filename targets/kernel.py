@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compile.graph import Node, Tensor
+from compile.graph import Node, Rescale, Tensor
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,25 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Also:
+    """The same values in another width, written by the kernel that computes them while it has them in registers."""
+
+    node: Rescale
+    write: Layout
+
+
+@dataclass(frozen=True)
 class Step:
-    """One node with the layouts of what it reads and writes: all that a rule may look at."""
+    """One node with the layouts of what it reads and writes, and what else it writes: all that a rule may look at."""
 
     node: Node | Entry | Exit
     reads: tuple[Layout, ...]
     write: Layout
+    also: tuple[Also, ...] = ()
+
+    @property
+    def writes(self) -> tuple[Layout, ...]:
+        return (self.write, *(a.write for a in self.also))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +86,17 @@ class Kernel:
     """A rule's answer to a step.
 
     weights: int8 [n] codes in the order the kernel reads them, stored at w_bits. table: int32 [m] biases, multipliers
-    and shifts. emit(reads, write, weights, table) adds the code, over flat TIR buffers, to the current IR frame.
+    and shifts. units: how many parts the work falls into that may run in any order or at the same time (rows of the
+    output, as a rule). emit(reads, writes, weights, table, units) adds the code for the units (first, end), over flat
+    TIR buffers, to the current IR frame; whoever has unit 0 writes the borders as well.
     """
 
     rule: str
     weights: np.ndarray
     w_bits: int
     table: np.ndarray
-    emit: Callable[[Sequence[Any], Any, Any, Any], None]
+    emit: Callable[[Sequence[Any], Sequence[Any], Any, Any, tuple[Any, Any]], None]
+    units: int = 1
 
 
 Rule = Callable[[Step], Kernel | None]
@@ -99,14 +115,14 @@ def choose(step: Step, rules: Sequence[Rule]) -> Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A kernel with its place in the variant's buffers; `reads` and `write` are byte offsets into the workspace, or
+    """A kernel with its place in the variant's buffers; `reads` and `writes` are byte offsets into the workspace, or
     None for the caller's picture and logits."""
 
     name: str
     step: Step
     kernel: Kernel
     reads: tuple[int | None, ...]
-    write: int | None
+    writes: tuple[int | None, ...]
     weights: int  # byte offset into the unpacked weights
     table: int  # int32 offset into the table
 

@@ -38,9 +38,9 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, fe
           linker: list[str]) -> dict:
     """Writes `library`; facts for the manifest: {"command": how it was linked}.
 
-    features: prefix of an LLVM intrinsic's name -> LLVM feature it needs, the first that fits counting. Raises
-    TargetError for an intrinsic the processor lacks (LLVM would end the process), a link that fails, or a library that
-    would need more than `apache-tvm-ffi` where it runs.
+    features: prefix of an LLVM intrinsic's name -> LLVM features one of which it needs; the first prefix that fits
+    counts. Raises TargetError for an intrinsic the processor lacks (LLVM would end the process), a link that fails, or
+    a library that would need more than `apache-tvm-ffi` where it runs.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     tvm_target = tvm.target.Target(target.tvm)
@@ -80,9 +80,10 @@ def check_features(module: tvm.IRModule, target: Target, tvm_target, features: M
             if feature is None:
                 raise TargetError(f"{where}: expected an intrinsic that begins with one of {', '.join(features)}; "
                                   f"say which feature this one needs in targets/{target.family}/toolchain.py")
-            if not codegen.target_has_features(feature, tvm_target):
-                raise TargetError(f"{where} needs the feature {feature}, which {target.name} lacks; "
-                                  "a kernel rule for it must not use this intrinsic")
+            if not any(codegen.target_has_features(f, tvm_target) for f in feature.split()):
+                needed = " or ".join(feature.split())
+                raise TargetError(f"{where} needs the feature {needed}, which {target.name} lacks; a kernel rule "
+                                  "for it must not use this intrinsic")
 
 
 def _intrinsics(function) -> set[str]:

@@ -19,33 +19,35 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
     functions: dict[StructuralKey, tvm.ir.GlobalVar] = {}
     kernels, order = {}, []
     for call in calls:
-        function = _kernel(call)
+        function = _kernel(call, device is None)
         if device is not None:
             function = function.with_attr("target", device).with_attr("tirx.noalias", True)
         name = f"{call.kernel.rule.split(',')[0].replace(' ', '_').replace('-', '_')}_{len(functions)}"
         variable = functions.setdefault(StructuralKey(function), tvm.ir.GlobalVar(name))
         kernels.setdefault(variable, function)
         order.append(variable)
-    return tvm.IRModule({**kernels, tvm.ir.GlobalVar("main"): _main(calls, order, sizes)})
+    return tvm.IRModule({**kernels, tvm.ir.GlobalVar("main"): _main(calls, order, sizes, device is None)})
 
 
-def _kernel(call: Call) -> tvm.tirx.PrimFunc:
-    """A function of raw pointers: what it reads, weights, table, what it writes."""
+def _kernel(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
+    """A function of raw pointers: what it reads, weights, table, what it writes; on a CPU also which units to do."""
     kernel, step = call.kernel, call.step
     spans = [(f"read{i}", layout.dtype, layout.size + SLACK) for i, layout in enumerate(step.reads)]
-    spans += [("weights", "int8", max(1, kernel.weights.size)), ("table", "int32", max(1, kernel.table.size)),
-              ("write", step.write.dtype, step.write.size + SLACK)]
+    spans += [("weights", "int8", max(1, kernel.weights.size)), ("table", "int32", max(1, kernel.table.size))]
+    spans += [(f"write{i}", layout.dtype, layout.size + SLACK) for i, layout in enumerate(step.writes)]
     with IRBuilder() as builder:
         with T.prim_func(private=True, s_tir=True):
             T.func_name("kernel")
             pointers = [T.arg(name, T.handle(dtype)) for name, dtype, _ in spans]
-            *reads, weights, table, write = [T.decl_buffer((count,), dtype, data=pointer, align=64)
-                                             for pointer, (_, dtype, count) in zip(pointers, spans, strict=True)]
-            kernel.emit(reads, write, weights, table)
+            units = (T.arg("first", T.int32()), T.arg("end", T.int32())) if cpu else (0, kernel.units)
+            buffers = [T.decl_buffer((count,), dtype, data=pointer, align=64)
+                       for pointer, (_, dtype, count) in zip(pointers, spans, strict=True)]
+            reads = len(step.reads)
+            kernel.emit(buffers[:reads], buffers[reads + 2:], buffers[reads], buffers[reads + 1], units)
     return builder.get()
 
 
-def _main(calls: list[Call], order: list[tvm.ir.GlobalVar], sizes: Sizes) -> tvm.tirx.PrimFunc:
+def _main(calls: list[Call], order: list[tvm.ir.GlobalVar], sizes: Sizes, cpu: bool) -> tvm.tirx.PrimFunc:
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name("main")
@@ -56,8 +58,10 @@ def _main(calls: list[Call], order: list[tvm.ir.GlobalVar], sizes: Sizes) -> tvm
             workspace = T.arg("workspace", T.Buffer((sizes.workspace,), "uint8"))
             logits = T.arg("logits", T.Buffer((sizes.logits,), "int32"))
             for call, variable in zip(calls, order, strict=True):
-                pointers = [T.address_of(picture[0] if at is None else workspace[at]) for at in call.reads]
-                pointers += [T.address_of(weights[call.weights]), T.address_of(table[call.table])]
-                pointers.append(T.address_of(logits[0] if call.write is None else workspace[call.write]))
-                T.evaluate(tvm.ir.Call(variable, pointers, ret_ty="void"))
+                arguments = [T.address_of(picture[0] if at is None else workspace[at]) for at in call.reads]
+                arguments += [T.address_of(weights[call.weights]), T.address_of(table[call.table])]
+                arguments += [T.address_of(logits[0] if at is None else workspace[at]) for at in call.writes]
+                if cpu:
+                    arguments += [T.int32(0), T.int32(call.kernel.units)]
+                T.evaluate(tvm.ir.Call(variable, arguments, ret_ty="void"))
     return builder.get().with_attr("global_symbol", "main")

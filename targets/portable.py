@@ -1,5 +1,7 @@
 """CPU kernels in plain vector code that LLVM compiles for any CPU; the last rules of x86 and arm.
 
+A rule takes a step and the family's epilogues; `rules` binds the latter.
+
 Channels are the vector lanes, 16 at a time; a ragged last block computes 16 and stores what exists. Convolution weights
 are stored [group][block][kh][kw][ci][16 channels].
 """
@@ -8,27 +10,30 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
-from targets.kernel import Entry, Exit, Kernel, Step
+from targets.epilogue import Epilogues, bound
+from targets.kernel import Entry, Exit, Kernel, Rule, Step
 from targets.vector import (
     LANES,
+    NO_TABLE,
     NO_WEIGHTS,
-    OFFSETS,
     blocks,
-    conv_table,
-    fill_border,
-    finish_conv,
-    finish_ratio,
     load,
     over_blocks,
+    over_rows,
     padded,
-    ratio_table,
     registers,
     splat,
     store,
 )
 
 
-def conv(step: Step) -> Kernel | None:
+def rules(epilogues: Epilogues) -> list[Rule]:
+    """All of them, each for every step of its kind; depthwise before conv, which takes it too."""
+    every = (depthwise, conv, add, average_pool, max_pool, rescale, move, logits)
+    return [bound(rule, epilogues) for rule in every]
+
+
+def conv(step: Step, epilogues: Epilogues) -> Kernel | None:
     """Dense and grouped convolution: a tile of up to four pixels by 16 channels, one multiply per code and lane."""
     node = step.node
     if not isinstance(node, Conv):
@@ -40,9 +45,9 @@ def conv(step: Step) -> Kernel | None:
     weight = np.zeros((groups, nb * LANES, kh, kw, i), np.int8)
     weight[:, :per_group] = node.weight.reshape(groups, per_group, kh, kw, i)
     weight = weight.reshape(groups, nb, LANES, kh, kw, i).transpose(0, 1, 3, 4, 5, 2)
-    table, row = conv_table(node, step.reads, groups), groups * nb * LANES
+    epilogue, tail = epilogues.conv(step, groups), per_group - (nb - 1) * LANES
 
-    def block(reads, write, weights, scales, y, x0, g, b, lanes):
+    def block(reads, writes, weights, table, y, x0, g, b, count):
         acc, x = registers(tile), step.reads[0]
         for p in range(tile):
             T.buffer_store(acc, splat(0), [T.ramp(p * LANES, 1, LANES)])
@@ -59,26 +64,21 @@ def conv(step: Step) -> Kernel | None:
                 at = T.ramp(p * LANES, 1, LANES)
                 T.buffer_store(acc, acc[at] + w * splat(code), [at])
         for p in range(tile):
-            channel = g * per_group + b * LANES
-            value = finish_conv(
-                step, acc[T.ramp(p * LANES, 1, LANES)], scales, row, (g * nb + b) * LANES, reads[-1], y, x0 + p, channel
-            )
-            store(write, step.write.at(y, x0 + p, channel), value, lanes)
+            epilogue.put(acc[T.ramp(p * LANES, 1, LANES)], reads, writes, table, y, x0 + p, g * per_group + b * LANES,
+                         count, (g * nb + b) * LANES)
 
-    def emit(reads, write, weights, scales):
-        tail = per_group - (nb - 1) * LANES
-        with T.grid(oh, -(-ow // tile), groups) as (y, t, g):
+    def row(reads, writes, weights, table, y):
+        with T.grid(-(-ow // tile), groups) as (t, g):
             x0 = T.min(t * tile, ow - tile)  # the last tile of a row overlaps the one before instead of being short
             if nb > 1:
                 with T.serial(nb - 1) as b:
-                    block(reads, write, weights, scales, y, x0, g, b, LANES)
-            block(reads, write, weights, scales, y, x0, g, nb - 1, tail)
-        fill_border(step.write, write)
+                    block(reads, writes, weights, table, y, x0, g, b, LANES)
+            block(reads, writes, weights, table, y, x0, g, nb - 1, tail)
 
-    return Kernel("portable conv", weight.reshape(-1), node.w_bits, table, emit)
+    return Kernel("portable conv", weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
 
 
-def depthwise(step: Step) -> Kernel | None:
+def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
     """One filter a channel: lanes are channels of the input as well."""
     node = step.node
     if (
@@ -89,56 +89,58 @@ def depthwise(step: Step) -> Kernel | None:
     ):
         return None
     channels, kh, kw, _ = node.weight.shape
-    row = blocks(channels) * LANES
+    row, epilogue = blocks(channels) * LANES, epilogues.conv(step)
     weight = np.stack([padded(w) for w in node.weight.reshape(channels, kh * kw).T]).astype(np.int8)  # [kh * kw, row]
 
-    def compute(reads, weights, scales, y, x, c):
+    def block(reads, writes, weights, table, y, x, c, count):
         acc = registers(1)
         T.buffer_store(acc, splat(0), [T.ramp(0, 1, LANES)])
         with T.grid(kh, kw) as (dy, dx):
             at = step.reads[0].at(y * node.stride + dy - node.padding[0], x * node.stride + dx - node.padding[1], c)
             product = load(reads[0], at) * load(weights, (dy * kw + dx) * row + c)
             T.buffer_store(acc, acc[T.ramp(0, 1, LANES)] + product, [T.ramp(0, 1, LANES)])
-        return finish_conv(step, acc[T.ramp(0, 1, LANES)], scales, row, c, reads[-1], y, x, c)
+        epilogue.put(acc[T.ramp(0, 1, LANES)], reads, writes, table, y, x, c, count)
 
-    table = conv_table(node, step.reads)
-    return Kernel("portable depthwise", weight.reshape(-1), node.w_bits, table, over_blocks(step, compute))
+    return _by_rows("depthwise", step, block, epilogue.table, weight.reshape(-1), node.w_bits)
 
 
-def add(step: Step) -> Kernel | None:
+def add(step: Step, epilogues: Epilogues) -> Kernel | None:
     node = step.node
     if not isinstance(node, Add):
         return None
     a, b = step.reads
     offsets = -(a.tensor.zero_points() * node.multipliers[0] + b.tensor.zero_points() * node.multipliers[1])
 
-    def compute(reads, _, table, y, x, c):
-        acc = load(reads[0], a.at(y, x, c)) * splat(table[4]) + load(reads[1], b.at(y, x, c)) * splat(table[5])
-        return finish_ratio(step, acc + load(table, OFFSETS + c), table)
+    epilogue = epilogues.ratio(step, offsets, *node.multipliers)
 
-    table = ratio_table(node.requant, offsets, *node.multipliers)
-    return Kernel("portable add", NO_WEIGHTS, 8, table, over_blocks(step, compute))
+    def block(reads, writes, _, table, y, x, c, count):
+        multipliers = [splat(epilogue.value(table, k)) for k in range(2)]
+        acc = load(reads[0], a.at(y, x, c)) * multipliers[0] + load(reads[1], b.at(y, x, c)) * multipliers[1]
+        epilogue.put(acc, reads, writes, table, y, x, c, count)
+
+    return _by_rows("add", step, block, epilogue.table)
 
 
-def average_pool(step: Step) -> Kernel | None:
+def average_pool(step: Step, epilogues: Epilogues) -> Kernel | None:
     node = step.node
     if not isinstance(node, AvgPool):
         return None
     (x_layout,), (kh, kw) = step.reads, node.kernel
 
-    def compute(reads, _, table, y, x, c):
+    epilogue = epilogues.ratio(step, -kh * kw * x_layout.tensor.zero_points())
+
+    def block(reads, writes, _, table, y, x, c, count):
         acc = registers(1)
-        T.buffer_store(acc, load(table, OFFSETS + c), [T.ramp(0, 1, LANES)])
+        T.buffer_store(acc, splat(0), [T.ramp(0, 1, LANES)])
         with T.grid(kh, kw) as (dy, dx):
             code = load(reads[0], x_layout.at(y * node.stride + dy, x * node.stride + dx, c))
             T.buffer_store(acc, acc[T.ramp(0, 1, LANES)] + code, [T.ramp(0, 1, LANES)])
-        return finish_ratio(step, acc[T.ramp(0, 1, LANES)], table)
+        epilogue.put(acc[T.ramp(0, 1, LANES)], reads, writes, table, y, x, c, count)
 
-    table = ratio_table(node.requant, -kh * kw * x_layout.tensor.zero_points())
-    return Kernel("portable average pool", NO_WEIGHTS, 8, table, over_blocks(step, compute))
+    return _by_rows("average pool", step, block, epilogue.table)
 
 
-def max_pool(step: Step) -> Kernel | None:
+def max_pool(step: Step, epilogues: Epilogues) -> Kernel | None:
     """Coordinates are clipped to the map: the nearest edge pixel lies in every window that reaches over the edge."""
     node = step.node
     if not isinstance(node, MaxPool):
@@ -146,7 +148,7 @@ def max_pool(step: Step) -> Kernel | None:
     (x_layout,), (kh, kw) = step.reads, node.kernel
     h, w, _ = x_layout.tensor.shape
 
-    def compute(reads, _, table, y, x, c):
+    def block(reads, writes, _, table, y, x, c, count):
         code = None
         for dy in range(kh):
             for dx in range(kw):
@@ -154,34 +156,36 @@ def max_pool(step: Step) -> Kernel | None:
                 xx = T.max(T.min(x * node.stride + dx - node.padding[1], w - 1), 0)
                 value = reads[0][T.ramp(x_layout.at(yy, xx, c), 1, LANES)]
                 code = value if code is None else T.max(code, value)
-        return code
+        store(writes[0], step.write.at(y, x, c), code, count)
 
-    return Kernel("portable max pool", NO_WEIGHTS, 8, np.zeros(0, np.int32), over_blocks(step, compute))
+    return _by_rows("max pool", step, block)
 
 
-def rescale(step: Step) -> Kernel | None:
+def rescale(step: Step, epilogues: Epilogues) -> Kernel | None:
     node = step.node
     if not isinstance(node, Rescale):
         return None
     (x_layout,) = step.reads
 
-    def compute(reads, _, table, y, x, c):
-        return finish_ratio(step, load(reads[0], x_layout.at(y, x, c)) + load(table, OFFSETS + c), table)
+    epilogue = epilogues.ratio(step, -x_layout.tensor.zero_points())
 
-    table = ratio_table(node.requant, -x_layout.tensor.zero_points())
-    return Kernel("portable rescale", NO_WEIGHTS, 8, table, over_blocks(step, compute))
+    def block(reads, writes, _, table, y, x, c, count):
+        epilogue.put(load(reads[0], x_layout.at(y, x, c)), reads, writes, table, y, x, c, count)
+
+    return _by_rows("rescale", step, block, epilogue.table)
 
 
-def move(step: Step) -> Kernel | None:
+def move(step: Step, epilogues: Epilogues) -> Kernel | None:
     """Copies of codes: the picture into its bordered place, and strided shortcuts with channels of the zero point."""
     if not isinstance(step.node, (Entry, Shortcut)):
         return None
-    (x_layout,), (h, w, channels) = step.reads, step.write.tensor.shape
+    (x_layout,), (_, w, channels) = step.reads, step.write.tensor.shape
     stride, before = (step.node.stride, step.node.before) if isinstance(step.node, Shortcut) else (1, 0)
     copied = x_layout.tensor.shape[2]
 
-    def emit(reads, write, weights, table):
-        with T.grid(h, w) as (y, x):
+    def row(reads, writes, weights, table, y):
+        write = writes[0]
+        with T.serial(w) as x:
             for first, count in ((0, before), (before + copied, channels - before - copied)):
                 if count:
                     with T.serial(count) as c:
@@ -191,21 +195,20 @@ def move(step: Step) -> Kernel | None:
                 T.buffer_store(
                     write, reads[0][x_layout.at(y * stride, x * stride, c)], [step.write.at(y, x, before + c)]
                 )
-        fill_border(step.write, write)
 
-    return Kernel("portable move", NO_WEIGHTS, 8, np.zeros(0, np.int32), emit)
+    return Kernel("portable move", NO_WEIGHTS, 8, NO_TABLE, over_rows(step, row), step.write.tensor.shape[0])
 
 
-def logits(step: Step) -> Kernel | None:
+def logits(step: Step, epilogues: Epilogues) -> Kernel | None:
     if not isinstance(step.node, Exit):
         return None
     (x_layout,) = step.reads
 
-    def compute(reads, _, table, y, x, c):
-        return load(reads[0], x_layout.at(y, x, c)) + load(table, c)
+    def block(reads, writes, _, table, y, x, c, count):
+        store(writes[0], step.write.at(y, x, c), load(reads[0], x_layout.at(y, x, c)) + load(table, c), count)
 
-    table = padded(-x_layout.tensor.zero_points())
-    return Kernel("portable logits", NO_WEIGHTS, 8, table, over_blocks(step, compute))
+    return _by_rows("logits", step, block, padded(-x_layout.tensor.zero_points()))
 
 
-RULES = [depthwise, conv, add, average_pool, max_pool, rescale, move, logits]
+def _by_rows(name: str, step: Step, block, table=NO_TABLE, weights=NO_WEIGHTS, w_bits: int = 8) -> Kernel:
+    return Kernel(f"portable {name}", weights, w_bits, table, over_blocks(step, block), step.write.tensor.shape[0])

@@ -1,19 +1,14 @@
-"""What CPU kernels share: vectors of 16 channels, requantization, borders, and the table of biases and ratios.
-
-The table of a convolution holds rows of 16-channel blocks: bias, left, multiplier, half, shift and, with a residual
-operand, its multiplier. Zero points of inputs are folded into the bias, which is exact because the physical border
-holds the zero point.
-"""
+"""What CPU kernels share: vectors of 16 channels, requantization, borders, and loops over pixels and blocks."""
 
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from compile.graph import Conv, Requant
+from compile.graph import Conv
 from targets.kernel import Layout, Step
 
 LANES = 16
-OFFSETS = 16  # where the channels of a ratio table begin
 NO_WEIGHTS = np.zeros(0, np.int8)
+NO_TABLE = np.zeros(0, np.int32)
 
 
 def load(buffer, index, lanes: int = LANES):
@@ -40,11 +35,11 @@ def registers(count: int):
 
 
 def requantize(acc, multiplier, half, shift, node, zero_point: int, lanes: int = LANES):
-    """uint8 vector of an int32 vector (compile/reference.py: requantize); multiplier, half and shift are vectors."""
+    """int32 codes of an int32 vector (compile/reference.py: requantize); multiplier, half and shift are vectors."""
     product = T.cast(acc, f"int64x{lanes}") * T.cast(multiplier, f"int64x{lanes}")
     high = T.cast(T.shift_right(product, splat(31, lanes, "int64")), f"int32x{lanes}")
     code = T.shift_right(high + half, shift) + splat(zero_point, lanes)
-    return T.cast(T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes)), f"uint8x{lanes}")
+    return T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes))
 
 
 def fill_border(write: Layout, out) -> None:
@@ -92,59 +87,37 @@ def folded_bias(node: Conv, reads: tuple[Layout, ...], offset: int = 0) -> np.nd
     return bias
 
 
-def conv_table(node: Conv, reads: tuple[Layout, ...], groups: int = 1, offset: int = 0) -> np.ndarray:
-    """int32 rows of whole blocks: bias[, left, multiplier, half, shift[, skip multiplier]]."""
-    rows = [folded_bias(node, reads, offset)]
-    if node.requant is not None:
-        r = node.requant
-        rows += [r.left, r.multiplier, 1 << (r.shift - 1), r.shift]
-    if node.skip is not None:
-        rows.append(node.skip_multiplier)
-    return np.concatenate([padded(row, groups) for row in rows])
+def over_rows(step: Step, row):
+    """emit() whose units are rows of the output: row(reads, writes, weights, table, y) computes one; borders too."""
 
-
-def finish_conv(
-    step: Step, acc, table, row: int, column, skip, y, x, channel, lanes: int = LANES, requantize=requantize
-):
-    """Output codes (or logits) of one block: shift, bias, residual operand, requantization."""
-    node = step.node
-    entry = lambda k: load(table, k * row + column, lanes)  # noqa: E731
-    if node.requant is None:
-        return acc + entry(0)
-    acc = T.shift_left(acc, entry(1)) + entry(0)
-    if node.skip is not None:
-        acc = acc + load(skip, step.reads[1].at(y, x, channel), lanes) * entry(5)
-    return requantize(acc, entry(2), entry(3), entry(4), node, step.write.tensor.zero_point[0], lanes)
-
-
-def ratio_table(requant: Requant, offsets: np.ndarray, *values: int) -> np.ndarray:
-    """int32: left, multiplier, half, shift of a ratio that all channels share, more values; from OFFSETS on, what is
-    added to a sum of raw codes in each channel, int64 [C], for the zero points."""
-    ratio = (requant.left, requant.multiplier, 1 << (requant.shift - 1), requant.shift)
-    head = np.array([*(int(a[0]) for a in ratio), *values], np.int64)
-    return np.concatenate([np.pad(head, (0, OFFSETS - len(head))), padded(offsets)]).astype(np.int32)
-
-
-def finish_ratio(step: Step, acc, table):
-    acc = T.shift_left(acc, splat(table[0]))
-    return requantize(
-        acc, splat(table[1]), splat(table[2]), splat(table[3]), step.node, step.write.tensor.zero_point[0]
-    )
-
-
-def over_blocks(step: Step, compute):
-    """emit() that stores compute(reads, weights, table, y, x, c) for every pixel and block of 16 channels."""
-    h, w, channels = step.write.tensor.shape
-    whole, tail = divmod(channels, LANES)
-
-    def emit(reads, write, weights, table):
-        with T.grid(h, w) as (y, x):
-            if whole:
-                with T.serial(whole) as b:
-                    store(write, step.write.at(y, x, b * LANES), compute(reads, weights, table, y, x, b * LANES), LANES)
-            if tail:
-                c = whole * LANES
-                store(write, step.write.at(y, x, c), compute(reads, weights, table, y, x, c), tail)
-        fill_border(step.write, write)
+    def emit(reads, writes, weights, table, units):
+        first, end = units
+        with T.serial(first, end) as y:
+            row(reads, writes, weights, table, y)
+        fill_borders(step, writes, first)
 
     return emit
+
+
+def over_blocks(step: Step, block):
+    """emit() by rows: block(reads, writes, weights, table, y, x, c, count) for every pixel and block of channels."""
+    _, w, channels = step.write.tensor.shape
+    whole, tail = divmod(channels, LANES)
+
+    def row(reads, writes, weights, table, y):
+        with T.serial(w) as x:
+            if whole:
+                with T.serial(whole) as b:
+                    block(reads, writes, weights, table, y, x, b * LANES, LANES)
+            if tail:
+                block(reads, writes, weights, table, y, x, whole * LANES, tail)
+
+    return over_rows(step, row)
+
+
+def fill_borders(step: Step, writes, first) -> None:
+    """The borders of all that a step writes, by whoever has unit 0."""
+    if any(any(layout.border) for layout in step.writes):
+        with T.If(first == 0), T.Then():
+            for layout, buffer in zip(step.writes, writes, strict=True):
+                fill_border(layout, buffer)

@@ -47,7 +47,7 @@ def in_process(lowered, target):
     return runner
 
 
-TARGETS = ("x86", "x86:avx-vnni")
+TARGETS = ("x86:avx2", "x86:avx-vnni", "x86:avx512-vnni")
 
 
 @pytest.fixture(params=TARGETS)
@@ -145,7 +145,7 @@ def test_every_code_and_tie_of_rescale(bits):
 def test_tensors_that_live_together_never_overlap(sizes_and_spans):
     names = [f"t{i}" for i in range(len(sizes_and_spans))]
     sizes = {n: s for n, (s, _) in zip(names, sizes_and_spans, strict=True)}
-    steps = [(tuple(names[max(0, i - sizes_and_spans[i][1]) : i]), n) for i, n in enumerate(names)]
+    steps = [(tuple(names[max(0, i - sizes_and_spans[i][1]) : i]), (n,)) for i, n in enumerate(names)]
     offsets, total = workspace(sizes, steps)
     first = {n: i for i, n in enumerate(names)}
     last = {n: max([first[n], *(i for i, (reads, _) in enumerate(steps) if n in reads)]) for n in names}

@@ -1,14 +1,18 @@
 """Kernel rules of ARM: which multiply is fast depends on the processor."""
 
 from targets import Target, portable
-from targets.arm.multiply_add import dot_product, long_multiply
+from targets.arm.multiply_add import EPILOGUES, dot_product, long_multiply
+from targets.epilogue import bound
 from targets.kernel import Rule
 from targets.module import assemble
+
+WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
 
 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
-    return [dot_product if "asimddp" in target.requires else long_multiply, *portable.RULES]
+    dense = dot_product if "asimddp" in target.requires else long_multiply
+    return [bound(dense, EPILOGUES), *portable.rules(EPILOGUES)]
 
 
-__all__ = ["assemble", "rules"]
+__all__ = ["WRITES_ALSO", "assemble", "rules"]

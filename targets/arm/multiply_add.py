@@ -12,8 +12,9 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from compile.graph import Conv
+from targets.epilogue import ConvEpilogue, Epilogues, RatioEpilogue
 from targets.kernel import Kernel, Step
-from targets.vector import conv_table, fill_border, finish_conv, padded, splat, store
+from targets.vector import over_rows, splat
 
 INT16_MAX = (1 << 15) - 1
 QUAD = 4  # channels finished together
@@ -39,15 +40,15 @@ def longest_chain(weight: np.ndarray, largest: int) -> int:
     return chain
 
 
-def dot_product(step: Step) -> Kernel | None:
-    return _kernel(step, "dot product", 8, 8, _dot) if _applies(step) else None
+def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
+    return _kernel(step, epilogues, "dot product", 8, 8, _dot) if _applies(step) else None
 
 
-def long_multiply(step: Step) -> Kernel | None:
+def long_multiply(step: Step, epilogues: Epilogues) -> Kernel | None:
     if not _applies(step):
         return None
     chain = longest_chain(arrange(step.node.weight, QUAD), _largest(step))
-    return _kernel(step, f"long multiply, int16 chain {chain}", 4, QUAD, lambda *a: _long(*a, chain=chain))
+    return _kernel(step, epilogues, f"long multiply, int16 chain {chain}", 4, QUAD, lambda *a: _long(*a, chain=chain))
 
 
 def _applies(step: Step) -> bool:
@@ -60,7 +61,7 @@ def _largest(step: Step) -> int:
     return qmax if qmax < 128 else 128
 
 
-def _kernel(step: Step, rule: str, tile: int, channels: int, sums) -> Kernel:
+def _kernel(step: Step, epilogues: Epilogues, rule: str, tile: int, channels: int, sums) -> Kernel:
     node, (oh, ow, o) = step.node, step.write.tensor.shape
     weight = arrange(node.weight, channels)
     blocks, _, kh, k16, _ = weight.shape
@@ -69,9 +70,9 @@ def _kernel(step: Step, rule: str, tile: int, channels: int, sums) -> Kernel:
     else:  # [.., K16, 4 channels, 16 bytes]
         packed = weight.transpose(0, 2, 3, 1, 4)
     signed = step.reads[0].tensor.qmax < 128
-    row, tile = padded(np.zeros(o)).size, min(tile, ow)
+    epilogue, tile = epilogues.conv(step, offset=0 if signed else 128), min(tile, ow)
 
-    def block(reads, write, weights, table, y, x0, b, count):
+    def block(reads, writes, weights, table, y, x0, b, count):
         def code(p, dy, k):
             at = (
                 step.reads[0].at(y * node.stride + dy - node.padding[0], (x0 + p) * node.stride - node.padding[1])
@@ -86,29 +87,43 @@ def _kernel(step: Step, rule: str, tile: int, channels: int, sums) -> Kernel:
         for (p, quad), acc in sums(code, filters, tile, kh, k16):
             first = b * channels + quad * QUAD
             if quad * QUAD < count:
-                value = finish_conv(step, acc, table, row, first, reads[-1], y, x0 + p, first, QUAD, requantize)
-                store(write, step.write.at(y, x0 + p, first), value, min(QUAD, count - quad * QUAD), QUAD)
+                epilogue.put(acc, reads, writes, table, y, x0 + p, first, min(QUAD, count - quad * QUAD),
+                             lanes=QUAD)
 
-    def emit(reads, write, weights, table):
-        with T.grid(oh, -(-ow // tile)) as (y, t):
+    def row(reads, writes, weights, table, y):
+        with T.serial(-(-ow // tile)) as t:
             x0 = T.min(t * tile, ow - tile)
             if blocks > 1:
                 with T.serial(blocks - 1) as b:
-                    block(reads, write, weights, table, y, x0, b, channels)
-            block(reads, write, weights, table, y, x0, blocks - 1, o - (blocks - 1) * channels)
-        fill_border(step.write, write)
+                    block(reads, writes, weights, table, y, x0, b, channels)
+            block(reads, writes, weights, table, y, x0, blocks - 1, o - (blocks - 1) * channels)
 
-    table = conv_table(node, step.reads, offset=0 if signed else 128)
-    return Kernel(rule, packed.reshape(-1), node.w_bits, table, emit)
+    return Kernel(rule, packed.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
 
 
 def requantize(acc, multiplier, half, shift, node, zero_point: int, lanes: int):
     """targets/vector.py: requantize, in two instructions: doubling high multiply and rounding shift."""
+    if lanes > 4:
+        vectors = [T.bind(v) for v in (acc, multiplier, half, shift)]
+        quads = [[T.Shuffle([v], list(range(i, i + 4))) for v in vectors] for i in range(0, lanes, 4)]
+        return T.Shuffle([requantize(*quad, node, zero_point, 4) for quad in quads], list(range(lanes)))
     call = lambda name, a, b: T.call_llvm_pure_intrin(  # noqa: E731
-        T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}.v{lanes}i32"), a, b, dtype=f"int32x{lanes}"
+        T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}.v4i32"), a, b, dtype="int32x4"
     )
     code = call("srshl", call("sqdmulh", acc, multiplier), splat(0, lanes) - shift) + splat(zero_point, lanes)
-    return T.cast(T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes)), f"uint8x{lanes}")
+    return T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes))
+
+
+class NeonRatio(RatioEpilogue):
+    requantize = staticmethod(requantize)
+
+
+class NeonConv(ConvEpilogue):
+    requantize = staticmethod(requantize)
+    ratio = NeonRatio
+
+
+EPILOGUES = Epilogues(NeonConv, NeonRatio)
 
 
 def _registers(count: int, dtype: str, lanes: int):

@@ -11,9 +11,11 @@ from tvm.tirx.script import builder as T
 
 from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
 from targets import Target, module
+from targets.epilogue import OFFSETS, ratio_table
 from targets.kernel import Call, Entry, Exit, Kernel, Layout, Rule, Sizes, Step
-from targets.vector import NO_WEIGHTS, OFFSETS, folded_bias, ratio_table
+from targets.vector import NO_WEIGHTS, folded_bias
 
+WRITES_ALSO = False  # one output a kernel
 THREADS = 128  # of a block; small feature maps still spread over many blocks
 
 
@@ -28,7 +30,8 @@ def each_element(step: Step, compute, border=None):
     write = step.write
     (top, left, _, _), (h, w, channels) = write.border, write.tensor.shape
 
-    def emit(reads, out, weights, table):
+    def emit(reads, writes, weights, table, _):
+        (out,) = writes
         count = -(-write.size // THREADS)
         with T.launch_thread("blockIdx.x", count) as block, T.launch_thread("threadIdx.x", THREADS) as thread:
             i = block * THREADS + thread

@@ -1,14 +1,19 @@
 """Kernel rules of x86."""
 
 from targets import Target, portable
+from targets.epilogue import Epilogues, bound
 from targets.kernel import Rule
 from targets.module import assemble
 from targets.x86.multiply_add import dot_product, multiply_add
 
+WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
+
 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
-    return [dot_product if "avx_vnni" in target.requires else multiply_add, *portable.RULES]
+    epilogues = Epilogues()
+    dense = dot_product if {"avx_vnni", "avx512_vnni"} & set(target.requires) else multiply_add
+    return [bound(dense, epilogues), *portable.rules(epilogues)]
 
 
-__all__ = ["assemble", "rules"]
+__all__ = ["WRITES_ALSO", "assemble", "rules"]

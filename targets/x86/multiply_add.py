@@ -12,8 +12,9 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from compile.graph import Conv
+from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
-from targets.vector import LANES, blocks, conv_table, fill_border, finish_conv, store
+from targets.vector import LANES, blocks, over_rows
 
 TILE = 4
 INT16 = (-(1 << 15), (1 << 15) - 1)
@@ -49,32 +50,32 @@ def longest_chain(weight: np.ndarray, qmax: int) -> int:
     return chain
 
 
-def multiply_add(step: Step) -> Kernel | None:
+def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
     """AVX2: the route depends on the layer's real weights."""
     if not _applies(step):
         return None
     weight, qmax = arrange(step.node.weight), step.reads[0].tensor.qmax
     chain = longest_chain(weight, qmax)
     rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
-    return _kernel(step, weight, rule, lambda *sums: _sum(*sums, chain=chain))
+    return _kernel(step, epilogues, weight, rule, lambda *sums: _sum(*sums, chain=chain))
 
 
-def dot_product(step: Step) -> Kernel | None:
+def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
     """AVX-VNNI."""
-    return _kernel(step, arrange(step.node.weight), "dot product", _dot) if _applies(step) else None
+    return _kernel(step, epilogues, arrange(step.node.weight), "dot product", _dot) if _applies(step) else None
 
 
 def _applies(step: Step) -> bool:
     return isinstance(step.node, Conv) and step.node.groups == 1
 
 
-def _kernel(step: Step, weight: np.ndarray, rule: str, add_products) -> Kernel:
-    node = step.node
+def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add_products) -> Kernel:
+    node, epilogue = step.node, epilogues.conv(step)
     nb, kh, k4 = weight.shape[:3]
-    (oh, ow, o), row = step.write.tensor.shape, nb * LANES
+    oh, ow, o = step.write.tensor.shape
     tile = min(TILE, ow)
 
-    def block(reads, write, weights, table, y, x0, b, lanes):
+    def block(reads, writes, weights, table, y, x0, b, count):
         acc = T.alloc_buffer((tile * LANES,), "int32", scope="local", annotations={"disable_lower_builtin": True})
         for v in range(tile * 2):
             T.buffer_store(acc, T.broadcast(T.int32(0), 8), [T.ramp(v * 8, 1, 8)])
@@ -92,21 +93,17 @@ def _kernel(step: Step, weight: np.ndarray, rule: str, add_products) -> Kernel:
         add_products(acc, operands, tile, kh, k4)
         for p in range(tile):
             halves = [acc[T.ramp((p * 2 + v) * 8, 1, 8)] for v in range(2)]
-            value = finish_conv(
-                step, T.Shuffle(halves, list(range(LANES))), table, row, b * LANES, reads[-1], y, x0 + p, b * LANES
-            )
-            store(write, step.write.at(y, x0 + p, b * LANES), value, lanes)
+            epilogue.put(T.Shuffle(halves, list(range(LANES))), reads, writes, table, y, x0 + p, b * LANES, count)
 
-    def emit(reads, write, weights, table):
-        with T.grid(oh, -(-ow // tile)) as (y, t):
+    def row(reads, writes, weights, table, y):
+        with T.serial(-(-ow // tile)) as t:
             x0 = T.min(t * tile, ow - tile)
             if nb > 1:
                 with T.serial(nb - 1) as b:
-                    block(reads, write, weights, table, y, x0, b, LANES)
-            block(reads, write, weights, table, y, x0, nb - 1, o - (nb - 1) * LANES)
-        fill_border(step.write, write)
+                    block(reads, writes, weights, table, y, x0, b, LANES)
+            block(reads, writes, weights, table, y, x0, nb - 1, o - (nb - 1) * LANES)
 
-    return Kernel(rule, weight.reshape(-1), node.w_bits, conv_table(node, step.reads), emit)
+    return Kernel(rule, weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
 
 
 def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:

@@ -12,14 +12,14 @@ import tvm_ffi
 
 from targets import Target, TargetError, llvm
 
-# LLVM intrinsic's prefix -> feature; the first that fits counts
+# LLVM intrinsic's prefix -> features any of which suffices; the first prefix that fits counts
 FEATURES = {
     "llvm.x86.sse": "sse4.2",
     "llvm.x86.ssse3": "ssse3",
     "llvm.x86.avx2": "avx2",
     "llvm.x86.avx.": "avx",
     "llvm.x86.fma": "fma",
-    "llvm.x86.avx512.vpdp": "avxvnni",
+    "llvm.x86.avx512.vpdp": "avxvnni avx512vnni",
     "llvm.x86.avx512": "avx512bw",
 }
 
