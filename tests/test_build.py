@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import latency
+from benchmarks import peers
 from compile import build as builder
 from compile import reference, verify
 from compile.onnx_import import load
@@ -55,22 +55,12 @@ def test_engine_equals_reference(run_folder, bundle):
             np.testing.assert_array_equal(got, reference.run(graph, x))
 
 
-def test_latency_benchmark_runs_the_same_network_as_its_peers(bundle, run_folder, tmp_path, capsys):
-    peer = latency.float_network(onnx.load(run_folder / "w8a8.onnx"))
-    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in peer.graph.node}
-    ours = load(run_folder / "w8a8.onnx")
-    assert sum(node.op_type in ("Conv", "Gemm") for node in peer.graph.node) == len(ours.convs())
-    assert latency.main([str(bundle), "--calls", "2", "--json", str(tmp_path / "l.json")]) == 0
-    records = json.loads((tmp_path / "l.json").read_text())
-    assert [(r["engine"], r["bits"]) for r in records[:3]] == [("bitgrade", name) for name in BITS]
-    assert [r["bits"] for r in records[3:]] == ["fp32", "int8-u8s8", "int8-u8u8"]
-    assert all(r["exact"] for r in records[:4]) and all(r["ms"] > 0 and r["threads"] == 1 for r in records)
-    assert "of the best int8 peer" in capsys.readouterr().out
-
-
 def test_a_file_of_onnxruntime_s_quantizer_builds(bundle, run_folder, tmp_path, capsys):
     """Its picture is a float tensor and its output is quantized, unlike ours."""
-    file = latency.peers(open_bundle(bundle), tmp_path)["int8-u8s8"]
+    model = onnx.load(run_folder / "w8a8.onnx")
+    floats = peers.as_floats(model, open_bundle(bundle).golden()[0])
+    onnx.save(peers.float_network(model), tmp_path / "fp32.onnx")
+    file = peers.quantized(tmp_path / "fp32.onnx", floats, tmp_path)["int8-u8s8"]
     image = load(run_folder / "w8a8.onnx").tensors["image"]
     mean, std = ([str(z / 255) for z in image.zero_point], [str(1 / 255 / image.scale)] * 3)
     words = ["--mean", ",".join(mean), "--std", ",".join(std)]

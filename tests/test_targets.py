@@ -34,8 +34,8 @@ def arm_linker():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("text, name", [("x86", "x86:avx2"), ("arm", "arm:cortex-a72"), ("arm:cortex-a76", "arm:cortex-a76"),
-                                        ("arm:cortex-a78ae", "arm:cortex-a78ae"), ("cuda", "cuda"),
+@pytest.mark.parametrize("text, name", [("x86", "x86:avx2"), ("arm", "arm:cortex-a72"),
+                                        ("arm:cortex-a76", "arm:cortex-a76"), ("arm:cortex-a78ae", "arm:cortex-a78ae"), ("cuda", "cuda"),
                                         ("cuda:sm_87", "cuda:sm_87")])
 def test_find(text, name):
     assert find(text).name == name
