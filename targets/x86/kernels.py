@@ -1,9 +1,10 @@
 """Kernel rules of x86."""
 
 from targets import Target, portable
-from targets.epilogue import Epilogues, bound
+from targets.epilogue import bound
 from targets.kernel import Rule
 from targets.module import assemble
+from targets.x86.epilogue import epilogues
 from targets.x86.multiply_add import dot_product, multiply_add
 
 WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
@@ -11,9 +12,9 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
-    epilogues = Epilogues()
+    ends = epilogues(target)
     dense = dot_product if {"avx_vnni", "avx512_vnni"} & set(target.requires) else multiply_add
-    return [bound(dense, epilogues), *portable.rules(epilogues)]
+    return [bound(dense, ends), *portable.rules(ends)]
 
 
 __all__ = ["WRITES_ALSO", "assemble", "rules"]

@@ -103,7 +103,7 @@ def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add
                     block(reads, writes, weights, table, y, x0, b, LANES)
             block(reads, writes, weights, table, y, x0, nb - 1, o - (nb - 1) * LANES)
 
-    return Kernel(rule, weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
+    return Kernel(rule + epilogue.note, weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
 
 
 def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
