@@ -28,8 +28,8 @@ from targets.vector import (
 
 
 def rules(epilogues: Epilogues) -> list[Rule]:
-    """All of them, each for every step of its kind; depthwise before conv, which takes it too."""
-    every = (depthwise, conv, add, average_pool, max_pool, rescale, move, logits)
+    """All of them, each for every step of its kind."""
+    every = (conv, add, average_pool, max_pool, rescale, move, logits)
     return [bound(rule, epilogues) for rule in every]
 
 
@@ -76,32 +76,6 @@ def conv(step: Step, epilogues: Epilogues) -> Kernel | None:
             block(reads, writes, weights, table, y, x0, g, nb - 1, tail)
 
     return Kernel("portable conv", weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
-
-
-def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """One filter a channel: lanes are channels of the input as well."""
-    node = step.node
-    if (
-        not isinstance(node, Conv)
-        or node.groups == 1
-        or node.weight.shape[3] != 1
-        or node.weight.shape[0] != node.groups
-    ):
-        return None
-    channels, kh, kw, _ = node.weight.shape
-    row, epilogue = blocks(channels) * LANES, epilogues.conv(step)
-    weight = np.stack([padded(w) for w in node.weight.reshape(channels, kh * kw).T]).astype(np.int8)  # [kh * kw, row]
-
-    def block(reads, writes, weights, table, y, x, c, count):
-        acc = registers(1)
-        T.buffer_store(acc, splat(0), [T.ramp(0, 1, LANES)])
-        with T.grid(kh, kw) as (dy, dx):
-            at = step.reads[0].at(y * node.stride + dy - node.padding[0], x * node.stride + dx - node.padding[1], c)
-            product = load(reads[0], at) * load(weights, (dy * kw + dx) * row + c)
-            T.buffer_store(acc, acc[T.ramp(0, 1, LANES)] + product, [T.ramp(0, 1, LANES)])
-        epilogue.put(acc[T.ramp(0, 1, LANES)], reads, writes, table, y, x, c, count)
-
-    return _by_rows("depthwise", step, block, epilogue.table, weight.reshape(-1), node.w_bits)
 
 
 def add(step: Step, epilogues: Epilogues) -> Kernel | None:

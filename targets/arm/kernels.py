@@ -2,6 +2,7 @@
 
 from targets import Target, portable
 from targets.arm.multiply_add import EPILOGUES, dot_product, long_multiply
+from targets.depthwise import depthwise
 from targets.epilogue import bound
 from targets.kernel import Rule
 from targets.module import assemble
@@ -12,7 +13,7 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
     dense = dot_product if "asimddp" in target.requires else long_multiply
-    return [bound(dense, EPILOGUES), *portable.rules(EPILOGUES)]
+    return [bound(dense, EPILOGUES), bound(depthwise, EPILOGUES), *portable.rules(EPILOGUES)]
 
 
 __all__ = ["WRITES_ALSO", "assemble", "rules"]

@@ -4,6 +4,7 @@ from targets import Target, portable
 from targets.epilogue import bound
 from targets.kernel import Rule
 from targets.module import assemble
+from targets.x86.depthwise import depthwise, depthwise_dot_product
 from targets.x86.epilogue import epilogues
 from targets.x86.multiply_add import dot_product, multiply_add
 
@@ -12,9 +13,9 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
-    ends = epilogues(target)
-    dense = dot_product if {"avx_vnni", "avx512_vnni"} & set(target.requires) else multiply_add
-    return [bound(dense, ends), *portable.rules(ends)]
+    ends, vnni = epilogues(target), {"avx_vnni", "avx512_vnni"} & set(target.requires)
+    own = (dot_product, depthwise_dot_product) if vnni else (multiply_add, depthwise)
+    return [*(bound(rule, ends) for rule in own), *portable.rules(ends)]
 
 
 __all__ = ["WRITES_ALSO", "assemble", "rules"]
