@@ -1,67 +1,57 @@
 """Winograd's convolution on x86's multipliers: bytes where the transformed codes and weights fit them, else int16."""
 
+from dataclasses import replace
+
 import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES
-from targets.winograd import Multiplier, applies, arrange, largest, transform, winograd
+from targets.winograd import FOUR, TWO, Tiling
+from targets.winograd_kernel import Multiplier, arrange, winograd
 from targets.x86.multiply_add import intrinsic, longest_chain
 
 ROWS = 6  # tiles by two vectors of sums: 12 of AVX2's 16 registers
-INT16_MAX = (1 << 15) - 1
+NAMES = {"2x2": Tiling(TWO, TWO), "4x2": Tiling(FOUR, TWO), "4x4": Tiling(FOUR, FOUR)}
 
 
-def byte_chain(u: np.ndarray, qmax: int) -> int:
-    """How many vpmaddubsw of an arranged U fit one int16 sum, V within 0..4 * qmax; 0: not even one."""
-    if np.abs(u).max() > 127 or 4 * qmax > 255:
-        return 0
+def byte_chain(u: np.ndarray, largest: int) -> int:
+    """How many vpmaddubsw of an arranged U fit one int16 sum, V within 0..largest; 0: not even one."""
     blocks, positions, steps = u.shape[:3]
-    return longest_chain(u.reshape(blocks * positions, 1, steps, 2, 8, 4), 4 * qmax)
+    return longest_chain(u.reshape(blocks * positions, 1, steps, 2, 8, 4), largest)
 
 
-def halves_fit(weight: np.ndarray, qmax: int) -> bool:
-    """Whether four times the outputs fit int16 when input channels are summed in two halves, 0 1 and 2 3 of each 4."""
-    o, i = len(weight), weight.shape[3]
-    full = np.zeros((o, 9, -(-i // 4) * 4), np.int64)
-    full[:, :, :i] = weight.reshape(o, 9, i)
-    halves = full.reshape(o, -1, 2, 2).transpose(0, 2, 1, 3).reshape(o * 2, -1)
-    return 4 * largest(halves, qmax) <= INT16_MAX
-
-
-def multipliers(step: Step, vnni: bool) -> list[Multiplier]:
-    """All that compute the step exactly, the fastest first."""
-    if not applies(step):
-        return []
-    weight, qmax = step.node.weight, step.reads[0].tensor.qmax
-    u = transform(weight)
-    chain, offset = byte_chain(arrange(u, LANES, 4, 4), qmax), (0, 2 * qmax)
-    vector = 32 if weight.shape[3] > 16 else 16
-    fit = np.abs(u).max() <= 127 and 4 * qmax <= 255
+def candidates(step: Step, vnni: bool) -> list[tuple[Tiling, Multiplier]]:
+    """All that compute the step exactly."""
     found = []
-    common = dict(block=LANES, rows=ROWS, vector=vector, step=4)
-    if vnni and fit:
-        found.append(Multiplier("Winograd, dot product", "uint8", "int32", offset, products=_dot, **common))
-    if not vnni and chain and halves_fit(weight, qmax):
-        found.append(Multiplier("Winograd, int16", "uint8", "int16", offset, products=_pairs, widen=_widen, **common))
-    if not vnni and chain:
-        found.append(Multiplier(f"Winograd, int16 chain {chain}", "uint8", "int32", offset,
-                                products=lambda *a: _chained(*a, chain=chain), **common))
-    common = dict(block=LANES, rows=ROWS, vector=16, step=2)
-    found.append(Multiplier("Winograd, widened", "int16", "int32", (0, 0),
-                            products=_wide_dot if vnni else _wide, **common))
+    for name, tiling in NAMES.items():
+        if not tiling.applies(step):
+            continue
+        weight, qmax = step.node.weight, step.reads[0].tensor.qmax
+        u = tiling.transform(weight)
+        least, most = tiling.ranges(qmax)
+        small = Multiplier("", "uint8", LANES, ROWS, 32 if weight.shape[3] > 16 else 16, 4, _dot)
+        large = Multiplier(f"Winograd {name}, int16", "int16", LANES, ROWS, 16, 2, _wide_dot if vnni else _wide)
+        if small.offsets(tiling, qmax) is not None and -128 <= u.min() and u.max() <= 127:
+            if vnni:
+                found.append((tiling, replace(small, rule=f"Winograd {name}, dot product")))
+            elif chain := byte_chain(arrange(u, LANES, 4, 4), int((most - least).max())):
+                rule = f"Winograd {name}, int16 chain {chain}"
+                found.append((tiling, replace(small, rule=rule, products=lambda *a, n=chain: _chained(*a, chain=n))))
+        if large.offsets(tiling, qmax) is not None:
+            found.append((tiling, large))
     return found
 
 
 def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
-    found = multipliers(step, False)
-    return winograd(step, epilogues, found[0]) if found else None
+    found = candidates(step, False)
+    return winograd(step, epilogues, *found[0]) if found else None
 
 
 def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    found = multipliers(step, True)
-    return winograd(step, epilogues, found[0]) if found else None
+    found = candidates(step, True)
+    return winograd(step, epilogues, *found[0]) if found else None
 
 
 def _registers(count: int, dtype: str, lanes: int):
@@ -73,12 +63,9 @@ def _registers(count: int, dtype: str, lanes: int):
 
 def _accumulate(acc, lanes: int, v, weights, codes, filters, rows: int, k, product) -> None:
     """acc = product(acc, four bytes of V repeated, 32 bytes of U) for every tile and both vectors."""
-    four = 4 if str(v.dtype) == "uint8" else 2
-    dtype = "uint8x32" if four == 4 else "int16x16"
+    four, dtype = (4, "uint8x32") if str(v.dtype) == "uint8" else (2, "int16x16")
     ws = [weights[T.ramp(filters(k) + i * 32, 1, 32)] for i in range(2)]
-    if four == 2:
-        ws = [T.reinterpret(w, dtype="int16x16") for w in ws]
-    ws = [T.bind(w) for w in ws]
+    ws = [T.bind(w if four == 4 else T.reinterpret(w, dtype=dtype)) for w in ws]
     for row in range(rows):
         word = T.reinterpret(v[T.ramp(codes(row, k), 1, four)], dtype="int32")
         x = T.bind(T.reinterpret(T.broadcast(word, 8), dtype=dtype))
@@ -87,39 +74,32 @@ def _accumulate(acc, lanes: int, v, weights, codes, filters, rows: int, k, produ
             T.buffer_store(acc, product(acc[at], x, ws[i]), [at])
 
 
-def _whole(product, dtype: str, lanes: int):
-    """Products that sum all steps in one run."""
+def _whole(product):
+    """Products that are summed in int32 at once."""
 
     def products(v, weights, codes, filters, put, rows, steps):
-        acc = _registers(rows * 2, dtype, lanes)
+        acc = _registers(rows * 2, "int32", 8)
         with T.serial(steps) as k:
-            _accumulate(acc, lanes, v, weights, codes, filters, rows, k, product)
+            _accumulate(acc, 8, v, weights, codes, filters, rows, k, product)
         for i in range(rows * 2):
-            put(i // 2, i % 2, acc[T.ramp(i * lanes, 1, lanes)], lanes)
+            put(i // 2, i % 2, acc[T.ramp(i * 8, 1, 8)], 8)
 
     return products
 
 
-def _bytes(acc, x, w):
-    return acc + intrinsic("avx2.pmadd.ub.sw", "int16x16", x, w)
-
-
-def _ones():
-    return T.broadcast(T.int16(1), 16)
-
-
 def _chained(v, weights, codes, filters, put, rows, steps, chain) -> None:
     """Runs of `chain` steps in int16, then in int32."""
-    runs = -(-steps // chain)
+    runs, ones = -(-steps // chain), T.broadcast(T.int16(1), 16)
     acc = _registers(rows * 2, "int32", 8) if runs > 1 else None
+    product = lambda acc, x, w: acc + intrinsic("avx2.pmadd.ub.sw", "int16x16", x, w)  # noqa: E731
 
     def run(first, count, last):
         sums = _registers(rows * 2, "int16", 16)
         with T.serial(count) as k:
-            _accumulate(sums, 16, v, weights, codes, filters, rows, first + k, _bytes)
+            _accumulate(sums, 16, v, weights, codes, filters, rows, first + k, product)
         for i in range(rows * 2):
             at = T.ramp(i * 8, 1, 8)
-            wide = intrinsic("avx2.pmadd.wd", "int32x8", sums[T.ramp(i * 16, 1, 16)], _ones())
+            wide = intrinsic("avx2.pmadd.wd", "int32x8", sums[T.ramp(i * 16, 1, 16)], ones)
             wide = wide if acc is None else wide + acc[at]
             if last:
                 put(i // 2, i % 2, wide, 8)
@@ -132,13 +112,6 @@ def _chained(v, weights, codes, filters, put, rows, steps, chain) -> None:
     run((runs - 1) * chain, steps - (runs - 1) * chain, True)
 
 
-def _widen(pairs):
-    """int32x16 of int16x32: neighbours added."""
-    sums = [intrinsic("avx2.pmadd.wd", "int32x8", T.Shuffle([pairs], list(range(i, i + 16))), _ones()) for i in (0, 16)]
-    return T.Shuffle(sums, list(range(LANES)))
-
-
-_pairs = _whole(_bytes, "int16", 16)
-_dot = _whole(lambda acc, x, w: intrinsic("avx512.vpdpbusd.256", "int32x8", acc, x, w), "int32", 8)
-_wide = _whole(lambda acc, x, w: acc + intrinsic("avx2.pmadd.wd", "int32x8", x, w), "int32", 8)
-_wide_dot = _whole(lambda acc, x, w: intrinsic("avx512.vpdpwssd.256", "int32x8", acc, x, w), "int32", 8)
+_dot = _whole(lambda acc, x, w: intrinsic("avx512.vpdpbusd.256", "int32x8", acc, x, w))
+_wide = _whole(lambda acc, x, w: acc + intrinsic("avx2.pmadd.wd", "int32x8", x, w))
+_wide_dot = _whole(lambda acc, x, w: intrinsic("avx512.vpdpwssd.256", "int32x8", acc, x, w))
