@@ -6,52 +6,15 @@ from which come the outputs of every tile. The last tiles of a height or width t
 those before; rows that another unit writes are left out.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES, fill_borders
-from targets.winograd import Tiling
+from targets.winograd_plan import Plan
 
-SCRATCH = 96 << 10  # bytes of V a unit may take
-WIDEST = 28  # tiles of a row taken together
 LOCAL = dict(scope="local", annotations={"disable_lower_builtin": True})
-
-
-@dataclass(frozen=True)
-class Multiplier:
-    """How a family multiplies V by U.
-
-    element: dtype of V and U in memory. block: output channels of one M. rows: the most tiles whose sums fit the
-    registers. vector: channels transformed together. step: V's channels are filled up to a multiple of it.
-    products(v, weights, codes, filters, put, rows, steps) emits the int32 sums of `rows` tiles over `steps` times four
-    bytes of channels: codes(row, k) is the index of step k in V, filters(k) that in the weights, put(row, i, sums,
-    lanes) stores the i-th vector.
-    """
-
-    rule: str
-    element: str
-    block: int
-    rows: int
-    vector: int
-    step: int
-    products: Callable
-
-    @property
-    def bytes(self) -> int:
-        return np.dtype(self.element).itemsize
-
-    def offsets(self, tiling: Tiling, qmax: int) -> np.ndarray | None:
-        """int64 [positions] to add to V so that it fits the element, or None where no number does."""
-        least, most = tiling.ranges(qmax)
-        limits = np.iinfo(self.element)
-        if (most - least > limits.max - limits.min).any():
-            return None
-        return np.where(least < limits.min, limits.min - least, np.where(most > limits.max, limits.max - most, 0))
 
 
 def arrange(u: np.ndarray, block: int, step: int, four: int) -> np.ndarray:
@@ -63,84 +26,40 @@ def arrange(u: np.ndarray, block: int, step: int, four: int) -> np.ndarray:
     return full.reshape(positions, -1, block, full.shape[2] // four, four).transpose(1, 0, 3, 2, 4)
 
 
-@dataclass(frozen=True)
-class Bands:
-    """How rows and columns of tiles fall into units and patches: `rows` by `columns` tiles at a time."""
-
-    height: int
-    width: int
-    rows: int
-    columns: int
-    shares: int  # parts of the output channels
-
-    @property
-    def bands(self) -> int:
-        return -(-self.height // self.rows)
-
-    @property
-    def units(self) -> int:
-        return self.bands * self.shares
-
-    @classmethod
-    def of(cls, tiles: tuple[int, int], bytes_per_tile: int, blocks: int) -> "Bands":
-        height, width = tiles
-        most = max(4, min(WIDEST, SCRATCH // bytes_per_tile))
-        columns = -(-width // -(-width // most))
-        rows = 1 if columns < width else min(height, max(1, min(most, 16) // width))
-        rows = -(-height // -(-height // rows))
-        bands = -(-height // rows)
-        shares = max(s for s in range(1, max(1, 4 // bands) + 1) if blocks % s == 0)
-        return cls(height, width, rows, columns, shares)
-
-
-def at_once(tiles: int, most: int) -> int:
-    """How many tiles to take in registers, so that few are computed in vain."""
-    return min(range(min(2, tiles), min(most, tiles) + 1), key=lambda n: -(-tiles // n) * (n + 1.5))
-
-
-def winograd(step: Step, epilogues: Epilogues, tiling: Tiling, multiplier: Multiplier) -> Kernel:
-    """The kernel of a step to which the tiling applies and whose V and U fit the multiplier."""
-    return _Emitter(step, epilogues, tiling, multiplier).kernel()
+def winograd(plan: Plan, epilogues: Epilogues) -> Kernel:
+    return _Emitter(plan, epilogues).kernel()
 
 
 class _Emitter:
-    def __init__(self, step: Step, epilogues: Epilogues, tiling: Tiling, multiplier: Multiplier):
-        self.step, self.tiling, self.m = step, tiling, multiplier
-        self.four = 4 // multiplier.bytes
-        u = tiling.transform(step.node.weight)
-        self.u = arrange(u, multiplier.block, multiplier.step, self.four)
-        self.blocks, _, self.steps = self.u.shape[:3]
-        self.channels = -(-max(u.shape[2], self.steps * self.four) // multiplier.vector) * multiplier.vector
-        bytes_per_tile = tiling.positions * self.channels * multiplier.bytes
-        self.bands = Bands.of(tiling.tiles(step.write.tensor.shape), bytes_per_tile, self.blocks)
-        tiles = self.bands.rows * self.bands.columns
-        self.rows = at_once(tiles, multiplier.rows)
-        self.held = -(-tiles // self.rows) * self.rows  # tiles with room in scratch
-        self.offsets = multiplier.offsets(tiling, step.reads[0].tensor.qmax)
-        self.epilogue = epilogues.conv(step)
-        self.table = np.concatenate([self.epilogue.table, self._corrections(u)])
+    def __init__(self, plan: Plan, epilogues: Epilogues):
+        self.plan, self.step, self.tiling, self.m = plan, plan.step, plan.tiling, plan.multiplier
+        self.u = self.tiling.transform(self.step.node.weight)
+        self.offsets = self.m.offsets(self.tiling, self.step.reads[0].tensor.qmax)
+        self.epilogue = epilogues.conv(self.step)
+        self.table = np.concatenate([self.epilogue.table, self._corrections()])
 
     def kernel(self) -> Kernel:
+        u = arrange(self.u, self.m.block, self.m.step, self.plan.four)
         if self.m.bytes == 1:
-            weights = self.u.astype(np.int8)
-            w_bits = max(2, *(int(x if x >= 0 else ~x).bit_length() + 1 for x in (self.u.min(), self.u.max())))
+            weights = u.astype(np.int8)
+            w_bits = max(2, *(int(x if x >= 0 else ~x).bit_length() + 1 for x in (u.min(), u.max())))
         else:
-            weights, w_bits = self.u.astype("<i2").view(np.int8), 8
-        return Kernel(self.m.rule, weights.reshape(-1), w_bits, self.table, self.emit, self.bands.units)
+            weights, w_bits = np.ascontiguousarray(u.astype("<i2")).view(np.int8), 8
+        return Kernel(self.m.rule, weights.reshape(-1), w_bits, self.table, self.emit, self.plan.bands.units)
 
-    def _corrections(self, u: np.ndarray) -> np.ndarray:
+    def _corrections(self) -> np.ndarray:
         """int32 [outputs, blocks * block]: what the offsets add to each sum of a tile, negated."""
         if not self.offsets.any():
             return np.zeros(0, np.int32)
-        added = np.zeros((len(self.tiling.factors), self.blocks * self.m.block), np.int64)
-        added[:, : u.shape[1]] = (self.tiling.signs * self.offsets) @ u.sum(2)
+        added = np.zeros((len(self.tiling.factors), self.plan.blocks * self.m.block), np.int64)
+        added[:, : self.u.shape[1]] = (self.tiling.signs * self.offsets) @ self.u.sum(2)
         return (-added).reshape(-1).astype(np.int32)
 
     def emit(self, reads, writes, weights, table, units) -> None:
-        (first, end), b = units, self.bands
-        v = T.alloc_buffer((self.tiling.positions * self.held * self.channels,), self.m.element, **LOCAL)
-        m = T.alloc_buffer((self.tiling.positions * self.held * self.m.block,), "int32", **LOCAL)
-        per_share = self.blocks // b.shares
+        (first, end), b = units, self.plan.bands
+        v = T.alloc_buffer((self.tiling.positions * self.plan.held * self.plan.channels,), self.m.element, **LOCAL)
+        m = T.alloc_buffer((self.tiling.positions * self.plan.held * self.m.block,), "int32", **LOCAL)
+        per_share = self.plan.blocks // b.shares
         with T.serial(first, end) as unit:
             top = T.bind(unit // b.shares * b.rows)
             high = T.bind(T.min(b.rows, b.height - top))
@@ -151,8 +70,8 @@ class _Emitter:
                     self._transform(reads[0], v, i * wide + j, top + i, left + j)
                 with T.serial(per_share) as n:
                     block = T.bind(unit % b.shares * per_share + n)
-                    with T.grid(self.tiling.positions, (high * wide + self.rows - 1) // self.rows) as (p, group):
-                        self._multiply(v, m, weights, block, p, group * self.rows)
+                    with T.grid(self.tiling.positions, (high * wide + self.plan.rows - 1) // self.plan.rows) as (p, group):
+                        self._multiply(v, m, weights, block, p, group * self.plan.rows)
                     with T.grid(high, wide) as (i, j):
                         self._finish(m, reads, writes, table, block, i * wide + j, top + i, left + j)
         fill_borders(self.step, writes, first)
@@ -178,9 +97,9 @@ class _Emitter:
             if offset:
                 s = s + T.broadcast(T.cast(offset % (1 << 8 * self.m.bytes), unsigned), n)
             s = s if unsigned == element else T.reinterpret(s, dtype=f"{element}x{n}")
-            T.buffer_store(v, s, [T.ramp((position * self.held + tile) * self.channels + c, 1, n)])
+            T.buffer_store(v, s, [T.ramp((position * self.plan.held + tile) * self.plan.channels + c, 1, n)])
 
-        with T.serial(self.channels // n) as c:
+        with T.serial(self.plan.channels // n) as c:
             columns = [[T.bind(s) for s in down.apart([load(k, l, c * n) for k in range(down.inputs)], T.bind)]
                        for l in range(across.inputs)]
             for k in range(down.inputs):
@@ -188,20 +107,20 @@ class _Emitter:
                     put(k * across.inputs + l, s, c * n)
 
     def _multiply(self, v, m, weights, block, position, first) -> None:
-        base = T.bind((position * self.held + first) * self.channels)
-        out = T.bind((position * self.held + first) * self.m.block)
-        start = T.bind((block * self.tiling.positions + position) * (self.steps * self.m.block * 4))
+        base = T.bind((position * self.plan.held + first) * self.plan.channels)
+        out = T.bind((position * self.plan.held + first) * self.m.block)
+        start = T.bind((block * self.tiling.positions + position) * (self.plan.steps * self.m.block * 4))
 
         def put(row, i, sums, lanes):
             T.buffer_store(m, sums, [T.ramp(out + row * self.m.block + i * lanes, 1, lanes)])
 
-        codes = lambda row, k: base + row * self.channels + k * self.four  # noqa: E731
-        self.m.products(v, weights, codes, lambda k: start + k * (self.m.block * 4), put, self.rows, self.steps)
+        codes = lambda row, k: base + row * self.plan.channels + k * self.plan.four  # noqa: E731
+        self.m.products(v, weights, codes, lambda k: start + k * (self.m.block * 4), put, self.plan.rows, self.plan.steps)
 
     def _finish(self, m, reads, writes, table, block, tile, i, j) -> None:
         """The outputs of a tile, a vector of channels at a time."""
         channels = self.step.write.tensor.shape[2]
-        tail, (y, x) = channels - (self.blocks - 1) * self.m.block, self._corner(i, j)
+        tail, (y, x) = channels - (self.plan.blocks - 1) * self.m.block, self._corner(i, j)
 
         def some(count):
             for first in range(0, count, LANES):
@@ -215,10 +134,10 @@ class _Emitter:
                     else:
                         self.epilogue.put(acc, reads, writes, table, y + r, x + s, channel, lanes)
 
-        if tail == self.m.block or self.blocks == 1:
+        if tail == self.m.block or self.plan.blocks == 1:
             some(tail)
         else:
-            with T.If(block == self.blocks - 1):
+            with T.If(block == self.plan.blocks - 1):
                 with T.Then():
                     some(tail)
                 with T.Else():
@@ -231,7 +150,7 @@ class _Emitter:
 
         def load(k, l):
             position = k * across.inputs + l
-            return T.bind(m[T.ramp((position * self.held + tile) * self.m.block + first, 1, LANES)])
+            return T.bind(m[T.ramp((position * self.plan.held + tile) * self.m.block + first, 1, LANES)])
 
         rows = [[T.bind(s) for s in across.together([load(k, l) for l in range(across.inputs)], T.bind)]
                 for k in range(down.inputs)]
@@ -239,7 +158,7 @@ class _Emitter:
             for r, acc in enumerate(down.together([row[s] for row in rows], T.bind)):
                 k = r * across.outputs + s
                 if self.offsets.any():
-                    at = self.epilogue.table.size + (k * self.blocks + block) * self.m.block + first
+                    at = self.epilogue.table.size + (k * self.plan.blocks + block) * self.m.block + first
                     acc = acc + table[T.ramp(at, 1, LANES)]
                 if self.tiling.inverse != 1:
                     acc = acc * T.broadcast(T.int32(self.tiling.inverse), LANES)

@@ -9,11 +9,12 @@ from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES
 from targets.winograd import FOUR, TWO, Tiling
-from targets.winograd_kernel import Multiplier, arrange, winograd
+from targets.winograd_kernel import arrange, winograd
+from targets.winograd_plan import Multiplier, Plan
 from targets.x86.multiply_add import intrinsic, longest_chain
 
-ROWS = 6  # tiles by two vectors of sums: 12 of AVX2's 16 registers
-NAMES = {"2x2": Tiling(TWO, TWO), "4x2": Tiling(FOUR, TWO), "4x4": Tiling(FOUR, FOUR)}
+ROWS = {16: 6, 32: 8}  # vector registers -> tiles by two vectors of sums
+TILINGS = {"2x2": Tiling(TWO, TWO), "4x2": Tiling(FOUR, TWO), "4x4": Tiling(FOUR, FOUR)}
 
 
 def byte_chain(u: np.ndarray, largest: int) -> int:
@@ -22,36 +23,38 @@ def byte_chain(u: np.ndarray, largest: int) -> int:
     return longest_chain(u.reshape(blocks * positions, 1, steps, 2, 8, 4), largest)
 
 
-def candidates(step: Step, vnni: bool) -> list[tuple[Tiling, Multiplier]]:
+def candidates(step: Step, vnni: bool, registers: int = 16) -> list[Plan]:
     """All that compute the step exactly."""
     found = []
-    for name, tiling in NAMES.items():
+    for name, tiling in TILINGS.items():
         if not tiling.applies(step):
             continue
         weight, qmax = step.node.weight, step.reads[0].tensor.qmax
         u = tiling.transform(weight)
         least, most = tiling.ranges(qmax)
-        small = Multiplier("", "uint8", LANES, ROWS, 32 if weight.shape[3] > 16 else 16, 4, _dot)
-        large = Multiplier(f"Winograd {name}, int16", "int16", LANES, ROWS, 16, 2, _wide_dot if vnni else _wide)
+        small = Multiplier("", "uint8", LANES, ROWS[registers], 32 if weight.shape[3] > 16 else 16, 4, _dot)
+        large = Multiplier(f"Winograd {name}, int16", "int16", LANES, ROWS[registers], 16, 2,
+                           _wide_dot if vnni else _wide)
         if small.offsets(tiling, qmax) is not None and -128 <= u.min() and u.max() <= 127:
             if vnni:
-                found.append((tiling, replace(small, rule=f"Winograd {name}, dot product")))
+                found.append(Plan(step, tiling, replace(small, rule=f"Winograd {name}, dot product")))
             elif chain := byte_chain(arrange(u, LANES, 4, 4), int((most - least).max())):
                 rule = f"Winograd {name}, int16 chain {chain}"
-                found.append((tiling, replace(small, rule=rule, products=lambda *a, n=chain: _chained(*a, chain=n))))
+                chained = replace(small, rule=rule, products=lambda *a, n=chain: _chained(*a, chain=n))
+                found.append(Plan(step, tiling, chained))
         if large.offsets(tiling, qmax) is not None:
-            found.append((tiling, large))
+            found.append(Plan(step, tiling, large))
     return found
 
 
 def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
     found = candidates(step, False)
-    return winograd(step, epilogues, *found[0]) if found else None
+    return winograd(found[0], epilogues) if found else None
 
 
 def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
     found = candidates(step, True)
-    return winograd(step, epilogues, *found[0]) if found else None
+    return winograd(found[0], epilogues) if found else None
 
 
 def _registers(count: int, dtype: str, lanes: int):
