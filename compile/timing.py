@@ -1,0 +1,191 @@
+"""The time of single kernels: each is called many times in a loop of its own, on this machine or on a board over RPC.
+
+A kernel finds its operands where a network would leave them: in the second-level cache, not in the first. So the calls
+go round through copies of all that it reads and writes, as many as fill FOOTPRINT; the copies hold real codes.
+"""
+
+import importlib
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from runtime import cpu
+from targets import Target, TargetError, llvm
+from targets.kernel import Call
+from targets.module import SLACK, kernel_function
+
+FOOTPRINT = 512 << 10  # bytes; within the second-level cache of the processors in question, well beyond the first
+LOOP_US = 60.0  # a loop lasts at least this long, beside which calling it is nothing
+BUDGET_US = 30_000.0  # of loops, for each kernel
+ROUNDS = 6  # visits to each kernel, in turn, so that all meet the same noise
+
+
+def missing(target: Target) -> str:
+    """What this machine lacks to run the target's kernels; "" if nothing."""
+    if cpu.machine() != target.machine:
+        return f"a processor of {target.machine}"
+    return ", ".join(sorted(set(target.requires) - cpu.features()))
+
+
+class Local:
+    """This machine."""
+
+    unit = "us"
+
+    def __init__(self, target: Target):
+        if lacking := missing(target):
+            raise TargetError(f"{target.name}: expected a machine that runs it, but this one lacks {lacking}; "
+                              "measure on the board with --rpc HOST:PORT")
+        self.target, self.name, self.device = target, cpu.model(), tvm.cpu()
+
+    def load(self, module: tvm.IRModule):
+        with tvm.transform.PassContext(config=llvm.PASSES):
+            return tvm.compile(module, target=tvm.target.Target(self.target.tvm)).mod
+
+
+class Board:
+    """A machine where `python -m tvm.exec.rpc_server` runs."""
+
+    unit = "us"
+
+    def __init__(self, target: Target, address: str):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise TargetError(f"expected HOST:PORT of an RPC server, got {address!r}")
+        try:
+            from tvm import rpc
+
+            self._session = rpc.connect(host, int(port))
+        except ImportError as error:
+            raise TargetError(f"RPC needs {error.name}: pip install psutil cloudpickle") from error
+        except (OSError, RuntimeError) as error:
+            raise TargetError(f"expected an RPC server at {address} ({error}); start one on the board: "
+                              f"python -m tvm.exec.rpc_server --host 0.0.0.0 --port {port}") from error
+        self.target, self.name, self.device = target, f"board at {address}", self._session.cpu()
+
+    def load(self, module: tvm.IRModule):
+        toolchain = importlib.import_module(f"targets.{self.target.family}.toolchain")
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "layers.so"
+            toolchain.build(module, self.target, library, Path(folder) / "work")
+            self._session.upload(str(library))
+            return self._session.load_module(library.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Scratch:
+    """Memory of one kernel: `copies` times `stride` bytes, each with reads, weights and writes at the given offsets."""
+
+    reads: tuple[int, ...]
+    weights: int
+    writes: tuple[int, ...]
+    stride: int
+    copies: int
+
+    @property
+    def size(self) -> int:
+        return self.stride * self.copies
+
+
+def scratch(call: Call) -> Scratch:
+    step, at, offsets = call.step, 0, []
+    for layout in (*step.reads, None, *step.writes):
+        offsets.append(at)
+        size = call.kernel.weights.size if layout is None else layout.size * np.dtype(layout.dtype).itemsize
+        at += -(-(size + SLACK) // 64) * 64
+    count = len(step.reads)
+    return Scratch(tuple(offsets[:count]), offsets[count], tuple(offsets[count + 1:]), at, max(1, FOOTPRINT // at))
+
+
+def codes(layout, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [n] that a tensor of the layout may hold."""
+    return rng.integers(0, layout.tensor.qmax + 1, layout.size, np.uint8)
+
+
+def contents(call: Call, where: Scratch) -> np.ndarray:
+    """uint8: every copy with codes in the tensors' ranges (kernels that look values up rely on it) and the weights."""
+    rng, one = np.random.default_rng(0), np.zeros(where.stride, np.uint8)
+    for layout, at in zip(call.step.reads, where.reads, strict=True):
+        one[at:at + layout.size] = codes(layout, rng)
+    one[where.weights:where.weights + call.kernel.weights.size] = call.kernel.weights.view(np.uint8)
+    return np.tile(one, where.copies)
+
+
+def timing_module(calls: Sequence[Call]) -> tvm.IRModule:
+    """time_0, time_1, ...: (scratch uint8, table int32, repeat) runs the kernel `repeat` times, copy after copy."""
+    functions = {}
+    for k, call in enumerate(calls):
+        kernel = tvm.ir.GlobalVar(f"kernel_{k}")
+        functions[kernel] = kernel_function(call, True)
+        functions[tvm.ir.GlobalVar(f"time_{k}")] = _loop(call, kernel, f"time_{k}")
+    return tvm.IRModule(functions)
+
+
+def _loop(call: Call, kernel: tvm.ir.GlobalVar, name: str) -> tvm.tirx.PrimFunc:
+    where = scratch(call)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True})
+            memory = T.arg("scratch", T.Buffer((where.size,), "uint8"))
+            table = T.arg("table", T.Buffer((max(1, call.kernel.table.size),), "int32"))
+            repeat = T.arg("repeat", T.int32())
+            with T.serial(repeat) as r:
+                base = T.floormod(r, where.copies) * where.stride
+                arguments = [T.address_of(memory[base + at]) for at in (*where.reads, where.weights)]
+                arguments.append(T.address_of(table[0]))
+                arguments += [T.address_of(memory[base + at]) for at in where.writes]
+                T.evaluate(tvm.ir.Call(kernel, [*arguments, T.int32(0), T.int32(call.kernel.units)], ret_ty="void"))
+    return builder.get().with_attr("global_symbol", name)
+
+
+def kernel_times(calls: Sequence[Call], machine: Local | Board) -> list[float]:
+    """Microseconds of one run of each call's kernel, one thread, the least of many; the calls are visited in turn."""
+    library = machine.load(timing_module(calls))
+    tensor = lambda array: tvm.runtime.tensor(array, device=machine.device)  # noqa: E731
+    buffers = [(tensor(contents(call, scratch(call))), tensor(np.append(call.kernel.table, np.zeros(16, np.int32))[
+        : max(1, call.kernel.table.size)])) for call in calls]
+    loops = []
+
+    def loop(k: int, repeat: int, times: int) -> float:
+        """Microseconds of one call."""
+        evaluate = library.time_evaluator(f"time_{k}", machine.device, number=1, repeat=times)
+        return min(evaluate(*buffers[k], repeat).results) * 1e6 / repeat
+
+    for k in range(len(calls)):
+        rough = loop(k, 1 + scratch(calls[k]).copies // 4, 2)
+        repeat = math.ceil(LOOP_US / max(rough, 0.01))
+        loops.append((repeat, max(1, int(BUDGET_US / ROUNDS / (repeat * rough)))))
+    found = [[loop(k, *loops[k]) for k in range(len(calls))] for _ in range(ROUNDS)]
+    return [min(times) for times in zip(*found, strict=True)]
+
+
+def network_time(main, picture: np.ndarray, lowered, seconds: float = 0.3) -> float:
+    """Microseconds of a whole network, the least of as many calls as `seconds` allow (at least 5).
+
+    main: a compiled library's function; picture: uint8 [H * W * C].
+    """
+    import tvm_ffi
+
+    from runtime.weights import aligned_buffer
+
+    sizes = lowered.sizes
+    counts = ((sizes.picture, "uint8"), (sizes.weights, "int8"), (sizes.table, "int32"), (sizes.workspace, "uint8"),
+              (sizes.logits, "int32"))
+    arrays = [aligned_buffer(*count) for count in counts]
+    for array, values in zip(arrays, (picture.reshape(-1), lowered.weights(), lowered.table), strict=False):
+        array[:] = values
+    tensors, least, end, calls = [tvm_ffi.from_dlpack(a) for a in arrays], math.inf, time.perf_counter() + seconds, 0
+    while calls < 5 or time.perf_counter() < end:
+        began = time.perf_counter()
+        main(*tensors)
+        least, calls = min(least, time.perf_counter() - began), calls + 1
+    return least * 1e6
