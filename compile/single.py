@@ -1,10 +1,10 @@
-"""A network around one layer: its shape and bits with random weights, and readers that give its outputs their borders."""
+"""A network around one layer: random weights of its shape and bits, and readers that give its outputs their borders."""
 
 import numpy as np
 
-from compile.costs import Shape, bits_of
 from compile.graph import Add, AvgPool, Conv, Graph, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
 from compile.scales import add_integers, conv_requant, float32, rescale_requant
+from compile.shapes import Shape, bits_of
 
 LAYER = "layer"  # the name of the node in question; "picture" and "logits" are steps of every network
 SIGMAS = 3.5  # standard deviations of weights within their range, as training leaves them: they decide int16 chains
@@ -44,7 +44,8 @@ class _Nodes:
         if shape.kind == "add":
             other = self.rescale("other", x, a_bits)
             multipliers, requant = add_integers(x.scale, self.tensors[other].scale, 2.0)
-            return self._append(Add(LAYER, x.name, other, LAYER, multipliers, requant), Tensor(LAYER, out.shape, 8, 2.0))
+            out = Tensor(LAYER, out.shape, 8, 2.0)
+            return self._append(Add(LAYER, x.name, other, LAYER, multipliers, requant), out)
         if shape.kind == "average-pool":
             requant = rescale_requant(x.scale, 1.0, shape.kernel[0] * shape.kernel[1])
             node = AvgPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, requant, 0, out.qmax)

@@ -14,17 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
+from tvm_ffi import StructuralKey
 
 from runtime import cpu
+from runtime.weights import aligned_buffer
 from targets import Target, TargetError, llvm
 from targets.kernel import Call
 from targets.module import SLACK, kernel_function
 
 FOOTPRINT = 512 << 10  # bytes; within the second-level cache of the processors in question, well beyond the first
 LOOP_US = 60.0  # a loop lasts at least this long, beside which calling it is nothing
-BUDGET_US = 30_000.0  # of loops, for each kernel
+BUDGET_US = 30_000.0  # of loops, for each distinct kernel
 ROUNDS = 6  # visits to each kernel, in turn, so that all meet the same noise
 
 
@@ -45,6 +48,9 @@ class Local:
             raise TargetError(f"{target.name}: expected a machine that runs it, but this one lacks {lacking}; "
                               "measure on the board with --rpc HOST:PORT")
         self.target, self.name, self.device = target, cpu.model(), tvm.cpu()
+
+    def times(self, calls: Sequence[Call], budget_us: float = BUDGET_US) -> list[float]:
+        return kernel_times(calls, self, budget_us)
 
     def load(self, module: tvm.IRModule):
         with tvm.transform.PassContext(config=llvm.PASSES):
@@ -70,6 +76,9 @@ class Board:
             raise TargetError(f"expected an RPC server at {address} ({error}); start one on the board: "
                               f"python -m tvm.exec.rpc_server --host 0.0.0.0 --port {port}") from error
         self.target, self.name, self.device = target, f"board at {address}", self._session.cpu()
+
+    def times(self, calls: Sequence[Call], budget_us: float = BUDGET_US) -> list[float]:
+        return kernel_times(calls, self, budget_us)
 
     def load(self, module: tvm.IRModule):
         toolchain = importlib.import_module(f"targets.{self.target.family}.toolchain")
@@ -110,13 +119,19 @@ def codes(layout, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, layout.tensor.qmax + 1, layout.size, np.uint8)
 
 
-def contents(call: Call, where: Scratch) -> np.ndarray:
-    """uint8: every copy with codes in the tensors' ranges (kernels that look values up rely on it) and the weights."""
-    rng, one = np.random.default_rng(0), np.zeros(where.stride, np.uint8)
+def contents(call: Call) -> np.ndarray:
+    """uint8: the copies, with codes in the tensors' ranges (kernels that look values up rely on it) and the weights."""
+    where, rng = scratch(call), np.random.default_rng(0)
+    one = np.zeros(where.stride, np.uint8)
     for layout, at in zip(call.step.reads, where.reads, strict=True):
         one[at:at + layout.size] = codes(layout, rng)
     one[where.weights:where.weights + call.kernel.weights.size] = call.kernel.weights.view(np.uint8)
     return np.tile(one, where.copies)
+
+
+def table_of(call: Call) -> np.ndarray:
+    """int32 [n], at least one."""
+    return call.kernel.table if call.kernel.table.size else np.zeros(1, np.int32)
 
 
 def timing_module(calls: Sequence[Call]) -> tvm.IRModule:
@@ -136,7 +151,7 @@ def _loop(call: Call, kernel: tvm.ir.GlobalVar, name: str) -> tvm.tirx.PrimFunc:
             T.func_name(name)
             T.func_attr({"tirx.noalias": True})
             memory = T.arg("scratch", T.Buffer((where.size,), "uint8"))
-            table = T.arg("table", T.Buffer((max(1, call.kernel.table.size),), "int32"))
+            table = T.arg("table", T.Buffer((table_of(call).size,), "int32"))
             repeat = T.arg("repeat", T.int32())
             with T.serial(repeat) as r:
                 base = T.floormod(r, where.copies) * where.stride
@@ -147,23 +162,32 @@ def _loop(call: Call, kernel: tvm.ir.GlobalVar, name: str) -> tvm.tirx.PrimFunc:
     return builder.get().with_attr("global_symbol", name)
 
 
-def kernel_times(calls: Sequence[Call], machine: Local | Board) -> list[float]:
-    """Microseconds of one run of each call's kernel, one thread, the least of many; the calls are visited in turn."""
+def kernel_times(calls: Sequence[Call], machine: Local | Board, budget_us: float = BUDGET_US) -> list[float]:
+    """Microseconds of one run of each call's kernel, one thread, the least of many; distinct kernels are visited in
+    turn, those that are the same code over the same operands are timed once."""
+    distinct: dict[StructuralKey, Call] = {}
+    keys = [StructuralKey(kernel_function(call, True)) for call in calls]
+    for key, call in zip(keys, calls, strict=True):
+        distinct.setdefault(key, call)
+    times = dict(zip(distinct, _least(list(distinct.values()), machine, budget_us), strict=True))
+    return [times[key] for key in keys]
+
+
+def _least(calls: list[Call], machine: Local | Board, budget_us: float) -> list[float]:
     library = machine.load(timing_module(calls))
-    tensor = lambda array: tvm.runtime.tensor(array, device=machine.device)  # noqa: E731
-    buffers = [(tensor(contents(call, scratch(call))), tensor(np.append(call.kernel.table, np.zeros(16, np.int32))[
-        : max(1, call.kernel.table.size)])) for call in calls]
-    loops = []
+    buffers = [[tvm.runtime.tensor(array, device=machine.device) for array in (contents(call), table_of(call))]
+               for call in calls]
 
     def loop(k: int, repeat: int, times: int) -> float:
         """Microseconds of one call."""
         evaluate = library.time_evaluator(f"time_{k}", machine.device, number=1, repeat=times)
         return min(evaluate(*buffers[k], repeat).results) * 1e6 / repeat
 
-    for k in range(len(calls)):
-        rough = loop(k, 1 + scratch(calls[k]).copies // 4, 2)
-        repeat = math.ceil(LOOP_US / max(rough, 0.01))
-        loops.append((repeat, max(1, int(BUDGET_US / ROUNDS / (repeat * rough)))))
+    loops = []
+    for k, call in enumerate(calls):
+        rough = max(0.01, loop(k, 1 + scratch(call).copies // 4, 2))
+        repeat = math.ceil(LOOP_US / rough)
+        loops.append((repeat, max(1, int(budget_us / ROUNDS / (repeat * rough)))))
     found = [[loop(k, *loops[k]) for k in range(len(calls))] for _ in range(ROUNDS)]
     return [min(times) for times in zip(*found, strict=True)]
 
@@ -173,10 +197,6 @@ def network_time(main, picture: np.ndarray, lowered, seconds: float = 0.3) -> fl
 
     main: a compiled library's function; picture: uint8 [H * W * C].
     """
-    import tvm_ffi
-
-    from runtime.weights import aligned_buffer
-
     sizes = lowered.sizes
     counts = ((sizes.picture, "uint8"), (sizes.weights, "int8"), (sizes.table, "int32"), (sizes.workspace, "uint8"),
               (sizes.logits, "int32"))
