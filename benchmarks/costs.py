@@ -8,7 +8,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -42,8 +41,7 @@ def check(names: list[str], target, costs) -> list[dict]:
         for bits in CHECKED:
             network = graph(name, bits)
             lowered, predicted = lower(network, target), costs.predict(network)
-            main, picture = machine.load(lowered.module)["main"], np.zeros(lowered.sizes.picture, np.uint8)
-            measured = network_time(main, picture, lowered)
+            measured = network_time(machine.load(lowered.module)["main"], lowered)
             known = sum(time for _, time, how in predicted if how == MEASURED)
             total = sum(time for _, time, _ in predicted)
             records.append({"network": name, "bits": bits, "predicted_us": total, "measured_us": measured,

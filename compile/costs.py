@@ -81,10 +81,9 @@ class Costs:
         known = {text: bits_of(text) for k, text in self._models if k == kind}
         wider = {text: (v, b) for text, (v, b) in known.items() if b >= a and (v or 0) >= (w or 0)}
         if not wider:
-            raise CostsError(
-                f"{self.target}: expected costs of {kind} at {bits} or wider, got {', '.join(sorted(known)) or 'none'}; "
-                f"measure them: python -m compile.profile --target {self.target} RUN --bits {bits}"
-            )
+            found = ", ".join(sorted(known)) or "none"
+            raise CostsError(f"{self.target}: expected costs of {kind} at {bits} or wider, got {found}; measure them: "
+                             f"python -m compile.profile --target {self.target} RUN --bits {bits}")
         return min(wider, key=lambda text: ((wider[text][0] or 1) * wider[text][1], text))
 
     @functools.cached_property

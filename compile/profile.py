@@ -2,8 +2,8 @@
 
 The distinct layers of the networks, at their own bits and at those of --bits, are compiled and timed one by one;
 without networks, every layer that any target's table knows. The table is saved as it grows: an interrupted run goes on
-where it stopped. Times are microseconds of one thread on this machine, or on a board over RPC; a processor that can only
-be emulated has modelled costs instead.
+where it stopped. Times are microseconds of one thread on this machine, or on a board over RPC; a processor that can
+only be emulated has modelled costs instead.
 """
 
 import argparse

@@ -6,6 +6,7 @@ go round through copies of all that it reads and writes, as many as fill FOOTPRI
 
 import importlib
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 from tvm_ffi import StructuralKey
 
+from compile.lower import Lowered
 from runtime import cpu
 from runtime.weights import aligned_buffer
 from targets import Target, TargetError, llvm
@@ -38,6 +40,11 @@ def missing(target: Target) -> str:
     return ", ".join(sorted(set(target.requires) - cpu.features()))
 
 
+def compiled(module: tvm.IRModule, target: Target):
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):  # see targets/llvm.py
+        return tvm.compile(module, target=tvm.target.Target(target.tvm))
+
+
 class Local:
     """This machine."""
 
@@ -53,8 +60,7 @@ class Local:
         return kernel_times(calls, self, budget_us)
 
     def load(self, module: tvm.IRModule):
-        with tvm.transform.PassContext(config=llvm.PASSES):
-            return tvm.compile(module, target=tvm.target.Target(self.target.tvm)).mod
+        return compiled(module, self.target).mod
 
 
 class Board:
@@ -83,8 +89,9 @@ class Board:
     def load(self, module: tvm.IRModule):
         toolchain = importlib.import_module(f"targets.{self.target.family}.toolchain")
         with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "layers.so"
-            toolchain.build(module, self.target, library, Path(folder) / "work")
+            library, obj = Path(folder) / "layers.so", Path(folder) / "layers.o"
+            compiled(module, self.target).mod.write_to_file(str(obj))
+            llvm.run([*toolchain.linker(), "-o", str(library), str(obj)])
             self._session.upload(str(library))
             return self._session.load_module(library.name)
 
@@ -192,20 +199,28 @@ def _least(calls: list[Call], machine: Local | Board, budget_us: float) -> list[
     return [min(times) for times in zip(*found, strict=True)]
 
 
-def network_time(main, picture: np.ndarray, lowered, seconds: float = 0.3) -> float:
+def network_time(main, lowered: Lowered, seconds: float = 0.3) -> float:
     """Microseconds of a whole network, the least of as many calls as `seconds` allow (at least 5).
 
-    main: a compiled library's function; picture: uint8 [H * W * C].
+    main: a compiled function of main's buffers.
     """
-    sizes = lowered.sizes
+    sizes, rng = lowered.sizes, np.random.default_rng(0)
     counts = ((sizes.picture, "uint8"), (sizes.weights, "int8"), (sizes.table, "int32"), (sizes.workspace, "uint8"),
               (sizes.logits, "int32"))
     arrays = [aligned_buffer(*count) for count in counts]
-    for array, values in zip(arrays, (picture.reshape(-1), lowered.weights(), lowered.table), strict=False):
-        array[:] = values
+    values = (rng.integers(0, 256, sizes.picture, np.uint8), lowered.weights(), lowered.table)
+    for array, given in zip(arrays, values, strict=False):
+        array[:] = given
     tensors, least, end, calls = [tvm_ffi.from_dlpack(a) for a in arrays], math.inf, time.perf_counter() + seconds, 0
     while calls < 5 or time.perf_counter() < end:
         began = time.perf_counter()
         main(*tensors)
         least, calls = min(least, time.perf_counter() - began), calls + 1
     return least * 1e6
+
+
+def library_time(library: Path, function: str, lowered: Lowered) -> float:
+    """network_time() of a function in a shared library."""
+    with tempfile.TemporaryDirectory() as folder:  # a new path: dlopen would hand back an older library of this one
+        copy = shutil.copy(library, Path(folder) / library.name)
+        return network_time(tvm_ffi.load_module(str(copy))[function], lowered)

@@ -17,7 +17,7 @@ from targets import Target, TargetError, elf
 # __TVMBackend* (workspaces, threads) is absent by intent, since only the full TVM runtime has it
 _PROVIDED = ("memcpy", "memset", "memmove")
 # storage rewrite drops the annotation that keeps accumulators on the stack
-PASSES = {"tirx.disable_storage_rewrite": True}
+_PASSES = {"tirx.disable_storage_rewrite": True}
 
 # options of a linker, and of a compiler that calls one
 LINK = ("-shared", "-s", "--build-id=none")
@@ -45,7 +45,7 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, fe
     workdir.mkdir(parents=True, exist_ok=True)
     tvm_target = tvm.target.Target(target.tvm)
     check_features(module, target, tvm_target, features)
-    with tvm.transform.PassContext(config=PASSES):
+    with tvm.transform.PassContext(config=_PASSES):
         executable = tvm.compile(module, target=tvm_target)
     (workdir / f"{library.stem}.s").write_text(executable.mod.inspect_source("asm"))
     obj = workdir / f"{library.stem}.o"
