@@ -20,7 +20,7 @@ from compile.lower import lower
 from compile.timing import Local, network_time
 from targets import find
 
-MEASURE = "resnet8,resnet20,mobilenetv2-96,mobilenetv2-224"
+MEASURE = "resnet8,resnet20,resnet18,mobilenetv2-96,mobilenetv2-224"
 PAIRS = "2,4,8,w7a8"
 CONFIGURATIONS = ("w8a8", "w4a4", "mixed")  # of them, layers with and without copies in other widths are found
 CHECKED = ("w8a8", "w4a4", "w2a2", "mixed")

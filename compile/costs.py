@@ -83,7 +83,7 @@ class Costs:
         if not wider:
             found = ", ".join(sorted(known)) or "none"
             raise CostsError(f"{self.target}: expected costs of {kind} at {bits} or wider, got {found}; measure them: "
-                             f"python -m compile.profile --target {self.target} RUN --bits {bits}")
+                             f"python -m compile.profile --target {self.target} RUN{' --bits ' + bits if w else ''}")
         return min(wider, key=lambda text: ((wider[text][0] or 1) * wider[text][1], text))
 
     @functools.cached_property

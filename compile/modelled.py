@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import tvm
+from tvm_ffi import StructuralKey
 
 from compile.plan import aligned
-from compile.timing import SLACK, codes, table_of
+from compile.timing import codes, link, table_of
 from targets import Target, TargetError
 from targets.kernel import Call, Sizes
+from targets.module import SLACK
 
 
 class Modelled:
@@ -31,24 +34,30 @@ class Modelled:
         self.name = f"{target.cpu}, emulated"
 
     def times(self, calls: Sequence[Call]) -> list[float]:
-        """Instructions or cycles of one run of each call's kernel."""
-        with tempfile.TemporaryDirectory() as folder:
-            return [self._count(call, Path(folder)) for call in calls]
+        """Instructions or cycles of one run of each call's kernel; the same code is counted once."""
+        kernels, counted, found = importlib.import_module(f"targets.{self.target.family}.kernels"), {}, []
+        for call in calls:
+            only, sizes = alone(call)
+            module = kernels.assemble([only], sizes)
+            key = StructuralKey(module)
+            if key not in counted:
+                counted[key] = self._count(module, only, sizes)
+            found.append(counted[key])
+        return found
 
-    def _count(self, call: Call, folder: Path) -> float:
-        toolchain, kernels = (importlib.import_module(f"targets.{self.target.family}.{name}")
-                              for name in ("toolchain", "kernels"))
-        only, sizes = alone(call)
-        library = folder / "kernel.so"
-        toolchain.build(kernels.assemble([only], sizes), self.target, library, folder / "work")
+    def _count(self, module: tvm.IRModule, call: Call, sizes: Sizes) -> float:
         largest = max(call.step.reads, key=lambda layout: layout.tensor.qmax)
         picture = np.resize(codes(largest, np.random.default_rng(0)), sizes.picture)
-        arguments = (picture, call.kernel.weights, table_of(call), sizes.workspace, sizes.logits)
-        if self._cycles is not None:
-            return float(self._cycles.estimate(library, self.target, arguments))
-        runner = self._emulate.Runner(library, self.target.cpu, count=True)
-        runner(*arguments)
-        return float(runner.instructions)
+        weights = np.resize(call.kernel.weights, sizes.weights)  # one byte where there are none
+        arguments = (picture, weights, table_of(call), sizes.workspace, sizes.logits)
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "kernel.so"
+            link(module, self.target, library)
+            if self._cycles is not None:
+                return float(self._cycles.estimate(library, self.target, arguments))
+            runner = self._emulate.Runner(library, self.target.cpu, count=True)
+            runner(*arguments)
+            return float(runner.instructions)
 
 
 def alone(call: Call) -> tuple[Call, Sizes]:

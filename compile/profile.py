@@ -25,6 +25,7 @@ from compile.single import single
 from compile.source import open_source
 from compile.timing import Board, Local, missing
 from targets import Target, find, targets
+from targets.kernel import Call
 
 VERSION = "0.1.0"  # of the kernels
 Wanted = dict[Shape, set[str]]  # shape -> bits
@@ -89,7 +90,7 @@ def profile(todo: Wanted, target: Target, machine: Machine, path: Path, again: b
         task = progress.add_task("", total=sum(map(len, todo.values())))
         for shape, widths in todo.items():
             progress.update(task, description=str(shape))
-            calls = [_call(shape, bits, target) for bits in widths]
+            calls = [layer_call(shape, bits, target) for bits in widths]
             times = machine.times(calls)  # the widths of a shape in turn, so that they meet the same noise
             for bits, call, time in zip(widths, calls, times, strict=True):
                 costs.entries.setdefault(shape, {})[bits] = Entry(float(f"{time:.4g}"), call.kernel.rule)
@@ -98,7 +99,8 @@ def profile(todo: Wanted, target: Target, machine: Machine, path: Path, again: b
     return load(target.name, path)
 
 
-def _call(shape: Shape, bits: str, target: Target):
+def layer_call(shape: Shape, bits: str, target: Target) -> Call:
+    """The target's kernel for one layer, among such neighbours as give it its operands and borders."""
     graph, name = single(shape, bits)
     return next(call for call in lower(graph, target).calls if call.name == name)
 

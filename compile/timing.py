@@ -45,6 +45,13 @@ def compiled(module: tvm.IRModule, target: Target):
         return tvm.compile(module, target=tvm.target.Target(target.tvm))
 
 
+def link(module: tvm.IRModule, target: Target, library: Path) -> None:
+    """The module as a shared library, by the target's own linker."""
+    toolchain, obj = importlib.import_module(f"targets.{target.family}.toolchain"), library.with_suffix(".o")
+    compiled(module, target).mod.write_to_file(str(obj))
+    llvm.run([*toolchain.linker(), "-o", str(library), str(obj)])
+
+
 class Local:
     """This machine."""
 
@@ -87,11 +94,9 @@ class Board:
         return kernel_times(calls, self, budget_us)
 
     def load(self, module: tvm.IRModule):
-        toolchain = importlib.import_module(f"targets.{self.target.family}.toolchain")
         with tempfile.TemporaryDirectory() as folder:
-            library, obj = Path(folder) / "layers.so", Path(folder) / "layers.o"
-            compiled(module, self.target).mod.write_to_file(str(obj))
-            llvm.run([*toolchain.linker(), "-o", str(library), str(obj)])
+            library = Path(folder) / "layers.so"
+            link(module, self.target, library)
             self._session.upload(str(library))
             return self._session.load_module(library.name)
 
