@@ -89,13 +89,19 @@ class Board:
             raise TargetError(f"expected an RPC server at {address} ({error}); start one on the board: "
                               f"python -m tvm.exec.rpc_server --host 0.0.0.0 --port {port}") from error
         self.target, self.name, self.device = target, f"board at {address}", self._session.cpu()
+        self._loaded = 0
 
     def times(self, calls: Sequence[Call], budget_us: float = BUDGET_US) -> list[float]:
-        return kernel_times(calls, self, budget_us)
+        try:
+            return kernel_times(calls, self, budget_us)
+        except RuntimeError as error:
+            raise TargetError(f"{self.name} does not answer any more ({error}); look at its server, then run this "
+                              "again: it goes on where it stopped") from error
 
     def load(self, module: tvm.IRModule):
+        self._loaded += 1  # a new name: to overwrite a library that is open there would end the server
         with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "layers.so"
+            library = Path(folder) / f"layers{self._loaded}.so"
             link(module, self.target, library)
             self._session.upload(str(library))
             return self._session.load_module(library.name)

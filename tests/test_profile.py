@@ -24,11 +24,19 @@ from compile.modelled import Modelled, alone  # noqa: E402
 from compile.report import report  # noqa: E402
 from compile.single import single  # noqa: E402
 
-TEXTS = ("conv 3x3/2 32x32x16 -> 16x16x32 skip border 0+1", "depthwise 3x3/1 12x12x48 -> 12x12x48",
-         "grouped:4 3x3/1 9x7x16 -> 9x7x20 border 2", "linear 1x1/1 1x1x64 -> 1x1x10", "add 1x1/1 5x6x17 -> 5x6x17 border 1+0",
-         "average-pool 4x5/1 4x5x24 -> 1x1x24", "max-pool 3x3/2 9x9x8 -> 5x5x8", "shortcut 1x1/2 8x8x8 -> 4x4x16",
-         "rescale 1x1/1 6x6x8 -> 6x6x8 border 1", "picture 1x1/1 9x9x3 -> 9x9x3 border 1",
-         "logits 1x1/1 1x1x10 -> 1x1x10")
+TEXTS = (
+    "conv 3x3/2 32x32x16 -> 16x16x32 skip border 0+1",
+    "depthwise 3x3/1 12x12x48 -> 12x12x48",
+    "grouped:4 3x3/1 9x7x16 -> 9x7x20 border 2",
+    "linear 1x1/1 1x1x64 -> 1x1x10",
+    "add 1x1/1 5x6x17 -> 5x6x17 border 1+0",
+    "average-pool 4x5/1 4x5x24 -> 1x1x24",
+    "max-pool 3x3/2 9x9x8 -> 5x5x8",
+    "shortcut 1x1/2 8x8x8 -> 4x4x16",
+    "rescale 1x1/1 6x6x8 -> 6x6x8 border 1",
+    "picture 1x1/1 9x9x3 -> 9x9x3 border 1",
+    "logits 1x1/1 1x1x10 -> 1x1x10",
+)
 X86 = find("x86:avx2")
 runs_here = pytest.mark.skipif(bool(timing.missing(X86)), reason=f"this machine lacks {timing.missing(X86)}")
 
@@ -43,7 +51,7 @@ def test_shape_and_text(text):
     assert str(Shape.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["conv 3x3 8x8x8 -> 8x8x8", "conv 3x3/1 8x8 -> 8x8", "", "conv 3x3/1 8x8x8 -> 8x8x8 skip "])
+@pytest.mark.parametrize("text", ["conv 3x3 8x8x8 -> 8x8x8", "conv 3x3/1 8x8 -> 8x8", "", f"{TEXTS[1]} skip "])
 def test_text_that_is_no_shape(text):
     with pytest.raises(ShapeError, match="expected a shape"):
         Shape.parse(text)
@@ -223,7 +231,7 @@ def test_layers_not_in_the_table():
     time, how = costs.layer(missing, "w8a8")
     assert how == INTERPOLATED and time == pytest.approx(linear_time(missing), rel=1e-6)
     assert costs.layer(known[0], "w4a4") == (linear_time(known[0]) / 2, MEASURED)
-    assert costs.layer(known[0], "w3a4") == (linear_time(known[0]) / 2, MEASURED if False else INTERPOLATED)
+    assert costs.layer(known[0], "w3a4") == (linear_time(known[0]) / 2, INTERPOLATED)
     assert costs.layer(known[0], "w4a5")[0] == linear_time(known[0])
     with pytest.raises(CostsError, match="depthwise"):
         costs.layer(Shape.parse(TEXTS[1]), "w8a8")
@@ -249,7 +257,7 @@ def test_shipped_tables_are_of_their_targets():
 def test_alone_is_one_call_of_main():
     call = profile.layer_call(Shape.parse(TEXTS[0]), "w4a4", X86)
     only, sizes = alone(call)
-    assert only.reads == (None, None) and len(only.writes) == 2 and sizes.picture >= max(r.size for r in call.step.reads)
+    assert only.reads == (None, None) and sizes.picture >= max(r.size for r in call.step.reads)
     assert only.writes[1] >= call.step.writes[0].size and sizes.workspace >= only.writes[1] + call.step.writes[1].size
 
 
@@ -308,7 +316,7 @@ def rpc_server():
                "--port-end", str(port + 1)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        for _ in range(200):
+        for _ in range(1200):  # it loads TVM twice
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
