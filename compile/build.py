@@ -6,8 +6,10 @@ ONNX -> integer graph -> kernels -> library -> verification ladder -> bundle
 import argparse
 import importlib
 import importlib.metadata
+import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from tvm_ffi import StructuralKey
 
 from compile import verify
 from compile.dump import dump
-from compile.lower import Lowered, lower, table_of_rules
+from compile.lower import Lowered, lower
 from compile.onnx_import import Normalization
+from compile.report import print_report, report
 from compile.source import Source, SourceVariant, newest_run, open_source
 from compile.writer import Built, write_bundle, write_contents
 from targets import Target, find, targets
@@ -33,12 +36,14 @@ def build(
     golden: int = 4,
     normalization: Normalization | None = None,
     console: Console | None = None,
+    times: bool = True,
 ) -> Path:
     """Builds a bundle and returns its folder; every error is a ValueError or OSError that says what to do.
 
     paths: a run folder or ONNX files. golden: pictures that the compiled code must reproduce during the build (all of
     them travel with the bundle). source_only: leave out what needs the target's own compiler. normalization: (mean,
-    std) of ONNX files whose picture is a float tensor, x = (u8 / 255 - mean) / std.
+    std) of ONNX files whose picture is a float tensor, x = (u8 / 255 - mean) / std. times: time each kernel where the
+    target's code runs here; what is found is printed (and dumped), no part of the bundle.
     """
     console = console or Console()
     source = open_source(paths, normalization)
@@ -50,13 +55,16 @@ def build(
         built, rungs, known, facts = [], [], {}, {}
         for variant in source.variants:
             lowered = lower(variant.graph, target)
-            _print_rules(console, variant, lowered)
             if dump_to:
                 dump(dump_to, variant, lowered)
             key = StructuralKey(lowered.module)
             if key not in known:
                 known[key] = f"lib/{variant.name}.so"
                 facts[known[key]] = _compile(toolchain, lowered, target, folder, variant, dump_to, source_only)
+            layers = report(variant.graph, target, lowered, folder / known[key], times=times)
+            print_report(layers, f"{variant.name}: kernels", console)
+            if dump_to:
+                (dump_to / variant.name / "5-times.json").write_text(json.dumps(asdict(layers), indent=1))
             runner = toolchain.runner(folder / known[key], target)
             rungs += verify.climb(variant, source.pictures, lowered, runner, golden)
             built.append(Built(variant, lowered, known[key]))
@@ -88,13 +96,6 @@ def _compile(
 def _versions() -> dict:
     packages = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime")
     return {"bitgrade": "0.1.0", **{p: importlib.metadata.version(p) for p in packages}}
-
-
-def _print_rules(console: Console, variant: SourceVariant, lowered: Lowered) -> None:
-    table = Table("layer", "kernel", "bits", "MACs", title=f"{variant.name}: kernels", title_justify="left")
-    for layer, rule, bits, work in table_of_rules(variant.graph, lowered):
-        table.add_row(layer, rule, bits, f"{work:,}" if work else "")
-    console.print(table)
 
 
 def _print_rungs(console: Console, rungs: list[verify.Rung]) -> None:
@@ -134,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--golden", type=int, default=4, help="golden pictures the compiled code must reproduce now (default 4)"
     )
+    parser.add_argument("--no-times", action="store_true", help="do not time the kernels")
     parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="of ONNX files with a float picture, which is")
     parser.add_argument("--std", type=_floats, metavar="R,G,B", help="(u8 / 255 - mean) / std")
     args = parser.parse_args(argv)
@@ -150,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
             args.source_only,
             args.golden,
             None if args.mean is None else (args.mean, args.std),
+            times=not args.no_times,
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

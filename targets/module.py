@@ -19,7 +19,7 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
     functions: dict[StructuralKey, tvm.ir.GlobalVar] = {}
     kernels, order = {}, []
     for call in calls:
-        function = _kernel(call, device is None)
+        function = kernel_function(call, device is None)
         if device is not None:
             function = function.with_attr("target", device).with_attr("tirx.noalias", True)
         name = f"{call.kernel.rule.split(',')[0].replace(' ', '_').replace('-', '_')}_{len(functions)}"
@@ -29,7 +29,7 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
     return tvm.IRModule({**kernels, tvm.ir.GlobalVar("main"): _main(calls, order, sizes, device is None)})
 
 
-def _kernel(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
+def kernel_function(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
     """A function of raw pointers: what it reads, weights, table, what it writes; on a CPU also which units to do."""
     kernel, step = call.kernel, call.step
     spans = [(f"read{i}", layout.dtype, layout.size + SLACK) for i, layout in enumerate(step.reads)]
