@@ -9,7 +9,8 @@ from compile.lower import lower, run_compiled
 from targets import TargetError, find
 from targets.arm import toolchain
 from targets.arm.kernels import rules
-from targets.arm.multiply_add import INT16_MAX, arrange, longest_chain
+from targets.arm.long_multiply import INT16_MAX, longest_chain
+from targets.arm.tile import rows_of
 from tests.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
 TARGETS = ("arm:cortex-a72", "arm:cortex-a76")
@@ -98,9 +99,9 @@ def test_chain_never_exceeds_int16_and_is_no_shorter_than_it_could_be():
     rng = np.random.default_rng(0)
     for w_bits, largest in ((8, 128), (8, 127), (4, 15), (3, 128), (2, 3)):
         half = 1 << (w_bits - 1)
-        weight = arrange(rng.integers(-half, half, (4, 3, 3, 64)).astype(np.int8), 4)
+        weight = rows_of(rng.integers(-half, half, (4, 3, 3, 64)).astype(np.int8), 4, 16)
         chain = longest_chain(weight, largest)
-        lanes = np.abs(weight.astype(np.int64)).reshape(-1, weight.shape[3] * 2, 8) * largest
+        lanes = np.abs(weight.astype(np.int64)).reshape(-1, weight.shape[3] // 8, 8) * largest
         windows = lambda n: np.lib.stride_tricks.sliding_window_view(lanes, n, axis=1).sum(-1).max()  # noqa: B023, E731
         assert windows(chain) <= INT16_MAX
         assert chain == lanes.shape[1] or windows(chain + 1) > INT16_MAX

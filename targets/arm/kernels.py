@@ -1,7 +1,9 @@
 """Kernel rules of ARM: which multiply is fast depends on the processor."""
 
 from targets import Target, portable
-from targets.arm.multiply_add import EPILOGUES, dot_product, long_multiply
+from targets.arm.dot_product import dot_product
+from targets.arm.epilogue import EPILOGUES
+from targets.arm.long_multiply import long_multiply
 from targets.depthwise import depthwise
 from targets.epilogue import bound
 from targets.kernel import Rule

@@ -1,0 +1,49 @@
+"""Dense convolution by sdot (A76, A78AE): 8 pixels by 8 channels, four neighbouring bytes of a pixel row at a time."""
+
+from tvm.tirx.script import builder as T
+
+from targets.arm.epilogue import QUAD, neon
+from targets.arm.tile import Tile, applies, rows_of, tiled, zeros
+from targets.epilogue import Epilogues
+from targets.kernel import Kernel, Step
+
+PIXELS, CHANNELS, QUADS = 8, 8, 2
+
+
+def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
+    """Weights are stored [block][kH][four bytes of K][quad][4 channels][4 bytes]."""
+    if not applies(step):
+        return None
+    weight = rows_of(step.node.weight, CHANNELS, 4)
+    blocks, _, kh, k = weight.shape
+    fours = k // 4
+    packed = weight.reshape(blocks, QUADS, QUAD, kh, fours, 4).transpose(0, 3, 4, 1, 2, 5)
+
+    def sums(codes, filters, pixels):
+        return _sums(codes, filters, pixels, kh, fours)
+
+    return tiled(step, epilogues, "dot product", Tile(PIXELS, CHANNELS, sums), packed.reshape(blocks, -1, 16))
+
+
+def _sums(codes, filters, pixels: int, kh: int, fours: int) -> list[list]:
+    acc = zeros(pixels * QUADS, "int32", 4)
+    whole, rest = divmod(fours, 4)
+
+    def add(dy, four, count):
+        """`count` times four bytes, from the vector that begins with number `four` on."""
+        xs = [T.bind(T.reinterpret(codes(p, dy, four * 4), dtype="int32x4")) for p in range(pixels)]
+        for k in range(count):
+            for quad in range(QUADS):
+                w = T.bind(filters((dy * fours + four + k) * QUADS + quad))
+                for p in range(pixels):
+                    at = T.ramp((p * QUADS + quad) * 4, 1, 4)
+                    same = T.reinterpret(T.Shuffle([xs[p]], [k] * 4), dtype="int8x16")
+                    T.buffer_store(acc, neon("sdot.v4i32.v16i8", "int32x4", acc[at], same, w), [at])
+
+    with T.serial(kh) as dy:
+        if whole:
+            with T.serial(whole) as k16:
+                add(dy, k16 * 4, 4)
+        if rest:
+            add(dy, whole * 4, rest)
+    return [[acc[T.ramp((p * QUADS + q) * 4, 1, 4)] for q in range(QUADS)] for p in range(pixels)]

@@ -1,0 +1,178 @@
+"""How NEON kernels end: a register tile of int32 sums becomes codes, several pixels at a time.
+
+The requantization of compile/reference.py is two instructions, a doubling high multiply and a rounding shift; the
+narrowing that follows saturates at 0 and 255, so clamps cost only where a range is narrower. What all pixels of a tile
+share is loaded once, before the first store: LLVM cannot know that codes are not written over the table.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm.tirx.script import builder as T
+
+from targets.epilogue import OFFSETS, Epilogue, Epilogues, ratio_table
+from targets.kernel import Step
+from targets.vector import LANES, folded_bias, padded, store
+
+QUAD = 4  # int32 lanes of a register
+
+
+def neon(name: str, dtype: str, *args):
+    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}"), *args, dtype=dtype)
+
+
+def lanes_of(vector, first: int, count: int):
+    return T.Shuffle([vector], list(range(first, first + count)))
+
+
+def joined(low, high, lanes: int):
+    """Two vectors of `lanes` as one."""
+    return T.Shuffle([low, high], list(range(2 * lanes)))
+
+
+@dataclass(frozen=True)
+class Constants:
+    """int32x4 of four channels; None where there is nothing to do."""
+
+    bias: Any = None
+    left: Any = None
+    multiplier: Any = None
+    right: Any = None  # the shift, negative
+    skip: Any = None
+
+
+class NeonEpilogue(Epilogue):
+    """What both kinds share."""
+
+    @staticmethod
+    def ratio(step: Step, offsets: np.ndarray, *values: int, base: int = 0) -> "NeonRatio":
+        return NeonRatio(step, offsets, *values, base=base)
+
+    def constants(self, table, column) -> Constants:
+        """Of the four channels from `column` on, bound."""
+        raise NotImplementedError
+
+    def put(self, acc, reads, writes, table, y, x, channel, count: int, column=None, lanes: int = LANES) -> None:
+        acc = T.bind(acc)
+        quads = [lanes_of(acc, i, QUAD) for i in range(0, lanes, QUAD)] if lanes > QUAD else [acc]
+        self.put_tile([quads], reads, writes, table, y, x, channel, count, column)
+
+    def put_tile(self, tile: list[list], reads, writes, table, y, x, channel, count: int, column=None) -> None:
+        """Stores the first `count` channels from `channel` on of the pixels (y, x), (y, x + 1), ...
+
+        tile: int32x4 sums, [pixels][quads of channels]; those of channels beyond `count` are left out.
+        """
+        column, quads = channel if column is None else column, -(-count // QUAD)
+        every = [self, *self._also]
+        constants = [[e.constants(table, column + q * QUAD) for q in range(quads)] for e in every[:1]]
+        constants += [[e.constants(table, channel + q * QUAD) for q in range(quads)] for e in every[1:]]
+        group = max(1, 2 // quads)  # pixels narrowed together: eight codes at least
+        for first in range(0, len(tile), group):
+            pixels = range(first, min(first + group, len(tile)))
+            sums = [self._sum(tile[p][q], constants[0][q], reads, y, x + p, channel + q * QUAD)
+                    for p in pixels for q in range(quads)]
+            codes = self._store(sums, constants[0], writes[0], y, x, pixels, channel, count)
+            for also, these, write in zip(self._also, constants[1:], writes[1:], strict=True):
+                wide = [T.cast(lanes_of(codes, i * QUAD, QUAD), "int32x4") for i in range(len(sums))]
+                sums_also = [also._sum(w, these[i % quads], (), y, x, channel) for i, w in enumerate(wide)]
+                also._store(sums_also, these, write, y, x, pixels, channel, count)
+
+    def _sum(self, acc, c: Constants, reads, y, x, channel):
+        acc = acc if c.left is None else T.shift_left(acc, c.left)
+        acc = acc if c.bias is None else acc + c.bias
+        if c.skip is not None:
+            code = reads[-1][T.ramp(self.step.reads[1].at(y, x, channel), 1, QUAD)]
+            acc = acc + T.cast(code, "int32x4") * c.skip
+        return acc
+
+    def _store(self, sums: list, constants: list[Constants], write, y, x, pixels: range, channel, count: int):
+        """Requantizes the quads of some pixels and stores them; the codes, uint8, bound."""
+        layout, quads = self.step.write, len(constants)
+        if constants[0].multiplier is None:
+            for i, acc in enumerate(sums):
+                p, q = pixels[i // quads], i % quads
+                at = layout.at(y, x + p, channel + q * QUAD)
+                store(write, at, acc, min(QUAD, count - q * QUAD), QUAD)
+            return None
+        codes = T.bind(self._narrowed([self._scaled(acc, constants[i % quads]) for i, acc in enumerate(sums)]))
+        for i, p in enumerate(pixels):
+            whole = codes if len(pixels) == 1 and quads * QUAD == _width(len(sums)) else None
+            lanes = quads * QUAD
+            part = whole if whole is not None else lanes_of(codes, i * lanes, lanes)
+            store(write, layout.at(y, x + p, channel), part, count, lanes)
+        return codes
+
+    def _scaled(self, acc, c: Constants):
+        code = neon("srshl.v4i32", "int32x4", neon("sqdmulh.v4i32", "int32x4", acc, c.multiplier), c.right)
+        zero_point = self.step.write.tensor.zero_point[0]
+        return code + T.broadcast(T.int32(zero_point), QUAD) if zero_point else code
+
+    def _narrowed(self, quads: list):
+        """uint8 codes within the node's range, of one quad (its codes come twice), two or four."""
+        quads = quads if len(quads) % 2 == 0 else [*quads, quads[-1]]
+        halves = [neon("sqxtun.v4i16", "uint16x4", q) for q in quads]
+        eights = [neon("uqxtn.v8i8", "uint8x8", joined(*halves[i:i + 2], 4)) for i in range(0, len(halves), 2)]
+        codes, lanes = eights[0], 8
+        while len(eights) > 1:
+            eights = [*eights, eights[-1]] if len(eights) % 2 else eights
+            eights = [joined(*eights[i:i + 2], lanes) for i in range(0, len(eights), 2)]
+            codes, lanes = eights[0], lanes * 2
+        node = self.step.node
+        if node.qmax < 255:
+            codes = T.min(codes, T.broadcast(T.uint8(node.qmax), lanes))
+        return T.max(codes, T.broadcast(T.uint8(node.qmin), lanes)) if node.qmin else codes
+
+
+def _width(quads: int) -> int:
+    """Codes in the vector that `quads` narrow to."""
+    return {1: 8, 2: 8, 3: 16, 4: 16}[quads]
+
+
+class NeonConv(NeonEpilogue):
+    """Own ratio and bias in each channel, and a residual operand; `offset` was taken off every code of the input.
+
+    Rows of the table: bias, multiplier, negative right shift; left shift where there is one; the residual operand's
+    multiplier.
+    """
+
+    def __init__(self, step: Step, groups: int = 1, offset: int = 0, base: int = 0):
+        node, r = step.node, step.node.requant
+        rows, self._rows = [folded_bias(node, step.reads, offset)], ["bias"]
+        if r is not None:
+            rows += [r.multiplier, -r.shift.astype(np.int64)]
+            self._rows += ["multiplier", "right"]
+            if np.any(r.left):
+                rows, self._rows = [*rows, r.left], [*self._rows, "left"]
+        if node.skip is not None:
+            rows, self._rows = [*rows, node.skip_multiplier], [*self._rows, "skip"]
+        rows = [padded(row, groups) for row in rows]
+        self.row = rows[0].size
+        super().__init__(step, np.concatenate(rows), base)
+
+    def constants(self, table, column) -> Constants:
+        at = lambda k: self.base + k * self.row + column  # noqa: E731
+        return Constants(**{name: T.bind(table[T.ramp(at(k), 1, QUAD)]) for k, name in enumerate(self._rows)})
+
+
+class NeonRatio(NeonEpilogue):
+    """One ratio for all channels. offsets: int64 [C], added to the sums of raw codes; values: the rule's own."""
+
+    def __init__(self, step: Step, offsets: np.ndarray, *values: int, base: int = 0):
+        self._left, self._offsets = int(np.max(step.node.requant.left)), bool(np.any(offsets))
+        shifted = np.asarray(offsets, np.int64) << self._left  # (sum + offset) << left
+        super().__init__(step, ratio_table(step.node.requant, shifted, *values), base)
+
+    def value(self, table, k: int):
+        """The rule's k-th own value."""
+        return table[self.base + 4 + k]
+
+    def constants(self, table, column) -> Constants:
+        value = lambda k: T.broadcast(table[self.base + k], QUAD)  # noqa: E731
+        bias = table[T.ramp(self.base + OFFSETS + column, 1, QUAD)]
+        return Constants(T.bind(bias) if self._offsets else None,
+                         T.broadcast(T.int32(self._left), QUAD) if self._left else None,
+                         T.bind(value(1)), T.bind(T.broadcast(T.int32(0), QUAD) - value(3)))
+
+
+EPILOGUES = Epilogues(NeonConv, NeonRatio)

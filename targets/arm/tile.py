@@ -1,0 +1,93 @@
+"""What dense convolutions on NEON share: a tile of pixels by channels that walks over rows, tiles and blocks.
+
+NHWC makes the kW * Cin bytes of a kernel row one run of memory, read 16 at a time. The multiplies take signed bytes;
+codes of 8 bits do not fit one, so 128 is taken off them and put back through the bias.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from tvm.tirx.script import builder as T
+
+from compile.graph import Conv
+from targets.arm.epilogue import neon
+from targets.epilogue import Epilogues
+from targets.kernel import Kernel, Layout, Step
+from targets.vector import over_rows
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels of a row by channels; sums(codes, filters, pixels) gives int32x4 sums [pixels][quads of channels].
+
+    codes(p, dy, k): int8x16 at byte k of kernel row dy of pixel p. filters(n): int8x16, the block's n-th of its own.
+    """
+
+    pixels: int
+    channels: int
+    sums: Callable
+
+
+def applies(step: Step) -> bool:
+    return isinstance(step.node, Conv) and step.node.groups == 1
+
+
+def zeros(count: int, dtype: str, lanes: int):
+    """`count` zeroed vectors that LLVM keeps in registers."""
+    buffer = T.alloc_buffer((count * lanes,), dtype, scope="local", annotations={"disable_lower_builtin": True})
+    for v in range(count):
+        T.buffer_store(buffer, T.broadcast(T.cast(0, dtype), lanes), [T.ramp(v * lanes, 1, lanes)])
+    return buffer
+
+
+def rows_of(weight: np.ndarray, channels: int, multiple: int) -> np.ndarray:
+    """int8 [blocks, channels, kH, K] of weights [O, kH, kW, I]: K is kW * I, with zeros up to a multiple."""
+    o, kh, kw, i = weight.shape
+    blocks, k = -(-o // channels), -(-kw * i // multiple) * multiple
+    full = np.zeros((blocks * channels, kh, k), np.int8)
+    full[:o, :, : kw * i] = weight.reshape(o, kh, kw * i)
+    return full.reshape(blocks, channels, kh, k)
+
+
+def signed(step: Step) -> bool:
+    """Whether codes are signed bytes as they are."""
+    return step.reads[0].tensor.qmax < 128
+
+
+def signed_codes(layout: Layout, buffer, at, as_they_are: bool):
+    """int8x16 of the 16 codes at an index: as they are, or less 128."""
+    x = buffer[T.ramp(at, 1, 16)]
+    if as_they_are:
+        return T.reinterpret(x, dtype="int8x16")
+    # -128 + x, which is exact; an exclusive or would be taken apart into words, each then broadcast on its own
+    return neon("suqadd.v16i8", "int8x16", T.broadcast(T.int8(-128), 16), x)
+
+
+def tiled(step: Step, epilogues: Epilogues, rule: str, tile: Tile, weights_of_block: np.ndarray) -> Kernel:
+    """weights_of_block: int8 [blocks, vectors, 16]."""
+    node, (oh, ow, o) = step.node, step.write.tensor.shape
+    blocks, vectors, _ = weights_of_block.shape
+    plain, layout = signed(step), step.reads[0]
+    epilogue, pixels = epilogues.conv(step, offset=0 if plain else 128), min(tile.pixels, ow)
+
+    def block(reads, writes, weights, table, y, x0, b, count):
+        def codes(p, dy, k):
+            at = layout.at(y * node.stride + dy - node.padding[0], (x0 + p) * node.stride - node.padding[1]) + k
+            return signed_codes(layout, reads[0], at, plain)
+
+        def filters(n):
+            return weights[T.ramp((b * vectors + n) * 16, 1, 16)]
+
+        sums = tile.sums(codes, filters, pixels)
+        epilogue.put_tile(sums, reads, writes, table, y, x0, b * tile.channels, count)
+
+    def row(reads, writes, weights, table, y):
+        with T.serial(-(-ow // pixels)) as t:
+            x0 = T.min(t * pixels, ow - pixels)  # the last tile of a row overlaps the one before
+            if blocks > 1:
+                with T.serial(blocks - 1) as b:
+                    block(reads, writes, weights, table, y, x0, b, tile.channels)
+            block(reads, writes, weights, table, y, x0, blocks - 1, o - (blocks - 1) * tile.channels)
+
+    return Kernel(rule, weights_of_block.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
