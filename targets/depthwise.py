@@ -1,8 +1,8 @@
 """Depthwise convolution on a CPU's vectors: lanes are channels, and a tile is several neighbouring pixels of a row.
 
 A route says how one pixel's taps are summed. It splits them into terms of one, two or four taps that one instruction
-multiplies at once, their codes interleaved channel by channel; a vector of codes is made once a tile and serves every
-pixel that needs it. Where products are added in int16, terms form groups: the sums of a group are widened to int32
+multiplies at once, their codes interleaved channel by channel; vectors of codes are made once a tile and serve every
+pixel that needs them. Where products are added in int16, terms form groups: the sums of a group are widened to int32
 before they could leave int16, which is decided from the layer's real weights and the range of the codes.
 """
 
@@ -19,7 +19,6 @@ from targets.kernel import Kernel, Step
 from targets.vector import LANES, blocks, over_rows
 
 INT16 = (-(1 << 15), (1 << 15) - 1)
-TILE = 4  # pixels
 
 Tap = tuple[int, int]  # row and column of the kernel
 Term = tuple[Tap | None, ...]  # None: some code or other, with weight 0
@@ -27,23 +26,25 @@ Term = tuple[Tap | None, ...]  # None: some code or other, with weight 0
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """How a pixel's terms are summed.
+    """How the terms of a pixel are summed, for `lanes` channels at a time.
 
-    groups: terms in an order of ascending columns. places: how many taps a term has room for, weights of the rest being
-    0. offset: taken off every code. filters(w): what `multiply` takes, from the term's int8 weights [channel][place].
-    codes(xs): what it takes from the codes uint8x16 of the term's taps.
-    multiply(sums, codes, filters, group): adds a term to a group's sums, which are None at first. widen(sums): int32x16.
-    starts: int64 [groups, channels], what the sums begin with, for routes that ask for it.
+    groups: terms in an order of ascending columns. tile: pixels at a time. offset: taken off every code.
+    weight: int64 [terms, channels, bytes], what is stored of each term. filters(w): what `multiply` takes, from a
+    term's int8 vector. codes(xs): what it takes, from the uint8 vectors of a term's taps. multiply(sums, codes,
+    filters, group): adds a term to the sums of its group, which are None at first. widen(sums): int32 vectors of 16
+    channels, in order. starts: int64 [groups, channels], what the sums begin with, for routes that ask for it.
     """
 
     name: str
+    lanes: int
+    tile: int
     groups: Sequence[Sequence[Term]]
-    places: int
-    offset: int
-    filters: Callable[[Any], Any]
+    weight: np.ndarray
     codes: Callable[[Sequence[Any]], Any]
     multiply: Callable[[Any, Any, Any, Any], Any]
-    widen: Callable[[Any], Any]
+    widen: Callable[[Any], Sequence[Any]]
+    filters: Callable[[Any], Any] = lambda w: w
+    offset: int = 0
     starts: np.ndarray | None = None
 
 
@@ -61,8 +62,10 @@ def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
 def int16_products(step: Step) -> Route:
     """One tap at a time, products in int16: on NEON smull and smlal."""
     _, kh, kw, _ = step.node.weight.shape
-    terms = [((dy, dx),) for dx in range(kw) for dy in range(kh)]
-    groups, offset = shortest_groups(step, terms)
+    terms, qmax = [((dy, dx),) for dx in range(kw) for dy in range(kh)], step.reads[0].tensor.qmax
+    weight = arrange(step, terms, 1)
+    # codes less the offset are signed bytes
+    offset, groups = fewest_groups(weight, qmax, [o for o in offsets(qmax) if qmax - o < 128])
 
     def codes(xs):
         x = xs[0] if offset == 0 else xs[0] - T.broadcast(T.uint8(offset), LANES)
@@ -72,8 +75,8 @@ def int16_products(step: Step) -> Route:
         product = T.cast(x, f"int16x{LANES}") * T.cast(w, f"int16x{LANES}")
         return T.bind(product if sums is None else sums + product)
 
-    return Route(f"int16 products, {len(groups)} groups", groups, 1, offset, lambda w: w, codes, multiply,
-                 lambda sums: T.cast(sums, f"int32x{LANES}"))
+    return Route(f"int16 products, {len(groups)} groups", LANES, 4, split(terms, groups), weight, codes, multiply,
+                 lambda sums: [T.cast(sums, f"int32x{LANES}")], offset=offset)
 
 
 def arrange(step: Step, terms: Sequence[Term], places: int) -> np.ndarray:
@@ -87,93 +90,115 @@ def arrange(step: Step, terms: Sequence[Term], places: int) -> np.ndarray:
     return out
 
 
-def shortest_groups(step: Step, terms: Sequence[Term]) -> tuple[list[list[Term]], int]:
-    """The fewest runs of terms whose sums fit int16 in every channel, and what is taken off the codes for that: nothing
-    or, if that makes fewer groups or codes would not fit a signed byte, half of their range."""
-    qmax = step.reads[0].tensor.qmax
-    choices = [(groups_within(step, terms, 1, offset), offset) for offset in (0, (qmax + 1) // 2)]
-    return min((c for c in choices if qmax - c[1] < 128), key=lambda c: len(c[0]))
+def offsets(qmax: int) -> list[int]:
+    """What it may pay to take off every code: nothing, or half of the range."""
+    return [0, (qmax + 1) // 2]
 
 
-def groups_within(step: Step, terms: Sequence[Term], places: int, offset: int) -> list[list[Term]]:
-    """Runs of terms, each as long as the sums of weight * (code - offset) fit int16 whatever the codes."""
-    weight, qmax = arrange(step, terms, places), step.reads[0].tensor.qmax
+def fewest_groups(weight: np.ndarray, qmax: int, choices: Sequence[int]) -> tuple[int, list[int]]:
+    """The first offset with the fewest groups, and how many terms each has. weight: int64 [terms, channels, places]."""
+    return min(((offset, _groups(weight, qmax, offset)) for offset in choices), key=lambda found: len(found[1]))
+
+
+def _groups(weight: np.ndarray, qmax: int, offset: int) -> list[int]:
+    """Lengths of runs of terms, each as long as sums of weight * (code - offset) fit int16 whatever the codes."""
     ends = np.stack([weight * -offset, weight * (qmax - offset)])
     low, high = ends.min(0).sum(-1), ends.max(0).sum(-1)  # [terms, channels]
-    groups, first = [[]], 0
-    for i, term in enumerate(terms):
-        run = slice(first, i + 1)
-        if groups[-1] and (low[run].sum(0).min() < INT16[0] or high[run].sum(0).max() > INT16[1]):
-            groups.append([])
-            first = i
-        groups[-1].append(term)
-    return groups
+    lengths, first = [0], 0
+    for end in range(1, len(weight) + 1):
+        fits = low[first:end].sum(0).min() >= INT16[0] and high[first:end].sum(0).max() <= INT16[1]
+        if lengths[-1] and not fits:
+            lengths.append(0)
+            first = end - 1
+        lengths[-1] += 1
+    return lengths
 
 
-def kernel(step: Step, epilogues: Epilogues, route: Route) -> Kernel:
-    """Rows of tiles; the last tile of a row and the last block of channels overlap those before instead of being short.
+def split(terms: Sequence[Term], lengths: Sequence[int]) -> list[Sequence[Term]]:
+    ends = np.cumsum(lengths).tolist()
+    return [terms[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
-    Weights are stored [term][channel][tap].
+
+def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
+    """Blocks of channels in rows of tiles. The last tile of a row and the last block of channels overlap those before
+    instead of being short.
+
+    routes: one way to sum, the widest first; where channels are left that a narrower one can hold, that one takes them.
+    Weights are stored [term][channel][byte].
     """
     node, (oh, ow, channels) = step.node, step.write.tensor.shape
-    row, tile, count = blocks(channels) * LANES, min(TILE, ow), min(channels, LANES)
-    epilogue, terms = epilogues.conv(step, offset=route.offset), [t for group in route.groups for t in group]
-    places = route.places
-    weight = np.pad(arrange(step, terms, places), ((0, 0), (0, row - channels), (0, 0))).astype(np.int8)
-    table = [epilogue.table]
-    if route.starts is not None:
-        table.append(np.pad(route.starts, ((0, 0), (0, row - channels))).astype(np.int32).reshape(-1))
+    routes = [r for r in routes if r.lanes < channels + LANES] or routes[-1:]
+    widest = routes[0]
+    row = max(blocks(channels) * LANES, widest.lanes)
+    room = ((0, 0), (0, row - channels))
+    epilogue, each = epilogues.conv(step, offset=widest.offset), widest.weight.shape[2]
+    weight = np.pad(widest.weight, (*room, (0, 0))).astype(np.int8)
+    starts = np.zeros(0) if widest.starts is None else np.pad(widest.starts, room)
 
-    def block(reads, writes, weights, table, y, c):
+    def block(reads, writes, weights, table, y, route, c, count):
+        lanes = route.lanes
+        terms = [term for group in route.groups for term in group]
         filters = {
-            term: route.filters(T.bind(weights[T.ramp((i * row + c) * places, 1, LANES * places)]))
+            term: route.filters(T.bind(weights[T.ramp((i * row + c) * each, 1, lanes * each)]))
             for i, term in enumerate(terms)
         }
-        starts = [
-            None if route.starts is None
-            else T.bind(T.cast(table[T.ramp(epilogue.table.size + g * row + c, 1, LANES)], f"int16x{LANES}"))
-            for g in range(len(route.groups))
-        ]
+        first = [epilogue.table.size + g * row + c for g in range(len(starts))]
+        begin = [T.bind(T.cast(table[T.ramp(at, 1, lanes)], f"int16x{lanes}")) for at in first]
+        tile = min(route.tile, ow)
         with T.serial(-(-ow // tile)) as t:
             x0 = T.min(t * tile, ow - tile)
-            sums = _sums(step, route, tile, _window(step, reads[0], y, x0, c), filters, starts)
-            for p, acc in enumerate(sums):
-                epilogue.put(acc, reads, writes, table, y, x0 + p, c, count)
+            sums = _sums(step, route, tile, _window(step, reads[0], y, x0, c, lanes), filters, begin)
+            for p, vectors in enumerate(sums):
+                for v in range(-(-count // LANES)):
+                    epilogue.put(vectors[v], reads, writes, table, y, x0 + p, c + v * LANES,
+                                 min(LANES, count - v * LANES))
 
     def one_row(reads, writes, weights, table, y):
-        if channels <= LANES:
-            block(reads, writes, weights, table, y, 0)
-        else:
-            with T.serial(blocks(channels)) as b:
-                block(reads, writes, weights, table, y, T.min(b * LANES, channels - LANES))
+        whole, rest = divmod(channels, widest.lanes)
+        last = next(r for r in reversed(routes) if r.lanes >= rest)
+        if last is widest:
+            whole, rest = whole + (rest > 0), 0
+        if whole == 1:
+            block(reads, writes, weights, table, y, widest, 0, min(widest.lanes, channels))
+        elif whole:
+            with T.serial(whole) as b:
+                c = T.min(b * widest.lanes, channels - widest.lanes)
+                block(reads, writes, weights, table, y, widest, c, widest.lanes)
+        if rest:
+            c = max(0, channels - last.lanes)
+            block(reads, writes, weights, table, y, last, c, channels - c)
 
-    return Kernel(f"depthwise, {route.name}", weight.reshape(-1), node.w_bits, np.concatenate(table),
-                  over_rows(step, one_row), oh)
+    table = np.concatenate([epilogue.table, starts.astype(np.int32).reshape(-1)])
+    return Kernel(f"depthwise, {widest.name}", weight.reshape(-1), node.w_bits, table, over_rows(step, one_row), oh)
 
 
-def _window(step: Step, read, y, x0, c):
-    """code(row, column) uint8x16 of the tile's window."""
+def _window(step: Step, read, y, x0, c, lanes: int):
+    """code(row, column): uint8 vector of the tile's window."""
     node, layout = step.node, step.reads[0]
     top = T.bind(layout.at(y * node.stride - node.padding[0], x0 * node.stride - node.padding[1], c))
     pixel = layout.tensor.shape[2]
-    return lambda dy, x: read[T.ramp(top + (dy * layout.row_stride + x * pixel), 1, LANES)]
+    return lambda dy, x: read[T.ramp(top + (dy * layout.row_stride + x * pixel), 1, lanes)]
 
 
 def _sums(step: Step, route: Route, tile: int, code, filters, starts) -> list:
-    """int32x16 of every pixel of the tile, column of codes by column."""
-    node = step.node
-    columns = (tile - 1) * node.stride + node.weight.shape[2]
+    """int32 vectors of every pixel of the tile, column of codes by column."""
+    stride = step.node.stride
+    columns = (tile - 1) * stride + step.node.weight.shape[2]
     operands, sums = {}, [_Sum(route, starts) for _ in range(tile)]
     for column in range(columns):
         for p in range(tile):
-            for term in sums[p].due(column - p * node.stride):
-                at = tuple(None if t is None else (t[0], t[1] + p * node.stride) for t in term)
+            for term in sums[p].due(column - p * stride):
                 # a place without a tap takes the code to its right, as the term of another pixel does
-                at = tuple(a or (at[0][0], min(at[0][1] + i, columns - 1)) for i, a in enumerate(at))
-                if at not in operands:
-                    operands[at] = route.codes([code(*a) for a in at])
-                sums[p].add(term, operands[at], filters[term])
+                right = [(term[0][0], term[0][1] + i) for i in range(len(term))]
+                taps = [(dy, min(dx + p * stride, columns - 1)) for dy, dx in map(_either, term, right)]
+                if tuple(taps) not in operands:
+                    operands[tuple(taps)] = route.codes([code(*tap) for tap in taps])
+                sums[p].add(operands[tuple(taps)], filters[term])
     return [s.total for s in sums]
+
+
+def _either(tap: Tap | None, other: Tap) -> Tap:
+    return other if tap is None else tap
 
 
 class _Sum:
@@ -188,11 +213,12 @@ class _Sum:
         """Terms that begin at a column of the kernel."""
         return [term for _, term in self.ahead if term[0][1] == column]
 
-    def add(self, term: Term, codes, filters) -> None:
-        g, first = self.ahead.pop(0)
-        assert first == term
-        self.group = self.route.multiply(self.group, codes, filters, self.starts[g])
+    def add(self, codes, filters) -> None:
+        """The next term."""
+        g, _ = self.ahead.pop(0)
+        self.group = self.route.multiply(self.group, codes, filters, self.starts[g] if self.starts else None)
         if not self.ahead or self.ahead[0][0] != g:
             wide = self.route.widen(self.group)
-            self.total = T.bind(wide if self.total is None else self.total + wide)
+            self.total = [T.bind(w if t is None else t + w)
+                          for t, w in zip(self.total or [None] * len(wide), wide, strict=True)]
             self.group = None

@@ -1,35 +1,139 @@
-"""Depthwise convolution on x86: two or four taps of 16 channels an instruction, exact by choice of route.
+"""Depthwise convolution on x86: two or four taps an instruction, exact by choice of route from the real weights.
 
     VNNI         vpdpbusd adds four taps, of neighbouring rows, to int32 at once: any 8 x 8 bits
     byte pairs   vpmaddubsw adds two taps in int16; its sums are added there as long as the real weights allow
+    nibbles      byte pairs of 16 * high + low: two sums that fit int16, put together at the end; most 8 x 8 bits
     word pairs   vpmaddwd adds two taps, widened to int16, in int32: any 8 x 8 bits
+
+Bytes of 32 channels are interleaved within the two halves of a register, which leaves vectors of channels that are not
+neighbours: pieces of 16 bytes, vector v holding pieces v and v + number of vectors. The sums are put in order again.
 """
 
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.depthwise import INT16, Route, Term, applies, arrange, groups_within, kernel
+from targets.depthwise import INT16, Route, Term, applies, arrange, fewest_groups, kernel, offsets, split
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES, splat
 from targets.x86.multiply_add import intrinsic
 
-MOST_GROUPS = 3  # of byte pairs that cost no more than word pairs, for a kernel of 3 x 3
+WIDTHS = (2 * LANES, LANES)
+MOST_GROUPS = 2  # of byte pairs, beyond which nibbles are as fast
 
 
 def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
     """AVX2: the route depends on the layer's real weights."""
     if not applies(step):
         return None
-    return kernel(step, epilogues, byte_pairs(step) or word_pairs(step))
+    for route in (byte_pairs, nibbles):
+        if route(step, LANES) is not None:
+            return kernel(step, epilogues, *(route(step, lanes) for lanes in WIDTHS))
+    return kernel(step, epilogues, word_pairs(step))
 
 
 def depthwise_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
     """AVX-VNNI and AVX-512 VNNI."""
-    return kernel(step, epilogues, quads(step)) if applies(step) else None
+    return kernel(step, epilogues, *(quads(step, lanes) for lanes in WIDTHS)) if applies(step) else None
 
 
-def pairs(step: Step) -> list[Term]:
+def byte_pairs(step: Step, lanes: int) -> Route | None:
+    """None where a pair could saturate, or where sums are so large that other routes are as fast."""
+    terms, qmax = _pairs(step), step.reads[0].tensor.qmax
+    weight = arrange(step, terms, 2)
+    if not _fits(weight * qmax):
+        return None
+    offset, groups = fewest_groups(weight, qmax, offsets(qmax))
+    if len(groups) > MOST_GROUPS:
+        return None
+    groups = split(terms, groups)
+
+    def multiply(sums, xs, ws, start):
+        starts = [None] * len(xs) if start is None else _pieces(start, len(xs))
+        return [_add_pairs(s, x, w) for s, x, w in zip(sums or starts, xs, ws, strict=True)]
+
+    return Route(f"byte pairs, {len(groups)} groups", lanes, 4, groups, weight, _interleaved, multiply,
+                 lambda sums: [T.cast(v, "int32x16") for v in _in_order(sums)], lambda w: _pieces(w, lanes // LANES),
+                 offset, _starts(step, groups, offset))
+
+
+def nibbles(step: Step, lanes: int) -> Route | None:
+    """None where a sum could leave int16: kernels of more than 16 taps with the largest weights and codes."""
+    terms, qmax = _pairs(step), step.reads[0].tensor.qmax
+    weight = arrange(step, terms, 2)
+    high = (weight + 8) >> 4
+    low = weight - 16 * high
+    if not all(_fits((plane * qmax).transpose(1, 0, 2).reshape(plane.shape[1], -1)) for plane in (high, low)):
+        return None
+    vectors = lanes // LANES
+
+    def filters(w):
+        planes = [[4 * channel + 2 * h + place for channel in range(lanes) for place in (0, 1)] for h in (0, 1)]
+        return [_pieces(T.bind(T.Shuffle([w], plane)), vectors) for plane in planes]
+
+    def multiply(sums, xs, ws, _):
+        sums = sums or [[None] * vectors] * 2
+        return [[_add_pairs(s, x, w) for s, x, w in zip(plane, xs, half, strict=True)]
+                for plane, half in zip(sums, ws, strict=True)]
+
+    def widen(sums):
+        planes = [_in_order(plane) for plane in sums]
+        return [T.shift_left(T.cast(h, "int32x16"), splat(4)) + T.cast(low, "int32x16")
+                for h, low in zip(*planes, strict=True)]
+
+    return Route("nibbles", lanes, 2, [terms], np.concatenate([high, low], 2), _interleaved, multiply, widen, filters)
+
+
+def word_pairs(step: Step) -> Route:
+    halves, terms = range(2), _pairs(step)
+
+    def multiply(sums, x, w, _):
+        products = [intrinsic("avx2.pmadd.wd", "int32x8", x[h], w[h]) for h in halves]
+        return [T.bind(products[h] if sums is None else sums[h] + products[h]) for h in halves]
+
+    def codes(xs):
+        return [T.bind(T.cast(_unpacked(*xs, h), "int16x16")) for h in halves]
+
+    def filters(w):
+        return [T.bind(T.cast(T.Shuffle([w], list(range(h * 16, h * 16 + 16))), "int16x16")) for h in halves]
+
+    return Route("word pairs", LANES, 4, [terms], arrange(step, terms, 2), codes, multiply,
+                 lambda sums: [T.Shuffle(sums, list(range(LANES)))], filters)
+
+
+def quads(step: Step, lanes: int) -> Route:
+    """Up to four rows of a column, a byte of a 32-bit lane each."""
+    _, kh, kw, _ = step.node.weight.shape
+    each = -(-kh // -(-kh // 4))
+    rows = [range(dy, min(dy + each, kh)) for dy in range(0, kh, each)]
+    terms = [tuple((dy, dx) for dy in r) for dx in range(kw) for r in rows]
+    vectors = lanes // 8
+
+    def multiply(sums, xs, ws, _):
+        sums = sums or [splat(0, 8)] * vectors
+        return [T.bind(intrinsic("avx512.vpdpbusd.256", "int32x8", *v)) for v in zip(sums, xs, ws, strict=True)]
+
+    def codes(xs):
+        xs = [T.bind(x) for x in xs]
+        xs += [T.broadcast(T.uint8(0), lanes)] * (4 - len(xs))
+        pairs = [[T.bind(_unpacked(a, b, h)) for h in (0, 1)] for a, b in (xs[:2], xs[2:])]
+        words = [[T.reinterpret(v, dtype=f"uint16x{lanes // 2}") for v in pair] for pair in pairs]
+        fours = [_unpacked(a, b, h) for a, b in zip(*words, strict=True) for h in (0, 1)]
+        if lanes == LANES:
+            fours = [T.Shuffle(fours[i : i + 2], list(range(16))) for i in (0, 2)]
+        return [T.bind(T.reinterpret(v, dtype="uint8x32")) for v in fours]
+
+    def widen(sums):
+        halves = [T.Shuffle([v], list(range(h * 4, h * 4 + 4))) for h in (0, 1) for v in sums]
+        if lanes == LANES:
+            return [T.Shuffle(sums, list(range(LANES)))]
+        return [T.Shuffle(halves[i : i + 4], list(range(LANES))) for i in (0, 4)]
+
+    return Route("dot product", lanes, 4, [terms], arrange(step, terms, 4), codes, multiply, widen,
+                 lambda w: _pieces(w, vectors, neighbours=lanes == LANES))
+
+
+def _pairs(step: Step) -> list[Term]:
     """Taps of two rows in a column; of a last odd row, two columns."""
     _, kh, kw, _ = step.node.weight.shape
     terms = []
@@ -40,69 +144,50 @@ def pairs(step: Step) -> list[Term]:
     return terms
 
 
-def byte_pairs(step: Step) -> Route | None:
-    """None where a pair could saturate, or sums are so large that word pairs are as fast."""
-    terms, qmax = pairs(step), step.reads[0].tensor.qmax
-    weight = arrange(step, terms, 2)
-    if np.maximum(weight, 0).sum(-1).max() * qmax > INT16[1] or np.minimum(weight, 0).sum(-1).min() * qmax < INT16[0]:
-        return None
-    choices = [(groups_within(step, terms, 2, offset), offset) for offset in (0, (qmax + 1) // 2)]
-    groups, offset = min(choices, key=lambda c: len(c[0]))
-    if len(groups) > max(1, len(terms) * MOST_GROUPS // 5):
-        return None
-    # the offset of all codes of a group; sums may wrap round, for what remains fits
-    starts = np.stack([-offset * arrange(step, group, 2).sum((0, 2)) for group in groups])
-
-    def multiply(sums, x, w, start):
-        product = intrinsic("avx2.pmadd.ub.sw", "int16x16", x, w)
-        if sums is None and offset == 0:
-            return T.bind(product)
-        return T.bind((start if sums is None else sums) + product)
-
-    return Route(f"byte pairs, {len(groups)} groups", groups, 2, offset, lambda w: w, lambda xs: T.bind(_interleave(xs)),
-                 multiply, lambda sums: T.cast(sums, "int32x16"), starts if offset else None)
+def _fits(products: np.ndarray) -> bool:
+    """Whether sums of any of the products along the last axis fit int16."""
+    return np.maximum(products, 0).sum(-1).max() <= INT16[1] and np.minimum(products, 0).sum(-1).min() >= INT16[0]
 
 
-def word_pairs(step: Step) -> Route:
-    halves = range(2)
-
-    def half(v, h):
-        return T.bind(T.cast(T.Shuffle([v], list(range(h * LANES, (h + 1) * LANES))), "int16x16"))
-
-    def multiply(sums, x, w, _):
-        products = [intrinsic("avx2.pmadd.wd", "int32x8", x[h], w[h]) for h in halves]
-        return [T.bind(products[h] if sums is None else sums[h] + products[h]) for h in halves]
-
-    def codes(xs):
-        both = T.bind(_interleave(xs))
-        return [half(both, h) for h in halves]
-
-    return Route("word pairs", [pairs(step)], 2, 0, lambda w: [half(w, h) for h in halves], codes, multiply,
-                 lambda sums: T.Shuffle(sums, list(range(LANES))))
+def _starts(step: Step, groups: list, offset: int) -> np.ndarray | None:
+    """What takes the offset off all codes of a group; sums may wrap round, for what remains fits."""
+    return np.stack([-offset * arrange(step, group, 2).sum((0, 2)) for group in groups]) if offset else None
 
 
-def quads(step: Step) -> Route:
-    """Up to four rows of a column, a byte of a 32-bit lane each."""
-    _, kh, kw, _ = step.node.weight.shape
-    each = -(-kh // -(-kh // 4))
-    rows = [range(dy, min(dy + each, kh)) for dy in range(0, kh, each)]
-    terms = [tuple((dy, dx) for dy in r) for dx in range(kw) for r in rows]
-
-    def multiply(sums, x, w, _):
-        sums = splat(0) if sums is None else sums
-        return T.bind(intrinsic("avx512.vpdpbusd.512", "int32x16", sums, x, w))
-
-    def codes(xs):
-        lanes = None
-        for i, x in enumerate(xs):
-            lane = T.cast(x, "uint32x16")
-            lane = T.shift_left(lane, T.broadcast(T.uint32(8 * i), LANES)) if i else lane
-            lanes = lane if lanes is None else T.bitwise_or(lanes, lane)
-        return T.bind(T.reinterpret(lanes, dtype="uint8x64"))
-
-    return Route("dot product", [terms], 4, 0, lambda w: w, codes, multiply, lambda sums: sums)
+def _add_pairs(sums, x, w):
+    product = intrinsic("avx2.pmadd.ub.sw", "int16x16", x, w)
+    return T.bind(product if sums is None else sums + product)
 
 
-def _interleave(xs):
-    """uint8x32: a byte of each of two vectors in turn."""
-    return T.Shuffle(list(xs), [i + LANES * k for i in range(LANES) for k in range(2)])
+def _interleaved(xs) -> list:
+    """uint8x32 vectors, two taps of a channel side by side, of uint8x16 (one, in order) or uint8x32 (two)."""
+    if _length(xs[0]) == LANES:
+        return [T.bind(T.Shuffle(list(xs), [i + LANES * k for i in range(LANES) for k in range(2)]))]
+    return [T.bind(_unpacked(*(T.bind(x) for x in xs), h)) for h in (0, 1)]
+
+
+def _unpacked(a, b, high: int):
+    """Elements of a and b in turn, of the lower or upper half of every 16 bytes."""
+    n, each = _length(a), 16 * 8 // a.ty.dtype.bits
+    ones = [i for first in range(0, n, each) for i in range(first + high * each // 2, first + (high + 1) * each // 2)]
+    return T.Shuffle([a, b], [i + n * k for i in ones for k in range(2)])
+
+
+def _pieces(v, vectors: int, neighbours: bool = False) -> list:
+    """A vector as `vectors` of 32 bytes, of pieces as `_unpacked` leaves them, or of neighbours."""
+    if vectors == 1:
+        return [v]
+    half = _length(v) // vectors // 2
+    firsts = [(2 * i, 2 * i + 1) if neighbours else (i, vectors + i) for i in range(vectors)]
+    return [T.bind(T.Shuffle([v], [piece * half + k for piece in pair for k in range(half)])) for pair in firsts]
+
+
+def _in_order(sums: list) -> list:
+    """int16x16 vectors of neighbouring channels."""
+    if len(sums) == 1:
+        return sums
+    return [T.Shuffle(sums, [16 * v + h * 8 + i for v in (0, 1) for i in range(8)]) for h in (0, 1)]
+
+
+def _length(v) -> int:
+    return v.ty.dtype.lanes
