@@ -70,21 +70,22 @@ class NeonEpilogue(Epilogue):
         group = max(1, 2 // quads)  # pixels narrowed together: eight codes at least
         for first in range(0, len(tile), group):
             pixels = range(first, min(first + group, len(tile)))
-            sums = [self._sum(tile[p][q], constants[0][q], reads, y, x + p, channel + q * QUAD)
-                    for p in pixels for q in range(quads)]
+            sums = [acc for p in pixels for acc in self._sums(tile[p], constants[0], reads, y, x + p, channel)]
             codes = self._store(sums, constants[0], writes[0], y, x, pixels, channel, count)
             for also, these, write in zip(self._also, constants[1:], writes[1:], strict=True):
                 wide = [T.cast(lanes_of(codes, i * QUAD, QUAD), "int32x4") for i in range(len(sums))]
-                sums_also = [also._sum(w, these[i % quads], (), y, x, channel) for i, w in enumerate(wide)]
+                sums_also = [_shifted(w, these[i % quads]) for i, w in enumerate(wide)]
                 also._store(sums_also, these, write, y, x, pixels, channel, count)
 
-    def _sum(self, acc, c: Constants, reads, y, x, channel):
-        acc = acc if c.left is None else T.shift_left(acc, c.left)
-        acc = acc if c.bias is None else acc + c.bias
-        if c.skip is not None:
-            code = reads[-1][T.ramp(self.step.reads[1].at(y, x, channel), 1, QUAD)]
-            acc = acc + T.cast(code, "int32x4") * c.skip
-        return acc
+    def _sums(self, quads: list, constants: list[Constants], reads, y, x, channel) -> list:
+        """A pixel's, in the unit of the requantization, with what the residual operand adds."""
+        sums = [_shifted(acc, c) for acc, c in zip(quads, constants, strict=False)]
+        if constants[0].skip is None:
+            return sums
+        lanes = QUAD * len(constants)
+        codes = T.bind(T.cast(reads[-1][T.ramp(self.step.reads[1].at(y, x, channel), 1, lanes)], f"int16x{lanes}"))
+        four = [lanes_of(codes, i * QUAD, QUAD) if lanes > QUAD else codes for i in range(len(constants))]
+        return [acc + T.cast(v, "int32x4") * c.skip for acc, v, c in zip(sums, four, constants, strict=True)]
 
     def _store(self, sums: list, constants: list[Constants], write, y, x, pixels: range, channel, count: int):
         """Requantizes the quads of some pixels and stores them; the codes, uint8, bound."""
@@ -99,7 +100,12 @@ class NeonEpilogue(Epilogue):
         for i, p in enumerate(pixels):
             whole = codes if len(pixels) == 1 and quads * QUAD == _width(len(sums)) else None
             lanes = quads * QUAD
-            part = whole if whole is not None else lanes_of(codes, i * lanes, lanes)
+            if whole is not None:
+                part = whole
+            elif quads == 1:  # as a word: LLVM would take four bytes out one by one
+                part = T.reinterpret(T.Shuffle([T.reinterpret(codes, dtype="int32x2")], [i]), dtype="uint8x4")
+            else:
+                part = lanes_of(codes, i * lanes, lanes)
             store(write, layout.at(y, x + p, channel), part, count, lanes)
         return codes
 
@@ -122,6 +128,11 @@ class NeonEpilogue(Epilogue):
         if node.qmax < 255:
             codes = T.min(codes, T.broadcast(T.uint8(node.qmax), lanes))
         return T.max(codes, T.broadcast(T.uint8(node.qmin), lanes)) if node.qmin else codes
+
+
+def _shifted(acc, c: Constants):
+    acc = acc if c.left is None else T.shift_left(acc, c.left)
+    return acc if c.bias is None else acc + c.bias
 
 
 def _width(quads: int) -> int:

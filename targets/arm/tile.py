@@ -11,7 +11,6 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from compile.graph import Conv
-from targets.arm.epilogue import neon
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Layout, Step
 from targets.vector import over_rows
@@ -58,10 +57,7 @@ def signed(step: Step) -> bool:
 def signed_codes(layout: Layout, buffer, at, as_they_are: bool):
     """int8x16 of the 16 codes at an index: as they are, or less 128."""
     x = buffer[T.ramp(at, 1, 16)]
-    if as_they_are:
-        return T.reinterpret(x, dtype="int8x16")
-    # -128 + x, which is exact; an exclusive or would be taken apart into words, each then broadcast on its own
-    return neon("suqadd.v16i8", "int8x16", T.broadcast(T.int8(-128), 16), x)
+    return T.reinterpret(x if as_they_are else T.bitwise_xor(x, T.broadcast(T.uint8(128), 16)), dtype="int8x16")
 
 
 def tiled(step: Step, epilogues: Epilogues, rule: str, tile: Tile, weights_of_block: np.ndarray) -> Kernel:
