@@ -4,19 +4,17 @@ ONNX -> integer graph -> kernels -> library -> verification ladder -> bundle
 """
 
 import argparse
-import importlib
 import importlib.metadata
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tvm_ffi import StructuralKey
 
 from compile import verify
 from compile.dump import dump
+from compile.libraries import Libraries
 from compile.lower import Lowered, lower, table_of_rules
 from compile.onnx_import import Normalization
 from compile.source import Source, SourceVariant, newest_run, open_source
@@ -42,47 +40,27 @@ def build(
     """
     console = console or Console()
     source = open_source(paths, normalization)
-    toolchain = importlib.import_module(f"targets.{target.family}.toolchain")
     out = out or Path("bundles") / f"{source.name}-{target.name.replace(':', '-')}"
     console.print(f"{source.name}: {len(source.variants)} variants for {target.name} -> {out}")
 
     def fill(folder: Path) -> dict:
-        built, rungs, known, facts = [], [], {}, {}
+        built, rungs, libraries = [], [], Libraries(target, folder, dump_to, source_only)
+        libraries.require_some_level()
         for variant in source.variants:
-            lowered = lower(variant.graph, target)
-            _print_rules(console, variant, lowered)
+            lowered = [lower(variant.graph, level) for level in target.compiled_for]
+            _print_rules(console, variant, target, lowered)
             if dump_to:
-                dump(dump_to, variant, lowered)
-            key = StructuralKey(lowered.module)
-            if key not in known:
-                known[key] = f"lib/{variant.name}.so"
-                facts[known[key]] = _compile(toolchain, lowered, target, folder, variant, dump_to, source_only)
-            runner = toolchain.runner(folder / known[key], target)
-            rungs += verify.climb(variant, source.pictures, lowered, runner, golden)
-            built.append(Built(variant, lowered, known[key]))
+                dump(dump_to, variant, target, lowered)
+            library = libraries.add(variant.name, lowered)
+            rungs += verify.climb(variant, source.pictures, lowered, libraries.runners(library, lowered), golden)
+            built.append(Built(variant, lowered, library))
         _print_rungs(console, rungs)
         verify.require(rungs)
-        return write_contents(folder, source, target, built, {**_versions(), "built": facts})
+        return write_contents(folder, source, target, built, {**_versions(), "built": libraries.facts})
 
     bundle = write_bundle(out, fill)
     _print_variants(console, source, bundle)
     return bundle
-
-
-def _compile(
-    toolchain,
-    lowered: Lowered,
-    target: Target,
-    folder: Path,
-    variant: SourceVariant,
-    dump_to: Path | None,
-    source_only: bool,
-) -> dict:
-    library = folder / "lib" / f"{variant.name}.so"
-    library.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        where = dump_to / variant.name if dump_to else Path(scratch)
-        return toolchain.build(lowered.module, target, library, where, source_only=source_only)
 
 
 def _versions() -> dict:
@@ -90,10 +68,17 @@ def _versions() -> dict:
     return {"bitgrade": "0.1.0", **{p: importlib.metadata.version(p) for p in packages}}
 
 
-def _print_rules(console: Console, variant: SourceVariant, lowered: Lowered) -> None:
-    table = Table("layer", "kernel", "bits", "MACs", title=f"{variant.name}: kernels", title_justify="left")
-    for layer, rule, bits, work in table_of_rules(variant.graph, lowered):
-        table.add_row(layer, rule, bits, f"{work:,}" if work else "")
+def _print_rules(console: Console, variant: SourceVariant, target: Target, lowered: list[Lowered]) -> None:
+    """The rule of every layer; levels that take the same ones share a column."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for level, one in zip(target.compiled_for, lowered, strict=True):
+        rules = tuple(rule for _, rule, _, _ in table_of_rules(variant.graph, one))
+        columns.setdefault(rules, []).append(level.name)
+    title = f"{variant.name}: kernels"
+    table = Table("layer", "bits", "MACs", *(", ".join(names) for names in columns.values()), title=title,
+                  title_justify="left")
+    for (layer, _, bits, work), *rules in zip(table_of_rules(variant.graph, lowered[0]), *columns, strict=True):
+        table.add_row(layer, bits, f"{work:,}" if work else "", *rules)
     console.print(table)
 
 
@@ -102,9 +87,8 @@ def _print_rungs(console: Console, rungs: list[verify.Rung]) -> None:
         "variant", "rung", "pictures", "logits", "differing", "", title="verification ladder", title_justify="left"
     )
     for r in rungs:
-        table.add_row(
-            r.variant, r.name, str(r.pictures), str(r.values), str(r.differing), "ok" if r.holds else "FAILED"
-        )
+        verdict = "not run here" if not r.values else "ok" if r.holds else "FAILED"
+        table.add_row(r.variant, r.name, str(r.pictures), str(r.values), str(r.differing), verdict)
     console.print(table)
 
 
