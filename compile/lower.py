@@ -44,7 +44,9 @@ class Lowered:
 
 
 def lower(graph: Graph, target: Target) -> Lowered:
-    """Kernels of `target` for every node; raises ValueError naming the node that no rule takes."""
+    """Kernels of `target`, which has no levels, for every node; raises ValueError naming the node no rule takes."""
+    if target.levels:
+        raise ValueError(f"{target.name}: expected one of its levels {', '.join(v.name for v in target.levels)}")
     kernels = importlib.import_module(f"targets.{target.family}.kernels")
     rules = kernels.rules(target)
     steps = _steps(graph, kernels.WRITES_ALSO)

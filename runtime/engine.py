@@ -44,12 +44,14 @@ class Engine:
         entry of the bundle's table of budgets within it decides (the cheapest of equals); without one, the most
         accurate variant within it runs for every picture, or the costliest where nobody measured accuracy.
     variant: the name of the one to run for every picture, whatever its quality; not together with a budget.
+    level: the name of the one whose code runs; None: the best of the bundle's that this machine can run.
 
     Raises BundleError when the bundle cannot be used here, ValueError for a budget below the smallest. One engine may
     be used from several threads: a lock lets one picture through at a time. For more at once, make an engine a thread.
     """
 
-    def __init__(self, bundle: str | Path | None = None, budget: float | None = None, variant: str | None = None):
+    def __init__(self, bundle: str | Path | None = None, budget: float | None = None, variant: str | None = None,
+                 level: str | None = None):
         if bundle is None:
             bundle = newest_bundle()
             print(f"bundle: {bundle}")
@@ -57,7 +59,8 @@ class Engine:
             raise ValueError(f"expected a budget or a variant, got both ({budget}, {variant!r}); leave one out")
         self.bundle = open_bundle(bundle)
         self._selector, self._lam, self._fixed = _policy(self.bundle, budget, variant)
-        self._loaded = Loaded(self.bundle, self.bundle.variants)
+        self._loaded = Loaded(self.bundle, self.bundle.variants, level)
+        self.level = self._loaded.level.name
         self._lock = threading.Lock()
 
     @property

@@ -38,27 +38,32 @@ _MEMORY = {"cuda": DeviceBuffer}
 class Loaded:
     """Some of a bundle's variants, ready: `run` is one call of compiled code over buffers that are made once.
 
+    level: the name of the one whose code runs; None: the best that this machine can run.
+
     Picture, logits and workspace are shared, so only one `run` may be under way at a time (the engine holds a lock);
     libraries and unpacked weights that variants have in common are loaded once. Libraries and memory are given back
     with the last reference. Raises BundleError.
     """
 
-    def __init__(self, bundle: Bundle, variants: Sequence[Variant]):
+    def __init__(self, bundle: Bundle, variants: Sequence[Variant], level: str | None = None):
+        self.level = bundle.level(level)
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
         self._calls: dict[str, tuple] = {}
         classes = len(bundle.manifest.labels)
         self._picture, picture = self._buffer(int(np.prod(bundle.manifest.shape)), np.uint8)
         self._logits, logits = self._buffer(classes, np.int32)
-        workspace, _ = self._buffer(max(v.workspace for v in variants), np.uint8)
-        libraries, weights = {}, {}
-        for v in variants:
-            if v.library not in libraries:
-                libraries[v.library] = _main(bundle.library(v))
-            if v.segments not in weights:
-                weights[v.segments] = self._filled(bundle.weights(v))
-            table = self._filled(bundle.table(v))
-            arguments = (picture, weights[v.segments], table, self._tensor(workspace, v.workspace), logits)
-            self._calls[v.name] = (libraries[v.library], arguments)
+        builds = {v: bundle.build(v, self.level) for v in variants}
+        workspace, _ = self._buffer(max(b.workspace for b in builds.values()), np.uint8)
+        functions, weights = {}, {}
+        for v, b in builds.items():
+            code = v.library, b.function
+            if code not in functions:
+                functions[code] = _function(bundle.library(v), b.function)
+            if b.segments not in weights:
+                weights[b.segments] = self._filled(bundle.weights(b))
+            table = self._filled(bundle.table(b))
+            arguments = (picture, weights[b.segments], table, self._tensor(workspace, b.workspace), logits)
+            self._calls[v.name] = (functions[code], arguments)
 
     def run(self, name: str, picture: np.ndarray) -> np.ndarray:
         """Logits int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by that variant."""
@@ -89,8 +94,8 @@ def _ffi():
     return tvm_ffi
 
 
-def _main(library: Path):
-    """The function `main` of a library.
+def _function(library: Path, name: str):
+    """The function of that name in a library.
 
     It is opened by a name of its own: under a name it has seen, the dynamic linker would hand back the library it
     loaded then, also when a new build has replaced the file since.
@@ -99,7 +104,7 @@ def _main(library: Path):
         link = Path(folder) / library.name
         link.symlink_to(library)
         try:
-            return _ffi().load_module(str(link), keep_module_alive=False)["main"]
+            return _ffi().load_module(str(link), keep_module_alive=False)[name]
         except (RuntimeError, AttributeError, OSError) as error:
-            raise BundleError(f"{library}: expected a library with a function main, cannot load it ({error}); "
+            raise BundleError(f"{library}: expected a library with a function {name}, cannot load it ({error}); "
                               f"{COPY}") from error

@@ -79,8 +79,8 @@ def test_weights_shrink_with_the_bits_and_equal_ones_are_stored_once(bundle, run
     assert stored["w2a2"] < stored["mixed"] < stored["w8a8"]
     same = tmp_path / "same.onnx"
     same.write_bytes((run_folder / "w8a8.onnx").read_bytes())
-    once = builder.build([run_folder / "w8a8.onnx"], find("x86"), tmp_path / "once")
-    twice = builder.build([run_folder / "w8a8.onnx", same], find("x86"), tmp_path / "twice")
+    once = builder.build([run_folder / "w8a8.onnx"], find("x86:avx2"), tmp_path / "once")
+    twice = builder.build([run_folder / "w8a8.onnx", same], find("x86:avx2"), tmp_path / "twice")
     assert (once / "weights.bin").stat().st_size == (twice / "weights.bin").stat().st_size
     assert len(list((twice / "lib").iterdir())) == 1
 
@@ -92,7 +92,7 @@ def test_same_source_same_bundle(run_folder, bundle, tmp_path):
 
 
 def test_a_build_that_differs_fails_and_leaves_the_old_bundle(run_folder, tmp_path, monkeypatch):
-    out = builder.build([run_folder], find("x86"), tmp_path / "bundle")
+    out = builder.build([run_folder], find("x86:avx2"), tmp_path / "bundle")
     before = (out / "manifest.json").read_bytes()
     source = open_source([run_folder])
     wrong = source.variants[0].logits.copy()
@@ -100,7 +100,7 @@ def test_a_build_that_differs_fails_and_leaves_the_old_bundle(run_folder, tmp_pa
     broken = replace(source, variants=[replace(source.variants[0], logits=wrong)])
     monkeypatch.setattr(builder, "open_source", lambda paths, normalization: broken)
     with pytest.raises(verify.VerificationError, match="recorded: expected equal logits, 1 of 60"):
-        builder.build([run_folder], find("x86"), out)
+        builder.build([run_folder], find("x86:avx2"), out)
     assert (out / "manifest.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
@@ -110,18 +110,18 @@ def test_a_wrong_kernel_is_caught(run_folder, tmp_path, monkeypatch):
 
     right = toolchain.runner
 
-    def off_by_one(library, target):
-        run = right(library, target)
+    def off_by_one(library, target, function):
+        run = right(library, target, function)
         return lambda *arguments: run(*arguments) + 1
 
     monkeypatch.setattr(toolchain, "runner", off_by_one)
-    with pytest.raises(verify.VerificationError, match="compiled = reference: expected equal logits, 40 of 40 differ"):
-        builder.build([run_folder], find("x86"), tmp_path / "bundle")
+    with pytest.raises(verify.VerificationError, match="x86:avx2 = reference: expected equal logits, 40 of 40 differ"):
+        builder.build([run_folder], find("x86:avx2"), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 
 def test_dump_leaves_every_stage(run_folder, tmp_path):
-    builder.build([run_folder / "mixed.onnx"], find("x86"), tmp_path / "b", dump_to=tmp_path / "dump")
+    builder.build([run_folder / "mixed.onnx"], find("x86:avx2"), tmp_path / "b", dump_to=tmp_path / "dump")
     left = {p.name for p in (tmp_path / "dump" / "mixed").iterdir()}
     assert {"1-onnx.txt", "2-graph.txt", "3-plan.txt", "4-tir.py", "mixed.s", "mixed.o"} <= left
     assert "layer1.0.conv1" in (tmp_path / "dump" / "mixed" / "2-graph.txt").read_text()

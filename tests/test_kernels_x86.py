@@ -133,8 +133,8 @@ def test_every_code_and_tie_of_rescale(bits):
         tensors = {t.name: t for t in (image, codes, Tensor("out", (16, 16, 1), 32))}
         graph = Graph("ties", tensors, (rescale, out), "image", "out")
         x = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
-        lowered = lower(graph, find("x86"))
-        got = run_compiled(lowered, in_process(lowered, find("x86")), x)
+        lowered = lower(graph, find("x86:avx2"))
+        got = run_compiled(lowered, in_process(lowered, find("x86:avx2")), x)
         np.testing.assert_array_equal(got, reference.run(graph, x))
         exact = np.minimum(np.floor(np.arange(256) * np.float64(ratio) + 0.5), codes.qmax)
         if ratio != 1 / 3:  # binary fractions: floating point gives the same ties

@@ -34,13 +34,13 @@ class EmulationError(TargetError):
 
 
 class Runner:
-    """One library's `main` on one emulated processor; call it once per picture.
+    """One function of a library on one emulated processor; call it once per picture.
 
     blocks (address and bytes of a run of code without branches -> how often it ran), seconds: of the last call;
     blocks only with `count=True`, which is slower.
     """
 
-    def __init__(self, library: Path, cpu: str, count: bool = False):
+    def __init__(self, library: Path, cpu: str, count: bool = False, function: str = "main"):
         if cpu not in CPUS:
             raise EmulationError(f"expected a processor among {', '.join(CPUS)}, got {cpu!r}")
         self.library, self.cpu = Path(library), cpu
@@ -53,7 +53,7 @@ class Runner:
         self._next = _BUFFERS
         self._raised = ""
         self._failure: Exception | None = None
-        self._load(elf.read(self.library))
+        self._load(elf.read(self.library), f"__tvm_ffi_{function}")
         if count:
             self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._count)
 
@@ -87,7 +87,7 @@ class Runner:
             found[bytes(self._uc.mem_read(address, size))] += count
         return found
 
-    def _load(self, library: elf.Library) -> None:
+    def _load(self, library: elf.Library, symbol: str) -> None:
         if library.machine != "aarch64":
             raise EmulationError(f"{self.library}: expected an aarch64 library, got one for {library.machine}")
         end = _up(max(s.address + s.size for s in library.segments))
@@ -106,9 +106,9 @@ class Runner:
                 begin = segment.address // _PAGE * _PAGE
                 access = unicorn.UC_PROT_READ | (unicorn.UC_PROT_EXEC if segment.flags & 1 else 0)
                 self._uc.mem_protect(_LIBRARY + begin, _up(segment.address + segment.size) - begin, access)
-        if "__tvm_ffi_main" not in library.defined:
-            raise EmulationError(f"{self.library}: expected the function __tvm_ffi_main, got {sorted(library.defined)}")
-        self._main = _LIBRARY + library.defined["__tvm_ffi_main"]
+        if symbol not in library.defined:
+            raise EmulationError(f"{self.library}: expected the function {symbol}, got {sorted(library.defined)}")
+        self._main = _LIBRARY + library.defined[symbol]
         self._uc.mem_map(_STACK, _STACK_BYTES)
 
     def _stubs(self, library: elf.Library) -> dict[str, int]:
