@@ -13,7 +13,7 @@ from compile.shapes import layers
 from compile.timing import Local, library_time, missing
 from targets import Target
 
-BUDGET_US = 8_000.0  # of measuring, for each distinct kernel: a build is not to wait for it
+BUDGET_US = 5_000.0  # of measuring, for each distinct kernel: a build is not to wait for it
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,18 @@ def _predicted(graph: Graph, target: Target) -> tuple[list[tuple[float | None, b
 
 def print_report(rows: Report, title: str, console: Console) -> None:
     """Prints the table, with a line of totals. "~": interpolated from layers like it; "-": not known."""
-    unit = rows.unit.partition(" (")[0]
-    columns = ("layer", "kernel", "bits", "MACs", f"predicted {unit}", "measured us")
-    table = Table(*columns, title=title, title_justify="left", show_footer=True)
-    for row in rows.rows:
-        predicted = f"{'~' * row.interpolated}{_number(row.predicted)}"
-        table.add_row(row.layer, row.rule, row.bits, f"{row.macs:,}" if row.macs else "", predicted,
-                      _number(row.measured))
+    table = Table(title=title, title_justify="left", show_footer=True)
     sums = [_number(rows.total(column)) for column in ("predicted", "measured")]
-    totals = ("all layers", "", "", f"{rows.total('macs'):,}", *sums)
-    for column, total in zip(table.columns, totals, strict=True):
-        column.footer = total
+    predicted = f"predicted {rows.unit.partition(' (')[0]}"
+    table.add_column("layer", "all layers", no_wrap=True)
+    table.add_column("kernel", ratio=1)
+    table.add_column("bits")
+    macs = f"{rows.total('macs') / 1e6:.2f}"
+    for heading, total in zip(("MMACs", predicted, "measured us"), (macs, *sums), strict=True):
+        table.add_column(heading, total, justify="right")
+    for row in rows.rows:
+        table.add_row(row.layer, row.rule, row.bits, f"{row.macs / 1e6:.2f}" if row.macs else "",
+                      f"{'~' * row.interpolated}{_number(row.predicted)}", _number(row.measured))
     console.print(table)
     if rows.network is not None:
         console.print(f"whole network, one thread: {rows.network:.1f} us", highlight=False)

@@ -210,7 +210,7 @@ def _least(calls: list[Call], machine: Local | Board, budget_us: float) -> list[
     return [min(times) for times in zip(*found, strict=True)]
 
 
-def network_time(main, lowered: Lowered, seconds: float = 0.3) -> float:
+def network_time(main, lowered: Lowered, seconds: float = 0.2) -> float:
     """Microseconds of a whole network, the least of as many calls as `seconds` allow (at least 5).
 
     main: a compiled function of main's buffers.

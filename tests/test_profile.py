@@ -307,7 +307,7 @@ def test_command(tmp_path, capsys, monkeypatch):
 @pytest.fixture
 def rpc_server():
     """HOST:PORT of a server on this machine; it and the workers it starts end with the test."""
-    for name in ("psutil", "cloudpickle", "tornado"):
+    for name in ("psutil", "cloudpickle"):
         pytest.importorskip(name, reason=f"RPC needs {name}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
