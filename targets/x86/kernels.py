@@ -5,6 +5,7 @@ from targets.epilogue import bound
 from targets.kernel import Rule
 from targets.module import assemble
 from targets.x86.epilogue import epilogues
+from targets.x86.look_up import look_up, wide_look_up
 from targets.x86.multiply_add import dot_product, multiply_add
 
 WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
@@ -13,8 +14,9 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
     ends = epilogues(target)
-    dense = dot_product if {"avx_vnni", "avx512_vnni"} & set(target.requires) else multiply_add
-    return [bound(dense, ends), *portable.rules(ends)]
+    vnni = {"avx_vnni", "avx512_vnni"} & set(target.requires)
+    dense = (wide_look_up, dot_product) if vnni else (look_up, multiply_add)
+    return [*(bound(rule, ends) for rule in dense), *portable.rules(ends)]
 
 
 __all__ = ["WRITES_ALSO", "assemble", "rules"]
