@@ -6,6 +6,7 @@ from targets.kernel import Rule
 from targets.module import assemble
 from targets.x86.depthwise import depthwise, depthwise_dot_product
 from targets.x86.epilogue import epilogues
+from targets.x86.look_up import look_up, wide_look_up
 from targets.x86.multiply_add import dot_product, multiply_add
 
 WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
@@ -14,7 +15,7 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
     ends, vnni = epilogues(target), {"avx_vnni", "avx512_vnni"} & set(target.requires)
-    own = (dot_product, depthwise_dot_product) if vnni else (multiply_add, depthwise)
+    own = (wide_look_up, dot_product, depthwise_dot_product) if vnni else (look_up, multiply_add, depthwise)
     return [*(bound(rule, ends) for rule in own), *portable.rules(ends)]
 
 

@@ -15,9 +15,9 @@ from compile.graph import Conv
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES, blocks, over_rows
+from targets.x86.chains import INT16, longest_run
 
 TILE = 4
-INT16 = (-(1 << 15), (1 << 15) - 1)
 
 
 def intrinsic(name: str, dtype: str, *args):
@@ -34,20 +34,10 @@ def arrange(weight: np.ndarray) -> np.ndarray:
 
 
 def longest_chain(weight: np.ndarray, qmax: int) -> int:
-    """How many steps of an arranged kernel fit one int16 sum whatever the codes (0..qmax); 0: not even one.
-
-    Every run of that many consecutive steps within a kernel row is checked, or all steps of all rows together.
-    """
-    pairs = weight.astype(np.int64).reshape(*weight.shape[:5], 2, 2)
-    lanes = [np.maximum(pairs, 0).sum(-1) * qmax, np.minimum(pairs, 0).sum(-1) * qmax]  # [b, kH, K4, 2, 8, 2]
-    fits = lambda sums: sums[0].max() <= INT16[1] and sums[1].min() >= INT16[0]  # noqa: E731
-    if fits([s.sum((1, 2)) for s in lanes]):
-        return weight.shape[1] * weight.shape[2]
-    totals = [np.concatenate([np.zeros_like(s[:, :, :1]), np.cumsum(s, 2)], 2) for s in lanes]
-    chain = 0
-    while chain < weight.shape[2] and fits([t[:, :, chain + 1 :] - t[:, :, : -chain - 1] for t in totals]):
-        chain += 1
-    return chain
+    """How many steps of an arranged kernel fit one int16 sum whatever the codes (0..qmax); 0: not even one."""
+    pairs = weight.astype(np.int64).reshape(*weight.shape[:5], 2, 2)  # [b, kH, K4, 2, 8, 2, 2]
+    lanes = pairs.transpose(0, 3, 4, 5, 1, 2, 6).reshape(-1, *weight.shape[1:3], 2)
+    return longest_run(np.maximum(lanes, 0).sum(-1) * qmax, np.minimum(lanes, 0).sum(-1) * qmax, INT16)
 
 
 def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -96,12 +86,14 @@ def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add
             epilogue.put(T.Shuffle(halves, list(range(LANES))), reads, writes, table, y, x0 + p, b * LANES, count)
 
     def row(reads, writes, weights, table, y):
-        with T.serial(-(-ow // tile)) as t:
-            x0 = T.min(t * tile, ow - tile)
-            if nb > 1:
-                with T.serial(nb - 1) as b:
-                    block(reads, writes, weights, table, y, x0, b, LANES)
-            block(reads, writes, weights, table, y, x0, nb - 1, o - (nb - 1) * LANES)
+        def tiles(b, count):
+            with T.serial(-(-ow // tile)) as t:
+                block(reads, writes, weights, table, y, T.min(t * tile, ow - tile), b, count)
+
+        if nb > 1:
+            with T.serial(nb - 1) as b:
+                tiles(b, LANES)
+        tiles(nb - 1, o - (nb - 1) * LANES)
 
     return Kernel(rule + epilogue.note, weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
 
