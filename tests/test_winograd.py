@@ -70,7 +70,7 @@ def test_ranges_are_reached_and_never_left(tiling, qmax):
 
 
 def test_codes_of_six_bits_fit_bytes_in_two_by_two_and_no_more():
-    multiplier = Multiplier("", "uint8", 16, 4, 16, 4, None)
+    multiplier = Multiplier("", "uint8", 16, 4, 16, 4, 4, None)
     for tiling, widest in ((TILINGS[0], 6), (TILINGS[1], 3), (TILINGS[3], 0)):
         for bits in range(2, 9):
             offsets = multiplier.offsets(tiling, (1 << bits) - 1)

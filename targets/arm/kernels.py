@@ -2,6 +2,7 @@
 
 from targets import Target, portable
 from targets.arm.multiply_add import EPILOGUES, dot_product, long_multiply
+from targets.arm.winograd import winograd_dot_product, winograd_long_multiply
 from targets.epilogue import bound
 from targets.kernel import Rule
 from targets.module import assemble
@@ -11,8 +12,10 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
-    dense = dot_product if "asimddp" in target.requires else long_multiply
-    return [bound(dense, EPILOGUES), *portable.rules(EPILOGUES)]
+    dense, winograd = long_multiply, winograd_long_multiply
+    if "asimddp" in target.requires:
+        dense, winograd = dot_product, winograd_dot_product
+    return [bound(winograd, EPILOGUES), bound(dense, EPILOGUES), *portable.rules(EPILOGUES)]
 
 
 __all__ = ["WRITES_ALSO", "assemble", "rules"]

@@ -35,8 +35,8 @@ def plans(step: Step, vnni: bool, registers: int) -> list[Plan]:
         weight, qmax = step.node.weight, step.reads[0].tensor.qmax
         u = tiling.transform(weight)
         least, most = tiling.ranges(qmax)
-        small = Multiplier("", "uint8", LANES, ROWS[registers], 32 if weight.shape[3] > 16 else 16, 4, _dot)
-        large = Multiplier(f"Winograd {name}, int16", "int16", LANES, ROWS[registers], 16, 2,
+        small = Multiplier("", "uint8", LANES, ROWS[registers], 32 if weight.shape[3] > 16 else 16, 4, 4, _dot)
+        large = Multiplier(f"Winograd {name}, int16", "int16", LANES, ROWS[registers], 16, 2, 2,
                            _wide_dot if vnni else _wide)
         if small.offsets(tiling, qmax) is not None and -128 <= u.min() and u.max() <= 127:
             if vnni:
@@ -112,9 +112,9 @@ def _accumulate(acc, lanes: int, v, weights, codes, filters, rows: int, k, produ
 def _whole(product):
     """Products that are summed in int32 at once."""
 
-    def products(v, weights, codes, filters, put, rows, steps):
+    def products(v, weights, codes, filters, put, rows, groups):
         acc = _registers(rows * 2, "int32", 8)
-        with T.serial(steps) as k:
+        with T.serial(groups) as k:
             _accumulate(acc, 8, v, weights, codes, filters, rows, k, product)
         for i in range(rows * 2):
             put(i // 2, i % 2, acc[T.ramp(i * 8, 1, 8)], 8)
@@ -122,9 +122,9 @@ def _whole(product):
     return products
 
 
-def _chained(v, weights, codes, filters, put, rows, steps, chain) -> None:
+def _chained(v, weights, codes, filters, put, rows, groups, chain) -> None:
     """Runs of `chain` steps in int16, then in int32."""
-    runs, ones = -(-steps // chain), T.broadcast(T.int16(1), 16)
+    runs, ones = -(-groups // chain), T.broadcast(T.int16(1), 16)
     acc = _registers(rows * 2, "int32", 8) if runs > 1 else None
     product = lambda acc, x, w: acc + intrinsic("avx2.pmadd.ub.sw", "int16x16", x, w)  # noqa: E731
 
@@ -144,7 +144,7 @@ def _chained(v, weights, codes, filters, put, rows, steps, chain) -> None:
     if runs > 1:
         with T.serial(runs - 1) as r:
             run(r * chain, chain, False)
-    run((runs - 1) * chain, steps - (runs - 1) * chain, True)
+    run((runs - 1) * chain, groups - (runs - 1) * chain, True)
 
 
 _dot = _whole(lambda acc, x, w: intrinsic("avx512.vpdpbusd.256", "int32x8", acc, x, w))
