@@ -10,20 +10,19 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.epilogue import Epilogues
-from targets.kernel import Kernel, Step
+from targets.kernel import Kernel
 from targets.vector import LANES, fill_borders
 from targets.winograd_plan import Plan
 
 LOCAL = dict(scope="local", annotations={"disable_lower_builtin": True})
 
 
-def arrange(u: np.ndarray, block: int, step: int, four: int) -> np.ndarray:
-    """[blocks, positions, K, block, four] of U [positions, O, I], zeros where there is nothing; `four` channels take
-    four bytes."""
+def arrange(u: np.ndarray, block: int, step: int, group: int) -> np.ndarray:
+    """[blocks, positions, K, block, group] of U [positions, O, I], zeros where there is nothing."""
     positions, o, i = u.shape
     full = np.zeros((positions, -(-o // block) * block, -(-i // step) * step), u.dtype)
     full[:, :o, :i] = u
-    return full.reshape(positions, -1, block, full.shape[2] // four, four).transpose(1, 0, 3, 2, 4)
+    return full.reshape(positions, -1, block, full.shape[2] // group, group).transpose(1, 0, 3, 2, 4)
 
 
 def winograd(plan: Plan, epilogues: Epilogues) -> Kernel:
@@ -39,7 +38,7 @@ class _Emitter:
         self.table = np.concatenate([self.epilogue.table, self._corrections()])
 
     def kernel(self) -> Kernel:
-        u = arrange(self.u, self.m.block, self.m.step, self.plan.four)
+        u = arrange(self.u, self.m.block, self.m.step, self.m.group)
         if self.m.bytes == 1:
             weights = u.astype(np.int8)
             w_bits = max(2, *(int(x if x >= 0 else ~x).bit_length() + 1 for x in (u.min(), u.max())))
@@ -109,13 +108,14 @@ class _Emitter:
     def _multiply(self, v, m, weights, block, position, first) -> None:
         base = T.bind((position * self.plan.held + first) * self.plan.channels)
         out = T.bind((position * self.plan.held + first) * self.m.block)
-        start = T.bind((block * self.tiling.positions + position) * (self.plan.steps * self.m.block * 4))
+        size = self.m.block * self.m.group * self.m.bytes
+        start = T.bind((block * self.tiling.positions + position) * (self.plan.groups * size))
 
         def put(row, i, sums, lanes):
             T.buffer_store(m, sums, [T.ramp(out + row * self.m.block + i * lanes, 1, lanes)])
 
-        codes = lambda row, k: base + row * self.plan.channels + k * self.plan.four  # noqa: E731
-        self.m.products(v, weights, codes, lambda k: start + k * (self.m.block * 4), put, self.plan.rows, self.plan.steps)
+        codes = lambda row, k: base + row * self.plan.channels + k * self.m.group  # noqa: E731
+        self.m.products(v, weights, codes, lambda k: start + k * size, put, self.plan.rows, self.plan.groups)
 
     def _finish(self, m, reads, writes, table, block, tile, i, j) -> None:
         """The outputs of a tile, a vector of channels at a time."""

@@ -17,11 +17,11 @@ WIDEST = 28  # tiles of a row taken together
 class Multiplier:
     """How a family multiplies V by U.
 
-    element: dtype of V and U in memory. block: output channels of one M. rows: the most tiles whose sums fit the
-    registers. vector: channels transformed together. step: V's channels are filled up to a multiple of it.
-    products(v, weights, codes, filters, put, rows, steps) emits the int32 sums of `rows` tiles over `steps` times four
-    bytes of channels: codes(row, k) is the index of step k in V, filters(k) that in the weights, put(row, i, sums,
-    lanes) stores the i-th vector.
+    element: dtype of V and U in memory. block: output channels of one M, a multiple of 16. rows: the most tiles whose
+    sums fit the registers. vector: channels transformed together. group: input channels that lie side by side for each
+    output channel in U, [K][block][group]. step: V's channels are filled up to a multiple of it.
+    products(v, weights, codes, filters, put, rows, groups) emits the int32 sums of `rows` tiles: codes(row, k) is the
+    index of group k in V, filters(k) that in the weights, put(row, i, sums, lanes) stores the i-th vector of a row.
     """
 
     rule: str
@@ -29,6 +29,7 @@ class Multiplier:
     block: int
     rows: int
     vector: int
+    group: int
     step: int
     products: Callable
 
@@ -43,15 +44,6 @@ class Multiplier:
         if (most - least > limits.max - limits.min).any():
             return None
         return np.where(least < limits.min, limits.min - least, np.where(most > limits.max, limits.max - most, 0))
-
-
-def arrange(u: np.ndarray, block: int, step: int, four: int) -> np.ndarray:
-    """[blocks, positions, K, block, four] of U [positions, O, I], zeros where there is nothing; `four` channels take
-    four bytes."""
-    positions, o, i = u.shape
-    full = np.zeros((positions, -(-o // block) * block, -(-i // step) * step), u.dtype)
-    full[:, :o, :i] = u
-    return full.reshape(positions, -1, block, full.shape[2] // four, four).transpose(1, 0, 3, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -98,24 +90,19 @@ class Plan:
     multiplier: Multiplier
 
     @property
-    def four(self) -> int:
-        """Input channels in four bytes."""
-        return 4 // self.multiplier.bytes
-
-    @property
     def blocks(self) -> int:
         """Of output channels."""
         return -(-self.step.node.weight.shape[0] // self.multiplier.block)
 
     @property
-    def steps(self) -> int:
-        """Groups of four bytes of input channels."""
-        return -(-self.step.node.weight.shape[3] // self.multiplier.step) * self.multiplier.step // self.four
+    def groups(self) -> int:
+        """Of input channels."""
+        return -(-self.step.node.weight.shape[3] // self.multiplier.step) * self.multiplier.step // self.multiplier.group
 
     @property
     def channels(self) -> int:
         """Input channels that V has room for."""
-        return -(-self.steps * self.four // self.multiplier.vector) * self.multiplier.vector
+        return -(-self.groups * self.multiplier.group // self.multiplier.vector) * self.multiplier.vector
 
     @cached_property
     def bands(self) -> Bands:
@@ -133,9 +120,9 @@ class Plan:
         return -(-self.bands.rows * self.bands.columns // self.rows) * self.rows
 
     def work(self) -> tuple[int, int, int, int]:
-        """Multiplications of four bytes by four bytes, values of V made, values of M summed up, bytes of U."""
-        b, block = self.bands, self.multiplier.block
-        per_block = self.tiling.positions * block * self.blocks
+        """Multiplications of a group, values of V made, values of M summed up, bytes of U."""
+        b, m = self.bands, self.multiplier
+        per_block = self.tiling.positions * m.block * self.blocks
         multiplied, tiles = self.held * b.bands * -(-b.width // b.columns), b.height * b.width
         values = tiles * self.tiling.positions * self.channels * b.shares
-        return multiplied * per_block * self.steps, values, tiles * per_block, per_block * self.steps * 4
+        return multiplied * per_block * self.groups, values, tiles * per_block, per_block * self.groups * m.group * m.bytes
