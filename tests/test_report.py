@@ -101,7 +101,7 @@ def test_random_mix_is_the_best_of_all_pairs(points):
     ("results.json", "[1", "expected JSON"),
     ("results.json", "{}", "expected a JSON list"),
     ("results.json", "[1]", "expected records"),
-    ("results.json", "[]", "arm fixed"),
+    ("results.json", "[]", "single variants"),
     ("run.json", "[]", "expected a JSON dict"),
     ("run.json", "{}", "expected .*arch"),
 ])
