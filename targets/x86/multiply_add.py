@@ -5,6 +5,7 @@ A register tile is 4 pixels by 16 channels. Four neighbouring bytes of a pixel r
 
     VNNI         vpdpbusd sums four products in int32 at once: any 8 x 8 bits
     chain >= 1   vpmaddubsw sums pairs in int16; `chain` of them are added there before vpmaddwd widens to int32
+    split        chain 1, after the few weights whose pairs would leave int16 have been cut (targets/x86/split.py)
     otherwise    even and odd bytes as int16, two vpmaddwd with widened weights: any 8 x 8 bits
 """
 
@@ -16,6 +17,7 @@ from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES, blocks, over_rows
 from targets.x86.chains import INT16, longest_run
+from targets.x86.split import Split, split
 
 TILE = 4
 
@@ -46,6 +48,10 @@ def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
         return None
     weight, qmax = arrange(step.node.weight), step.reads[0].tensor.qmax
     chain = longest_chain(weight, qmax)
+    parts = None if chain else split(weight, qmax)
+    if parts is not None:
+        rule = f"multiply-add, split with {len(parts.extra)} extra steps"
+        return _kernel(step, epilogues, parts.first, rule, lambda *sums: _sum(*sums, chain=1), parts)
     rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
     return _kernel(step, epilogues, weight, rule, lambda *sums: _sum(*sums, chain=chain))
 
@@ -59,28 +65,41 @@ def _applies(step: Step) -> bool:
     return isinstance(step.node, Conv) and step.node.groups == 1
 
 
-def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add_products) -> Kernel:
+def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add_products,
+            parts: Split | None = None) -> Kernel:
     node, epilogue = step.node, epilogues.conv(step)
     nb, kh, k4 = weight.shape[:3]
     oh, ow, o = step.write.tensor.shape
-    tile = min(TILE, ow)
+    tile, x = min(TILE, ow), step.reads[0]
+    pixel, stored, values = node.stride * x.tensor.shape[2], weight.reshape(-1), [epilogue.table]
+    if parts is not None:
+        stored = np.concatenate([stored, parts.extra.reshape(-1)])
+        values += [parts.starts, parts.positions @ [x.row_stride, 4]]
+    values, places = np.concatenate(values).astype(np.int32), epilogue.table.size + 2 * nb + 1
 
     def block(reads, writes, weights, table, y, x0, b, count):
         acc = T.alloc_buffer((tile * LANES,), "int32", scope="local", annotations={"disable_lower_builtin": True})
         for v in range(tile * 2):
             T.buffer_store(acc, T.broadcast(T.int32(0), 8), [T.ramp(v * 8, 1, 8)])
 
-        def operands(dy, k):
-            x, pixel = step.reads[0], node.stride * step.reads[0].tensor.shape[2]
-            start = x.at(y * node.stride + dy - node.padding[0], x0 * node.stride - node.padding[1]) + k * 4
+        def codes(place):
+            """Four bytes of every pixel, eight times each; `place` counts from the first byte under the kernel."""
+            start = x.at(y * node.stride - node.padding[0], x0 * node.stride - node.padding[1]) + place
             four = [reads[0][T.ramp(start + p * pixel, 1, 4)] for p in range(tile)]
+            return [T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four]
+
+        def operands(dy, k):
             at = ((b * kh + dy) * k4 + k) * 64
-            return (
-                [T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four],
-                [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)],
-            )
+            return codes(dy * x.row_stride + k * 4), [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)]
 
         add_products(acc, operands, tile, kh, k4)
+        for v in range(2 if parts is not None else 0):
+            half = epilogue.table.size + b * 2 + v
+            with T.serial(table[half], table[half + 1]) as i:
+                w = weights[T.ramp(weight.size + i * 32, 1, 32)]
+                for p, four in enumerate(codes(table[places + i])):
+                    at = T.ramp((p * 2 + v) * 8, 1, 8)
+                    T.buffer_store(acc, acc[at] + _widened_pairs(_products(four, w)), [at])
         for p in range(tile):
             halves = [acc[T.ramp((p * 2 + v) * 8, 1, 8)] for v in range(2)]
             epilogue.put(T.Shuffle(halves, list(range(LANES))), reads, writes, table, y, x0 + p, b * LANES, count)
@@ -95,7 +114,7 @@ def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add
                 tiles(b, LANES)
         tiles(nb - 1, o - (nb - 1) * LANES)
 
-    return Kernel(rule + epilogue.note, weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
+    return Kernel(rule + epilogue.note, stored, node.w_bits, values, over_rows(step, row), oh)
 
 
 def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
@@ -118,17 +137,15 @@ def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
 def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> None:
     """One run of vpmaddubsw summed in int16, then widened into the int32 accumulators."""
     single = int(np.prod(extent)) == 1
-    ones = T.broadcast(T.int16(1), 16)
-    product = lambda x, w: intrinsic("avx2.pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)  # noqa: E731
 
     def widen(v, pairs):
         at = T.ramp(v * 8, 1, 8)
-        T.buffer_store(acc, acc[at] + intrinsic("avx2.pmadd.wd", "int32x8", pairs, ones), [at])
+        T.buffer_store(acc, acc[at] + _widened_pairs(pairs), [at])
 
     if single:
         xs, ws = operands(*position(*(0 for _ in extent)))
         for v in range(tile * 2):
-            widen(v, product(xs[v // 2], ws[v % 2]))
+            widen(v, _products(xs[v // 2], ws[v % 2]))
         return
     sums = T.alloc_buffer((tile * 32,), "int16", scope="local", annotations={"disable_lower_builtin": True})
     for v in range(tile * 2):
@@ -137,9 +154,19 @@ def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> Non
         xs, ws = operands(*position(*(indices if len(extent) > 1 else [indices])))
         for v in range(tile * 2):
             at = T.ramp(v * 16, 1, 16)
-            T.buffer_store(sums, sums[at] + product(xs[v // 2], ws[v % 2]), [at])
+            T.buffer_store(sums, sums[at] + _products(xs[v // 2], ws[v % 2]), [at])
     for v in range(tile * 2):
         widen(v, sums[T.ramp(v * 16, 1, 16)])
+
+
+def _products(x, w):
+    """int16x16: sums of pairs of products of codes and weights."""
+    return intrinsic("avx2.pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)
+
+
+def _widened_pairs(pairs):
+    """int32x8: sums of pairs of an int16x16."""
+    return intrinsic("avx2.pmadd.wd", "int32x8", pairs, T.broadcast(T.int16(1), 16))
 
 
 def _widened(acc, operands, tile: int, dy, k) -> None:
