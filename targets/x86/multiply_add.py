@@ -1,7 +1,8 @@
 """Dense convolution on AVX2's byte multiply-adds, exact by choice of route from the layer's real weights.
 
-A register tile is 4 pixels by 16 channels. Four neighbouring bytes of a pixel row are broadcast and multiplied with
-[8 channels][4 bytes] of weights; NHWC makes the kW * Cin bytes of a kernel row one run of memory.
+A register tile is 4 pixels by 16 channels, on AVX-512 up to 32 channels or 8 pixels. Four neighbouring bytes of a pixel
+row are broadcast and multiplied with [8 channels][4 bytes] of weights, twice as many on AVX-512; NHWC makes the
+kW * Cin bytes of a kernel row one run of memory. Tiles of a small map run on from row to row.
 
     VNNI         vpdpbusd sums four products in int32 at once: any 8 x 8 bits
     chain >= 1   vpmaddubsw sums pairs in int16; `chain` of them are added there before vpmaddwd widens to int32
@@ -16,10 +17,11 @@ from compile.graph import Conv
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES, blocks, over_rows
+from targets.vector import registers as int32_registers
 from targets.x86.chains import INT16, longest_run
 from targets.x86.split import Split, split
 
-TILE = 4
+ACCUMULATORS = 8  # registers of sums in a tile
 
 
 def intrinsic(name: str, dtype: str, *args):
@@ -57,8 +59,17 @@ def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
 
 
 def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX-VNNI."""
+    """AVX-VNNI: 256 bits."""
     return _kernel(step, epilogues, arrange(step.node.weight), "dot product", _dot) if _applies(step) else None
+
+
+def wide_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
+    """AVX-512 VNNI."""
+    if not _applies(step):
+        return None
+    weight = arrange(step.node.weight)
+    together = 2 if len(weight) % 2 == 0 else 1
+    return _kernel(step, epilogues, weight, "wide dot product", _wide_dot, lanes=16, together=together)
 
 
 def _applies(step: Step) -> bool:
@@ -66,11 +77,13 @@ def _applies(step: Step) -> bool:
 
 
 def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add_products,
-            parts: Split | None = None) -> Kernel:
+            parts: Split | None = None, lanes: int = 8, together: int = 1) -> Kernel:
+    """lanes: of an int32 register; together: blocks of 16 channels in a tile."""
     node, epilogue = step.node, epilogues.conv(step)
     nb, kh, k4 = weight.shape[:3]
     oh, ow, o = step.write.tensor.shape
-    tile, x = min(TILE, ow), step.reads[0]
+    registers, x = together * LANES // lanes, step.reads[0]
+    tile = min(ACCUMULATORS // registers, ow)
     pixel, stored, values = node.stride * x.tensor.shape[2], weight.reshape(-1), [epilogue.table]
     if parts is not None:
         stored = np.concatenate([stored, parts.extra.reshape(-1)])
@@ -78,19 +91,20 @@ def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add
     values, places = np.concatenate(values).astype(np.int32), epilogue.table.size + 2 * nb + 1
 
     def block(reads, writes, weights, table, y, x0, b, count):
-        acc = T.alloc_buffer((tile * LANES,), "int32", scope="local", annotations={"disable_lower_builtin": True})
-        for v in range(tile * 2):
-            T.buffer_store(acc, T.broadcast(T.int32(0), 8), [T.ramp(v * 8, 1, 8)])
+        acc = int32_registers(tile * registers * lanes // LANES)
+        for v in range(tile * registers):
+            T.buffer_store(acc, T.broadcast(T.int32(0), lanes), [T.ramp(v * lanes, 1, lanes)])
 
         def codes(place):
-            """Four bytes of every pixel, eight times each; `place` counts from the first byte under the kernel."""
+            """Four bytes of every pixel, in all lanes; `place` counts from the first byte under the kernel."""
             start = x.at(y * node.stride - node.padding[0], x0 * node.stride - node.padding[1]) + place
             four = [reads[0][T.ramp(start + p * pixel, 1, 4)] for p in range(tile)]
-            return [T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four]
+            return [T.broadcast(T.reinterpret(f, dtype="int32"), lanes) for f in four]
 
         def operands(dy, k):
-            at = ((b * kh + dy) * k4 + k) * 64
-            return codes(dy * x.row_stride + k * 4), [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)]
+            first = [((b * together + g) * kh + dy) * k4 * 64 + k * 64 for g in range(together)]
+            places = [at + c * 4 for at in first for c in range(0, LANES, lanes)]
+            return codes(dy * x.row_stride + k * 4), [weights[T.ramp(at, 1, lanes * 4)] for at in places]
 
         add_products(acc, operands, tile, kh, k4)
         for v in range(2 if parts is not None else 0):
@@ -101,18 +115,23 @@ def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add
                     at = T.ramp((p * 2 + v) * 8, 1, 8)
                     T.buffer_store(acc, acc[at] + _widened_pairs(_products(four, w)), [at])
         for p in range(tile):
-            halves = [acc[T.ramp((p * 2 + v) * 8, 1, 8)] for v in range(2)]
-            epilogue.put(T.Shuffle(halves, list(range(LANES))), reads, writes, table, y, x0 + p, b * LANES, count)
+            for g in range(together):
+                at = (p * together + g) * LANES
+                vectors = [acc[T.ramp(at + c, 1, lanes)] for c in range(0, LANES, lanes)]
+                sums = vectors[0] if lanes == LANES else T.Shuffle(vectors, list(range(LANES)))
+                channel = (b * together + g) * LANES
+                epilogue.put(sums, reads, writes, table, y, x0 + p, channel, min(LANES, count - g * LANES))
 
     def row(reads, writes, weights, table, y):
         def tiles(b, count):
             with T.serial(-(-ow // tile)) as t:
                 block(reads, writes, weights, table, y, T.min(t * tile, ow - tile), b, count)
 
-        if nb > 1:
-            with T.serial(nb - 1) as b:
-                tiles(b, LANES)
-        tiles(nb - 1, o - (nb - 1) * LANES)
+        last, channels = nb // together - 1, together * LANES
+        if last:
+            with T.serial(last) as b:
+                tiles(b, channels)
+        tiles(last, o - last * channels)
 
     return Kernel(rule + epilogue.note, stored, node.w_bits, values, over_rows(step, row), oh)
 
@@ -184,10 +203,17 @@ def _widened(acc, operands, tile: int, dy, k) -> None:
             T.buffer_store(acc, acc[at] + pairs_of[0] + pairs_of[1], [at])
 
 
-def _dot(acc, operands, tile: int, kh: int, k4: int) -> None:
+def _dot(acc, operands, tile: int, kh: int, k4: int, bits: int = 256) -> None:
+    lanes = bits // 32
     with T.grid(kh, k4) as (dy, k):
         xs, ws = operands(dy, k)
-        for v in range(tile * 2):
-            at, w = T.ramp(v * 8, 1, 8), ws[v % 2]
-            x = T.reinterpret(xs[v // 2], dtype="uint8x32")
-            T.buffer_store(acc, intrinsic("avx512.vpdpbusd.256", "int32x8", acc[at], x, w), [at])
+        for p, x in enumerate(xs):
+            for v, w in enumerate(ws):
+                at = T.ramp((p * len(ws) + v) * lanes, 1, lanes)
+                code = T.reinterpret(x, dtype=f"uint8x{bits // 8}")
+                sums = intrinsic(f"avx512.vpdpbusd.{bits}", f"int32x{lanes}", acc[at], code, w)
+                T.buffer_store(acc, sums, [at])
+
+
+def _wide_dot(acc, operands, tile: int, kh: int, k4: int) -> None:
+    _dot(acc, operands, tile, kh, k4, bits=512)
