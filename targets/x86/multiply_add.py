@@ -16,10 +16,11 @@ from tvm.tirx.script import builder as T
 from compile.graph import Conv
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
-from targets.vector import LANES, blocks, over_rows
+from targets.vector import LANES, blocks
 from targets.vector import registers as int32_registers
 from targets.x86.chains import INT16, longest_run
 from targets.x86.split import Split, split
+from targets.x86.tiles import over_tiles
 
 ACCUMULATORS = 8  # registers of sums in a tile
 
@@ -83,28 +84,29 @@ def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add
     nb, kh, k4 = weight.shape[:3]
     oh, ow, o = step.write.tensor.shape
     registers, x = together * LANES // lanes, step.reads[0]
-    tile = min(ACCUMULATORS // registers, ow)
-    pixel, stored, values = node.stride * x.tensor.shape[2], weight.reshape(-1), [epilogue.table]
+    tile = min(ACCUMULATORS // registers, oh * ow)
+    stored, values = weight.reshape(-1), [epilogue.table]
     if parts is not None:
         stored = np.concatenate([stored, parts.extra.reshape(-1)])
         values += [parts.starts, parts.positions @ [x.row_stride, 4]]
     values, places = np.concatenate(values).astype(np.int32), epilogue.table.size + 2 * nb + 1
 
-    def block(reads, writes, weights, table, y, x0, b, count):
+    def block(reads, writes, weights, table, pixels, b, count):
+        starts = [x.at(y * node.stride - node.padding[0], xx * node.stride - node.padding[1]) for y, xx in pixels]
+        starts = [T.bind(start) for start in starts]
         acc = int32_registers(tile * registers * lanes // LANES)
         for v in range(tile * registers):
             T.buffer_store(acc, T.broadcast(T.int32(0), lanes), [T.ramp(v * lanes, 1, lanes)])
 
         def codes(place):
             """Four bytes of every pixel, in all lanes; `place` counts from the first byte under the kernel."""
-            start = x.at(y * node.stride - node.padding[0], x0 * node.stride - node.padding[1]) + place
-            four = [reads[0][T.ramp(start + p * pixel, 1, 4)] for p in range(tile)]
+            four = [reads[0][T.ramp(start + place, 1, 4)] for start in starts]
             return [T.broadcast(T.reinterpret(f, dtype="int32"), lanes) for f in four]
 
         def operands(dy, k):
             first = [((b * together + g) * kh + dy) * k4 * 64 + k * 64 for g in range(together)]
-            places = [at + c * 4 for at in first for c in range(0, LANES, lanes)]
-            return codes(dy * x.row_stride + k * 4), [weights[T.ramp(at, 1, lanes * 4)] for at in places]
+            ws = [weights[T.ramp(at + c * 4, 1, lanes * 4)] for at in first for c in range(0, LANES, lanes)]
+            return codes(dy * x.row_stride + k * 4), ws
 
         add_products(acc, operands, tile, kh, k4)
         for v in range(2 if parts is not None else 0):
@@ -114,26 +116,23 @@ def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add
                 for p, four in enumerate(codes(table[places + i])):
                     at = T.ramp((p * 2 + v) * 8, 1, 8)
                     T.buffer_store(acc, acc[at] + _widened_pairs(_products(four, w)), [at])
-        for p in range(tile):
+        for p, (y, xx) in enumerate(pixels):
             for g in range(together):
                 at = (p * together + g) * LANES
                 vectors = [acc[T.ramp(at + c, 1, lanes)] for c in range(0, LANES, lanes)]
                 sums = vectors[0] if lanes == LANES else T.Shuffle(vectors, list(range(LANES)))
                 channel = (b * together + g) * LANES
-                epilogue.put(sums, reads, writes, table, y, x0 + p, channel, min(LANES, count - g * LANES))
+                epilogue.put(sums, reads, writes, table, y, xx, channel, min(LANES, count - g * LANES))
 
-    def row(reads, writes, weights, table, y):
-        def tiles(b, count):
-            with T.serial(-(-ow // tile)) as t:
-                block(reads, writes, weights, table, y, T.min(t * tile, ow - tile), b, count)
-
+    def work(reads, writes, weights, table, each):
         last, channels = nb // together - 1, together * LANES
         if last:
             with T.serial(last) as b:
-                tiles(b, channels)
-        tiles(last, o - last * channels)
+                each(lambda pixels: block(reads, writes, weights, table, pixels, b, channels))
+        each(lambda pixels: block(reads, writes, weights, table, pixels, last, o - last * channels))
 
-    return Kernel(rule + epilogue.note, stored, node.w_bits, values, over_rows(step, row), oh)
+    emit, units = over_tiles(step, tile, work)
+    return Kernel(rule + epilogue.note, stored, node.w_bits, values, emit, units)
 
 
 def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
