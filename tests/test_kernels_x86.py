@@ -13,6 +13,7 @@ from runtime import cpu
 from targets import find
 from targets.x86.kernels import rules
 from targets.x86.multiply_add import arrange, longest_chain
+from targets.x86.split import split
 from tests.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
@@ -125,6 +126,33 @@ def test_look_up(a_bits, cin, cout, kernel, stride, extreme):
     graph = one_layer(a_bits, cin, cout, kernel, 2, a_bits, stride=stride, extreme=extreme, zero_point=zero_point)
     short = a_bits == 3 and (extreme or cin == 8)  # runs in int8 may be too short to pay
     assert_layer(graph, find("x86:avx2"), "" if short else "look-up")
+
+
+@pytest.mark.parametrize("cin,cout,kernel,stride", [(3, 17, 3, 1), (16, 32, 3, 2), (40, 24, 1, 1)])
+def test_split_weights(cin, cout, kernel, stride):
+    """Few pairs of weights that leave int16: they are cut, and the sums stay exact up to all codes at 255."""
+    assert_layer(one_layer(cin, cin, cout, kernel, 8, 8, stride=stride), find("x86:avx2"), "multiply-add, split")
+
+
+def test_too_many_large_weights_are_widened():
+    graph = one_layer(0, 16, 24, 3, 8, 8, extreme=True)
+    assert_layer(graph, find("x86:avx2"), "multiply-add, widened")
+
+
+@given(seed=st.integers(0, 10**6), spread=st.integers(1, 60))
+def test_both_parts_of_split_weights_fit(seed, spread):
+    rng = np.random.default_rng(seed)
+    weight = arrange(np.clip(np.rint(rng.normal(0, spread, (17, 3, 3, 5))), -128, 127).astype(np.int8))
+    parts = split(weight, 255)
+    if parts is not None:
+        total, sums = parts.first.astype(np.int64), lambda w: w.astype(np.int64).reshape(*w.shape[:-1], 2, 2)
+        for h, (start, end) in enumerate(zip(parts.starts, parts.starts[1:], strict=False)):
+            for (dy, k), extra in zip(parts.positions[start:end], parts.extra[start:end], strict=True):
+                total[h // 2, dy, k, h % 2] += extra
+        np.testing.assert_array_equal(total, weight)
+        for w in (parts.first, parts.extra):
+            assert np.maximum(sums(w), 0).sum(-1).max(initial=0) * 255 <= 32767
+            assert np.minimum(sums(w), 0).sum(-1).min(initial=0) * 255 >= -32768
 
 
 @pytest.mark.parametrize("seed", range(4))

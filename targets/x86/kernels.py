@@ -7,7 +7,7 @@ from targets.module import assemble
 from targets.x86.depthwise import depthwise, depthwise_dot_product
 from targets.x86.epilogue import epilogues
 from targets.x86.look_up import look_up, wide_look_up
-from targets.x86.multiply_add import dot_product, multiply_add
+from targets.x86.multiply_add import dot_product, multiply_add, wide_dot_product
 from targets.x86.winograd import winograd_dot_product, winograd_dot_product_32, winograd_multiply_add
 
 WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
@@ -16,7 +16,7 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
     if "avx512_vnni" in target.requires:
-        own = (winograd_dot_product_32, wide_look_up, dot_product, depthwise_dot_product)
+        own = (winograd_dot_product_32, wide_look_up, wide_dot_product, depthwise_dot_product)
     elif "avx_vnni" in target.requires:
         own = (winograd_dot_product, wide_look_up, dot_product, depthwise_dot_product)
     else:

@@ -87,12 +87,23 @@ def _offset(scale, usual, first, before, low, high, levels) -> np.ndarray:
 
 
 def _first_sums(ratio: Requant, left, bias, low, high, codes: Range, levels) -> np.ndarray:
-    """int64 [levels, C]: the smallest sum in low..high whose code reaches the level, high + 1 where none does."""
-    a, b = (np.broadcast_to(s, (len(levels), low.size)).copy() for s in (low, high + 1))
-    while (a < b).any():
-        middle = (a + b) >> 1
-        reached = reference.requantize((middle << left) + bias, ratio, codes.zero_point, 0, 255) >= levels
-        a, b = np.where(reached | (a >= b), a, middle + 1), np.where(reached, middle, b)
+    """int64 [levels, C]: the smallest sum in low..high whose code reaches the level, high + 1 where none does.
+
+    Searched near the tie that float64 finds; where the reference does not confirm what was found there, everywhere.
+    """
+    reached = lambda s: (  # noqa: E731
+        reference.requantize((np.clip(s, low, high) << left) + bias, ratio, codes.zero_point, 0, 255) >= levels)
+    tie = np.ldexp((levels - codes.zero_point - 0.5) / ratio.multiplier, 31 + ratio.shift)
+    near = np.clip(np.ldexp(tie - bias, -left), low, high + 1).astype(np.int64)
+    everywhere = np.zeros_like(near)
+    for first, end in ((near - 1, near + 2), (everywhere + low, everywhere + high + 1)):
+        a, b = np.clip(first, low, high + 1), np.clip(end, low, high + 1)
+        while (a < b).any():
+            middle = (a + b) >> 1
+            below = (a < b) & ~reached(middle)
+            a, b = np.where(below, middle + 1, a), np.where(below, b, np.minimum(b, middle))
+        if (((a > high) | reached(a)) & ((a == low) | ~reached(a - 1))).all():
+            break
     return a
 
 

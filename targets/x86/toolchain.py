@@ -21,6 +21,7 @@ FEATURES = {
     "llvm.x86.avx2": "avx2",
     "llvm.x86.avx.": "avx",
     "llvm.x86.fma": "fma",
+    "llvm.x86.avx512.vpdpbusd.512": "avx512vnni",
     "llvm.x86.avx512.vpdp": "avxvnni avx512vnni",
     "llvm.x86.avx512": "avx512bw",
 }
