@@ -97,7 +97,8 @@ class Plan:
     @property
     def groups(self) -> int:
         """Of input channels."""
-        return -(-self.step.node.weight.shape[3] // self.multiplier.step) * self.multiplier.step // self.multiplier.group
+        m = self.multiplier
+        return -(-self.step.node.weight.shape[3] // m.step) * m.step // m.group
 
     @property
     def channels(self) -> int:
@@ -125,4 +126,5 @@ class Plan:
         per_block = self.tiling.positions * m.block * self.blocks
         multiplied, tiles = self.held * b.bands * -(-b.width // b.columns), b.height * b.width
         values = tiles * self.tiling.positions * self.channels * b.shares
-        return multiplied * per_block * self.groups, values, tiles * per_block, per_block * self.groups * m.group * m.bytes
+        weights = per_block * self.groups * m.group * m.bytes
+        return multiplied * per_block * self.groups, values, tiles * per_block, weights
