@@ -9,7 +9,8 @@ import numpy as np
 from targets.kernel import Step
 from targets.winograd import Tiling
 
-SCRATCH = 128 << 10  # bytes of V a unit may take
+SCRATCH = 128 << 10  # bytes of V a patch should take
+STACK = 512 << 10  # bytes that V and M may take together: both lie on the stack
 WIDEST = 28  # tiles of a row taken together
 
 
@@ -119,6 +120,11 @@ class Plan:
     def held(self) -> int:
         """Tiles with room in scratch."""
         return -(-self.bands.rows * self.bands.columns // self.rows) * self.rows
+
+    def fits(self) -> bool:
+        """Whether the stack holds V and M."""
+        per_tile = self.channels * self.multiplier.bytes + self.multiplier.block * 4
+        return self.tiling.positions * self.held * per_tile <= STACK
 
     def work(self) -> tuple[int, int, int, int]:
         """Multiplications of a group, values of V made, values of M summed up, bytes of U."""

@@ -55,7 +55,7 @@ def plans(step: Step, dot: bool) -> list[Plan]:
                 found.append(Plan(step, tiling, long))
         if not dot and tiling.outputs == (4, 4):
             found.append(Plan(step, tiling, Multiplier(f"Winograd {name} of int16", "int16", LANES, 4, 8, 1, 8, _wide)))
-    return found
+    return [plan for plan in found if plan.fits()]
 
 
 def winograd_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
