@@ -69,7 +69,8 @@ class _Emitter:
                     self._transform(reads[0], v, i * wide + j, top + i, left + j)
                 with T.serial(per_share) as n:
                     block = T.bind(unit % b.shares * per_share + n)
-                    with T.grid(self.tiling.positions, (high * wide + self.plan.rows - 1) // self.plan.rows) as (p, group):
+                    groups = (high * wide + self.plan.rows - 1) // self.plan.rows
+                    with T.grid(self.tiling.positions, groups) as (p, group):
                         self._multiply(v, m, weights, block, p, group * self.plan.rows)
                     with T.grid(high, wide) as (i, j):
                         self._finish(m, reads, writes, table, block, i * wide + j, top + i, left + j)
@@ -87,23 +88,23 @@ class _Emitter:
         unsigned = "uint8" if self.m.bytes == 1 else element
         y, x = self._corner(i, j)
 
-        def load(k, l, c):
-            vector = codes[T.ramp(layout.at(y + k - above, x + l - before, c), 1, n)]
+        def load(r, s, c):
+            vector = codes[T.ramp(layout.at(y + r - above, x + s - before, c), 1, n)]
             return T.bind(vector if self.m.bytes == 1 else T.cast(vector, f"{element}x{n}"))
 
-        def put(position, s, c):
+        def put(position, value, c):
             offset = int(self.offsets[position])
             if offset:
-                s = s + T.broadcast(T.cast(offset % (1 << 8 * self.m.bytes), unsigned), n)
-            s = s if unsigned == element else T.reinterpret(s, dtype=f"{element}x{n}")
-            T.buffer_store(v, s, [T.ramp((position * self.plan.held + tile) * self.plan.channels + c, 1, n)])
+                value = value + T.broadcast(T.cast(offset % (1 << 8 * self.m.bytes), unsigned), n)
+            value = value if unsigned == element else T.reinterpret(value, dtype=f"{element}x{n}")
+            T.buffer_store(v, value, [T.ramp((position * self.plan.held + tile) * self.plan.channels + c, 1, n)])
 
         with T.serial(self.plan.channels // n) as c:
-            columns = [[T.bind(s) for s in down.apart([load(k, l, c * n) for k in range(down.inputs)], T.bind)]
-                       for l in range(across.inputs)]
-            for k in range(down.inputs):
-                for l, s in enumerate(across.apart([column[k] for column in columns], T.bind)):
-                    put(k * across.inputs + l, s, c * n)
+            columns = [[T.bind(value) for value in down.apart([load(r, s, c * n) for r in range(down.inputs)], T.bind)]
+                       for s in range(across.inputs)]
+            for r in range(down.inputs):
+                for s, value in enumerate(across.apart([column[r] for column in columns], T.bind)):
+                    put(r * across.inputs + s, value, c * n)
 
     def _multiply(self, v, m, weights, block, position, first) -> None:
         base = T.bind((position * self.plan.held + first) * self.plan.channels)
@@ -148,12 +149,12 @@ class _Emitter:
         down, across = self.tiling.down, self.tiling.across
         outputs = T.alloc_buffer((len(self.tiling.factors) * LANES,), "int32", **LOCAL)
 
-        def load(k, l):
-            position = k * across.inputs + l
+        def load(r, s):
+            position = r * across.inputs + s
             return T.bind(m[T.ramp((position * self.plan.held + tile) * self.m.block + first, 1, LANES)])
 
-        rows = [[T.bind(s) for s in across.together([load(k, l) for l in range(across.inputs)], T.bind)]
-                for k in range(down.inputs)]
+        rows = [[T.bind(value) for value in across.together([load(r, s) for s in range(across.inputs)], T.bind)]
+                for r in range(down.inputs)]
         for s in range(across.outputs):
             for r, acc in enumerate(down.together([row[s] for row in rows], T.bind)):
                 k = r * across.outputs + s

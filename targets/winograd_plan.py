@@ -9,7 +9,8 @@ import numpy as np
 from targets.kernel import Step
 from targets.winograd import Tiling
 
-SCRATCH = 128 << 10  # bytes of V a unit may take
+SCRATCH = 128 << 10  # bytes of V a patch should take
+STACK = 512 << 10  # bytes that V and M may take together: both lie on the stack
 WIDEST = 28  # tiles of a row taken together
 
 
@@ -97,7 +98,8 @@ class Plan:
     @property
     def groups(self) -> int:
         """Of input channels."""
-        return -(-self.step.node.weight.shape[3] // self.multiplier.step) * self.multiplier.step // self.multiplier.group
+        m = self.multiplier
+        return -(-self.step.node.weight.shape[3] // m.step) * m.step // m.group
 
     @property
     def channels(self) -> int:
@@ -119,10 +121,16 @@ class Plan:
         """Tiles with room in scratch."""
         return -(-self.bands.rows * self.bands.columns // self.rows) * self.rows
 
+    def fits(self) -> bool:
+        """Whether the stack holds V and M."""
+        per_tile = self.channels * self.multiplier.bytes + self.multiplier.block * 4
+        return self.tiling.positions * self.held * per_tile <= STACK
+
     def work(self) -> tuple[int, int, int, int]:
         """Multiplications of a group, values of V made, values of M summed up, bytes of U."""
         b, m = self.bands, self.multiplier
         per_block = self.tiling.positions * m.block * self.blocks
         multiplied, tiles = self.held * b.bands * -(-b.width // b.columns), b.height * b.width
         values = tiles * self.tiling.positions * self.channels * b.shares
-        return multiplied * per_block * self.groups, values, tiles * per_block, per_block * self.groups * m.group * m.bytes
+        weights = per_block * self.groups * m.group * m.bytes
+        return multiplied * per_block * self.groups, values, tiles * per_block, weights

@@ -10,7 +10,7 @@ from compile.graph import Conv, Graph, Tensor
 from compile.lower import lower, run_compiled
 from compile.plan import layouts
 from runtime import cpu
-from targets import find
+from targets import TargetError, find
 from targets.epilogue import Epilogues, bound
 from targets.kernel import Step
 from targets.winograd import FOUR, TWO, Tiling
@@ -114,18 +114,29 @@ def _step(node, placed):
     return Step(node, tuple(placed[n] for n in node.inputs), placed[node.output])
 
 
-def assert_equal(graph, target, monkeypatch, x, first):
-    """With Winograd wherever it applies: the plans take turns, from number `first` on. Returns the rules that served."""
+def lowered_with(graph, target, monkeypatch, kernels, epilogues, plans, first):
+    """With Winograd wherever it applies: the plans of a step take turns, from number `first` on."""
     own, turn = kernels.rules(target), itertools.count(first)
 
     def forced(step, epilogues):
-        found = plans(step, *TARGETS[target.name]) if isinstance(step.node, Conv) else []
+        found = plans(step) if isinstance(step.node, Conv) else []
         return winograd(found[next(turn) % len(found)], epilogues) if found else None
 
-    monkeypatch.setattr(kernels, "rules", lambda _: [bound(forced, Epilogues()), *own])
-    lowered = lower(graph, target)
-    np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, target), x), reference.run(graph, x))
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "rules", lambda _: [bound(forced, epilogues), *own])
+        return lower(graph, target)
+
+
+def served(lowered):
     return {c.kernel.rule.split(" chain")[0] for c in lowered.calls if c.kernel.rule.startswith("Winograd")}
+
+
+def assert_equal(graph, target, monkeypatch, x, first):
+    """Returns the rules that served."""
+    every = lambda step: plans(step, *TARGETS[target.name])  # noqa: E731
+    lowered = lowered_with(graph, target, monkeypatch, kernels, Epilogues(), every, first)
+    np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, target), x), reference.run(graph, x))
+    return served(lowered)
 
 
 def network(seed, w_bits, extreme):
@@ -163,11 +174,13 @@ def test_every_size(target, h, w, expected, monkeypatch):
     rng = np.random.default_rng(h * 16 + w)
     graph = single(h, w, 17, 24, 4, 4, rng.integers(-8, 8, (24, 3, 3, 17)))
     x = rng.integers(0, 16, (2, h, w, 17), np.uint8)
-    served = set().union(*(assert_equal(graph, target, monkeypatch, x, k) for k in range(max(1, expected))))
-    assert len(served) == expected
+    rules = set().union(*(assert_equal(graph, target, monkeypatch, x, k) for k in range(max(1, expected))))
+    assert len(rules) == expected
 
 
-@pytest.mark.parametrize("w_bits,a_bits,plan", [(8, 8, 0), (8, 8, 1), (8, 8, 2), (4, 4, 0), (4, 6, 0), (3, 3, 2), (8, 2, 0)])
+@pytest.mark.parametrize(
+    "w_bits,a_bits,plan", [(8, 8, 0), (8, 8, 1), (8, 8, 2), (4, 4, 0), (4, 6, 0), (3, 3, 2), (8, 2, 0)]
+)
 def test_largest_sums(target, w_bits, a_bits, plan, monkeypatch):
     """Weights at qmin, at qmax, alternating and at random; codes at 0, at qmax, alternating and at random."""
     half, shape, rng = 1 << (w_bits - 1), (8, 3, 3, 40), np.random.default_rng(w_bits)
@@ -181,11 +194,29 @@ def test_largest_sums(target, w_bits, a_bits, plan, monkeypatch):
 
 
 def test_sums_that_could_not_be_divided_are_left_to_others():
-    """64 times the largest sum must fit 31 bits for 4x4 tiles, 4 times for 2x2."""
-    for channels, names in ((2048, ["4x2", "2x2"]), (32, ["4x4", "4x2", "2x2"])):
+    """The power of two in a tiling's factors, 64, 16 or 4, times the largest sum must fit 31 bits."""
+    for channels, names in ((32, ["2x2", "4x2", "4x4"]), (256, ["2x2", "4x2"]), (1024, ["2x2"]), (2048, [])):
         graph = single(8, 8, channels, 16, 8, 8, np.full((16, 3, 3, channels), 127))
         found = plans(_step(graph.nodes[0], layouts(graph)), True, 32)
-        assert sorted(p.multiplier.rule.split()[1][:3] for p in found) == sorted(names)
+        assert [p.multiplier.rule.split()[1] for p in found] == names
+
+
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_every_row_is_written_by_one_row_of_tiles(tiling):
+    """As in the kernel: the last tiles overlap those before and leave out what is not theirs."""
+    m = tiling.outputs[0]
+    for height in range(m, 30):
+        tiles = range(tiling.tiles((height, 9, 1))[0])
+        rows = [y for i in tiles for y in range(min(i * m, height - m), min(i * m, height - m) + m) if y >= i * m]
+        assert rows == list(range(height))
+
+
+def test_scratch_fits_the_stack():
+    for channels in (64, 512, 2048, 8192):
+        graph = single(30, 30, channels, 16, 2, 2, np.zeros((16, 3, 3, channels)))
+        found = plans(_step(graph.nodes[0], layouts(graph)), True, 32)
+        assert all(p.held * p.tiling.positions * (p.channels * p.multiplier.bytes + 64) <= 1 << 19 for p in found)
+        assert bool(found) == (channels < 8192)
 
 
 def test_cost_decides_as_measured():
@@ -193,9 +224,44 @@ def test_cost_decides_as_measured():
     choice = {}
     for size, channels, bits in ((28, 128, 8), (28, 128, 4), (28, 128, 2), (2, 64, 8)):
         half = 1 << (bits - 1)
-        weight = np.clip(np.rint(np.random.default_rng(0).normal(0, half / 2.5, (channels, 3, 3, channels))), -half, half - 1)
-        step = _step((graph := single(size, size, channels, channels, bits, bits, weight)).nodes[0], layouts(graph))
+        weight = np.rint(np.random.default_rng(0).normal(0, half / 2.5, (channels, 3, 3, channels)))
+        graph = single(size, size, channels, channels, bits, bits, np.clip(weight, -half, half - 1))
+        step = _step(graph.nodes[0], layouts(graph))
         plan = min(plans(step, True, 32), key=cost)
         choice[size, bits] = plan.multiplier.rule if cost(plan) < direct_cost(step, True) else None
-    assert choice == {(28, 8): "Winograd 4x4, int16", (28, 4): "Winograd 2x2, dot product",
-                      (28, 2): "Winograd 4x2, dot product", (2, 8): None}
+    assert choice == {(28, 8): "Winograd 4x4 of int16", (28, 4): "Winograd 2x2 of bytes, dot product",
+                      (28, 2): "Winograd 4x2 of bytes, dot product", (2, 8): None}
+
+
+@pytest.mark.parametrize(
+    "name,w_bits", [("arm:cortex-a76", 2), ("arm:cortex-a76", 4), ("arm:cortex-a72", 3), ("arm:cortex-a72", 8)]
+)
+def test_arm(name, w_bits, monkeypatch, tmp_path):
+    """On emulated processors."""
+    from targets.arm import kernels as arm
+    from targets.arm import toolchain
+    from targets.arm.multiply_add import EPILOGUES
+    from targets.arm.winograd import plans
+
+    try:
+        toolchain.linker()
+    except TargetError as error:
+        pytest.skip(f"no linker for aarch64: {error}")
+    target, graph = find(name), network(w_bits, w_bits, extreme=w_bits == 4)
+    every = lambda step: plans(step, "asimddp" in target.requires)  # noqa: E731
+    lowered = lowered_with(graph, target, monkeypatch, arm, EPILOGUES, every, w_bits)
+    assert served(lowered)
+    toolchain.build(lowered.module, target, tmp_path / "net.so", tmp_path)
+    x = pictures(graph, 3, w_bits)
+    got = run_compiled(lowered, toolchain.runner(tmp_path / "net.so", target), x)
+    np.testing.assert_array_equal(got, reference.run(graph, x))
+
+
+def test_arm_chain_never_exceeds_int16_and_is_no_shorter_than_it_could_be():
+    from targets.arm.winograd import longest_chain
+
+    rng, (least, most) = np.random.default_rng(0), TILINGS[0].ranges(15)
+    u, largest = TILINGS[0].transform(rng.integers(-8, 8, (24, 3, 3, 200))), np.maximum(-least, most)
+    chain, products = longest_chain(u, largest), np.abs(u) * largest[:, None, None]
+    runs = lambda n: np.lib.stride_tricks.sliding_window_view(products, n, axis=2).sum(-1).max()  # noqa: E731
+    assert runs(chain) < 1 << 15 <= runs(chain + 1)

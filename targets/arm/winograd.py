@@ -1,8 +1,8 @@
 """Winograd's convolution on NEON: bytes where the transformed codes and weights fit them, int16 for the A72's 8 bits.
 
     dot product (A76, A78AE)   sdot on bytes: 2.25 (2x2 tiles) or 3 (4x2) times fewer of them
-    long multiplies (A72)      smlal: bytes into int16, `chain` at a time before they are widened, as many as the layer's
-                               real weights allow; or int16 into int32, half as many at once, 4 times fewer with 4x4
+    long multiplies (A72)      smlal: bytes into int16, `chain` at a time before they are widened, as many as the real
+                               weights allow; or int16 into int32, half as many at once, 4 times fewer with 4x4
 
 Output channels are the lanes, so that no sums are added across them.
 """
@@ -42,7 +42,7 @@ def plans(step: Step, dot: bool) -> list[Plan]:
         if not tiling.applies(step):
             continue
         u, qmax = tiling.transform(step.node.weight), step.reads[0].tensor.qmax
-        small = Multiplier(f"Winograd {name}, dot product", "int8", LANES, 5, 16, 4, 16, _dot)
+        small = Multiplier(f"Winograd {name} of bytes, dot product", "int8", LANES, 5, 16, 4, 16, _dot)
         offsets = small.offsets(tiling, qmax)
         if offsets is not None and -128 <= u.min() and u.max() <= 127:
             least, most = (r + offsets for r in tiling.ranges(qmax))
@@ -50,12 +50,12 @@ def plans(step: Step, dot: bool) -> list[Plan]:
             if dot:
                 found.append(Plan(step, tiling, small))
             elif chain >= 4:
-                long = replace(small, rule=f"Winograd {name}, int16 chain {chain}", rows=4, group=1, step=8,
+                long = replace(small, rule=f"Winograd {name} of bytes, int16 chain {chain}", rows=4, group=1, step=8,
                                products=lambda *a, n=chain // 4 * 4: _long(*a, chain=n))
                 found.append(Plan(step, tiling, long))
         if not dot and tiling.outputs == (4, 4):
-            found.append(Plan(step, tiling, Multiplier(f"Winograd {name}, int16", "int16", LANES, 4, 8, 1, 8, _wide)))
-    return found
+            found.append(Plan(step, tiling, Multiplier(f"Winograd {name} of int16", "int16", LANES, 4, 8, 1, 8, _wide)))
+    return [plan for plan in found if plan.fits()]
 
 
 def winograd_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -149,7 +149,8 @@ def _wide(v, weights, codes, filters, put, rows, groups) -> None:
     with T.serial(groups // 8) as k:
         xs = [T.bind(v[T.ramp(codes(row, k * 8), 1, 8)]) for row in range(rows)]
         for i in range(8):
-            words = [T.reinterpret(weights[T.ramp(filters(k * 8 + i) + h * 16, 1, 16)], dtype="int16x8") for h in range(2)]
+            halves = [weights[T.ramp(filters(k * 8 + i) + h * 16, 1, 16)] for h in range(2)]
+            words = [T.reinterpret(half, dtype="int16x8") for half in halves]
             ws = [T.bind(T.cast(_half(words[q // 2], q % 2, 4), "int32x4")) for q in range(4)]
             for row in range(rows):
                 x = T.bind(T.cast(T.broadcast(T.Shuffle([xs[row]], [i]), 4), "int32x4"))

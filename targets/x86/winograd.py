@@ -36,22 +36,22 @@ def plans(step: Step, vnni: bool, registers: int) -> list[Plan]:
         u = tiling.transform(weight)
         least, most = tiling.ranges(qmax)
         small = Multiplier("", "uint8", LANES, ROWS[registers], 32 if weight.shape[3] > 16 else 16, 4, 4, _dot)
-        large = Multiplier(f"Winograd {name}, int16", "int16", LANES, ROWS[registers], 16, 2, 2,
+        large = Multiplier(f"Winograd {name} of int16", "int16", LANES, ROWS[registers], 16, 2, 2,
                            _wide_dot if vnni else _wide)
         if small.offsets(tiling, qmax) is not None and -128 <= u.min() and u.max() <= 127:
             if vnni:
-                found.append(Plan(step, tiling, replace(small, rule=f"Winograd {name}, dot product")))
+                found.append(Plan(step, tiling, replace(small, rule=f"Winograd {name} of bytes, dot product")))
             elif chain := byte_chain(arrange(u, LANES, 4, 4), int((most - least).max())):
-                rule = f"Winograd {name}, int16 chain {chain}"
+                rule = f"Winograd {name} of bytes, int16 chain {chain}"
                 chained = replace(small, rule=rule, products=lambda *a, n=chain: _chained(*a, chain=n))
                 found.append(Plan(step, tiling, chained))
         if large.offsets(tiling, qmax) is not None:
             found.append(Plan(step, tiling, large))
-    return found
+    return [plan for plan in found if plan.fits()]
 
 
 def cost(plan: Plan) -> float:
-    """In products of 32 bytes; fitted on 22 shapes at 8, 4 and 2 bits (Zen 4), where choices by it are within 5 % of
+    """In products of 32 bytes; fitted on 22 shapes at 8, 4 and 2 bits (Zen 4), where choices by it are within 6 % of
     the best on average. Weights beyond CACHE count more, a first pass as if another layer came between."""
     products, values, sums, size = plan.work()
     additions = (plan.tiling.down.inputs + plan.tiling.across.inputs) / 8  # compared with 2x2
