@@ -57,7 +57,7 @@ class Route:
 
 
 def in_pieces(row: np.ndarray, vectors: int) -> np.ndarray:
-    """[..., vectors, n / vectors] of [..., n]: vector v holds pieces v and v + vectors, which is how interleaving within
+    """[..., vectors, n / vectors] of [..., n]: vector v holds pieces v and v + vectors, as interleaving within
     the halves of registers leaves them; one vector is left as it is."""
     return np.moveaxis(row.reshape(*row.shape[:-1], 2, vectors, -1), -3, -2).reshape(*row.shape[:-1], vectors, -1)
 

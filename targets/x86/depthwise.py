@@ -26,7 +26,7 @@ def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
     """AVX2: the route depends on the layer's real weights."""
     if not applies(step):
         return None
-    for route in (byte_pairs,) if __import__('os').environ.get('NN') else (byte_pairs, nibbles):
+    for route in (byte_pairs, nibbles):
         if route(step, LANES) is not None:
             return kernel(step, epilogues, *(route(step, lanes) for lanes in WIDTHS))
     return kernel(step, epilogues, word_pairs(step))
