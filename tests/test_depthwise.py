@@ -54,10 +54,11 @@ def weights(shape, bits: int, like: str) -> np.ndarray:
             "alternating": np.where(np.indices(shape).sum(0) % 2, -half, half - 1)}[like].astype(np.int8)
 
 
-def graph_of(node, *tensors: Tensor) -> Graph:
-    shape = output_shape(node, tensors[0].shape, tensors[0].shape[2])
-    every = (*tensors, Tensor("out", shape, *((32,) if getattr(node, "requant", 0) is None else ())))
-    return Graph("single", {t.name: t for t in every}, (node,), "image", "out")
+def graph_of(node, image: Tensor) -> Graph:
+    channels = len(node.weight) if isinstance(node, Conv) else image.shape[2]
+    shape = *output_shape(node, image.shape, channels)[:2], channels
+    out = Tensor("out", shape, 32 if isinstance(node, Conv) else 8)
+    return Graph("single", {"image": image, "out": out}, (node,), "image", "out")
 
 
 def network(channels, size, kernel, stride, padding, w_bits, a_bits, like, logits=False) -> Graph:
