@@ -29,10 +29,11 @@ class Route:
     """How the terms of a pixel are summed, for `lanes` channels at a time.
 
     groups: terms in an order of ascending columns. tile: pixels at a time. offset: taken off every code.
-    weight: int64 [terms, channels, bytes], what is stored of each term. filters(w): what `multiply` takes, from a
-    term's int8 vector. codes(xs): what it takes, from the uint8 vectors of a term's taps. multiply(sums, codes,
-    filters, group): adds a term to the sums of its group, which are None at first. widen(sums): int32 vectors of 16
-    channels, in order. starts: int64 [groups, channels], what the sums begin with, for routes that ask for it.
+    weight: int64 [terms, planes, channels, places], what is stored of each term; a plane of a block of channels is
+    stored as `vectors` vectors, laid out as `in_pieces` says. codes(xs): what `multiply` takes from the uint8 vectors
+    of a term's taps. multiply(sums, codes, filters, start): adds a term to the sums of its group, None at first;
+    filters are the term's int8 vectors. widen(sums): int32 vectors of 16 channels, in order. starts: int64 [groups,
+    channels], what sums begin with, for routes that ask for it.
     """
 
     name: str
@@ -43,9 +44,22 @@ class Route:
     codes: Callable[[Sequence[Any]], Any]
     multiply: Callable[[Any, Any, Any, Any], Any]
     widen: Callable[[Any], Sequence[Any]]
-    filters: Callable[[Any], Any] = lambda w: w
+    vectors: int = 1
     offset: int = 0
     starts: np.ndarray | None = None
+
+    def stored(self, first: int) -> np.ndarray:
+        """int8 [terms, planes, vectors, bytes]: a block of channels, which may begin before and end after the real."""
+        block = np.zeros((*self.weight.shape[:2], self.lanes, self.weight.shape[3]), np.int8)
+        real = self.weight[:, :, first : first + self.lanes]
+        block[:, :, : real.shape[2]] = real
+        return in_pieces(block.reshape(*block.shape[:2], -1), self.vectors)
+
+
+def in_pieces(row: np.ndarray, vectors: int) -> np.ndarray:
+    """[..., vectors, n / vectors] of [..., n]: vector v holds pieces v and v + vectors, as interleaving within
+    the halves of registers leaves them; one vector is left as it is."""
+    return np.moveaxis(row.reshape(*row.shape[:-1], 2, vectors, -1), -3, -2).reshape(*row.shape[:-1], vectors, -1)
 
 
 def applies(step: Step) -> bool:
@@ -72,11 +86,11 @@ def int16_products(step: Step) -> Route:
         return T.bind(T.reinterpret(x, dtype=f"int8x{LANES}"))
 
     def multiply(sums, x, w, _):
-        product = T.cast(x, f"int16x{LANES}") * T.cast(w, f"int16x{LANES}")
+        product = T.cast(x, f"int16x{LANES}") * T.cast(w[0], f"int16x{LANES}")
         return T.bind(product if sums is None else sums + product)
 
-    return Route(f"int16 products, {len(groups)} groups", LANES, 4, split(terms, groups), weight, codes, multiply,
-                 lambda sums: [T.cast(sums, f"int32x{LANES}")], offset=offset)
+    return Route(f"int16 products, {len(groups)} groups", LANES, 4, split(terms, groups), weight[:, None], codes,
+                 multiply, lambda sums: [T.cast(sums, f"int32x{LANES}")], offset=offset)
 
 
 def arrange(step: Step, terms: Sequence[Term], places: int) -> np.ndarray:
@@ -123,53 +137,51 @@ def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
     """Blocks of channels in rows of tiles. The last tile of a row and the last block of channels overlap those before
     instead of being short.
 
-    routes: one way to sum, the widest first; where channels are left that a narrower one can hold, that one takes them.
-    Weights are stored [term][channel][byte].
+    routes: one way to sum, the widest first; where a narrower one can hold the channels that are left, it takes them.
+    Weights are stored [block][term][plane][vector][byte].
     """
     node, (oh, ow, channels) = step.node, step.write.tensor.shape
-    routes = [r for r in routes if r.lanes < channels + LANES] or routes[-1:]
-    widest = routes[0]
-    row = max(blocks(channels) * LANES, widest.lanes)
-    room = ((0, 0), (0, row - channels))
-    epilogue, each = epilogues.conv(step, offset=widest.offset), widest.weight.shape[2]
-    weight = np.pad(widest.weight, (*room, (0, 0))).astype(np.int8)
-    starts = np.zeros(0) if widest.starts is None else np.pad(widest.starts, room)
+    epilogue, wide = epilogues.conv(step, offset=routes[0].offset), routes[0].lanes
+    whole, rest = divmod(channels, wide)
+    narrow = min((r for r in routes if r.lanes >= rest), key=lambda r: r.lanes)
+    if rest and narrow is routes[0]:
+        whole, rest = whole + 1, 0
+    firsts = [max(0, min(b * wide, channels - wide)) for b in range(whole)]
+    weight = [routes[0].stored(c) for c in firsts] + ([narrow.stored(max(0, channels - narrow.lanes))] if rest else [])
+    starts, row = np.zeros((0, 0)), blocks(channels) * LANES + wide
+    if routes[0].starts is not None:
+        starts = np.pad(routes[0].starts, ((0, 0), (0, row - channels)))
 
-    def block(reads, writes, weights, table, y, route, c, count):
-        lanes = route.lanes
-        terms = [term for group in route.groups for term in group]
-        filters = {
-            term: route.filters(T.bind(weights[T.ramp((i * row + c) * each, 1, lanes * each)]))
-            for i, term in enumerate(terms)
-        }
-        first = [epilogue.table.size + g * row + c for g in range(len(starts))]
-        begin = [T.bind(T.cast(table[T.ramp(at, 1, lanes)], f"int16x{lanes}")) for at in first]
+    def block(reads, writes, weights, table, y, route, at, c, count):
+        filters, lanes = {}, route.lanes
+        _, planes, _, places = route.weight.shape
+        size, vectors = lanes * places // route.vectors, planes * route.vectors
+        for i, term in enumerate(term for group in route.groups for term in group):
+            ramps = [T.ramp(at + (i * vectors + v) * size, 1, size) for v in range(vectors)]
+            filters[term] = [T.bind(weights[ramp]) for ramp in ramps]
+        begins = [epilogue.table.size + g * row + c for g in range(len(starts))]
+        begins = [T.bind(T.cast(table[T.ramp(begin, 1, lanes)], f"int16x{lanes}")) for begin in begins]
         tile = min(route.tile, ow)
         with T.serial(-(-ow // tile)) as t:
             x0 = T.min(t * tile, ow - tile)
-            sums = _sums(step, route, tile, _window(step, reads[0], y, x0, c, lanes), filters, begin)
-            for p, vectors in enumerate(sums):
-                for v in range(-(-count // LANES)):
-                    epilogue.put(vectors[v], reads, writes, table, y, x0 + p, c + v * LANES,
-                                 min(LANES, count - v * LANES))
+            sums = _sums(step, route, tile, _window(step, reads[0], y, x0, c, lanes), filters, begins)
+            for p, acc in enumerate(sums):
+                for v in range(blocks(count)):
+                    epilogue.put(acc[v], reads, writes, table, y, x0 + p, c + v * LANES, min(LANES, count - v * LANES))
 
     def one_row(reads, writes, weights, table, y):
-        whole, rest = divmod(channels, widest.lanes)
-        last = next(r for r in reversed(routes) if r.lanes >= rest)
-        if last is widest:
-            whole, rest = whole + (rest > 0), 0
+        arguments = (reads, writes, weights, table, y)
         if whole == 1:
-            block(reads, writes, weights, table, y, widest, 0, min(widest.lanes, channels))
+            block(*arguments, routes[0], 0, 0, min(wide, channels))
         elif whole:
             with T.serial(whole) as b:
-                c = T.min(b * widest.lanes, channels - widest.lanes)
-                block(reads, writes, weights, table, y, widest, c, widest.lanes)
+                block(*arguments, routes[0], b * weight[0].size, T.min(b * wide, channels - wide), wide)
         if rest:
-            c = max(0, channels - last.lanes)
-            block(reads, writes, weights, table, y, last, c, channels - c)
+            c = max(0, channels - narrow.lanes)
+            block(*arguments, narrow, sum(w.size for w in weight[:-1]), c, channels - c)
 
-    table = np.concatenate([epilogue.table, starts.astype(np.int32).reshape(-1)])
-    return Kernel(f"depthwise, {widest.name}", weight.reshape(-1), node.w_bits, table, over_rows(step, one_row), oh)
+    return Kernel(f"depthwise, {routes[0].name}", np.concatenate([w.reshape(-1) for w in weight]), node.w_bits,
+                  np.concatenate([epilogue.table, starts.astype(np.int32).reshape(-1)]), over_rows(step, one_row), oh)
 
 
 def _window(step: Step, read, y, x0, c, lanes: int):

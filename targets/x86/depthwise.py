@@ -12,7 +12,7 @@ neighbours: pieces of 16 bytes, vector v holding pieces v and v + number of vect
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.depthwise import INT16, Route, Term, applies, arrange, fewest_groups, kernel, offsets, split
+from targets.depthwise import INT16, Route, Term, applies, arrange, fewest_groups, in_pieces, kernel, offsets, split
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import LANES, splat
@@ -49,56 +49,49 @@ def byte_pairs(step: Step, lanes: int) -> Route | None:
     groups = split(terms, groups)
 
     def multiply(sums, xs, ws, start):
-        starts = [None] * len(xs) if start is None else _pieces(start, len(xs))
+        starts = [None] * len(xs) if start is None else _vectors(start, len(xs))
         return [_add_pairs(s, x, w) for s, x, w in zip(sums or starts, xs, ws, strict=True)]
 
-    return Route(f"byte pairs, {len(groups)} groups", lanes, 4, groups, weight, _interleaved, multiply,
-                 lambda sums: [T.cast(v, "int32x16") for v in _in_order(sums)], lambda w: _pieces(w, lanes // LANES),
-                 offset, _starts(step, groups, offset))
+    return Route(f"byte pairs, {len(groups)} groups", lanes, 4, groups, weight[:, None], _interleaved, multiply,
+                 lambda sums: [T.cast(v, "int32x16") for v in _in_order(sums)], lanes // LANES, offset,
+                 _starts(step, groups, offset))
 
 
 def nibbles(step: Step, lanes: int) -> Route | None:
     """None where a sum could leave int16: kernels of more than 16 taps with the largest weights and codes."""
-    terms, qmax = _pairs(step), step.reads[0].tensor.qmax
+    terms, qmax, vectors = _pairs(step), step.reads[0].tensor.qmax, lanes // LANES
     weight = arrange(step, terms, 2)
     high = (weight + 8) >> 4
-    low = weight - 16 * high
-    if not all(_fits((plane * qmax).transpose(1, 0, 2).reshape(plane.shape[1], -1)) for plane in (high, low)):
+    planes = np.stack([high, weight - 16 * high], 1)
+    if not _fits(np.moveaxis(planes, 0, -1).reshape(2, weight.shape[1], -1) * qmax):
         return None
-    vectors = lanes // LANES
-
-    def filters(w):
-        planes = [[4 * channel + 2 * h + place for channel in range(lanes) for place in (0, 1)] for h in (0, 1)]
-        return [_pieces(T.bind(T.Shuffle([w], plane)), vectors) for plane in planes]
 
     def multiply(sums, xs, ws, _):
-        sums = sums or [[None] * vectors] * 2
-        return [[_add_pairs(s, x, w) for s, x, w in zip(plane, xs, half, strict=True)]
-                for plane, half in zip(sums, ws, strict=True)]
+        return [_add_pairs(s, x, w) for s, x, w in zip(sums or [None] * len(ws), xs * 2, ws, strict=True)]
 
     def widen(sums):
-        planes = [_in_order(plane) for plane in sums]
-        return [T.shift_left(T.cast(h, "int32x16"), splat(4)) + T.cast(low, "int32x16")
-                for h, low in zip(*planes, strict=True)]
+        sixteen_one = T.broadcast(T.int32((1 << 16) + 16), 8)
+        pairs = [T.bind(_unpacked(*plane, h)) for plane in zip(sums[:vectors], sums[vectors:], strict=True)
+                 for h in (0, 1)]
+        units = T.reinterpret(sixteen_one, dtype="int16x16")
+        return _in_order([intrinsic("avx2.pmadd.wd", "int32x8", pair, units) for pair in pairs])
 
-    return Route("nibbles", lanes, 2, [terms], np.concatenate([high, low], 2), _interleaved, multiply, widen, filters)
+    return Route("nibbles", lanes, 2, [terms], planes, _interleaved, multiply, widen, vectors)
 
 
 def word_pairs(step: Step) -> Route:
-    halves, terms = range(2), _pairs(step)
+    terms = _pairs(step)
 
-    def multiply(sums, x, w, _):
-        products = [intrinsic("avx2.pmadd.wd", "int32x8", x[h], w[h]) for h in halves]
-        return [T.bind(products[h] if sums is None else sums[h] + products[h]) for h in halves]
+    def multiply(sums, xs, ws, _):
+        products = [intrinsic("avx2.pmadd.wd", "int32x8", x, T.cast(w, "int16x16"))
+                    for x, w in zip(xs, ws, strict=True)]
+        return [T.bind(p if s is None else s + p) for s, p in zip(sums or [None] * 2, products, strict=True)]
 
     def codes(xs):
-        return [T.bind(T.cast(_unpacked(*xs, h), "int16x16")) for h in halves]
+        words = [T.bind(T.cast(x, "int16x16")) for x in xs]
+        return [T.bind(_unpacked(*words, h)) for h in (0, 1)]
 
-    def filters(w):
-        return [T.bind(T.cast(T.Shuffle([w], list(range(h * 16, h * 16 + 16))), "int16x16")) for h in halves]
-
-    return Route("word pairs", LANES, 4, [terms], arrange(step, terms, 2), codes, multiply,
-                 lambda sums: [T.Shuffle(sums, list(range(LANES)))], filters)
+    return Route("word pairs", LANES, 4, [terms], arrange(step, terms, 2)[:, None], codes, multiply, _in_order, 2)
 
 
 def quads(step: Step, lanes: int) -> Route:
@@ -107,10 +100,9 @@ def quads(step: Step, lanes: int) -> Route:
     each = -(-kh // -(-kh // 4))
     rows = [range(dy, min(dy + each, kh)) for dy in range(0, kh, each)]
     terms = [tuple((dy, dx) for dy in r) for dx in range(kw) for r in rows]
-    vectors = lanes // 8
 
     def multiply(sums, xs, ws, _):
-        sums = sums or [splat(0, 8)] * vectors
+        sums = sums or [splat(0, 8)] * len(xs)
         return [T.bind(intrinsic("avx512.vpdpbusd.256", "int32x8", *v)) for v in zip(sums, xs, ws, strict=True)]
 
     def codes(xs):
@@ -120,17 +112,11 @@ def quads(step: Step, lanes: int) -> Route:
         words = [[T.reinterpret(v, dtype=f"uint16x{lanes // 2}") for v in pair] for pair in pairs]
         fours = [_unpacked(a, b, h) for a, b in zip(*words, strict=True) for h in (0, 1)]
         if lanes == LANES:
-            fours = [T.Shuffle(fours[i : i + 2], list(range(16))) for i in (0, 2)]
+            fours = [T.Shuffle([fours[v], fours[v + 2]], list(range(16))) for v in (0, 1)]
         return [T.bind(T.reinterpret(v, dtype="uint8x32")) for v in fours]
 
-    def widen(sums):
-        halves = [T.Shuffle([v], list(range(h * 4, h * 4 + 4))) for h in (0, 1) for v in sums]
-        if lanes == LANES:
-            return [T.Shuffle(sums, list(range(LANES)))]
-        return [T.Shuffle(halves[i : i + 4], list(range(LANES))) for i in (0, 4)]
-
-    return Route("dot product", lanes, 4, [terms], arrange(step, terms, 4), codes, multiply, widen,
-                 lambda w: _pieces(w, vectors, neighbours=lanes == LANES))
+    return Route("dot product", lanes, 4, [terms], arrange(step, terms, 4)[:, None], codes, multiply, _in_order,
+                 lanes // 8)
 
 
 def _pairs(step: Step) -> list[Term]:
@@ -173,20 +159,19 @@ def _unpacked(a, b, high: int):
     return T.Shuffle([a, b], [i + n * k for i in ones for k in range(2)])
 
 
-def _pieces(v, vectors: int, neighbours: bool = False) -> list:
-    """A vector as `vectors` of 32 bytes, of pieces as `_unpacked` leaves them, or of neighbours."""
-    if vectors == 1:
-        return [v]
-    half = _length(v) // vectors // 2
-    firsts = [(2 * i, 2 * i + 1) if neighbours else (i, vectors + i) for i in range(vectors)]
-    return [T.bind(T.Shuffle([v], [piece * half + k for piece in pair for k in range(half)])) for pair in firsts]
+def _vectors(v, count: int) -> list:
+    """A vector in pieces, as targets/depthwise.py: in_pieces."""
+    each = in_pieces(np.arange(_length(v)), count).tolist() if count > 1 else [list(range(_length(v)))]
+    return [T.bind(T.Shuffle([v], indices)) for indices in each]
 
 
-def _in_order(sums: list) -> list:
-    """int16x16 vectors of neighbouring channels."""
-    if len(sums) == 1:
-        return sums
-    return [T.Shuffle(sums, [16 * v + h * 8 + i for v in (0, 1) for i in range(8)]) for h in (0, 1)]
+def _in_order(vectors: list) -> list:
+    """Vectors of 16 neighbouring channels, of vectors in pieces."""
+    if len(vectors) == 1:
+        return vectors
+    count = sum(_length(v) for v in vectors)
+    order = np.argsort(in_pieces(np.arange(count), len(vectors)).reshape(-1))
+    return [T.Shuffle(vectors, order[i : i + LANES].tolist()) for i in range(0, count, LANES)]
 
 
 def _length(v) -> int:
