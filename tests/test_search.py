@@ -109,8 +109,9 @@ def test_latency_is_read_from_the_target_s_table(monkeypatch):
         if target != "x86:avx2":
             raise ValueError(f"{target}: expected a table of costs, found none")
         return types.SimpleNamespace(layer=lambda shape, bits: (asked.append((shape, bits)) or (3.0, "measured")))
-    fake = types.SimpleNamespace(load=load, Shape=lambda *a, **k: (*a, *k.values()), CostsError=KeyError)
-    monkeypatch.setitem(sys.modules, "compile.costs", fake)
+    shapes = types.SimpleNamespace(Shape=lambda *a, **k: (*a, *k.values()))
+    monkeypatch.setitem(sys.modules, "compile.costs", types.SimpleNamespace(load=load, CostsError=KeyError))
+    monkeypatch.setitem(sys.modules, "compile.shapes", shapes)
     cost = layer_cost("latency", "x86")
     assert cost(ARCH.blocks[1].conv2, 4, 2) == 3.0
     assert asked == [(("conv", (3, 3), 1, (4, 4, 32), (4, 4, 32), True, (1,)), "w4a2")]
