@@ -118,7 +118,7 @@ def test_what_is_no_finished_run_is_refused(run, name, content, words):
 def test_report_says_when_quality_does_not_matter_and_shows_what_the_search_saw(run):
     records = [{**r, "w_bits": 4.0} if r["arm"] == "adaptive" else r for r in results()]
     (run / "results.json").write_text(json.dumps(records))
-    seen = [{"name": f"ilp-{k}", "cost": 0.2 * k, "loss": 1 / k} for k in (1, 2, 3)]
+    seen = [{"name": f"ilp-{k}", "cost": 0.2 * k, "loss": 1 / k, "groups": []} for k in (1, 2, 3)]
     (run / "configs.json").write_text(json.dumps({"pareto": seen, "variants": seen[:1]}))
     text = write_report(run).read_text()
     assert "The bits do not differ with quality: every family and severity gets between 4.00 and 4.00" in text

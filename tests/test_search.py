@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import sys
 import types
 
@@ -18,7 +19,7 @@ from train.architectures import architecture
 from train.batches import Batches, generator
 from train.configs import Configs, ConfigsError, Variant, distinct, pareto
 from train.cost import CostError, CostTable, bitops, layer_cost, relative, size
-from train.dqmq import PolicyPhase, Quality
+from train.dqmq import PolicyPhase, Quality, reduce
 from train.fracbits import RealWidths, interpolate, uniform_width
 from train.groups import Groups, find_groups
 from train.ilp import solve
@@ -32,6 +33,7 @@ from train.policy import Policy, log_probability, policy_gradient, sample
 from train.reduction import clusters, configurations, items, k_medoids, within
 from train.relaxed import Mixed, Mixture, RelaxedNetwork, one_hot, open_layers
 from train.run import learn
+from train.search import Search
 from train.settings import Settings, parse
 
 ARCH = architecture("resnet8", (8, 8, 3), 10)
@@ -382,6 +384,26 @@ def test_clusters_tell_qualities_apart_before_they_repeat_one(table):
     alike = clusters(items([wide.expand(6, -1, -1)], groups), table, centres, 1)
     assert [c.groups for c in alike] == [()]
     assert {c.groups for c in clusters(items([wide.expand(6, -1, -1)], groups), table, centres, 2)} == {(0, 1), (2,)}
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_policy_becomes_variants_within_the_budget(table, levels):
+    policy, rng = Policy(LAYERS, WIDTHS, 2), chance()
+    with torch.no_grad():
+        policy.v.normal_(0, 0.7, generator=rng)
+        policy.t.fill_(0.5)
+    q = torch.randn(2, 60, 2, generator=rng)
+    group = (q[..., 0] > 0).long()
+    centres = torch.stack([q[group == g].mean(0) for g in (0, 1)])
+    quality = Quality(q, group, centres, torch.tensor([0.5, 0.5]))
+    settings = Settings(method="dqmq", budget=0.3, variants=4, levels=levels)
+    found = distinct(reduce(Search(settings, None, None, None, None, table, None), policy, quality))
+    shared, = (v for v in found if v.name.startswith("shared"))
+    assert shared.cost <= 0.3 and shared.groups == () and 3 <= len(found) <= 5
+    assert all(any(g in v.groups or not v.groups for v in found if v is not shared) for g in (0, 1))
+    assert all(re.fullmatch(r"[\w-]+", v.name) for v in found)
+    costs = [v.cost for v in found]
+    assert (max(costs) > 0.36) == (levels == 3)
 
 
 # configurations on disk

@@ -11,7 +11,7 @@ from train import configs, plots
 
 SAMPLES = "samples.npz"
 STAR = r" \*"
-ALIKE = 0.1  # mean widths no further apart than this count as the same
+ALIKE = 0.2  # mean widths no further apart than this count as the same
 COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
          "size": "bits of storage", "latency": "the target's measured time"}
 
@@ -157,7 +157,7 @@ def _in_words(mine: list[dict]) -> str:
     if not all(ends):
         return told + "."
     mild, strong = (float(np.mean(e)) for e in ends)
-    trend = "do not depend on it" if abs(strong - mild) <= ALIKE else "rise" if strong > mild else "fall"
+    trend = "hardly change" if abs(strong - mild) <= ALIKE else "rise" if strong > mild else "fall"
     return f"{told}; with severity they {trend} ({mild:.2f} at severity 1, {strong:.2f} at 5)."
 
 
