@@ -164,7 +164,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path):
     net = Network(architecture("resnet8", (16, 16, 3), 50), {})
     net.convs["linear"].weight.data[0] = float("nan")
     run = Run(tmp_path, {}, Group(rank=1), None, 1e9, None)
-    with pytest.raises(TrainingError, match="phase full, epoch 1, step 1 .full nan.*no checkpoint yet.*--lr"):
+    told = "phase full, epoch 1, step 1 .full nan.*in layer linear.*no checkpoint yet.*--lr"
+    with pytest.raises(TrainingError, match=told):
         train(Phase("full", net, (FULL,), 1, 1e-3), some_batches(), run, None, lambda phase: {})
 
 

@@ -240,7 +240,7 @@ def test_arm(name, w_bits, monkeypatch, tmp_path):
     """On emulated processors."""
     from targets.arm import kernels as arm
     from targets.arm import toolchain
-    from targets.arm.multiply_add import EPILOGUES
+    from targets.arm.epilogue import EPILOGUES
     from targets.arm.winograd import plans
 
     try:

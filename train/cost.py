@@ -32,9 +32,13 @@ def size(layer: Layer, w_bits: int, a_bits: int) -> float:
 
 
 def latency(target: str) -> LayerCost:
-    """Time of a layer on a target, from its measured table. Raises CostError where there is none."""
+    """Time of a layer on a target, from its measured table. Raises CostError where there is none.
+
+    Left out is what does not depend on one layer's bits alone: pooling, and copies of the stream in other widths.
+    """
     try:
-        from compile.costs import CostsError, Shape, load  # here, since only this cost needs a table
+        from compile.costs import CostsError, load  # here, since only this cost needs a table
+        from compile.shapes import Shape
         table = load(find(target).name)
     except (ImportError, ValueError) as error:
         raise CostError(f"--cost latency --target {target}: {error}; or give --cost bitops") from error

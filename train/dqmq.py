@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.quality import features
-from train.batches import generator
+from train.batches import Batches, Order, generator
 from train.configs import Variant
 from train.groups import Groups, find_groups, teacher_losses, view_features
 from train.loop import answers, distillation, train
@@ -25,7 +25,7 @@ from train.networks import FULL
 from train.policy import Policy, entropy, policy_gradient, sample
 from train.reduction import clusters, items, within
 from train.relaxed import Mixture, one_hot
-from train.search import Search, SearchPhase, held_parts, judge, widest
+from train.search import Search, SearchPhase, held_parts, judge
 
 WARM, FREEZE = 0.1, 0.8  # shares of the steps: at the widest widths before, at the most likely ones behind
 COST = 4.0  # weight of the budget
@@ -63,30 +63,17 @@ class PolicyPhase(SearchPhase):
         return batches.alike(self.name, epoch, self.quality.group)
 
     def losses(self, run, batches, order, epoch, step):
-        (views, groups), table, settings = order, self.search.table, self.search.settings
+        (views, groups), settings, policy = order, self.search.settings, self.net["policy"]
         pictures, labels = batches.get(views, self.name, epoch, step)
-        mine, group = slice(step * batches.batch, (step + 1) * batches.batch), int(groups[step])
-        q = self.quality.q[views[1][mine], views[0][mine]].mean(0).to(batches.device)
-        taught, policy, net = answers(self.teacher, pictures), self.net["policy"], self.net["open"]
-        progress = self.progress(batches, epoch, step)
-        learning = WARM <= progress < FREEZE
-        turn = learning and step % 2 == 0  # the policy's, the weights resting
-        for name, parameter in self.net.named_parameters():
-            if f".arms.{FULL}." not in name:
-                parameter.requires_grad_(name.startswith("policy.") if turn else name.startswith("open."))
-        drawn, rewards = [], []
-        past = (progress - WARM) / (FREEZE - WARM)
+        q = self._mean_quality(views, batches, step)
+        taught, past = answers(self.teacher, pictures), self._past(batches, epoch, step)
+        turn = 0 <= past < 1 and step % 2 == 0  # the policy's; otherwise the weights'
+        self._rest("open." if turn else "policy.")
         chance = generator(batches.seed, self.name, "widths", epoch, step)
-        parts = settings.samples if turn else 1
+        drawn, rewards, parts = [], [], settings.samples if turn else 1
         for part in range(parts):
-            log_p = policy(q)
-            if learning:
-                y, indices = sample(log_p, HOT * (COLD / HOT)**past, chance)
-                y = y if turn else y.detach()
-            else:
-                indices = log_p.argmax(-1) if progress >= FREEZE else widest(*log_p.shape[::2]).to(log_p.device)
-                y = one_hot(indices, len(table.widths))
-            logits = net(pictures[part::parts], Mixture.of(y, group))
+            y, indices = self._widths(policy(q), past, chance)
+            logits = self.net["open"](pictures[part::parts], Mixture.of(y if turn else y.detach(), int(groups[step])))
             known, wanted = None if taught is None else taught[part::parts], labels[part::parts]
             yield "task", distillation(logits, wanted, known) / batches.batch
             drawn.append(indices)
@@ -96,6 +83,27 @@ class PolicyPhase(SearchPhase):
             over = torch.relu(self.expected_cost() / settings.budget - 1)
             chosen = settings.policy_gradient * policy_gradient(log_p, drawn, rewards)
             yield "policy", (COST * over - ENTROPY * (1 - past) * entropy(log_p) + chosen) / run.group.processes
+
+    def _past(self, batches, epoch: int, step: int) -> float:
+        """Share of the time in which the policy learns that is behind; negative before, 1 or more after it."""
+        return (self.progress(batches, epoch, step) - WARM) / (FREEZE - WARM)
+
+    def _mean_quality(self, order: Order, batches: Batches, step: int) -> Tensor:
+        """q [D] of a whole batch, whichever part of it this process has."""
+        mine = slice(step * batches.batch, (step + 1) * batches.batch)
+        return self.quality.q[order[1][mine], order[0][mine]].mean(0).to(batches.device)
+
+    def _rest(self, resting: str) -> None:
+        for name, parameter in self.net.named_parameters():
+            if f".arms.{FULL}." not in name:
+                parameter.requires_grad_(not name.startswith(resting))
+
+    def _widths(self, log_p: Tensor, past: float, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One-hot y [L, 2, W] and its indices: the widest first, then drawn from the policy, last its most likely."""
+        if 0 <= past < 1:
+            return sample(log_p, HOT * (COLD / HOT)**past, chance)
+        indices = log_p.argmax(-1) if past >= 1 else torch.full_like(log_p[..., 0], log_p.shape[-1] - 1).long()
+        return one_hot(indices, log_p.shape[-1]), indices
 
     def expected_cost(self) -> Tensor:
         """Mean over all qualities: one kind of picture may cost more if another costs less."""

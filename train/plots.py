@@ -126,12 +126,13 @@ def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]]) ->
 
 
 def pareto(seen: list[dict], variants: list[dict]) -> Figure:
-    """Configurations of configs.json, each with "cost" and "loss": all unbeaten ones, and those that were trained."""
+    """Configurations of configs.json, each with "cost" and "loss": all unbeaten ones, and those trained
+    that are for every picture."""
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.step([v["cost"] for v in seen], [v["loss"] for v in seen], where="post", color="#9aa5b1", linewidth=1.2,
               marker="o", markersize=4, label="unbeaten of all seen")
-    for k, v in enumerate(v for v in variants if v["loss"] is not None):
+    for k, v in enumerate(v for v in variants if v["loss"] is not None and not v["groups"]):
         axis.plot(v["cost"], v["loss"], "D", color=FIXED[k % len(FIXED)], markersize=7, label=v["name"])
     _plain(axis)
     axis.set_xlabel("cost, relative to 8 by 8 bits", fontsize=9)

@@ -11,7 +11,7 @@ from train import configs, plots
 
 SAMPLES = "samples.npz"
 STAR = r" \*"
-ALIKE = 0.1  # mean widths no further apart than this count as the same
+ALIKE = 0.2  # mean widths no further apart than this count as the same
 COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
          "size": "bits of storage", "latency": "the target's measured time"}
 
@@ -134,9 +134,9 @@ def chosen_bits(records, held_out: set[str]) -> list[str]:
     if not mine:
         return []
     severities = sorted({r["severity"] for r in mine})
-    cells = {(r["family"], r["severity"]): f"{r['w_bits']:.2f} / {r['a_bits']:.2f}" for r in mine}
+    cells = {(r["family"], r["severity"]): f"{r['w_bits']:.2f} / {r['a_bits']:.2f}, {_favourite(r)}" for r in mine}
     lines = ["## Bits the selector chose", "",
-             "Mean bits of weights / activations over the multiply-adds of the chosen variants, by severity.",
+             "Mean bits of weights / activations over the multiply-adds of the variants chosen, and which was most.",
              "", "| family | " + " | ".join(f"{s}" for s in severities) + " |", "| --- |" + " ---: |" * len(severities)]
     for family in dict.fromkeys(r["family"] for r in mine):
         row = " | ".join(cells.get((family, s), "") for s in severities)
@@ -157,8 +157,13 @@ def _in_words(mine: list[dict]) -> str:
     if not all(ends):
         return told + "."
     mild, strong = (float(np.mean(e)) for e in ends)
-    trend = "do not depend on it" if abs(strong - mild) <= ALIKE else "rise" if strong > mild else "fall"
+    trend = "hardly change" if abs(strong - mild) <= ALIKE else "rise" if strong > mild else "fall"
     return f"{told}; with severity they {trend} ({mild:.2f} at severity 1, {strong:.2f} at 5)."
+
+
+def _favourite(record: dict) -> str:
+    share, name = max((v, k.removeprefix("share/")) for k, v in record.items() if k.startswith("share/"))
+    return f"{name} {100 * share:.0f} %"
 
 
 def _place(place: tuple[str, int]) -> str:

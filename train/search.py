@@ -70,7 +70,7 @@ class Search:
     def keep(self, variants: list[Variant], seen: list[Variant] = ()) -> None:
         """Writes configs.json: the variants to train if it ended now, and what is not beaten of all that was seen."""
         before = self.configs()
-        found = pareto(distinct((*before.seen, *seen)))
+        found = pareto(distinct((*seen, *before.seen)))  # a configuration seen again counts with its newest loss
         self.run.configs = replace(before, variants=distinct(variants), seen=found)
         if self.run.group.writes:
             self.run.configs.write(self.run.folder)

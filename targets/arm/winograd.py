@@ -79,7 +79,7 @@ def cost(plan: Plan, rate: int) -> float:
 
 
 def direct_cost(step: Step, rate: int) -> float:
-    """Of targets/arm/multiply_add.py, likewise."""
+    """Of the direct kernels, likewise."""
     o, kh, kw, i = step.node.weight.shape
     oh, ow, _ = step.write.tensor.shape
     return (oh * ow * 16 / rate + 1) * (-(-o // 8) * 8) * kh * -(-kw * i // 16)
