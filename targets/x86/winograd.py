@@ -11,9 +11,10 @@ from targets.vector import LANES
 from targets.winograd import FOUR, TWO, Tiling
 from targets.winograd_kernel import arrange, winograd
 from targets.winograd_plan import Multiplier, Plan
-from targets.x86.multiply_add import TILE, intrinsic, longest_chain
+from targets.x86.multiply_add import intrinsic, longest_chain
 from targets.x86.multiply_add import arrange as arrange_direct
 
+TILE = 4  # pixels of a direct kernel
 ROWS = {16: 6, 32: 8}  # vector registers -> tiles by two vectors of sums
 CACHE = 1 << 18  # bytes of weights that stay near
 MARGIN = 1.1  # what a larger copy of the weights must gain
