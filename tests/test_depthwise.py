@@ -173,7 +173,7 @@ NODES = (
 )
 
 
-@pytest.mark.parametrize("channels", [1, 3, 16, 23, 40, 112])
+@pytest.mark.parametrize("channels", [1, 23, 40, 112])
 def test_units_in_any_order(target, channels):  # noqa: F811
     """Pools and shortcuts whose units are done last to first, a border around what some of them write."""
     for node in NODES:
@@ -196,7 +196,7 @@ def _backwards(kernel):
     return emit
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5, 16, 24, 67])
+@pytest.mark.parametrize("channels", [1, 3, 24, 67])
 @pytest.mark.parametrize("padding", [(1, 1, 1, 1), (0, 2, 1, 0), (2, 0, 0, 1)])
 def test_borders(target, channels, padding):  # noqa: F811
     """Zero points of one value, and of one a channel, around pictures of one row and more."""
