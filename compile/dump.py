@@ -19,7 +19,7 @@ def dump(folder: Path, variant: SourceVariant, target: Target, lowered: list[Low
     (where / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))
     (where / "2-graph.txt").write_text(graph_text(variant.graph))
     for level, one in zip(target.compiled_for, lowered, strict=True):
-        suffix = target.function(level).removeprefix("main")
+        suffix = target.suffix(level)
         (where / f"3-plan{suffix}.txt").write_text(plan_text(variant.graph, one))
         (where / f"4-tir{suffix}.py").write_text(one.module.script())
 

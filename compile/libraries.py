@@ -51,7 +51,7 @@ class Libraries:
 
     def _runner(self, library: str, level: Target, lowered: Lowered) -> tuple[str, Runner | None]:
         if self._runs(level):
-            function = self.target.function(level)
+            function = "main" + self.target.suffix(level)
             return level.name, self._toolchain.runner(self.folder / library, level, function)
         if not self._stands_in(level):
             return level.name, None

@@ -118,7 +118,7 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
 def _variant(built: Built, target: Target, weights: Blob, tables: Blob) -> dict:
     source = built.source
     builds = [
-        {"level": level.name, "function": target.function(level), **_data(lowered, weights, tables)}
+        {"level": level.name, **_functions(lowered, target.suffix(level)), **_data(lowered, weights, tables)}
         for level, lowered in zip(target.compiled_for, built.lowered, strict=True)
     ]
     segments = {s["offset"]: packed_size(s["count"], s["bits"]) for b in builds for s in b["weights"]["segments"]}
@@ -132,6 +132,13 @@ def _variant(built: Built, target: Target, weights: Blob, tables: Blob) -> dict:
         "bytes": sum(segments.values()) + sum(table_bytes.values()),
         **source.facts,
     }
+
+
+def _functions(lowered: Lowered, suffix: str) -> dict:
+    """Names in the library: of the code for one thread, and of what several threads run, where there is that."""
+    public = {v.name_hint for v, f in lowered.module.functions.items() if "global_symbol" in f.attrs}
+    parallel = {name: name + suffix for name in ("share", "serve")} if public > {"main"} else None
+    return {"function": "main" + suffix, "parallel": parallel}
 
 
 def _data(lowered: Lowered, weights: Blob, tables: Blob) -> dict:

@@ -55,16 +55,15 @@ def info(bundle: Path) -> list[dict]:
             for v in opened.variants]
 
 
-def bench(bundle: Path, calls: int, level: str | None = None) -> list[dict]:
+def bench(bundle: Path, calls: int, level: str | None = None, threads: int = 1) -> list[dict]:
     """Microseconds of each variant's code, of the selector, and of a whole `infer`, over golden pictures.
 
-    Records {"step", "variant", "level", "cpu", "calls", "min_us", "median_us", "p99_us"}. Steps take turns, so that a
-    busy machine slows all alike.
+    Records {"step", "variant", "level", "threads", "cpu", "calls", "min_us", "median_us", "p99_us"}. Steps take turns,
+    so that a busy machine slows all alike.
     """
-    with Engine(bundle, level=level) as engine:
-        opened, (pictures, _) = engine.bundle, engine.bundle.golden()
-        loaded = Loaded(opened, opened.variants, level)
-        steps = {("run", v.name): lambda p, n=v.name: loaded.run(n, p) for v in opened.variants}
+    with Engine(bundle, level=level, threads=threads) as engine:
+        pictures, _ = engine.bundle.golden()
+        steps = {("run", name): lambda p, n=name: engine.logits(p, n) for name in engine.variants}
         if engine.selects:
             steps["select", ""] = lambda p: engine.choose(p[None])
         steps["infer", ""] = engine.infer
@@ -77,15 +76,15 @@ def bench(bundle: Path, calls: int, level: str | None = None) -> list[dict]:
     rows = []
     for (step, variant), us in times.items():
         low, middle, high = np.percentile(us[1:], (0, 50, 99))  # the first call warms caches
-        rows.append({"step": step, "variant": variant, "level": engine.level, "cpu": cpu.model(),
+        rows.append({"step": step, "variant": variant, "level": engine.level, "threads": threads, "cpu": cpu.model(),
                      "calls": calls, "min_us": float(low), "median_us": float(middle), "p99_us": float(high)})
     return rows
 
 
-def infer(bundle: Path, files: list[Path], budget: float | None, variant: str | None, level: str | None) -> list[dict]:
-    """A record {"picture", "label", "score", "variant", "quality", "ms"} of each file."""
+def infer(bundle: Path, files: list[Path], **options) -> list[dict]:
+    """A record {"picture", "label", "score", "variant", "quality", "ms"} of each file; options are the engine's."""
     rows = []
-    with Engine(bundle, budget, variant, level) as engine:
+    with Engine(bundle, **options) as engine:
         for file in files:
             p = engine.infer(read_picture(file))
             quality = " ".join(f"{k}={v}" for k, v in p.quality.items()) if p.quality else ""
@@ -109,6 +108,7 @@ def _arguments() -> argparse.ArgumentParser:
             command.add_argument("--variant", help="run this one whatever the quality")
         if name in ("infer", "bench"):
             command.add_argument("--level", help="whose code to run; left out: the best that this machine can run")
+            command.add_argument("--threads", type=int, default=1, help="that work on a picture together (default 1)")
         if name == "bench":
             command.add_argument("--calls", type=int, default=200, help="calls of each step (default 200)")
     return parser
@@ -145,9 +145,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "infer":
             if not args.pictures:
                 raise PictureError("expected the files of pictures to classify, got none; name at least one")
-            rows = infer(bundle, args.pictures, args.budget, args.variant, args.level)
+            rows = infer(bundle, args.pictures, budget=args.budget, variant=args.variant, level=args.level,
+                         threads=args.threads)
         elif args.command == "bench":
-            rows = bench(bundle, max(1, args.calls), args.level)
+            rows = bench(bundle, max(1, args.calls), args.level, args.threads)
         else:
             rows = check(bundle) if args.command == "check" else info(bundle)
         _write(args.json, rows)

@@ -44,11 +44,20 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """Functions of a library: what several threads run for one picture, and what helpers run all the time."""
+
+    share: str
+    serve: str
+
+
+@dataclass(frozen=True)
 class Build:
-    """A variant's code for one level, a function of its library, with the data it reads; sizes in bytes."""
+    """A variant's code for one level, functions of its library, with the data it reads; sizes in bytes."""
 
     level: str
     function: str
+    parallel: Parallel | None
     segments: tuple[Segment, ...]
     weights_bytes: int
     table_offset: int
@@ -201,6 +210,7 @@ def _build(f: Fields, files: dict[str, FileInfo]) -> Build:
     build = Build(
         level=f.text("level"),
         function=f.text("function"),
+        parallel=_parallel(f),
         segments=tuple(_segment(s, total, files) for s in weights.objects("segments")),
         weights_bytes=total,
         table_offset=table.whole("offset", 0, step=64),
@@ -210,6 +220,13 @@ def _build(f: Fields, files: dict[str, FileInfo]) -> Build:
     stored = files["tables.bin"].bytes if "tables.bin" in files else 0
     table.require(build.table_offset + build.table_bytes <= stored, f"a table within {stored} bytes", table.data)
     return build
+
+
+def _parallel(f: Fields) -> Parallel | None:
+    if f.get("parallel", (dict, type(None)), "an object or null") is None:
+        return None
+    names = f.object("parallel")
+    return Parallel(names.text("share"), names.text("serve"))
 
 
 def _segment(f: Fields, total: int, files: dict[str, FileInfo]) -> Segment:

@@ -51,9 +51,9 @@ class Target:
         """Every description that its libraries hold code for: the levels, or this one."""
         return self.levels or (self,)
 
-    def function(self, level: "Target") -> str:
-        """Name of the function in its libraries that is the code for `level`."""
-        return "main_" + re.sub(r"\W", "_", level.name.partition(":")[2]) if self.levels else "main"
+    def suffix(self, level: "Target") -> str:
+        """How names of functions in its libraries end that are code for `level`."""
+        return "_" + re.sub(r"\W", "_", level.name.partition(":")[2]) if self.levels else ""
 
 
 def families() -> list[str]:

@@ -114,7 +114,7 @@ def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch
         arrays[4][:] = np.arange(10) * int(arrays[0].sum())
 
     monkeypatch.setitem(library._MEMORY, bundle.manifest.target.family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "_function", lambda path, name: main)
+    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
     before = live(fake)
     loaded = library.Loaded(bundle, bundle.variants)
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)

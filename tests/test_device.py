@@ -78,16 +78,17 @@ def test_a_level_by_name(small_bundle, tmp_path, capsys):
     assert command.main(["bench", *words, "--calls", "2"]) == 0
     assert {r["level"] for r in json.loads((tmp_path / "b.json").read_text())} == {last}
     np.save(tmp_path / "p.npy", np.zeros((20, 20, 3), np.uint8))
-    assert command.main(["infer", *words, str(tmp_path / "p.npy")]) == 0
+    assert command.main(["infer", *words, str(tmp_path / "p.npy"), "--threads", "2"]) == 0
     assert command.main(["bench", str(small_bundle), "--level", "x86:mmx"]) == 2
     assert "expected a level among" in capsys.readouterr().err
 
 
 def test_bench_command(selecting, tmp_path, capsys):
-    assert command.main(["bench", str(selecting), "--calls", "5", "--json", str(tmp_path / "b.json")]) == 0
+    words = ["--calls", "5", "--threads", "2", "--json", str(tmp_path / "b.json")]
+    assert command.main(["bench", str(selecting), *words]) == 0
     records = json.loads((tmp_path / "b.json").read_text())
     assert [(r["step"], r["variant"]) for r in records] == [*(("run", n) for n in BITS), ("select", ""), ("infer", "")]
-    assert all(0 < r["min_us"] <= r["median_us"] <= r["p99_us"] for r in records)
+    assert all(0 < r["min_us"] <= r["median_us"] <= r["p99_us"] and r["threads"] == 2 for r in records)
     assert "median_us" in capsys.readouterr().out
 
 
