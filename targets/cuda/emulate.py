@@ -94,7 +94,7 @@ class Runner:
         # g++ wants alignas before storage classes
         source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))
         ffi = Path(libinfo.find_libtvm_ffi())
-        command = [compiler, "-std=c++17", "-O2", "-w", "-rdynamic", *_CHECKS,
+        command = [compiler, "-std=c++17", "-O1", "-w", "-rdynamic", *_CHECKS,
                    f'-DEMULATED_SOURCE="{source}"',
                    f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}", f"-D__CUDA_ARCH__={10 * self.arch}",
                    "-U_FORTIFY_SOURCE",
