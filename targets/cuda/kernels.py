@@ -10,7 +10,7 @@ from targets.cuda import quads
 from targets.cuda.implicit_gemm import implicit_gemm
 from targets.kernel import Call, Rule, Sizes
 
-WRITES_ALSO = True
+WRITES_ALSO, BATCHES = True, True
 # multiprocessors of the largest common GPU of a compute capability: A100, RTX 3090, Jetson AGX Orin, RTX 4090, H100
 PROCESSORS = {80: 108, 86: 82, 87: 16, 89: 128, 90: 132}
 
