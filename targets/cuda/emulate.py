@@ -1,10 +1,12 @@
 """Runs the emitted CUDA C++ on the CPU, host function and all: the .cu file is compiled as C++ against emulation/."""
 
+import atexit
 import re
 import shutil
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ _HERE = Path(__file__).parent / "emulation"
 _COMPILERS = ("g++", "c++", "clang++")
 # CUDA's integers may not overflow either; a trap needs no library, the driver says where it happened
 _CHECKS = ("-fsanitize=signed-integer-overflow,shift-exponent,bounds,alignment", "-fsanitize-undefined-trap-on-error")
+_FLAGS = ("-std=c++17", "-O1", "-w", "-U_FORTIFY_SOURCE", *_CHECKS)  # not fortified: fibers jump between stacks
 _ASM = re.compile(r"^.*\b(?:asm|__asm__|__asm)\b\s*(?:volatile|__volatile__)?\s*\(.*$", re.MULTILINE)
 _STATEMENT = re.compile(r'asm volatile\("([^"]*)"((?:\s*:[^;]*)?)\);')
 _OPERAND = re.compile(r'"[=+]?[rl]"\((\w+)\)')
@@ -87,19 +90,14 @@ class Runner:
         if found := _ASM.search(text):
             raise EmulationError(f"{self.source}: expected no inline assembly, got {found.group(0).strip()[:100]!r}; "
                                  "describe the instruction in targets/cuda/emulation/ first")
-        compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-        if compiler is None:
-            raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
+        compiler, prelude = _prelude()
         source = self._program.with_suffix(".cpp")
         # g++ wants alignas before storage classes
         source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))
         ffi = Path(libinfo.find_libtvm_ffi())
-        command = [compiler, "-std=c++17", "-O1", "-w", "-rdynamic", *_CHECKS,
-                   f'-DEMULATED_SOURCE="{source}"',
-                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}", f"-D__CUDA_ARCH__={10 * self.arch}",
-                   "-U_FORTIFY_SOURCE",
-                   f"-I{_HERE}", f"-I{libinfo.find_include_path()}", "-o", str(self._program),
-                   str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
+        command = [compiler, *_FLAGS, "-rdynamic", f"-I{prelude}", *_includes(), f'-DEMULATED_SOURCE="{source}"',
+                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}", f"-DEMULATED_ARCH={10 * self.arch}",
+                   "-o", str(self._program), str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise EmulationError(f"{self.source}: uses what targets/cuda/emulation/ does not describe:\n"
@@ -126,6 +124,23 @@ class Runner:
         self._process.stderr.close()
         self._process = self._held = None
         raise EmulationError(f"{self.source}: {message or f'ended with exit code {code}'}")
+
+
+@cache
+def _prelude() -> tuple[str, Path]:
+    """The C++ compiler, and a folder with the header that all sources share, compiled where the compiler can."""
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
+    folder = Path(tempfile.mkdtemp(prefix="bitgrade-cuda-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    header = shutil.copy(_HERE / "prelude.h", folder)
+    subprocess.run([compiler, *_FLAGS, *_includes(), "-x", "c++-header", header, "-o", f"{header}.gch"], check=True)
+    return compiler, folder
+
+
+def _includes() -> tuple[str, str]:
+    return f"-I{_HERE}", f"-I{libinfo.find_include_path()}"
 
 
 def _described(text: str) -> str:

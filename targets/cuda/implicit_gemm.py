@@ -273,5 +273,6 @@ def _when(condition):
 def _unaligned(codes, at):
     """The int32 word at any byte."""
     memory = words(codes, "uint32")
-    both = T.bitwise_or(T.shift_left(T.cast(memory[at // 4 + 1], "uint64"), T.uint64(32)), T.cast(memory[at // 4], "uint64"))
+    low, high = (T.cast(memory[at // 4 + i], "uint64") for i in (0, 1))
+    both = T.bitwise_or(T.shift_left(high, T.uint64(32)), low)
     return T.cast(T.shift_right(both, T.cast(at % 4 * 8, "uint64")), "int32")

@@ -98,7 +98,8 @@ def depthwise(step: Step) -> Kernel | None:
 
 def _signed(word) -> list:
     """The four int8 of a bound word, as int32."""
-    return [T.bind(T.shift_right(T.shift_left(T.cast(word, "uint32"), T.uint32(24 - 8 * i)).astype("int32"), T.int32(24)))
+    bits = T.cast(word, "uint32")
+    return [T.bind(T.shift_right(T.cast(T.shift_left(bits, T.uint32(24 - 8 * i)), "int32"), T.int32(24)))
             for i in range(QUAD)]
 
 

@@ -20,7 +20,7 @@ INT4_UNTIL = 900  # __CUDA_ARCH__ from which u4.s4 is a routine, not an instruct
 
 @dataclass(frozen=True)
 class Route:
-    """container: bits of an activation inside the instruction, 8 or 4; stored: bits of a weight in memory, 8, 4 or 2."""
+    """container: bits of a code inside the instruction, 8 or 4; stored: bits of a weight in memory, 8, 4 or 2."""
 
     container: int
     stored: int

@@ -72,6 +72,7 @@ constexpr size_t kStack = 128 << 10;
 constexpr unsigned kLanes = 32;
 static std::mt19937 order(0);  // seeded by the driver
 static void* kernel = nullptr;  // what runs, for messages
+static bool barriers = false;   // whether the source has any: threads are fibers then
 
 [[noreturn]] static inline void fail(const char* what) {
   Dl_info info{};
@@ -190,7 +191,7 @@ static inline void block_with_barriers(unsigned count) {
   running = nullptr;
 }
 
-static inline cudaError_t launch(const cudaLaunchConfig_t& config, void* function, bool barriers, const std::function<void()>& run) {
+static inline cudaError_t launch(const cudaLaunchConfig_t& config, void* function, const std::function<void()>& run) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;
   const size_t count = size_t(block.x) * block.y * block.z;
   if (config.dynamicSmemBytes) return cudaErrorNotSupported;
@@ -227,5 +228,5 @@ static inline void __syncthreads() { emulated::stop(emulated::kAtBarrier); }
 
 template <typename... Params, typename... Args>
 static cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {
-  return emulated::launch(*config, reinterpret_cast<void*>(kernel), EMULATED_BARRIERS, [&] { kernel(args...); });
+  return emulated::launch(*config, reinterpret_cast<void*>(kernel), [&] { kernel(args...); });
 }
