@@ -36,10 +36,11 @@ def graph_of(b: Builder, x: str) -> Graph:
     return Graph("steps", b.tensors, tuple(b.nodes), b.input, x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Steps:
     """The source of some networks, and what each must compute from the first bytes of `picture`, by its name."""
 
+    module: object  # tvm.IRModule
     source: str
     picture: np.ndarray
     weights: np.ndarray
@@ -56,18 +57,18 @@ class Steps:
         got = emulate.Runner(path, seed, arch)(self.picture, self.weights, self.table, sizes.workspace, sizes.logits)
         return {name: int((got[at:at + w.size] != w.reshape(-1)).sum()) for name, (at, w) in self.places.items()}
 
-    def changed(self, old: str, new: str, count: int = 1) -> str:
-        """The source with that changed, which must be there."""
-        text, found = re.subn(old, new, self.source, count=count)
+    def changed(self, old: str, new: str) -> str:
+        """The source with that changed wherever it is; it must be somewhere."""
+        text, found = re.subn(old, new, self.source)
         assert found, old
         return text
 
 
-def steps(graphs: dict[str, Graph], target: Target, picture: np.ndarray, pictures: int = 1, lowering=lower) -> Steps:
+def steps(graphs: dict[str, Graph], target: Target, picture: np.ndarray, pictures: int = 1) -> Steps:
     """All networks one after the other; their inputs are the first of the picture's bytes."""
     calls, places, weights, tables, rules, base = [], {}, [], [], {}, 0
     for name, graph in graphs.items():
-        lowered = lowering(graph, target, pictures)
+        lowered = lower(graph, target, pictures)
         at = [sum(w.size for w in weights), sum(t.size for t in tables)]
         kept = [c for c in lowered.calls if not isinstance(c.step.node, Exit)]
         calls += [replace(c, reads=_moved(c.reads, base), writes=_moved(c.writes, base), weights=c.weights + at[0],
@@ -84,8 +85,9 @@ def steps(graphs: dict[str, Graph], target: Target, picture: np.ndarray, picture
     tables.append(np.zeros(-(-base // 16) * 16, np.int32))
     last = Call("all", step, choose(step, kernels.rules(target)), (0,), (None,), 0, sum(t.size for t in tables[:-1]))
     sizes = Sizes(picture.size, sum(w.size for w in weights), sum(t.size for t in tables), base + GAP, base)
-    source = toolchain.source(kernels.assemble([*calls, last], sizes), target)
-    return Steps(source, picture, np.concatenate(weights), np.concatenate(tables), sizes, places, rules)
+    module = kernels.assemble([*calls, last], sizes)
+    source = toolchain.source(module, target)
+    return Steps(module, source, picture, np.concatenate(weights), np.concatenate(tables), sizes, places, rules)
 
 
 def _moved(offsets, base: int) -> tuple:

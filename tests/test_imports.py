@@ -20,8 +20,8 @@ MAY = {
     "train": {"torch", "numpy", "onnx", "albumentations", "cv2", "PIL", "sklearn", "scipy", "matplotlib", "rich",
               "safetensors", "tensorboard", "compile.graph", "compile.nodes", "compile.checks", "compile.onnx_import",
               "compile.reference", "compile.scales", "runtime.quality", "runtime.selector", "runtime.image", "targets"},
-    "benchmarks": {"numpy", "onnx", "onnxruntime", "torch", "rich", "matplotlib", "train", "compile", "runtime",
-                   "targets"},
+    "benchmarks": {"numpy", "onnx", "onnxruntime", "torch", "rich", "matplotlib", "tvm", "tvm_ffi", "train",
+                   "compile", "runtime", "targets"},
 }
 # modules held to less than their package, or allowed one thing more
 ONLY = {
