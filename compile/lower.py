@@ -43,13 +43,18 @@ class Lowered:
         return buffer
 
 
-def lower(graph: Graph, target: Target) -> Lowered:
-    """Kernels of `target`, which has no levels, for every node; raises ValueError naming the node no rule takes."""
+def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
+    """Kernels of `target`, which has no levels, for every node; raises ValueError naming the node no rule takes.
+
+    pictures: how many `main` takes at once, side by side, where the family's kernels can (BATCHES).
+    """
     if target.levels:
         raise ValueError(f"{target.name}: expected one of its levels {', '.join(v.name for v in target.levels)}")
     kernels = importlib.import_module(f"targets.{target.family}.kernels")
+    if pictures > 1 and not getattr(kernels, "BATCHES", False):
+        raise ValueError(f"{target.name}: expected one picture at a time, got {pictures}; its kernels take no more")
     rules = kernels.rules(target)
-    steps = _steps(graph, kernels.WRITES_ALSO)
+    steps = _steps(graph, kernels.WRITES_ALSO, pictures)
     output = steps[-1][0].write
     written = [(tuple(names), tuple(w.tensor.name for w in step.writes)) for step, names in steps]
     sizes = {w.tensor.name: w.size + SLACK for step, _ in steps for w in step.writes if w is not output}
@@ -65,7 +70,7 @@ def lower(graph: Graph, target: Target) -> Lowered:
         weights_at += aligned(kernel.weights.size)
         table_at += tables[-1].size
     sizes = Sizes(
-        int(np.prod(graph.tensors[graph.input].shape)),
+        pictures * int(np.prod(graph.tensors[graph.input].shape)),
         weights_at + SLACK,
         table_at + 16,
         total + SLACK,
@@ -75,11 +80,12 @@ def lower(graph: Graph, target: Target) -> Lowered:
     return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes)
 
 
-def _steps(graph: Graph, also: bool) -> list[tuple[Step, list[str]]]:
+def _steps(graph: Graph, also: bool, pictures: int) -> list[tuple[Step, list[str]]]:
     """The steps with the names of the tensors they read; the picture ("", the caller's) is copied first, and codes
     become logits last. also: a rescale becomes part of the convolution or addition whose output it reads."""
-    placed = layouts(graph)
-    entry = Step(Entry(graph.input), (Layout(graph.tensors[graph.input]),), placed[graph.input])
+    placed = layouts(graph, pictures)
+    picture = Layout(graph.tensors[graph.input], pictures=pictures)
+    entry = Step(Entry(graph.input), (picture,), placed[graph.input])
     steps = [(entry, [""])]
     producers = {n.output for n in graph.nodes if isinstance(n, (Conv, Add))} if also else set()
     merged = [n for n in graph.nodes if isinstance(n, Rescale) and n.input in producers and n.output != graph.output]
@@ -90,7 +96,7 @@ def _steps(graph: Graph, also: bool) -> list[tuple[Step, list[str]]]:
             steps.append((step, list(node.inputs)))
     output = graph.tensors[graph.output]
     if output.bits != 32:
-        logits = Layout(replace(output, name=f"{output.name}:int32", bits=32))
+        logits = Layout(replace(output, name=f"{output.name}:int32", bits=32), pictures=pictures)
         steps.append((Step(Exit(logits.tensor.name), (placed[output.name],), logits), [output.name]))
     return steps
 
@@ -105,12 +111,11 @@ def table_of_rules(graph: Graph, lowered: Lowered) -> list[tuple[str, str, str, 
 
 
 def run_compiled(lowered: Lowered, runner: Runner, pictures: np.ndarray) -> np.ndarray:
-    """int32 [N, classes] of pictures uint8 [N, H, W, C].
+    """int32 [N, classes] of pictures uint8 [N, H, W, C], as many at a time as `main` takes; N a multiple of that.
 
-    runner(picture uint8 [H*W*C], weights int8, table int32, workspace bytes, classes) -> int32 [classes]
+    runner(pictures uint8 [n*H*W*C], weights int8, table int32, workspace bytes, n*classes) -> int32 [n*classes]
     """
-    weights = lowered.weights()
-    rows = [
-        runner(p.reshape(-1), weights, lowered.table, lowered.sizes.workspace, lowered.sizes.logits) for p in pictures
-    ]
-    return np.stack(rows)
+    weights, sizes = lowered.weights(), lowered.sizes
+    calls = pictures.reshape(-1, sizes.picture)
+    rows = [runner(p, weights, lowered.table, sizes.workspace, sizes.logits) for p in calls]
+    return np.concatenate(rows).reshape(len(pictures), -1)

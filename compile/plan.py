@@ -6,12 +6,15 @@ from targets.kernel import Layout
 ALIGN = 64
 
 
-def layouts(graph: Graph) -> dict[str, Layout]:
-    """A physical border for each tensor, as wide as the widest padding among the convolutions that read it."""
+def layouts(graph: Graph, pictures: int = 1) -> dict[str, Layout]:
+    """A physical border for each tensor, as wide as the widest padding among the convolutions that read it.
+
+    pictures: how many run together.
+    """
     borders = {name: (0, 0, 0, 0) for name in graph.tensors}
     for conv in graph.convs():
         borders[conv.input] = tuple(map(max, borders[conv.input], conv.padding))
-    return {name: Layout(tensor, borders[name]) for name, tensor in graph.tensors.items()}
+    return {name: Layout(tensor, borders[name], pictures) for name, tensor in graph.tensors.items()}
 
 
 def aligned(size: int) -> int:

@@ -27,10 +27,14 @@ class Exit:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor's codes lie in memory: rows of pixels of channels, with a physical border of its zero point."""
+    """How a tensor's codes lie in memory: rows of pixels of channels, with a physical border of its zero point.
+
+    Where several pictures run together, their maps follow one another.
+    """
 
     tensor: Tensor
     border: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    pictures: int = 1
 
     @property
     def rows(self) -> int:
@@ -42,7 +46,12 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Elements (bytes of codes, or int32 logits)."""
+        """Elements (bytes of codes, or int32 logits) of all pictures."""
+        return self.pictures * self.picture_size
+
+    @property
+    def picture_size(self) -> int:
+        """Elements of one picture's map."""
         return self.rows * self.row_stride
 
     @property

@@ -1,10 +1,12 @@
 """Runs the emitted CUDA C++ on the CPU, host function and all: the .cu file is compiled as C++ against emulation/."""
 
+import atexit
 import re
 import shutil
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,22 @@ from targets import TargetError
 _HERE = Path(__file__).parent / "emulation"
 _COMPILERS = ("g++", "c++", "clang++")
 # CUDA's integers may not overflow either; a trap needs no library, the driver says where it happened
-_CHECKS = ("-fsanitize=signed-integer-overflow,shift-exponent,bounds", "-fsanitize-undefined-trap-on-error")
+_CHECKS = ("-fsanitize=signed-integer-overflow,shift-exponent,bounds,alignment", "-fsanitize-undefined-trap-on-error")
+_FLAGS = ("-std=c++17", "-O1", "-w", "-U_FORTIFY_SOURCE", *_CHECKS)  # not fortified: fibers jump between stacks
 _ASM = re.compile(r"^.*\b(?:asm|__asm__|__asm)\b\s*(?:volatile|__volatile__)?\s*\(.*$", re.MULTILINE)
+_STATEMENT = re.compile(r'asm volatile\("([^"]*)"((?:\s*:[^;]*)?)\);')
+_OPERAND = re.compile(r'"[=+]?[rl]"\((\w+)\)')
+_D = r"\{%0, %1, %2, %3\}"
+# PTX -> what describes it in emulation/instructions.h
+_INSTRUCTIONS = [
+    (re.compile(rf"mma\.sync\.aligned\.m16n8k(32|64)\.row\.col\.s32\.([us])([48])\.([us])\3\.s32 {_D}, "
+                rf"\{{%4, %5, %6, %7\}}, \{{%8, %9\}}, {_D};"),
+     lambda m: f"mma<{m[1]}, {m[3]}, {int(m[2] == 's')}, {int(m[4] == 's')}>"),
+    (re.compile(r"cp\.async\.cg\.shared\.global \[%0\], \[%1\], (16);"), lambda m: f"copy_async<{m[1]}>"),
+    (re.compile(r"cp\.async\.ca\.shared\.global \[%0\], \[%1\], (4|8|16);"), lambda m: f"copy_async<{m[1]}>"),
+    (re.compile(r"cp\.async\.commit_group;"), lambda m: "commit_group"),
+    (re.compile(r"cp\.async\.wait_group (\d+);"), lambda m: f"wait_group<{m[1]}>"),
+]
 
 
 class EmulationError(TargetError):
@@ -26,11 +42,12 @@ class EmulationError(TargetError):
 class Runner:
     """One .cu file's `main` on the CPU; call it once per picture. Raises EmulationError for inline assembly.
 
-    seed: draws the order of blocks and threads. seconds: of the last call.
+    seed: draws the order of blocks and threads. arch: compute capability whose code is run, such as 87 (PTX itself is
+    executed as its description in emulation/instructions.h says). seconds: of the last call.
     """
 
-    def __init__(self, source: Path, seed: int = 0):
-        self.source, self.seconds = Path(source), 0.0
+    def __init__(self, source: Path, seed: int = 0, arch: int = 80):
+        self.source, self.arch, self.seconds = Path(source), arch, 0.0
         self._seed, self._process, self._held = seed, None, None
         self._folder = tempfile.TemporaryDirectory(prefix="bitgrade-cuda-")
         self._program = Path(self._folder.name) / "main"
@@ -69,22 +86,18 @@ class Runner:
         self.close()
 
     def _compile(self) -> None:
-        text = self.source.read_text()
+        text = _described(self.source.read_text())
         if found := _ASM.search(text):
             raise EmulationError(f"{self.source}: expected no inline assembly, got {found.group(0).strip()[:100]!r}; "
                                  "describe the instruction in targets/cuda/emulation/ first")
-        compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-        if compiler is None:
-            raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
+        compiler, prelude = _prelude()
         source = self._program.with_suffix(".cpp")
         # g++ wants alignas before storage classes
         source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))
         ffi = Path(libinfo.find_libtvm_ffi())
-        command = [compiler, "-std=c++17", "-O2", "-w", "-rdynamic", *_CHECKS,
-                   f'-DEMULATED_SOURCE="{source}"',
-                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text)}",
-                   f"-I{_HERE}", f"-I{libinfo.find_include_path()}", "-o", str(self._program),
-                   str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
+        command = [compiler, *_FLAGS, "-rdynamic", f"-I{prelude}", *_includes(), f'-DEMULATED_SOURCE="{source}"',
+                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text or 'emulated::' in text)}", f"-DEMULATED_ARCH={10 * self.arch}",
+                   "-o", str(self._program), str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise EmulationError(f"{self.source}: uses what targets/cuda/emulation/ does not describe:\n"
@@ -111,3 +124,32 @@ class Runner:
         self._process.stderr.close()
         self._process = self._held = None
         raise EmulationError(f"{self.source}: {message or f'ended with exit code {code}'}")
+
+
+@cache
+def _prelude() -> tuple[str, Path]:
+    """The C++ compiler, and a folder with the header that all sources share, compiled where the compiler can."""
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise EmulationError(f"expected a C++ compiler ({', '.join(_COMPILERS)}), found none; apt install g++")
+    folder = Path(tempfile.mkdtemp(prefix="bitgrade-cuda-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    header = shutil.copy(_HERE / "prelude.h", folder)
+    subprocess.run([compiler, *_FLAGS, *_includes(), "-x", "c++-header", header, "-o", f"{header}.gch"], check=True)
+    return compiler, folder
+
+
+def _includes() -> tuple[str, str]:
+    return f"-I{_HERE}", f"-I{libinfo.find_include_path()}"
+
+
+def _described(text: str) -> str:
+    """The source with every instruction that has a description as a call of it; others stay as they are."""
+
+    def call(statement: re.Match) -> str:
+        for pattern, name in _INSTRUCTIONS:
+            if found := pattern.fullmatch(statement[1]):
+                return f"emulated::{name(found)}({', '.join(_OPERAND.findall(statement[2]))});"
+        return statement[0]
+
+    return _STATEMENT.sub(call, text)

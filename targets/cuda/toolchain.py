@@ -56,7 +56,7 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | N
     """Writes `library`, its .cu file beside it, and rebuild.sh with the commands; returns facts for the manifest.
 
     Facts: {"source", "command"} and, unless source_only, {"compiler", "archs", "kernels", "registers" (the most of any
-    kernel), "spilled" (bytes over all kernels), "stack"}. Raises TargetError where nvcc is missing or fails.
+    kernel), "spilled" (bytes over all kernels), "stack", "shared" (bytes, the most of any kernel)}. Raises TargetError where nvcc is missing or fails.
     """
     text = library.with_suffix(".cu")
     text.write_text(source(module, target))
@@ -89,7 +89,7 @@ def version() -> str:
 
 
 def statistics(log: str) -> dict:
-    """What `ptxas -v` said: {"archs", "kernels", "registers", "spilled", "stack"}."""
+    """What `ptxas -v` said: {"archs", "kernels", "registers", "spilled", "stack", "shared"}."""
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     compiled = re.findall(r"Compiling entry function '(\w+)' for '(sm_\d+\w*)'", log)
     registers = [int(r) for r in re.findall(r"Used (\d+) registers", log)]
@@ -101,6 +101,7 @@ def statistics(log: str) -> dict:
         "registers": max(registers),
         "spilled": sum(int(stores) + int(loads) for _, stores, loads in frames),
         "stack": max(int(stack) for stack, _, _ in frames),
+        "shared": max(map(int, re.findall(r"(\d+) bytes smem", log)), default=0),
     }
 
 

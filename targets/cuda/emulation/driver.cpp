@@ -1,9 +1,12 @@
 // Runs the `main` of one .cu file on the CPU: reads sizes, weights and table once, then pictures, from standard input;
 // writes the logits of each. Buffers lie between pages without access, inputs are read-only.
+#include <prelude.h>
+
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define __CUDA_ARCH__ EMULATED_ARCH
 #include EMULATED_SOURCE
 
 namespace {
@@ -76,6 +79,7 @@ int main(int, char** arguments) {
   action.sa_sigaction = on_signal, action.sa_flags = SA_SIGINFO | SA_NODEFER;
   for (int signal : {SIGSEGV, SIGBUS, SIGILL}) sigaction(signal, &action, nullptr);
   emulated::order.seed(atoi(arguments[1]));
+  emulated::barriers = EMULATED_BARRIERS;
 
   const char* names[5] = {"picture", "weights", "table", "workspace", "logits"};
   const DLDataType types[5] = {{kDLUInt, 8, 1}, {kDLInt, 8, 1}, {kDLInt, 32, 1}, {kDLUInt, 8, 1}, {kDLInt, 32, 1}};

@@ -1,0 +1,278 @@
+"""Convolutions and classifiers on tensor cores: a matrix product whose left side is read out of the feature map.
+
+Rows of the product are output pixels of all pictures, columns output channels, K runs over the window: its rows one
+after the other, each one run of bytes in memory (dx, channel), so that ragged channels and the three of a picture need
+no padding of their own. What is read past the window meets weights that are zero. The border is physical, so no
+coordinate is ever checked; rows past the last pixel repeat it and store nothing.
+
+Stages of K pass through shared memory by cp.async while earlier ones are multiplied. Runs that do not lie on words are
+put together from two words each.
+"""
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from tvm.tirx.script import builder as T
+
+from compile.graph import Conv
+from targets.cuda import routes, tiles
+from targets.cuda.epilogue import ConvEpilogue
+from targets.cuda.memory import QUAD, Place, fill_borders, words
+from targets.cuda.routes import Route
+from targets.cuda.tiles import LANES, STAGING_PAD, Tile
+from targets.kernel import Kernel, Step
+
+VECTORS = (16, 8, 4)  # bytes that cp.async copies
+
+
+@dataclass(frozen=True)
+class Window:
+    """The run of bytes that each row of a convolution's window is, and how K counts through them.
+
+    vector: bytes copied at once; 0 where runs do not lie on words.
+    """
+
+    rows: int
+    run: int
+    vector: int
+
+    @staticmethod
+    def of(node: Conv) -> "Window":
+        _, kh, kw, channels = node.weight.shape
+        return Window(kh, kw * channels, next((v for v in VECTORS if channels % v == 0), 0))
+
+    @property
+    def step(self) -> int:
+        """Codes of K that are moved at once."""
+        return self.vector or QUAD
+
+    @property
+    def padded_run(self) -> int:
+        return -(-self.run // self.step) * self.step
+
+    @property
+    def k(self) -> int:
+        """Codes of a sum, padding of the runs included."""
+        return self.rows * self.padded_run
+
+    def matrix(self, weight: np.ndarray, n: int, k: int) -> np.ndarray:
+        """int8 [n, k] of weights [O, kH, kW, I]."""
+        flat = weight.reshape(len(weight), self.rows, self.run)
+        flat = np.pad(flat, ((0, n - len(weight)), (0, 0), (0, self.padded_run - self.run))).reshape(n, self.k)
+        return np.pad(flat, ((0, 0), (0, k - self.k)))
+
+
+def implicit_gemm(step: Step, processors: int) -> Kernel | None:
+    """The rule; processors: multiprocessors of the GPU that tiles are chosen for."""
+    node = step.node
+    if not isinstance(node, Conv) or node.groups > 1:
+        return None
+    window = Window.of(node)
+    route = routes.choose(node.weight, node.w_bits, step.reads[0].tensor.bits, window.k)
+    h, w, channels = step.write.tensor.shape
+    tile = tiles.choose(route, step.write.pictures * h * w, channels, window.k, processors)
+    return kernel(step, route, tile)
+
+
+def kernel(step: Step, route: Route, tile: Tile) -> Kernel:
+    """That route in that tile; weights are stored as the packed bytes that they are, whatever the container."""
+    product, epilogue = Product(step, route, tile), ConvEpilogue(step)
+    matrix = product.window.matrix(step.node.weight, product.columns * tile.columns,
+                                   product.depth * tile.chunks * route.chunk)
+    name = f"implicit gemm, {route.name}, {tile.rows}x{tile.columns}"
+    bits = step.node.w_bits if route.stored == 8 else 8
+    return Kernel(name, route.pack(matrix), bits, epilogue.table, _emit(product, epilogue))
+
+
+class Product:
+    """Sizes of one convolution as a matrix product."""
+
+    def __init__(self, step: Step, route: Route, tile: Tile):
+        self.step, self.route, self.tile, self.window = step, route, tile, Window.of(step.node)
+        h, w, channels = step.write.tensor.shape
+        self.pixels = step.write.pictures * h * w
+        self.rows, self.columns = -(-self.pixels // tile.rows), -(-channels // tile.columns)  # tiles
+        self.depth = tile.depth(route, self.window.k)
+        self.row_words, self.stage_words = tile.row_words(route), tile.stage_words(route)
+
+    def origin(self, row):
+        """Index of the first code of the window of an output pixel."""
+        layout, node = self.step.reads[0], self.step.node
+        place = Place.of(row, self.step.write.tensor.shape)
+        top, left = node.padding[:2]
+        return Place(place.picture, place.y * node.stride - top, place.x * node.stride - left).at(layout, 0)
+
+
+def _emit(product: Product, epilogue: ConvEpilogue):
+    tile, step = product.tile, product.step
+
+    def emit(reads, writes, weights, table, _):
+        with T.launch_thread("blockIdx.x", product.rows) as block_row:
+            with T.launch_thread("blockIdx.y", product.columns) as block_column:
+                with T.launch_thread("threadIdx.x", tile.threads) as thread:
+                    block = Block(product, block_row, block_column, thread)
+                    block.multiply(reads[0], weights)
+                    block.finish(epilogue, reads, writes, table)
+                    number = (block_column * product.rows + block_row) * tile.threads + thread
+                    fill_borders(step.writes, writes, number, product.rows * product.columns * tile.threads)
+
+    return emit
+
+
+class Block:
+    """The code of one thread block."""
+
+    def __init__(self, product: Product, block_row, block_column, thread):
+        self.product, self.tile, self.route = product, product.tile, product.route
+        self.block_row, self.block_column, self.thread = block_row, block_column, thread
+        lane, warp = thread % LANES, thread // LANES
+        self.lane, self.g, self.t = lane, lane // 4, lane % 4
+        along_rows, along_columns, _ = self.tile.warps
+        self.row = warp % along_rows * self.tile.warp_rows
+        self.column = warp // along_rows % along_columns * self.tile.warp_columns
+        self.part = warp // (along_rows * along_columns)  # of K
+        self.fragments = (self.tile.warp_rows // 16, self.tile.warp_columns // 8)
+        self.shared = T.alloc_buffer((self.tile.shared_words(self.route),), "int32", scope="shared")
+        self.accs = T.alloc_buffer((4 * self.fragments[0] * self.fragments[1],), "int32", scope="local")
+
+    def multiply(self, codes, weights) -> None:
+        """All stages of K: each is loaded while those before it are multiplied."""
+        ahead, depth = self.tile.stages - 1, self.product.depth
+        for i in range(int(self.accs.shape[0])):
+            T.buffer_store(self.accs, T.int32(0), [i])
+        origins = self._origins()
+        for stage in range(ahead):
+            if stage < depth:
+                self._load(T.int32(stage), codes, weights, origins)
+            T.evaluate(T.ptx["cp.async.commit_group"]())
+        with T.serial(depth) as stage:
+            T.evaluate(T.ptx["cp.async.wait_group"](ahead - 1))
+            T.evaluate(T.tvm_storage_sync("shared"))
+            if depth > ahead:
+                with T.If(stage + ahead < depth), T.Then():
+                    self._load(stage + ahead, codes, weights, origins)
+            T.evaluate(T.ptx["cp.async.commit_group"]())
+            self._multiply(stage % self.tile.stages * self.product.stage_words)
+        T.evaluate(T.ptx["cp.async.wait_group"](0))
+        T.evaluate(T.tvm_storage_sync("shared"))
+
+    def finish(self, epilogue: ConvEpilogue, reads, writes, table) -> None:
+        """Sums of all parts of K meet in shared memory and leave in order of the channels."""
+        tile, route, (rows, columns) = self.tile, self.route, self.fragments
+        stride = tile.columns + STAGING_PAD
+        for r in range(rows):
+            for c in range(columns):
+                for i in range(4):
+                    row, column = self.row + 16 * r + self.g + i // 2 * 8, self.column + 8 * c + 2 * self.t + i % 2
+                    acc = T.cuda.func_call(f"unscale_{route.name}", self.accs[4 * (r * columns + c) + i],
+                                           source_code=route.unscale_source(), return_type="int32")
+                    T.buffer_store(self.shared, acc, [(self.part * tile.rows + row) * stride + column])
+        T.evaluate(T.tvm_storage_sync("shared"))
+        quads = tile.columns // QUAD
+        for turn in range(-(-tile.rows * quads // tile.threads)):
+            item = T.bind(turn * tile.threads + self.thread)
+            row, channel = item // quads, self.block_column * tile.columns + item % quads * QUAD
+            pixel = T.bind(self.block_row * tile.rows + row)
+            inside = T.And(pixel < self.product.pixels, channel < self.product.step.write.tensor.shape[2])
+            with T.If(T.And(item < tile.rows * quads, inside)), T.Then():
+                parts = [self.shared[T.ramp((part * tile.rows + row) * stride + item % quads * QUAD, 1, QUAD)]
+                         for part in range(tile.warps[2])]
+                total = T.bind(sum(parts[1:], parts[0]))
+                place = Place.of(pixel, self.product.step.write.tensor.shape)
+                epilogue.put([T.Shuffle([total], [i]) for i in range(QUAD)], reads, writes, table, place,
+                             T.bind(channel))
+
+    def _vectors(self) -> tuple[int, int]:
+        """Vectors of activations in a stage's row, and in all its rows by each thread."""
+        each = self.route.chunk * self.tile.chunks // self.product.window.step
+        return each, -(-self.tile.rows * each // self.tile.threads)
+
+    def _origins(self):
+        """int32 [turns]: where the windows begin whose vectors this thread loads."""
+        each, turns = self._vectors()
+        origins = T.alloc_buffer((turns,), "int32", scope="local")
+        for turn in range(turns):
+            row = (turn * self.tile.threads + self.thread) // each
+            pixel = T.bind(T.min(self.block_row * self.tile.rows + row, self.product.pixels - 1))
+            T.buffer_store(origins, self.product.origin(pixel), [turn])
+        return origins
+
+    def _load(self, stage, codes, weights, origins) -> None:
+        """Starts the copies of a stage."""
+        window, (each, turns) = self.product.window, self._vectors()
+        slot = T.bind(stage % self.tile.stages * self.product.stage_words)
+        layout = self.product.step.reads[0]
+        for turn in range(turns):
+            item = turn * self.tile.threads + self.thread
+            with self._only(turn, self.tile.rows * each):
+                k = T.bind(T.min((stage * each + item % each) * window.step, window.k - window.step))
+                at = T.bind(origins[turn] + k // window.padded_run * layout.row_stride + k % window.padded_run)
+                to = slot + item // each * self.product.row_words + item % each * (window.step // 4)
+                if window.vector:
+                    self._copy(to, T.address_of(codes[at]), window.vector)
+                else:
+                    T.buffer_store(self.shared, _unaligned(codes, at), [to])
+        self._load_weights(stage, slot + self.tile.rows * self.product.row_words, weights)
+
+    def _load_weights(self, stage, to, weights) -> None:
+        """A chunk's weights of these columns lie side by side."""
+        each = self.tile.columns * 2  # vectors of 16 bytes
+        total = self.tile.chunks * each
+        for turn in range(-(-total // self.tile.threads)):
+            item = turn * self.tile.threads + self.thread
+            with self._only(turn, total):
+                chunk = stage * self.tile.chunks + item // each
+                at = (chunk * self.product.columns + self.block_column) * each + item % each
+                self._copy(to + item * 4, T.address_of(weights[at * 16]), 16)
+
+    def _only(self, turn: int, total: int):
+        """A condition where not every thread has an item this turn."""
+        if (turn + 1) * self.tile.threads <= total:
+            return nullcontext()
+        return _when(turn * self.tile.threads + self.thread < total)
+
+    def _copy(self, to, source, size: int) -> None:
+        kind = "cg" if size == 16 else "ca"
+        target = self.shared.access_ptr("w", offset=to, extent=size // 4)
+        T.evaluate(T.ptx[f"cp.async.{kind}.shared.global"](target, source, size))
+
+    def _multiply(self, slot) -> None:
+        """This warp's chunks of one stage."""
+        route, tile, (rows, columns), n = self.route, self.tile, self.fragments, self.route.fields
+        slot = T.bind(slot)
+        for s in range(tile.steps):
+            chunk = self.part * tile.steps + s
+            a = []
+            for r in range(rows):
+                at = slot + (self.row + 16 * r + self.g) * self.product.row_words + (chunk * 8 + self.t) * n
+                corners = (at, at + 8 * self.product.row_words, at + 4 * n, at + 8 * self.product.row_words + 4 * n)
+                a.append([word for corner in corners for word in self._words(corner, n)])
+            for c in range(columns):
+                at = slot + tile.rows * self.product.row_words
+                at = at + ((chunk * tile.columns + self.column + 8 * c) * 4 + self.lane) * 2
+                b = self._words(at, 2)
+                for r in range(rows):
+                    accs = [self.accs[4 * (r * columns + c) + i] for i in range(4)]
+                    T.evaluate(T.cuda.func_call(f"multiply_{route.name}", *accs, *a[r], *b,
+                                                source_code=route.source()))
+
+    def _words(self, at, count: int) -> list:
+        if count == 1:
+            return [T.bind(self.shared[at])]
+        vector = T.bind(self.shared[T.ramp(at, 1, count)])
+        return [T.Shuffle([vector], [i]) for i in range(count)]
+
+
+@contextmanager
+def _when(condition):
+    with T.If(condition), T.Then():
+        yield
+
+
+def _unaligned(codes, at):
+    """The int32 word at any byte."""
+    memory = words(codes, "uint32")
+    low, high = (T.cast(memory[at // 4 + i], "uint64") for i in (0, 1))
+    both = T.bitwise_or(T.shift_left(high, T.uint64(32)), low)
+    return T.cast(T.shift_right(both, T.cast(at % 4 * 8, "uint64")), "int32")
