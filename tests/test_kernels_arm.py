@@ -60,7 +60,8 @@ def test_codes_from_picture_to_output(target, seed, tmp_path):
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_rule_is_used(target):
     expected, used = rules(find(target)), set()
-    for graph in (quantized_to_the_end(0), *(random_graph(1, ops=(op,)) for op in OPS)):
+    few_bits = resnet_like(((2, 2),), width=16)
+    for graph in (quantized_to_the_end(0), few_bits, *(random_graph(1, ops=(op,)) for op in OPS)):
         for call in lower(graph, find(target)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}
@@ -93,6 +94,28 @@ def test_largest_accumulators(target, w_bits, a_bits, tmp_path):
         toolchain.build(lowered.module, find(target), tmp_path / "net.so", tmp_path)
         got = run_compiled(lowered, toolchain.runner(tmp_path / "net.so", find(target)), x)
         np.testing.assert_array_equal(got, reference.run(graph, x))
+
+
+@pytest.mark.parametrize("w_bits,a_bits,channels,size,stride", [
+    (2, 2, 16, (9, 16), 1), (2, 2, 24, (7, 7), 1), (2, 2, 33, (5, 19), 2), (2, 3, 16, (6, 16), 1), (3, 2, 16, (8, 8), 2),
+    (2, 4, 32, (4, 16), 1), (2, 2, 272, (4, 8), 1),
+])
+def test_counting_bits_at_every_shape(w_bits, a_bits, channels, size, stride, tmp_path):
+    """Rows, columns, channels and runs of counters that do not fill a tile, with the largest sums."""
+    rng, half = np.random.default_rng(0), 1 << (w_bits - 1)
+    weight = rng.choice([-half, half - 1], (16, 3, 3, channels)).astype(np.int8)
+    weight[0], weight[1] = -half, half - 1
+    shape = tuple((n - 1) // stride + 1 for n in size)
+    node = Conv("c", "image", "out", weight, w_bits, rng.integers(-99, 99, 16), np.ones(16, np.float32), stride=stride,
+                padding=(1,) * 4)
+    tensors = {t.name: t for t in (Tensor("image", (*size, channels), a_bits), Tensor("out", (*shape, 16), 32))}
+    graph, x = Graph("counted", tensors, (node,), "image", "out"), rng.integers(0, 1 << a_bits, (2, *size, channels))
+    x[1] = (1 << a_bits) - 1
+    lowered = lower(graph, find("arm:cortex-a72"))
+    assert any(call.kernel.rule.startswith("bit serial") for call in lowered.calls)
+    toolchain.build(lowered.module, find("arm:cortex-a72"), tmp_path / "net.so", tmp_path)
+    got = run_compiled(lowered, toolchain.runner(tmp_path / "net.so", find("arm:cortex-a72")), x.astype(np.uint8))
+    np.testing.assert_array_equal(got, reference.run(graph, x.astype(np.uint8)))
 
 
 def test_chain_never_exceeds_int16_and_is_no_shorter_than_it_could_be():

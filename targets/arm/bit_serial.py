@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.arm.epilogue import joined, lanes_of, neon
+from targets.arm.epilogue import QUAD, joined, lanes_of, neon
 from targets.arm.long_multiply import INT16_MAX
 from targets.arm.tile import applies, zeros
 from targets.epilogue import Epilogue, Epilogues
@@ -160,8 +160,7 @@ class _BitSerial:
 
     def block(self, reads, writes, weights, table, packed, y, row, x0, b, count) -> None:
         """OUTPUTS channels of a tile: sums by channel, then codes by pixel."""
-        together = max(1, REGISTERS // (VECTORS * len(self.powers.counters)))
-        together = 2 if together >= 2 else 1
+        together = 2 if len(self.powers.counters) * 2 * VECTORS <= REGISTERS else 1
         sums = _scratch(OUTPUTS * VECTORS * LANES, "int16")
         with T.serial(OUTPUTS // together) as n:
             totals = self.count(weights, packed, row, x0, b * OUTPUTS + n * together, together)
@@ -174,19 +173,20 @@ class _BitSerial:
                 continue
             with T.If(y + row + dy < self.height), T.Then():
                 lines = [T.bind(sums[T.ramp(o * VECTORS * LANES + group * 8, 1, 8)]) for o in range(OUTPUTS)]
-                by_pixel = [T.bind(v) for v in transposed(lines)][:pixels]
-                tile = [[T.cast(lanes_of(v, q * 4, 4), "int32x4") for q in range(OUTPUTS // 4)] for v in by_pixel]
-                self.epilogue.put_tile(tile, reads, writes, table, y + row + dy, x0 + x, b * OUTPUTS, count)
+                halves = [[T.bind(v) for v in transposed(lines[q:q + QUAD])] for q in range(0, OUTPUTS, QUAD)]
+                tile = [[lanes_of(half[p % QUAD], p // QUAD * QUAD, QUAD) for half in halves] for p in range(pixels)]
+                self.epilogue.put_tile(tile, reads, writes, table, y + row + dy, x0 + x, b * OUTPUTS, count,
+                                       halves=True)
 
     def count(self, weights, packed, row, x0, output, together: int) -> dict:
         """int16x8 sums of `together` output channels: (channel, register, half) -> vector."""
         kinds, a, w = self.powers.counters, self.a_bits, self.w_bits
         totals = zeros(together * VECTORS * 2, "int16", 8)
 
-        def run(extents, position):
+        def run(extents, place):
             counters = zeros(together * VECTORS * len(kinds), "uint8", LANES)
             with T.grid(*extents) as indices:
-                dy, dx, byte = position(*(indices if len(extents) > 1 else [indices]))
+                dy, dx, byte = place(*indices)
                 xs = [[T.bind(self.codes(packed, row, byte, i, dy, dx, x0, v)) for i in range(a)]
                       for v in range(VECTORS)]
                 for o in range(together):
@@ -207,20 +207,26 @@ class _BitSerial:
                     total = total + wide if sign > 0 else total - wide
                 T.buffer_store(totals, total, [at])
 
-        limit = self.powers.run
-        if self.kh * self.kw * self.bytes <= limit:
-            run((self.kh, self.kw, self.bytes), lambda dy, dx, byte: (dy, dx, byte))
-        elif self.kw * self.bytes <= limit:
-            with T.serial(self.kh) as dy:
-                run((self.kw, self.bytes), lambda dx, byte: (dy, dx, byte))
+        def positions(first, count: int) -> None:
+            """The kernel's positions `first`, `first` + 1, ..."""
+            if count == self.kh * self.kw:
+                run((self.kh, self.kw, self.bytes), lambda dy, dx, byte: (dy, dx, byte))
+            else:
+                run((count, self.bytes), lambda k, byte: ((first + k) // self.kw, (first + k) % self.kw, byte))
+
+        limit, every = self.powers.run, self.kh * self.kw
+        if self.bytes <= limit:
+            count = -(-every // -(-every // (limit // self.bytes)))  # runs of about the same length
+            if every > count:
+                with T.serial(every // count) as c:
+                    positions(c * count, count)
+            if rest := every % count or (count == every) * every:
+                positions(every - rest, rest)
         else:
             with T.grid(self.kh, self.kw) as (dy, dx):
-                whole, rest = divmod(self.bytes, limit)
-                if whole:
-                    with T.serial(whole) as c:
-                        run((limit,), lambda byte: (dy, dx, c * limit + byte))
-                if rest:
-                    run((rest,), lambda byte: (dy, dx, whole * limit + byte))
+                for first in range(0, self.bytes, limit):
+                    run((1, min(limit, self.bytes - first)),
+                        lambda _, byte, first=first, dy=dy, dx=dx: (dy, dx, first + byte))
         return {(o, v, h): totals[T.ramp(((o * VECTORS + v) * 2 + h) * 8, 1, 8)]
                 for o, v, h in itertools.product(range(together), range(VECTORS), range(2))}
 
@@ -241,11 +247,11 @@ def _plane(pairs: list, plane: int):
 
 
 def transposed(rows: list) -> list:
-    """8 vectors int16x8 of 8 by 8, by columns; transpositions of 2 by 2 blocks of 1, 2 and 4 lanes."""
-    for size in (1, 2, 4):
+    """4 vectors int16x8 as two matrices of 4 by 4 side by side, each transposed."""
+    for size in (1, 2):
+        low = [k + row for block in range(0, 8, 2 * size) for row in (0, 8) for k in range(block, block + size)]
         swapped = list(rows)
-        low = [k + half for b in range(0, 8, 2 * size) for half in (0, 8) for k in range(b, b + size)]
-        for r in range(8):
+        for r in range(QUAD):
             if not r & size:
                 pair = [T.bind(rows[r]), T.bind(rows[r + size])]
                 swapped[r] = T.Shuffle(pair, low)
