@@ -1,7 +1,7 @@
 """Dense convolution of few bits without multiplies (A72): bit planes of codes and weights, ANDed and counted.
 
-A code is the sum of its planes, 2^i a_i; a weight likewise, its top plane p negative. So a sum of products is the sum of
-2^(i+j) * popcount(a_i & p_j), and bytes of eight channels make 128 products of one bit with each AND, count and add.
+A code is the sum of its planes, 2^i a_i; a weight likewise, its top plane p negative. So a sum of products is the sum
+of 2^(i+j) * popcount(a_i & p_j), and bytes of eight channels make 128 products of one bit by an AND, a count, an add.
 Register lanes are pixels: one byte of weights meets 16 bytes of codes, so nothing is added across lanes, and a kernel
 of few channels fills registers as well as one of many. Two registers hold 2 rows of 16 pixels, or 4 rows of 8.
 
@@ -74,17 +74,20 @@ def cheaper(step: Step) -> bool:
 
 
 def bit_serial(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """Weights are stored [O][kH][kW][8 channels][plane], a byte each, which is still w_bits a weight."""
+    """Weights are stored [O / together][kH][kW][8 channels][together][plane], a byte each, still w_bits a weight."""
     if not applies(step):
         return None
     node, x = step.node, step.reads[0].tensor
     largest = np.abs(node.weight.astype(np.int64)).sum((1, 2, 3)).max() * x.qmax
-    if len(Powers.make(node.w_bits, x.bits).counters) > REGISTERS // VECTORS or largest > INT16_MAX or not cheaper(step):
+    counters = len(Powers.make(node.w_bits, x.bits).counters)
+    if counters > REGISTERS // VECTORS or largest > INT16_MAX or not cheaper(step):
         return None
     kernel = _BitSerial(step, epilogues.conv(step))
-    weights = planes(node.weight, node.w_bits).reshape(-1).view(np.int8)
+    weights = planes(node.weight, node.w_bits)
+    weights = weights.reshape(-1, kernel.together, *weights.shape[1:]).transpose(0, 2, 3, 4, 1, 5).reshape(-1)
     units = -(-step.write.tensor.shape[0] // ROWS)
-    return Kernel(f"bit serial, {node.w_bits} x {x.bits}", weights, 8, kernel.epilogue.table, kernel.emit, units)
+    rule = f"bit serial, {node.w_bits} x {x.bits}"
+    return Kernel(rule, weights.view(np.int8), 8, kernel.epilogue.table, kernel.emit, units)
 
 
 def _shape(width: int) -> tuple[int, int]:
@@ -98,6 +101,7 @@ class _BitSerial:
         _, self.kh, self.kw, channels = step.node.weight.shape
         self.bytes, self.a_bits, self.w_bits = -(-channels // BYTE), step.reads[0].tensor.bits, step.node.w_bits
         self.powers = Powers.make(self.w_bits, self.a_bits)
+        self.together = 2 if len(self.powers.counters) * 2 * VECTORS <= REGISTERS else 1  # channels of the output
         self.height, self.width, self.outputs = step.write.tensor.shape
         self.segment, self.rows = _shape(self.width)
         self.tiles = -(-self.width // self.segment)
@@ -160,10 +164,9 @@ class _BitSerial:
 
     def block(self, reads, writes, weights, table, packed, y, row, x0, b, count) -> None:
         """OUTPUTS channels of a tile: sums by channel, then codes by pixel."""
-        together = 2 if len(self.powers.counters) * 2 * VECTORS <= REGISTERS else 1
-        sums = _scratch(OUTPUTS * VECTORS * LANES, "int16")
+        sums, together = _scratch(OUTPUTS * VECTORS * LANES, "int16"), self.together
         with T.serial(OUTPUTS // together) as n:
-            totals = self.count(weights, packed, row, x0, b * OUTPUTS + n * together, together)
+            totals = self.count(weights, packed, row, x0, b * OUTPUTS + n * together)
             for (o, v, h), total in totals.items():
                 T.buffer_store(sums, total, [T.ramp(((n * together + o) * VECTORS + v) * LANES + h * 8, 1, 8)])
         for group in range(VECTORS * LANES // 8):
@@ -178,9 +181,9 @@ class _BitSerial:
                 self.epilogue.put_tile(tile, reads, writes, table, y + row + dy, x0 + x, b * OUTPUTS, count,
                                        halves=True)
 
-    def count(self, weights, packed, row, x0, output, together: int) -> dict:
-        """int16x8 sums of `together` output channels: (channel, register, half) -> vector."""
-        kinds, a, w = self.powers.counters, self.a_bits, self.w_bits
+    def count(self, weights, packed, row, x0, output) -> dict:
+        """int16x8 sums of the channels from `output` on that go together: (channel, register, half) -> vector."""
+        kinds, a, w, together = self.powers.counters, self.a_bits, self.w_bits, self.together
         totals = zeros(together * VECTORS * 2, "int16", 8)
 
         def run(extents, place):
@@ -189,10 +192,10 @@ class _BitSerial:
                 dy, dx, byte = place(*indices)
                 xs = [[T.bind(self.codes(packed, row, byte, i, dy, dx, x0, v)) for i in range(a)]
                       for v in range(VECTORS)]
+                at = ((output // together * self.kh + dy) * self.kw + dx) * self.bytes + byte
+                loaded = T.bind(T.reinterpret(weights[T.ramp(at * together * w, 1, LANES)], dtype="uint8x16"))
                 for o in range(together):
-                    at = (((output + o) * self.kh + dy) * self.kw + dx) * self.bytes + byte
-                    ws = [T.bind(T.broadcast(T.reinterpret(weights[at * w + j], dtype="uint8"), LANES))
-                          for j in range(w)]
+                    ws = [T.bind(T.Shuffle([loaded], [o * w + j] * LANES)) for j in range(w)]
                     for v, (i, j) in itertools.product(range(VECTORS), self.powers.of):
                         k = T.ramp(((o * VECTORS + v) * len(kinds) + self.powers.of[i, j]) * LANES, 1, LANES)
                         ones = T.popcount(T.bitwise_and(xs[v][i], ws[j]))

@@ -228,8 +228,9 @@ class NeonRatio(NeonEpilogue):
 
     def shortened(self, codes, table, lanes: int):
         """Codes of what is written, uint8, bound."""
-        multiplier = T.cast(T.broadcast(T.cast(self.value(table, 0), "uint8"), lanes), f"uint16x{lanes}")
-        sums = T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes) + T.cast(codes, f"uint16x{lanes}") * multiplier
+        wide = f"uint16x{lanes}"
+        multiplier = T.cast(T.broadcast(T.cast(self.value(table, 0), "uint8"), lanes), wide)
+        sums = T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes) + T.cast(codes, wide) * multiplier
         narrow = T.cast(T.shift_right(sums, T.broadcast(T.uint16(self.short.shift), lanes)), f"uint8x{lanes}")
         return T.bind(T.min(narrow, T.broadcast(T.uint8(self.step.node.qmax), lanes)))
 
