@@ -1,7 +1,7 @@
 """Dense convolution of few bits without multiplies (A72): bit planes of codes and weights, ANDed and counted.
 
-A code is the sum of its planes, 2^i a_i; a weight likewise, its top plane p negative. So a sum of products is the sum of
-2^(i+j) * popcount(a_i & p_j), and bytes of eight channels make 128 products of one bit with each AND, count and add.
+A code is the sum of its planes, 2^i a_i; a weight likewise, its top plane p negative. So a sum of products is the sum
+of 2^(i+j) * popcount(a_i & p_j), and bytes of eight channels make 128 products of one bit by an AND, a count, an add.
 Register lanes are pixels: one byte of weights meets 16 bytes of codes, so nothing is added across lanes, and a kernel
 of few channels fills registers as well as one of many. Two registers hold 2 rows of 16 pixels, or 4 rows of 8.
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.arm.epilogue import joined, lanes_of, neon
+from targets.arm.epilogue import QUAD, joined, lanes_of, neon
 from targets.arm.long_multiply import INT16_MAX
 from targets.arm.tile import applies, zeros
 from targets.epilogue import Epilogue, Epilogues
@@ -74,17 +74,20 @@ def cheaper(step: Step) -> bool:
 
 
 def bit_serial(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """Weights are stored [O][kH][kW][8 channels][plane], a byte each, which is still w_bits a weight."""
+    """Weights are stored [O / together][kH][kW][8 channels][together][plane], a byte each, still w_bits a weight."""
     if not applies(step):
         return None
     node, x = step.node, step.reads[0].tensor
     largest = np.abs(node.weight.astype(np.int64)).sum((1, 2, 3)).max() * x.qmax
-    if len(Powers.make(node.w_bits, x.bits).counters) > REGISTERS // VECTORS or largest > INT16_MAX or not cheaper(step):
+    counters = len(Powers.make(node.w_bits, x.bits).counters)
+    if counters > REGISTERS // VECTORS or largest > INT16_MAX or not cheaper(step):
         return None
     kernel = _BitSerial(step, epilogues.conv(step))
-    weights = planes(node.weight, node.w_bits).reshape(-1).view(np.int8)
+    weights = planes(node.weight, node.w_bits)
+    weights = weights.reshape(-1, kernel.together, *weights.shape[1:]).transpose(0, 2, 3, 4, 1, 5).reshape(-1)
     units = -(-step.write.tensor.shape[0] // ROWS)
-    return Kernel(f"bit serial, {node.w_bits} x {x.bits}", weights, 8, kernel.epilogue.table, kernel.emit, units)
+    rule = f"bit serial, {node.w_bits} x {x.bits}"
+    return Kernel(rule, weights.view(np.int8), 8, kernel.epilogue.table, kernel.emit, units)
 
 
 def _shape(width: int) -> tuple[int, int]:
@@ -98,6 +101,7 @@ class _BitSerial:
         _, self.kh, self.kw, channels = step.node.weight.shape
         self.bytes, self.a_bits, self.w_bits = -(-channels // BYTE), step.reads[0].tensor.bits, step.node.w_bits
         self.powers = Powers.make(self.w_bits, self.a_bits)
+        self.together = 2 if len(self.powers.counters) * 2 * VECTORS <= REGISTERS else 1  # channels of the output
         self.height, self.width, self.outputs = step.write.tensor.shape
         self.segment, self.rows = _shape(self.width)
         self.tiles = -(-self.width // self.segment)
@@ -160,11 +164,9 @@ class _BitSerial:
 
     def block(self, reads, writes, weights, table, packed, y, row, x0, b, count) -> None:
         """OUTPUTS channels of a tile: sums by channel, then codes by pixel."""
-        together = max(1, REGISTERS // (VECTORS * len(self.powers.counters)))
-        together = 2 if together >= 2 else 1
-        sums = _scratch(OUTPUTS * VECTORS * LANES, "int16")
+        sums, together = _scratch(OUTPUTS * VECTORS * LANES, "int16"), self.together
         with T.serial(OUTPUTS // together) as n:
-            totals = self.count(weights, packed, row, x0, b * OUTPUTS + n * together, together)
+            totals = self.count(weights, packed, row, x0, b * OUTPUTS + n * together)
             for (o, v, h), total in totals.items():
                 T.buffer_store(sums, total, [T.ramp(((n * together + o) * VECTORS + v) * LANES + h * 8, 1, 8)])
         for group in range(VECTORS * LANES // 8):
@@ -174,25 +176,26 @@ class _BitSerial:
                 continue
             with T.If(y + row + dy < self.height), T.Then():
                 lines = [T.bind(sums[T.ramp(o * VECTORS * LANES + group * 8, 1, 8)]) for o in range(OUTPUTS)]
-                by_pixel = [T.bind(v) for v in transposed(lines)][:pixels]
-                tile = [[T.cast(lanes_of(v, q * 4, 4), "int32x4") for q in range(OUTPUTS // 4)] for v in by_pixel]
-                self.epilogue.put_tile(tile, reads, writes, table, y + row + dy, x0 + x, b * OUTPUTS, count)
+                halves = [[T.bind(v) for v in transposed(lines[q:q + QUAD])] for q in range(0, OUTPUTS, QUAD)]
+                tile = [[lanes_of(half[p % QUAD], p // QUAD * QUAD, QUAD) for half in halves] for p in range(pixels)]
+                self.epilogue.put_tile(tile, reads, writes, table, y + row + dy, x0 + x, b * OUTPUTS, count,
+                                       halves=True)
 
-    def count(self, weights, packed, row, x0, output, together: int) -> dict:
-        """int16x8 sums of `together` output channels: (channel, register, half) -> vector."""
-        kinds, a, w = self.powers.counters, self.a_bits, self.w_bits
+    def count(self, weights, packed, row, x0, output) -> dict:
+        """int16x8 sums of the channels from `output` on that go together: (channel, register, half) -> vector."""
+        kinds, a, w, together = self.powers.counters, self.a_bits, self.w_bits, self.together
         totals = zeros(together * VECTORS * 2, "int16", 8)
 
-        def run(extents, position):
+        def run(extents, place):
             counters = zeros(together * VECTORS * len(kinds), "uint8", LANES)
             with T.grid(*extents) as indices:
-                dy, dx, byte = position(*(indices if len(extents) > 1 else [indices]))
+                dy, dx, byte = place(*indices)
                 xs = [[T.bind(self.codes(packed, row, byte, i, dy, dx, x0, v)) for i in range(a)]
                       for v in range(VECTORS)]
+                at = ((output // together * self.kh + dy) * self.kw + dx) * self.bytes + byte
+                loaded = T.bind(T.reinterpret(weights[T.ramp(at * together * w, 1, LANES)], dtype="uint8x16"))
                 for o in range(together):
-                    at = (((output + o) * self.kh + dy) * self.kw + dx) * self.bytes + byte
-                    ws = [T.bind(T.broadcast(T.reinterpret(weights[at * w + j], dtype="uint8"), LANES))
-                          for j in range(w)]
+                    ws = [T.bind(T.Shuffle([loaded], [o * w + j] * LANES)) for j in range(w)]
                     for v, (i, j) in itertools.product(range(VECTORS), self.powers.of):
                         k = T.ramp(((o * VECTORS + v) * len(kinds) + self.powers.of[i, j]) * LANES, 1, LANES)
                         ones = T.popcount(T.bitwise_and(xs[v][i], ws[j]))
@@ -207,20 +210,26 @@ class _BitSerial:
                     total = total + wide if sign > 0 else total - wide
                 T.buffer_store(totals, total, [at])
 
-        limit = self.powers.run
-        if self.kh * self.kw * self.bytes <= limit:
-            run((self.kh, self.kw, self.bytes), lambda dy, dx, byte: (dy, dx, byte))
-        elif self.kw * self.bytes <= limit:
-            with T.serial(self.kh) as dy:
-                run((self.kw, self.bytes), lambda dx, byte: (dy, dx, byte))
+        def positions(first, count: int) -> None:
+            """The kernel's positions `first`, `first` + 1, ..."""
+            if count == self.kh * self.kw:
+                run((self.kh, self.kw, self.bytes), lambda dy, dx, byte: (dy, dx, byte))
+            else:
+                run((count, self.bytes), lambda k, byte: ((first + k) // self.kw, (first + k) % self.kw, byte))
+
+        limit, every = self.powers.run, self.kh * self.kw
+        if self.bytes <= limit:
+            count = -(-every // -(-every // (limit // self.bytes)))  # runs of about the same length
+            if every > count:
+                with T.serial(every // count) as c:
+                    positions(c * count, count)
+            if rest := every % count or (count == every) * every:
+                positions(every - rest, rest)
         else:
             with T.grid(self.kh, self.kw) as (dy, dx):
-                whole, rest = divmod(self.bytes, limit)
-                if whole:
-                    with T.serial(whole) as c:
-                        run((limit,), lambda byte: (dy, dx, c * limit + byte))
-                if rest:
-                    run((rest,), lambda byte: (dy, dx, whole * limit + byte))
+                for first in range(0, self.bytes, limit):
+                    run((1, min(limit, self.bytes - first)),
+                        lambda _, byte, first=first, dy=dy, dx=dx: (dy, dx, first + byte))
         return {(o, v, h): totals[T.ramp(((o * VECTORS + v) * 2 + h) * 8, 1, 8)]
                 for o, v, h in itertools.product(range(together), range(VECTORS), range(2))}
 
@@ -241,11 +250,11 @@ def _plane(pairs: list, plane: int):
 
 
 def transposed(rows: list) -> list:
-    """8 vectors int16x8 of 8 by 8, by columns; transpositions of 2 by 2 blocks of 1, 2 and 4 lanes."""
-    for size in (1, 2, 4):
+    """4 vectors int16x8 as two matrices of 4 by 4 side by side, each transposed."""
+    for size in (1, 2):
+        low = [k + row for block in range(0, 8, 2 * size) for row in (0, 8) for k in range(block, block + size)]
         swapped = list(rows)
-        low = [k + half for b in range(0, 8, 2 * size) for half in (0, 8) for k in range(b, b + size)]
-        for r in range(8):
+        for r in range(QUAD):
             if not r & size:
                 pair = [T.bind(rows[r]), T.bind(rows[r + size])]
                 swapped[r] = T.Shuffle(pair, low)

@@ -3,7 +3,7 @@
 from tvm.tirx.script import builder as T
 
 from targets.arm.epilogue import QUAD, neon
-from targets.arm.tile import Tile, applies, rows_of, tiled, zeros
+from targets.arm.tile import Tile, Window, applies, rows_of, tiled, zeros
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
@@ -33,7 +33,8 @@ def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
     def sums(codes, filters, pixels):
         return _sums(codes, filters, pixels, quads, kh, fours)
 
-    return tiled(step, epilogues, "dot product", Tile(pixels, channels, sums), packed.reshape(blocks, -1, 16))
+    return tiled(step, epilogues, "dot product", Tile(pixels, channels, sums), packed.reshape(blocks, -1, 16),
+                 Window(step, 4))
 
 
 def _sums(codes, filters, pixels: int, quads: int, kh: int, fours: int) -> list[list]:

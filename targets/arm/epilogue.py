@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from tvm.tirx.script import builder as T
 
+from compile.graph import Rescale
+from compile.reference import requantize
 from targets.epilogue import OFFSETS, Epilogue, Epilogues, ratio_table
 from targets.kernel import Step
 from targets.vector import LANES, folded_bias, padded, store
@@ -40,6 +42,7 @@ class Constants:
     multiplier: Any = None
     right: Any = None  # the shift, negative
     skip: Any = None
+    power: Any = None  # 2^left, int16x4, where it fits
 
 
 class NeonEpilogue(Epilogue):
@@ -58,10 +61,12 @@ class NeonEpilogue(Epilogue):
         quads = [lanes_of(acc, i, QUAD) for i in range(0, lanes, QUAD)] if lanes > QUAD else [acc]
         self.put_tile([quads], reads, writes, table, y, x, channel, count, column)
 
-    def put_tile(self, tile: list[list], reads, writes, table, y, x, channel, count: int, column=None) -> None:
+    def put_tile(self, tile: list[list], reads, writes, table, y, x, channel, count: int, column=None,
+                 halves: bool = False) -> None:
         """Stores the first `count` channels from `channel` on of the pixels (y, x), (y, x + 1), ...
 
-        tile: int32x4 sums, [pixels][quads of channels]; those of channels beyond `count` are left out.
+        tile: int32x4 sums (int16x4 if `halves`), [pixels][quads of channels]; those of channels beyond `count` are left
+        out.
         """
         column, quads = channel if column is None else column, -(-count // QUAD)
         every = [self, *self._also]
@@ -70,22 +75,27 @@ class NeonEpilogue(Epilogue):
         group = max(1, 2 // quads)  # pixels narrowed together: eight codes at least
         for first in range(0, len(tile), group):
             pixels = range(first, min(first + group, len(tile)))
-            sums = [acc for p in pixels for acc in self._sums(tile[p], constants[0], reads, y, x + p, channel)]
+            sums = [acc for p in pixels for acc in self._sums(tile[p], constants[0], reads, y, x + p, channel, halves)]
             codes = self._store(sums, constants[0], writes[0], y, x, pixels, channel, count)
             for also, these, write in zip(self._also, constants[1:], writes[1:], strict=True):
+                if also.short is not None:
+                    also._spread(also.shortened(codes, table, _width(len(sums))), quads, write, y, x, pixels, channel,
+                                 count)
+                    continue
                 wide = [T.cast(lanes_of(codes, i * QUAD, QUAD), "int32x4") for i in range(len(sums))]
                 sums_also = [_shifted(w, these[i % quads]) for i, w in enumerate(wide)]
                 also._store(sums_also, these, write, y, x, pixels, channel, count)
 
-    def _sums(self, quads: list, constants: list[Constants], reads, y, x, channel) -> list:
+    def _sums(self, quads: list, constants: list[Constants], reads, y, x, channel, halves: bool) -> list:
         """A pixel's, in the unit of the requantization, with what the residual operand adds."""
-        sums = [_shifted(acc, c) for acc, c in zip(quads, constants, strict=False)]
+        sums = [_shifted(acc, c, halves) for acc, c in zip(quads, constants, strict=False)]
         if constants[0].skip is None:
             return sums
         lanes = QUAD * len(constants)
         codes = T.bind(T.cast(reads[-1][T.ramp(self.step.reads[1].at(y, x, channel), 1, lanes)], f"int16x{lanes}"))
         four = [lanes_of(codes, i * QUAD, QUAD) if lanes > QUAD else codes for i in range(len(constants))]
-        return [acc + T.cast(v, "int32x4") * c.skip for acc, v, c in zip(sums, four, constants, strict=True)]
+        return [acc + T.cast(v, "int32x4") * T.cast(c.skip, "int32x4")
+                for acc, v, c in zip(sums, four, constants, strict=True)]
 
     def _store(self, sums: list, constants: list[Constants], write, y, x, pixels: range, channel, count: int):
         """Requantizes the quads of some pixels and stores them; the codes, uint8, bound."""
@@ -97,17 +107,20 @@ class NeonEpilogue(Epilogue):
                 store(write, at, acc, min(QUAD, count - q * QUAD), QUAD)
             return None
         codes = T.bind(self._narrowed([self._scaled(acc, constants[i % quads]) for i, acc in enumerate(sums)]))
+        self._spread(codes, quads, write, y, x, pixels, channel, count)
+        return codes
+
+    def _spread(self, codes, quads: int, write, y, x, pixels: range, channel, count: int) -> None:
+        """Stores the codes of some pixels."""
+        lanes = quads * QUAD
         for i, p in enumerate(pixels):
-            whole = codes if len(pixels) == 1 and quads * QUAD == _width(len(sums)) else None
-            lanes = quads * QUAD
-            if whole is not None:
-                part = whole
+            if len(pixels) == 1 and lanes == _width(quads):
+                part = codes
             elif quads == 1:  # as a word: LLVM would take four bytes out one by one
                 part = T.reinterpret(T.Shuffle([T.reinterpret(codes, dtype="int32x2")], [i]), dtype="uint8x4")
             else:
                 part = lanes_of(codes, i * lanes, lanes)
-            store(write, layout.at(y, x + p, channel), part, count, lanes)
-        return codes
+            store(write, self.step.write.at(y, x + p, channel), part, count, lanes)
 
     def _scaled(self, acc, c: Constants):
         code = neon("srshl.v4i32", "int32x4", neon("sqdmulh.v4i32", "int32x4", acc, c.multiplier), c.right)
@@ -130,7 +143,12 @@ class NeonEpilogue(Epilogue):
         return T.max(codes, T.broadcast(T.uint8(node.qmin), lanes)) if node.qmin else codes
 
 
-def _shifted(acc, c: Constants):
+def _shifted(acc, c: Constants, halves: bool = False):
+    """acc: int32x4, or int16x4 if `halves`, for which a long multiply is the quickest shift."""
+    if halves:
+        acc = T.cast(acc, "int32x4")
+        if c.power is not None:
+            return c.bias + acc * T.cast(c.power, "int32x4")
     acc = acc if c.left is None else T.shift_left(acc, c.left)
     return acc if c.bias is None else acc + c.bias
 
@@ -162,8 +180,39 @@ class NeonConv(NeonEpilogue):
         super().__init__(step, np.concatenate(rows), base)
 
     def constants(self, table, column) -> Constants:
-        at = lambda k: self.base + k * self.row + column  # noqa: E731
-        return Constants(**{name: T.bind(table[T.ramp(at(k), 1, QUAD)]) for k, name in enumerate(self._rows)})
+        found = {name: T.bind(table[T.ramp(self.base + k * self.row + column, 1, QUAD)])
+                 for k, name in enumerate(self._rows)}
+        node = self.step.node
+        if node.skip is not None and np.abs(node.skip_multiplier).max() < 1 << 15:
+            found["skip"] = T.bind(T.cast(found["skip"], "int16x4"))
+        if "left" in found and node.requant.left.max() < 15:
+            found["power"] = T.bind(T.cast(T.shift_left(T.broadcast(T.int32(1), QUAD), found["left"]), "int16x4"))
+        return Constants(**found)
+
+
+@dataclass(frozen=True)
+class Short:
+    """requant(code - zero_point) as (code * multiplier + offset) >> shift in 16 bits, the same for every code."""
+
+    multiplier: int  # 8 bits
+    offset: int
+    shift: int
+
+    @classmethod
+    def find(cls, expected: np.ndarray, qmax: int) -> "Short | None":
+        """expected: the answers for codes 0, 1, ...; larger ones than qmax may come out where qmax is expected."""
+        x = np.arange(len(expected), dtype=np.int64)
+        slopes = (expected[expected < qmax].max(initial=0) + 1) / max(1, (expected < qmax).sum())
+        for shift in range(15, 7, -1):
+            centre = round(slopes * (1 << shift))
+            for multiplier in sorted(range(max(1, centre * 3 // 4), min(255, centre * 4 // 3) + 1),
+                                     key=lambda m, c=centre: abs(m - c)):
+                low = ((expected << shift) - x * multiplier).max()
+                high = np.where(expected < qmax, (expected + 1 << shift) - 1 - x * multiplier, 1 << 16).min()
+                offset = max(0, low)
+                if offset <= high and x[-1] * multiplier + offset < 1 << 16:
+                    return cls(multiplier, int(offset), shift)
+        return None
 
 
 class NeonRatio(NeonEpilogue):
@@ -172,7 +221,18 @@ class NeonRatio(NeonEpilogue):
     def __init__(self, step: Step, offsets: np.ndarray, *values: int, base: int = 0):
         self._left, self._offsets = int(np.max(step.node.requant.left)), bool(np.any(offsets))
         shifted = np.asarray(offsets, np.int64) << self._left  # (sum + offset) << left
+        self.short = _short(step) if isinstance(step.node, Rescale) else None
+        if self.short is not None:
+            values = (*values, self.short.multiplier, self.short.offset)
         super().__init__(step, ratio_table(step.node.requant, shifted, *values), base)
+
+    def shortened(self, codes, table, lanes: int):
+        """Codes of what is written, uint8, bound."""
+        wide = f"uint16x{lanes}"
+        multiplier = T.cast(T.broadcast(T.cast(self.value(table, 0), "uint8"), lanes), wide)
+        sums = T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes) + T.cast(codes, wide) * multiplier
+        narrow = T.cast(T.shift_right(sums, T.broadcast(T.uint16(self.short.shift), lanes)), f"uint8x{lanes}")
+        return T.bind(T.min(narrow, T.broadcast(T.uint8(self.step.node.qmax), lanes)))
 
     def value(self, table, k: int):
         """The rule's k-th own value."""
@@ -184,6 +244,16 @@ class NeonRatio(NeonEpilogue):
         return Constants(T.bind(bias) if self._offsets else None,
                          T.broadcast(T.int32(self._left), QUAD) if self._left else None,
                          T.bind(value(1)), T.bind(T.broadcast(T.int32(0), QUAD) - value(3)))
+
+
+def _short(step: Step) -> Short | None:
+    node, read = step.node, step.reads[0].tensor
+    if len(read.zero_point) > 1:
+        return None
+    codes = np.arange(read.qmax + 1, dtype=np.int64)[:, None] - read.zero_point[0]
+    zero_point = step.write.tensor.zero_point[0]
+    expected = requantize(codes << node.requant.left, node.requant, zero_point, node.qmin, node.qmax)
+    return Short.find(expected[:, 0].astype(np.int64), node.qmax)
 
 
 EPILOGUES = Epilogues(NeonConv, NeonRatio)

@@ -8,7 +8,7 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.arm.epilogue import QUAD, lanes_of, neon
-from targets.arm.tile import Tile, applies, rows_of, tiled, zeros
+from targets.arm.tile import Tile, Window, applies, rows_of, tiled, zeros
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
@@ -40,7 +40,8 @@ def long_multiply(step: Step, epilogues: Epilogues) -> Kernel | None:
         return _sums(codes, filters, pixels, kh, k // 16, chain)
 
     tile = Tile(PIXELS, QUAD, sums)
-    return tiled(step, epilogues, f"long multiply, int16 chain {chain}", tile, packed.reshape(blocks, -1, 16))
+    return tiled(step, epilogues, f"long multiply, int16 chain {chain}", tile, packed.reshape(blocks, -1, 16),
+                 Window(step, 16))
 
 
 def _products(x, w) -> list:
