@@ -22,7 +22,7 @@ from train.cost import CostError, CostTable, bitops, layer_cost, relative, size
 from train.dqmq import PolicyPhase, Quality, reduce
 from train.fracbits import RealWidths, interpolate, uniform_width
 from train.groups import Groups, find_groups
-from train.ilp import solve
+from train.ilp import from_steps, solve
 from train.loop import Run
 from train.lowering import lower
 from train.networks import Network
@@ -230,6 +230,15 @@ def test_integer_program_is_as_good_as_trying_all(seed):
         assert float(table.of_indices(found)) <= budget + 1e-9
         best = losses[(costs <= budget + 1e-9).numpy()].min()
         assert sum(loss[la, w, a] for la, (w, a) in enumerate(found.tolist())) == pytest.approx(best, abs=1e-9)
+
+
+def test_steps_alone_say_that_fewer_bits_hurt_more(table):
+    net = RelaxedNetwork(ARCH, WIDTHS)
+    net.inherit(Network(ARCH, {}))
+    net.calibrate(torch.randint(256, (32, 8, 8, 3), generator=chance(), dtype=torch.uint8))
+    loss = from_steps(net, table)
+    assert loss.shape == (LAYERS, 4, 4) and (np.diff(loss, axis=1) < 0).all() and (np.diff(loss, axis=2) < 0).all()
+    assert float(table.of_indices(solve(loss, table, 0.3))) <= 0.3
 
 
 # policy
