@@ -127,18 +127,23 @@ def find_quality(given: Search) -> tuple[Groups, Quality]:
 
 
 def reduce(given: Search, policy: Policy, quality: Quality) -> list[Variant]:
-    """The variants of a policy: clustered configurations for groups and cost levels, and one for everything."""
+    """The variants of a policy: clustered configurations for groups and cost levels, and one for everything.
+
+    The latter keeps the budget alone; a cluster that is for all groups at the budget as well gives way to it.
+    """
     q, group = quality.q.flatten(0, 1), quality.group.flatten()
     some = torch.linspace(0, len(q) - 1, min(REDUCED, len(q))).long()
     with torch.no_grad():
         log_p = policy(q[some].to(policy.u.device)).cpu().double()
     table, budget, groups = given.table, given.settings.budget, group[some].numpy()
-    levels = [within(log_p, table, b, cheaper=b <= budget) for b in given.budgets(given.settings.levels)]
+    budgets = given.budgets(given.settings.levels)
+    levels = [within(log_p, table, b, cheaper=b <= budget) for b in budgets]
     shared = within(log_p.mean(0, keepdim=True), table, budget, cheaper=True)[0]
     centres = quality.centres.numpy()
     found = clusters(items(levels, groups), table, centres, given.settings.variants)
     named = [("shared", shared, ())]
-    named += [("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups) for c in found]
+    named += [("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups) for c in found
+              if c.groups or budgets[c.level] != budget]
     return [given.variant(name, table.widened(indices), None, groups) for name, indices, groups in named]
 
 
