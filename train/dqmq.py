@@ -4,7 +4,7 @@
 
 The task's gradient reaches the policy through the one-hot widths (straight-through Gumbel softmax); the policy gradient
 corrects what that leaves out. Batches are of one quality each, since a convolution has one weight for its whole batch.
-Once the policy learns, it and the weights take turns, each resting while the other moves (MetaMix, arXiv 2311.06798).
+Policy and weights learn in the same steps: taking turns (MetaMix, arXiv 2311.06798) left both behind after as many.
 """
 
 import dataclasses
@@ -21,7 +21,6 @@ from train.batches import Batches, Order, generator
 from train.configs import Variant
 from train.groups import Groups, find_groups, teacher_losses, view_features
 from train.loop import answers, distillation, train
-from train.networks import FULL
 from train.policy import Policy, entropy, policy_gradient, sample
 from train.reduction import clusters, items, within
 from train.relaxed import Mixture, one_hot
@@ -67,18 +66,17 @@ class PolicyPhase(SearchPhase):
         pictures, labels = batches.get(views, self.name, epoch, step)
         q = self._mean_quality(views, batches, step)
         taught, past = answers(self.teacher, pictures), self._past(batches, epoch, step)
-        turn = 0 <= past < 1 and step % 2 == 0  # the policy's; otherwise the weights'
-        self._rest("open." if turn else "policy.")
+        learning = 0 <= past < 1
         chance = generator(batches.seed, self.name, "widths", epoch, step)
-        drawn, rewards, parts = [], [], settings.samples if turn else 1
+        drawn, rewards, parts = [], [], settings.samples if learning else 1
         for part in range(parts):
             y, indices = self._widths(policy(q), past, chance)
-            logits = self.net["open"](pictures[part::parts], Mixture.of(y if turn else y.detach(), int(groups[step])))
+            logits = self.net["open"](pictures[part::parts], Mixture.of(y, int(groups[step])))
             known, wanted = None if taught is None else taught[part::parts], labels[part::parts]
             yield "task", distillation(logits, wanted, known) / batches.batch
             drawn.append(indices)
             rewards.append(reward(logits.detach(), known, wanted))
-        if turn:
+        if learning:
             log_p = policy(q)
             over = torch.relu(self.expected_cost() / settings.budget - 1)
             chosen = settings.policy_gradient * policy_gradient(log_p, drawn, rewards)
@@ -92,11 +90,6 @@ class PolicyPhase(SearchPhase):
         """q [D] of a whole batch, whichever part of it this process has."""
         mine = slice(step * batches.batch, (step + 1) * batches.batch)
         return self.quality.q[order[1][mine], order[0][mine]].mean(0).to(batches.device)
-
-    def _rest(self, resting: str) -> None:
-        for name, parameter in self.net.named_parameters():
-            if f".arms.{FULL}." not in name:
-                parameter.requires_grad_(not name.startswith(resting))
 
     def _widths(self, log_p: Tensor, past: float, chance: torch.Generator) -> tuple[Tensor, Tensor]:
         """One-hot y [L, 2, W] and its indices: the widest first, then drawn from the policy, last its most likely."""
@@ -134,18 +127,23 @@ def find_quality(given: Search) -> tuple[Groups, Quality]:
 
 
 def reduce(given: Search, policy: Policy, quality: Quality) -> list[Variant]:
-    """The variants of a policy: clustered configurations for groups and cost levels, and one for everything."""
+    """The variants of a policy: clustered configurations for groups and cost levels, and one for everything.
+
+    The latter keeps the budget alone; a cluster that is for all groups at the budget as well gives way to it.
+    """
     q, group = quality.q.flatten(0, 1), quality.group.flatten()
     some = torch.linspace(0, len(q) - 1, min(REDUCED, len(q))).long()
     with torch.no_grad():
         log_p = policy(q[some].to(policy.u.device)).cpu().double()
     table, budget, groups = given.table, given.settings.budget, group[some].numpy()
-    levels = [within(log_p, table, b, cheaper=b <= budget) for b in given.budgets(given.settings.levels)]
+    budgets = given.budgets(given.settings.levels)
+    levels = [within(log_p, table, b, cheaper=b <= budget) for b in budgets]
     shared = within(log_p.mean(0, keepdim=True), table, budget, cheaper=True)[0]
     centres = quality.centres.numpy()
     found = clusters(items(levels, groups), table, centres, given.settings.variants)
     named = [("shared", shared, ())]
-    named += [("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups) for c in found]
+    named += [("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups) for c in found
+              if c.groups or budgets[c.level] != budget]
     return [given.variant(name, table.widened(indices), None, groups) for name, indices, groups in named]
 
 

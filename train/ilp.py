@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from train.batches import generator
 from train.cost import CostError, CostTable
 from train.loop import answers, distillation, keep, train
-from train.relaxed import Mixture, one_hot
-from train.search import JUDGED, Held, Search, SearchPhase, held_parts, judge, widest
+from train.networks import key
+from train.relaxed import RELAXED, Mixture, one_hot, open_layers
+from train.search import JUDGED, Held, Search, SearchPhase, held_parts, judge
 
 RUNGS = 9  # budgets solved for the Pareto list
 SENSITIVITY_PICTURES = 2 * JUDGED
-STEPS_PER_UNIT = 1 / 12  # variance of a rounding error, in squared steps
+ROUNDING = 1 / 12  # variance of a rounding error, in squared steps
 
 
 class Sensitivity(nn.Module):
@@ -66,37 +67,49 @@ def from_steps(net, table: CostTable) -> np.ndarray:
     """Sensitivity without pictures, from the learned steps alone: rounding noise of both operands, as a share of the
     square of the range that the widest width covers."""
     rows = []
-    for layer in (la for la in net.arch.layers if la.name in net.positions):
-        arm = net.convs[layer.name.replace(".", "_")].arms["relaxed"]
+    for layer in open_layers(net.arch):
+        arm = net.convs[key(layer)].arms[RELAXED]
         noise = []
         for mixed in (arm.w, arm.a):
             steps = [None if q is None else q.step().double() for q in mixed.quantizers]
             # An 8-bit input that is the residual stream itself adds no noise; its range is that of the next width.
             full = max(float(s.mean()) * q.qmax for s, q in zip(steps, mixed.quantizers, strict=True) if s is not None)
-            noise.append([0.0 if s is None else float(s.square().mean()) * STEPS_PER_UNIT / full**2 for s in steps])
+            noise.append([0.0 if s is None else float(s.square().mean()) * ROUNDING / full**2 for s in steps])
         rows.append(np.add.outer(*noise))
     return np.stack(rows)
 
 
-def measure(given: Search, net: nn.ModuleDict, resume: Callable[[], None]) -> None:
-    """Fills in the sensitivities, layer after layer, on held pictures; `resume` is called now and then to save them."""
+def measure(given: Search, net: nn.ModuleDict, save: Callable[[], None]) -> None:
+    """Fills in the sensitivities, layer after layer, on held pictures; `save` is called now and then."""
     table, loss, saved = given.table, net["sensitivity"].loss, time.monotonic()
     few = Held(given.held.pictures[:SENSITIVITY_PICTURES], given.held.labels[:SENSITIVITY_PICTURES])
     parts = held_parts(few, given.batches.device)
-    most = widest(len(table.table), len(table.widths))
+    most = torch.full((len(table.table), 2), len(table.widths) - 1)
     base = judge(net["open"], most, parts)
-    for layer in range(len(loss)):
-        if not bool(torch.isnan(loss[layer]).any()):
-            continue
-        row = torch.zeros_like(loss[layer])
-        for w, a in np.ndindex(*row.shape):
-            indices = most.clone()
-            indices[layer] = torch.tensor([w, a])
-            row[w, a] = judge(net["open"], indices, parts) - base if (indices != most).any() else 0.0
-        loss[layer] = row
-        if time.monotonic() - saved > given.run.checkpoint_seconds:
-            resume()
-            saved = time.monotonic()
+    with given.run.console.status("sensitivities") as status:
+        for layer, described in enumerate(open_layers(table.arch)):
+            if not bool(torch.isnan(loss[layer]).any()):
+                continue
+            status.update(f"sensitivity of {described.name}, {layer + 1} of {len(loss)}")
+            loss[layer] = _alone(net, most, layer, parts, base)
+            rows = {f"w{w}a{a}": float(loss[layer, i, j]) for i, w in enumerate(table.widths)
+                    for j, a in enumerate(table.widths)}
+            given.run.journal.write({"phase": "sensitivity", "step": layer, "layer": described.name, **rows})
+            if time.monotonic() - saved > given.run.checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+
+
+def _alone(net: nn.ModuleDict, most: Tensor, layer: int, parts, base: float) -> Tensor:
+    """Added loss float64 [W, W] of one layer at every pair of widths, all others at their widest."""
+    count = int(most[0, 0]) + 1
+    row = torch.zeros(count, count, dtype=torch.float64)
+    for w, a in np.ndindex(count, count):
+        indices = most.clone()
+        indices[layer] = torch.tensor([w, a])
+        if not torch.equal(indices, most):
+            row[w, a] = judge(net["open"], indices, parts) - base
+    return row
 
 
 def search(given: Search) -> Callable[[], None]:

@@ -136,8 +136,3 @@ def held_parts(held: Held, device: torch.device, groups: Tensor | None = None) -
         for some in mine.tensor_split(max(1, len(mine) // JUDGED)):
             parts.append((pictures[some], labels[some], group))
     return parts
-
-
-def widest(layers: int, widths: int) -> Tensor:
-    """Indices int64 [layers, 2] of the last width everywhere."""
-    return torch.full((layers, 2), widths - 1)
