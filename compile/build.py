@@ -90,7 +90,7 @@ def _layers(
     for pairs in alike.values():
         level, one = next((pair for pair in pairs if not missing(pair[0])), pairs[0])
         names = ", ".join(level.name for level, _ in pairs)
-        found[names] = report(variant.graph, level, one, library, target.function(level), times)
+        found[names] = report(variant.graph, level, one, library, "main" + target.suffix(level), times)
     return found
 
 

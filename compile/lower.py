@@ -10,7 +10,7 @@ import numpy as np
 from compile.graph import Add, Conv, Graph, Rescale, macs
 from compile.plan import aligned, layouts, workspace
 from targets import Target
-from targets.kernel import Also, Call, Entry, Exit, Layout, Sizes, Step, choose
+from targets.kernel import Also, Call, Entry, Exit, Layout, Origin, Sizes, Step, choose
 
 Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]  # main's buffers -> logits, see below
 SLACK = 64  # vector loads may reach this far past the end of any buffer
@@ -18,11 +18,12 @@ SLACK = 64  # vector loads may reach this far past the end of any buffer
 
 @dataclass(frozen=True)
 class Segment:
-    """Weights of one kernel: int8 codes stored at `bits`, starting at byte `at` of the unpacked buffer."""
+    """Weights of one kernel, int8 from byte `at` of the unpacked buffer on, stored at `bits`, or their origin is."""
 
     codes: np.ndarray
     bits: int
     at: int
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
         calls.append(Call(step.node.name, step, kernel, reads, tuple(offsets.get(n) for n in writes), weights_at,
                           table_at))
         if kernel.weights.size:
-            segments.append(Segment(kernel.weights, kernel.w_bits, weights_at))
+            segments.append(Segment(kernel.weights, kernel.w_bits, weights_at, kernel.origin))
         tables.append(np.pad(kernel.table, (0, -kernel.table.size % 16)))
         weights_at += aligned(kernel.weights.size)
         table_at += tables[-1].size

@@ -3,17 +3,20 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from compile.lower import Lowered
+from compile.lower import Lowered, Segment
 from compile.packing import pack, packed_size
 from compile.plan import ALIGN
 from compile.source import Source, SourceVariant
+from runtime.manifest import Transform
+from runtime.weights import transformed
 from targets import Target
 
 FORMAT = 2
@@ -63,7 +66,8 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
             for p in sorted(partial.rglob("*"))
             if p.is_file()
         }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        text = re.sub(r"\[[-\d,\s]+\]", lambda m: " ".join(m[0].split()), json.dumps(manifest, indent=1))
+        (partial / "manifest.json").write_text(text + "\n")  # a list of numbers on one line
         if out.exists():
             old = out.with_name(f".{out.name}.old")
             shutil.rmtree(old, ignore_errors=True)
@@ -143,12 +147,23 @@ def _functions(lowered: Lowered, suffix: str) -> dict:
 
 def _data(lowered: Lowered, weights: Blob, tables: Blob) -> dict:
     """What one level's code reads, and how much memory it works in."""
-    segments = [
-        {"offset": weights.add(pack(s.codes, s.bits).tobytes()), "count": int(s.codes.size), "bits": s.bits, "at": s.at}
-        for s in lowered.segments
-    ]
+    segments = [_segment(s, weights) for s in lowered.segments]
     return {
         "weights": {"bytes": lowered.sizes.weights, "segments": segments},
         "table": {"offset": tables.add(lowered.table.astype("<i4").tobytes()), "bytes": int(lowered.table.nbytes)},
         "workspace": lowered.sizes.workspace,
     }
+
+
+def _segment(segment: Segment, weights: Blob) -> dict:
+    origin = segment.origin
+    codes = segment.codes if origin is None else origin.codes.reshape(-1)
+    stored = {"offset": weights.add(pack(codes, segment.bits).tobytes()), "count": int(codes.size),
+              "bits": segment.bits, "at": segment.at}
+    if origin is None:
+        return stored
+    forms = (tuple(map(tuple, form.tolist())) for form in (origin.down, origin.across))
+    transform = Transform(origin.codes.shape, *forms, origin.block, origin.step, origin.group, origin.bytes)
+    if not np.array_equal(transformed(codes, transform), segment.codes):
+        raise ValueError("expected weights that their origin gives back, got others; the rule of this kernel is wrong")
+    return {**stored, "transform": asdict(transform)}

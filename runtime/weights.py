@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.manifest import Segment
+from runtime.manifest import Segment, Transform
 
 ALIGN = 64  # kernels load aligned vectors: a buffer at any other address ends the process
 SLACK = 64  # and they may read this many bytes past a buffer's end
@@ -51,8 +51,20 @@ def read_weights(file: Path, segments: Iterable[Segment], total: int) -> np.ndar
     buffer, stream = aligned_buffer(total, np.int8), np.fromfile(file, np.uint8)
     for s in segments:
         end = s.offset + s.stored
-        if end > stream.size or s.at + s.count > total:
+        if end > stream.size or s.at + s.size > total:
             raise ValueError(f"{file.name}: expected {s.count} codes of {s.bits} bits within {stream.size} bytes, "
                              f"at {s.at} of {total}; got bytes {s.offset}..{end}")
-        buffer[s.at:s.at + s.count] = unpack(stream[s.offset:end], s.count, s.bits)
+        codes = unpack(stream[s.offset:end], s.count, s.bits)
+        buffer[s.at:s.at + s.size] = codes if s.transform is None else transformed(codes, s.transform)
     return buffer
+
+
+def transformed(codes: np.ndarray, t: Transform) -> np.ndarray:
+    """int8 [t.size] of codes int8 [n]: the weights of a Winograd convolution, in the order of its kernel."""
+    matrix, (o, _, i) = np.kron(np.float32(t.down), np.float32(t.across)), t.shape
+    full = np.zeros((len(matrix), t.padded(o, t.block), t.padded(i, t.step)), "<i2" if t.bytes == 2 else np.int8)
+    # float32 matrix products are fast, and exact here (see Transform)
+    product = np.tensordot(matrix, np.float32(codes.reshape(t.shape)), (1, 1))
+    full[:, :o, :i] = product.astype(np.int32)
+    blocks = full.reshape(len(matrix), -1, t.block, full.shape[2] // t.group, t.group).transpose(1, 0, 3, 2, 4)
+    return np.ascontiguousarray(blocks).reshape(-1).view(np.int8)

@@ -91,13 +91,32 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
+class Origin:
+    """What weights are made of where they are loaded, so that bundles hold the codes themselves.
+
+    The Kronecker product of down and across, int [P, T], times codes int8 [O, T, I] gives U [P, O, I]; with zeros
+    behind O up to whole blocks and behind I up to whole steps it lies as [blocks, P, K, block, group], one or two bytes
+    (little-endian) each.
+    """
+
+    codes: np.ndarray
+    down: np.ndarray
+    across: np.ndarray
+    block: int
+    step: int
+    group: int
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A rule's answer to a step.
 
     weights: int8 [n] codes in the order the kernel reads them, stored at w_bits. table: int32 [m] biases, multipliers
     and shifts. units: how many parts the work falls into that may run in any order or at the same time (rows of the
     output, as a rule). emit(reads, writes, weights, table, units) adds the code for the units (first, end), over flat
-    TIR buffers, to the current IR frame; whoever has unit 0 writes the borders as well.
+    TIR buffers, to the current IR frame; whoever has unit 0 writes the borders as well. origin: what is stored instead
+    of weights that are not plain codes; w_bits is then its width.
     """
 
     rule: str
@@ -106,6 +125,7 @@ class Kernel:
     table: np.ndarray
     emit: Callable[[Sequence[Any], Sequence[Any], Any, Any, tuple[Any, Any]], None]
     units: int = 1
+    origin: Origin | None = None
 
 
 Rule = Callable[[Step], Kernel | None]

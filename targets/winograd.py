@@ -134,10 +134,15 @@ class Tiling:
         inverse = pow(odd, -1, 1 << 32)
         return inverse - (1 << 32) if inverse >> 31 else inverse
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """int64 [positions, 9]: U of weights, G g G^T, as one matrix."""
+        return np.kron(self.down.weights, self.across.weights)
+
     def transform(self, weight: np.ndarray) -> np.ndarray:
         """int64 [positions, O, I]: U of weights [O, 3, 3, I]."""
-        u = np.einsum("ai,bj,oijc->aboc", self.down.weights, self.across.weights, weight.astype(np.int64))
-        return u.reshape(self.positions, *weight.shape[::3])
+        o, _, _, i = weight.shape
+        return np.einsum("pt,oti->poi", self.matrix, weight.reshape(o, 9, i).astype(np.int64))
 
     def ranges(self, qmax: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [positions]: the least and the largest V of codes 0..qmax."""

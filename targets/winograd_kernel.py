@@ -10,7 +10,7 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.epilogue import Epilogues
-from targets.kernel import Kernel
+from targets.kernel import Kernel, Origin
 from targets.vector import LANES, fill_borders
 from targets.winograd_plan import Plan
 
@@ -38,13 +38,13 @@ class _Emitter:
         self.table = np.concatenate([self.epilogue.table, self._corrections()])
 
     def kernel(self) -> Kernel:
-        u = arrange(self.u, self.m.block, self.m.step, self.m.group)
-        if self.m.bytes == 1:
-            weights = u.astype(np.int8)
-            w_bits = max(2, *(int(x if x >= 0 else ~x).bit_length() + 1 for x in (u.min(), u.max())))
-        else:
-            weights, w_bits = np.ascontiguousarray(u.astype("<i2")).view(np.int8), 8
-        return Kernel(self.m.rule, weights.reshape(-1), w_bits, self.table, self.emit, self.plan.bands.units)
+        node, m = self.step.node, self.m
+        u = arrange(self.u, m.block, m.step, m.group)
+        weights = u.astype(np.int8) if m.bytes == 1 else np.ascontiguousarray(u.astype("<i2")).view(np.int8)
+        o, _, _, i = node.weight.shape
+        forms = self.tiling.down.weights, self.tiling.across.weights
+        origin = Origin(node.weight.reshape(o, 9, i), *forms, m.block, m.step, m.group, m.bytes)
+        return Kernel(m.rule, weights.reshape(-1), node.w_bits, self.table, self.emit, self.plan.bands.units, origin)
 
     def _corrections(self) -> np.ndarray:
         """int32 [outputs, blocks * block]: what the offsets add to each sum of a tile, negated."""

@@ -96,7 +96,8 @@ class Runner:
         source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))
         ffi = Path(libinfo.find_libtvm_ffi())
         command = [compiler, *_FLAGS, "-rdynamic", f"-I{prelude}", *_includes(), f'-DEMULATED_SOURCE="{source}"',
-                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text or 'emulated::' in text)}", f"-DEMULATED_ARCH={10 * self.arch}",
+                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text or 'emulated::' in text)}",
+                   f"-DEMULATED_ARCH={10 * self.arch}",
                    "-o", str(self._program), str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -56,7 +56,8 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | N
     """Writes `library`, its .cu file beside it, and rebuild.sh with the commands; returns facts for the manifest.
 
     Facts: {"source", "command"} and, unless source_only, {"compiler", "archs", "kernels", "registers" (the most of any
-    kernel), "spilled" (bytes over all kernels), "stack", "shared" (bytes, the most of any kernel)}. Raises TargetError where nvcc is missing or fails.
+    kernel), "spilled" (bytes over all kernels), "stack", "shared" (bytes, the most of any kernel)}. Raises
+    TargetError where nvcc is missing or fails.
     """
     text = library.with_suffix(".cu")
     text.write_text(source(module, target))

@@ -11,8 +11,8 @@ from targets.vector import LANES
 from targets.winograd import FOUR, TWO, Tiling
 from targets.winograd_kernel import arrange, winograd
 from targets.winograd_plan import Multiplier, Plan
-from targets.x86.multiply_add import intrinsic, longest_chain
 from targets.x86.multiply_add import arrange as arrange_direct
+from targets.x86.multiply_add import intrinsic, longest_chain
 
 TILE = 4  # pixels of a direct kernel
 ROWS = {16: 6, 32: 8}  # vector registers -> tiles by two vectors of sums
