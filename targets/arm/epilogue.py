@@ -202,9 +202,10 @@ class Short:
     def find(cls, expected: np.ndarray, qmax: int) -> "Short | None":
         """expected: the answers for codes 0, 1, ...; larger ones than qmax may come out where qmax is expected."""
         x = np.arange(len(expected), dtype=np.int64)
-        slopes = (expected[expected < qmax].max(initial=0) + 1) / max(1, (expected < qmax).sum())
+        rising = expected[expected < qmax]
+        slope = (rising[-1] - rising[0] + 1) / rising.size if rising.size else 0
         for shift in range(15, 7, -1):
-            centre = round(slopes * (1 << shift))
+            centre = round(slope * (1 << shift))
             for multiplier in sorted(range(max(1, centre * 3 // 4), min(255, centre * 4 // 3) + 1),
                                      key=lambda m, c=centre: abs(m - c)):
                 low = ((expected << shift) - x * multiplier).max()
