@@ -28,7 +28,7 @@ Term = tuple[Tap | None, ...]  # None: some code or other, with weight 0
 class Route:
     """How the terms of a pixel are summed, for `lanes` channels at a time.
 
-    groups: terms in an order of ascending columns. tile: pixels at a time. offset: taken off every code.
+    groups: terms in an order of ascending columns. tile: the most pixels at a time. offset: taken off every code.
     weight: int64 [terms, planes, channels, places], what is stored of each term; a plane of a block of channels is
     stored as `vectors` vectors, laid out as `in_pieces` says. codes(xs): what `multiply` takes from the uint8 vectors
     of a term's taps. multiply(sums, codes, filters, start): adds a term to the sums of its group, None at first;
@@ -161,7 +161,7 @@ def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
             filters[term] = [T.bind(weights[ramp]) for ramp in ramps]
         begins = [epilogue.table.size + g * row + c for g in range(len(starts))]
         begins = [T.bind(T.cast(table[T.ramp(begin, 1, lanes)], f"int16x{lanes}")) for begin in begins]
-        tile = min(route.tile, ow)
+        tile = _tile(ow, route.tile)
         with T.serial(-(-ow // tile)) as t:
             x0 = T.min(t * tile, ow - tile)
             sums = _sums(step, route, tile, _window(step, reads[0], y, x0, c, lanes), filters, begins)
@@ -182,6 +182,11 @@ def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
 
     return Kernel(f"depthwise, {routes[0].name}", np.concatenate([w.reshape(-1) for w in weight]), node.w_bits,
                   np.concatenate([epilogue.table, starts.astype(np.int32).reshape(-1)]), over_rows(step, one_row), oh)
+
+
+def _tile(width: int, most: int) -> int:
+    """Pixels of a tile: of the numbers from half of `most` on, the one that leaves the shortest overlap."""
+    return width if width <= most else min(range(most, most // 2, -1), key=lambda tile: -width % tile)
 
 
 def _window(step: Step, read, y, x0, c, lanes: int):

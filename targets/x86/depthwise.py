@@ -115,7 +115,7 @@ def quads(step: Step, lanes: int) -> Route:
             fours = [T.Shuffle([fours[v], fours[v + 2]], list(range(16))) for v in (0, 1)]
         return [T.bind(T.reinterpret(v, dtype="uint8x32")) for v in fours]
 
-    return Route("dot product", lanes, 4, [terms], arrange(step, terms, 4)[:, None], codes, multiply, _in_order,
+    return Route("dot product", lanes, 7, [terms], arrange(step, terms, 4)[:, None], codes, multiply, _in_order,
                  lanes // 8)
 
 
