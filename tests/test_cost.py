@@ -1,0 +1,126 @@
+"""What bit configurations cost, and how they are kept on disk."""
+
+import dataclasses
+import sys
+import types
+
+import pytest
+import torch
+
+from train import configs
+from train.architectures import architecture
+from train.configs import Configs, ConfigsError, Variant, distinct, pareto
+from train.cost import CostError, CostTable, bitops, layer_cost, relative, size
+from train.phases import Bits, variant_bits
+from train.policy import Policy, log_probability
+from train.relaxed import one_hot, open_layers
+from train.settings import Settings
+
+ARCH = architecture("resnet8", (8, 8, 3), 10)
+WIDTHS = (2, 3, 4, 8)
+LAYERS = len(open_layers(ARCH))
+
+
+def chance(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def table() -> CostTable:
+    return CostTable.of(bitops, ARCH, WIDTHS)
+
+
+def test_table_and_network_agree_on_the_cost(table):
+    for cost in (bitops, size):
+        some = CostTable.of(cost, ARCH, WIDTHS)
+        for seed in range(3):
+            indices = torch.randint(4, (LAYERS, 2), generator=chance(seed))
+            config = some.config(indices)
+            assert float(some.of_indices(indices)) == pytest.approx(relative(cost, ARCH, config), rel=1e-12)
+            assert torch.equal(some.indices(config), indices)
+    assert relative(bitops, ARCH, variant_bits(ARCH, 8, 8)) == 1.0
+    ends = sum(layer.macs for layer in (ARCH.stem, ARCH.classifier)) / sum(layer.macs for layer in ARCH.layers)
+    assert relative(bitops, ARCH, variant_bits(ARCH, 4, 2)) == pytest.approx(ends + (1 - ends) / 8, rel=1e-12)
+    assert relative(size, ARCH, variant_bits(ARCH, 4, 8)) == relative(size, ARCH, variant_bits(ARCH, 4, 2))
+
+
+def test_expected_cost_is_the_mean_over_drawn_configurations(table):
+    p = torch.softmax(torch.randn(LAYERS, 2, 4, generator=chance()).double(), -1)
+    drawn = torch.multinomial(p.flatten(0, 1), 20000, True, generator=chance(1)).T.reshape(-1, LAYERS, 2)
+    costs = table.of_indices(drawn)
+    assert abs(float(costs.mean() - table.expected(p))) < 5 * float(costs.std()) / len(costs)**0.5
+    assert torch.allclose(table.expected(one_hot(drawn[:9], 4).double()), costs[:9], rtol=1e-12, atol=0)
+
+
+def test_gradients_of_cost_and_policy_are_right(table):
+    policy = Policy(LAYERS, WIDTHS, 3).double()
+    q = torch.randn(2, 3, generator=chance(), dtype=torch.float64)
+    with torch.no_grad():
+        policy.v.normal_(0, 0.5, generator=chance(1))
+    drawn = torch.randint(4, (LAYERS, 2), generator=chance(2))
+    parameters = [policy.u, policy.v, policy.t]
+
+    def both(*values):
+        log_p = torch.func.functional_call(policy, dict(zip(("u", "v", "t"), values, strict=True)), (q,))
+        return table.expected(log_p.exp()).sum(), log_probability(log_p[0], drawn)
+    assert torch.autograd.gradcheck(both, parameters)
+
+
+def test_a_budget_out_of_reach_is_refused_with_what_can_be_reached(table):
+    table.check(table.minimum)
+    assert float(table.of_indices(table.cheapest())) == pytest.approx(table.minimum)
+    with pytest.raises(CostError, match=f"--budget 0.05: the least that widths 2, 3, 4, 8.*{table.minimum:.4f}"):
+        table.check(0.05)
+    with pytest.raises(CostError, match="--budget 0.05"):
+        Bits.of(Settings(method="dqmq", budget=0.05), ARCH)
+
+
+def test_latency_is_read_from_the_target_s_table(monkeypatch):
+    asked = []
+
+    def load(target):
+        if target != "x86:avx2":
+            raise ValueError(f"{target}: expected a table of costs, found none")
+        return types.SimpleNamespace(layer=lambda shape, bits: (asked.append((shape, bits)) or (3.0, "measured")))
+    shapes = types.SimpleNamespace(Shape=lambda *a, **k: (*a, *k.values()))
+    monkeypatch.setitem(sys.modules, "compile.costs", types.SimpleNamespace(load=load, CostsError=KeyError))
+    monkeypatch.setitem(sys.modules, "compile.shapes", shapes)
+    cost = layer_cost("latency", "x86")
+    assert cost(ARCH.blocks[1].conv2, 4, 2) == 3.0
+    assert asked == [(("conv", (3, 3), 1, (4, 4, 32), (4, 4, 32), True, (1,)), "w4a2")]
+    with pytest.raises(CostError, match="--cost latency --target arm: arm:cortex-a72: expected a table.*--cost bitops"):
+        layer_cost("latency", "arm")
+
+
+def test_widths_grow_where_that_is_free(table):
+    indices = torch.randint(4, (LAYERS, 2), generator=chance())
+    assert torch.equal(table.widened(indices), indices)  # BitOPs: no width is free
+    steps = table.table.clone()
+    steps[:, :2, :2] = steps[:, :1, :1]  # 3 bits as fast as 2
+    some = dataclasses.replace(table, table=steps)
+    narrow = torch.zeros(LAYERS, 2, dtype=torch.int64)
+    assert torch.equal(some.widened(narrow), narrow + 1)
+    assert float(some.of_indices(narrow + 1)) == float(some.of_indices(narrow))
+
+
+def variant(name, cost, loss, bits=None, groups=()) -> Variant:
+    return Variant(name, bits or variant_bits(ARCH, 4, 4), cost, "ilp", groups, loss)
+
+
+def test_configurations_come_back_from_their_file(tmp_path):
+    names = tuple(layer.name for layer in ARCH.layers)
+    seen = (variant("a", 0.2, 1.0), variant("b", 0.3, 1.1), variant("c", 0.4, 0.5, variant_bits(ARCH, 8, 4)))
+    assert [v.name for v in pareto(seen)] == ["a", "c"]
+    assert [v.name for v in distinct((seen[0], dataclasses.replace(seen[2], name="a"), seen[1]))] == ["a", "a-2"]
+    found = Configs({"arch": "resnet8"}, seen[:1], seen)
+    path = found.write(tmp_path)
+    assert configs.read(path) == found
+    assert configs.load(str(path), names).variants == seen[:1]
+    assert configs.load(f"{path}:c,b", names).variants == (seen[2], seen[1])
+    assert [v.name for v in configs.load(f"{path}:c+{path}:b", names).variants] == ["c", "b"]
+    for text, words in ((f"{path}:d", "no configuration d; it has a, b, c"), (f"{path}:a+{path}:a", "different names"),
+                        (f"{tmp_path}/no.json", "give the configs.json of a run")):
+        with pytest.raises(ConfigsError, match=words):
+            configs.load(text, names)
+    with pytest.raises(ConfigsError, match="--arch it was found for"):
+        configs.load(str(path), names[:-1])
