@@ -22,7 +22,7 @@ from compile import reference
 from compile.graph import Graph
 from compile.onnx_import import load as load_onnx
 from runtime import Bundle, BundleError, cpu, open_bundle
-from runtime.bundle import newest_bundle, require_machine
+from runtime.bundle import newest_bundle, runnable
 from runtime.image import resize
 from runtime.library import Loaded
 from runtime.manifest import Variant
@@ -40,7 +40,7 @@ Run = Callable[[np.ndarray], np.ndarray]  # picture uint8 [H, W, 3] -> logits in
 def compiled(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
     """The variant's compiled code and the name of what executes it: this machine's processor, or an emulated one."""
     try:
-        require_machine(bundle.manifest)
+        runnable(bundle.manifest)
     except BundleError:
         return _emulated(bundle, variant)
     loaded = Loaded(bundle, [variant])
@@ -48,12 +48,13 @@ def compiled(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
 
 
 def _emulated(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
-    target = find(bundle.manifest.target.name)
-    toolchain = importlib.import_module(f"targets.{target.family}.toolchain")
-    run = toolchain.runner(bundle.path(variant.library), target)
-    weights, table, classes = bundle.weights(variant), bundle.table(variant), len(bundle.manifest.labels)
-    return (lambda picture: run(picture.reshape(-1), weights, table, variant.workspace, classes),
-            f"emulated {target.cpu or target.family}")
+    build = variant.builds[0]
+    level = find(build.level)
+    toolchain = importlib.import_module(f"targets.{level.family}.toolchain")
+    run = toolchain.runner(bundle.path(variant.library), level, build.function)
+    weights, table, classes = bundle.weights(build), bundle.table(build), len(bundle.manifest.labels)
+    return (lambda picture: run(picture.reshape(-1), weights, table, build.workspace, classes),
+            f"emulated {level.cpu or level.family}")
 
 
 def graph_of(bundle: Bundle, variant: Variant) -> Graph:

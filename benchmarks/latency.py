@@ -1,160 +1,200 @@
-"""Time of one picture, one thread: every variant of a bundle beside onnxruntime, interleaved in one process.
+"""Time of one picture: networks of many widths, or bundles, beside other engines, interleaved in one process.
 
-    python -m benchmarks.latency bundles/a --calls 300 --json latency.json
+    python -m benchmarks.latency --networks resnet20 --bits w8a8,w4a4 --threads 1,2 --json latency.json
+    python -m benchmarks.latency --bundle bundles/a
 
-onnxruntime runs the same network in float32, and quantized by its own tool (QDQ, per channel, calibrated on the golden
-pictures) with signed and with unsigned weights. "exact" says whether an engine's fast answers are those of its own
-unoptimized run (for bitgrade: of the integer reference).
+A network is built into a bundle as a user's would be. onnxruntime and OpenVINO run the same network in float32, and in
+8 bits as their own tools quantize it (benchmarks/peers.py); they get a picture that is float already, bitgrade its
+bytes. "exact" says whether an engine's fast answers are those of an unoptimized run (for bitgrade: of the integer
+reference), and if not, how far off they are.
 """
 
 import argparse
+import inspect
+import io
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-from onnx import helper, numpy_helper
-from onnxruntime import quantization
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import avx2
+from benchmarks.networks import BITS, GOLDEN, NETWORKS, write_run
+from benchmarks.peers import TOLERANCE, Peer, answered, as_floats, difference, missing, peers
 from benchmarks.records import write_records
-from runtime import Bundle, open_bundle
-from runtime.bundle import newest_bundle
+from compile.build import build
+from runtime import Bundle, BundleError, open_bundle
 from runtime.library import Loaded
+from targets import Target, find
+from train.onnx_writer import to_onnx
 
-FAST, PLAIN = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order, far below a quantization step
-
-
-def float_network(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float32 network inside a QDQ file of ours: weights dequantized, activations never quantized, float input."""
-    constants = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in model.graph.initializer}
-    alias, nodes, weights, picture = {}, [], [], None
-    for node in model.graph.node:
-        source = alias.get(node.input[0], node.input[0])
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
-            weights.append(numpy_helper.from_array(_dequantized(node, constants), node.output[0]))
-        elif node.op_type in ("Transpose", "Cast") or (node.op_type == "DequantizeLinear" and picture is None):
-            alias[node.output[0]] = source
-            picture = node.output[0] if node.op_type == "DequantizeLinear" else picture
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            alias[node.output[0]] = source
-        elif node.op_type == "Clip" and source != node.input[0] and node.input[0] in alias:
-            alias[node.output[0]] = source  # the clamp of codes in a container that is too wide
-        else:
-            nodes.append(node)
-            nodes[-1].input[:] = [alias.get(name, name) for name in node.input]
-    used = {name for node in nodes for name in node.input}
-    kept = [t for t in model.graph.initializer if t.name in used] + weights
-    _, h, w, c = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-    entry = helper.make_tensor_value_info(model.graph.input[0].name, onnx.TensorProto.FLOAT, [1, c, h, w])
-    graph = helper.make_graph(nodes, "float", [entry], list(model.graph.output), kept)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+Contender = tuple[dict, Callable[[], object]]  # record without time, one call
+SECONDS, CALLS = 20, 500  # of a table, where --calls does not say
+BURST = 4  # calls in a row: the first brings weights into the cache, and other engines' threads have gone to sleep
+PAUSE = 0.005  # seconds before a burst, in which other engines' threads stop spinning; only where there are some
 
 
-def _dequantized(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> np.ndarray:
-    codes, scale = constants[node.input[0]], constants[node.input[1]]
-    return (codes * scale.reshape(scale.shape + (1,) * (codes.ndim - scale.ndim))).astype(np.float32)
+def built(name: str, bits: list[str], target: Target, folder: Path) -> Bundle:
+    """The bundle of a network, verified like any other."""
+    run, quiet = write_run(folder / name, name, bits), Console(file=io.StringIO())
+    return open_bundle(build([run], target, folder / f"{name}-bundle", golden=GOLDEN, console=quiet))
 
 
-class _Calibration(quantization.CalibrationDataReader):
-    def __init__(self, name: str, pictures: np.ndarray):
-        self.rows = iter([{name: p[None]} for p in pictures])
-
-    def get_next(self):
-        return next(self.rows, None)
-
-
-def session(path: Path, level) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level, options.log_severity_level = level, 3
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+def qdq_file(bundle: Bundle) -> onnx.ModelProto:
+    """The plainest of the ONNX files that travel with a bundle."""
+    paths = [bundle.path(v.onnx) for v in bundle.variants if v.onnx in bundle.manifest.files]
+    if not paths:
+        raise BundleError(f"{bundle.folder}: expected an ONNX file of a variant in the bundle, it has none; build the "
+                          "bundle again with `python -m compile.build`")
+    return min(map(onnx.load, paths), key=lambda model: len(model.graph.node))
 
 
-def peers(bundle: Bundle, folder: Path) -> dict[str, Path]:
-    """bits -> file: the float32 network of the bundle's first variant, and onnxruntime's own quantizations of it."""
-    variant = bundle.variants[0]
-    model = float_network(onnx.load(bundle.path(variant.onnx)))
-    onnx.checker.check_model(model)
-    files = {"fp32": folder / "fp32.onnx"}
-    onnx.save(model, files["fp32"])
-    name, pictures = model.graph.input[0].name, as_floats(bundle, bundle.golden()[0])
-    for bits, kind in (("int8-u8s8", quantization.QuantType.QInt8), ("int8-u8u8", quantization.QuantType.QUInt8)):
-        files[bits] = folder / f"{bits}.onnx"
-        quantization.quantize_static(files["fp32"], files[bits], _Calibration(name, pictures), per_channel=True,
-                                     activation_type=quantization.QuantType.QUInt8, weight_type=kind,
-                                     quant_format=quantization.QuantFormat.QDQ)
-    return files
+def load(bundle: Bundle, threads: int) -> Loaded | None:
+    """None where compiled code cannot use that many."""
+    if threads == 1:
+        return Loaded(bundle, bundle.variants)
+    if "threads" not in inspect.signature(Loaded).parameters:
+        return None
+    return Loaded(bundle, bundle.variants, threads=threads)
 
 
-def as_floats(bundle: Bundle, pictures: np.ndarray) -> np.ndarray:
-    """float32 [N, C, H, W]: what the first DequantizeLinear of our files makes of pictures uint8 [N, H, W, C]."""
-    model = onnx.load(bundle.path(bundle.variants[0].onnx))
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    first = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] not in constants)
-    scale, zero = (constants[name].astype(np.float32) for name in first.input[1:3])
-    return np.ascontiguousarray(((pictures - zero) * scale).transpose(0, 3, 1, 2), np.float32)
+def ours(bundle: Bundle, threads: int) -> Iterator[Contender]:
+    """Every variant of the bundle, where it can run in so many threads."""
+    (images, logits), loaded, name = bundle.golden(), load(bundle, threads), bundle.manifest.name
+    if loaded is None:
+        print(f"{name}: bitgrade is left out of {threads} threads, compiled code uses one here")
+        return
+    for variant in bundle.variants:
+        off = difference(np.stack([loaded.run(variant.name, picture) for picture in images]), logits[variant.name])
+        record = {"network": name, "engine": "bitgrade", "bits": variant.name, "threads": threads, "exact": off == 0,
+                  "difference": off}
+        yield record, lambda v=variant.name: loaded.run(v, images[0])
 
 
-def contenders(bundle: Bundle, folder: Path) -> list[tuple[dict, Callable[[], None]]]:
-    """(record without time, one call) of each variant and each peer."""
-    (images, logits), network, found = bundle.golden(), bundle.manifest.name, []
-    loaded = Loaded(bundle, bundle.variants)
-    picture = images[0]
-    for v in bundle.variants:
-        got = np.stack([loaded.run(v.name, p) for p in images])
-        exact = bool((got == logits[v.name]).all())
-        record = {"network": network, "engine": "bitgrade", "bits": v.name, "threads": 1, "exact": exact}
-        found.append((record, lambda name=v.name: loaded.run(name, picture)))
-    floats = as_floats(bundle, images)
-    for bits, path in peers(bundle, folder).items():
-        fast, plain = session(path, FAST), session(path, PLAIN)
-        name = fast.get_inputs()[0].name
-        a, b = (np.concatenate([s.run(None, {name: x[None]})[0] for x in floats]) for s in (fast, plain))
-        exact = bool(np.abs(a - b).max() <= TOLERANCE * np.abs(b).max())
-        record = {"network": network, "engine": "onnxruntime", "bits": bits, "threads": 1, "exact": exact}
-        found.append((record, lambda s=fast, n=name: s.run(None, {n: floats[:1]})))
-    return found
+def theirs(name: str, found: list[Peer], floats: np.ndarray, threads: int) -> Iterator[Contender]:
+    """Every peer, on pictures float32 [N, C, H, W]."""
+    for peer in found:
+        run = peer.start(threads)
+        off = difference(answered(run, floats), peer.answers)
+        record = {"network": name, "engine": peer.engine, "bits": peer.bits, "threads": threads,
+                  "exact": off <= TOLERANCE, "difference": off}
+        yield record, lambda run=run: run(floats[:1])
 
 
-def measure(found: list[tuple[dict, Callable[[], None]]], calls: int) -> list[dict]:
-    """Records with "ms", the least of `calls` calls; one call of each in turn, so that all meet the same noise."""
-    least = [float("inf")] * len(found)
-    for _ in range(calls):
-        for k, (_, call) in enumerate(found):
-            began = time.perf_counter()
-            call()
-            least[k] = min(least[k], time.perf_counter() - began)
-    return [{**record, "ms": seconds * 1e3} for (record, _), seconds in zip(found, least, strict=True)]
+def measure(group: list[Contender], calls: int | None = None) -> list[dict]:
+    """Records with "ms", the least of `calls` calls, in bursts that take turns so that all meet the same noise.
+
+    calls: left out, as many as fit into SECONDS, CALLS at most.
+    """
+    least = [float("inf")] * len(group)
+    pause = PAUSE if any(record["threads"] > 1 for record, _ in group) else 0
+
+    def turn() -> float:
+        """Seconds that a burst of each took."""
+        began = time.perf_counter()
+        for k, (_, call) in enumerate(group):
+            time.sleep(pause)
+            for _ in range(BURST):
+                start = time.perf_counter()
+                call()
+                least[k] = min(least[k], time.perf_counter() - start)
+        return time.perf_counter() - began
+
+    seconds = turn()
+    for _ in range(math.ceil((calls or min(CALLS, BURST * SECONDS / seconds)) / BURST) - 1):
+        turn()
+    return [{**record, "ms": best * 1e3} for (record, _), best in zip(group, least, strict=True)]
+
+
+def show(console: Console, records: list[dict], title: str) -> None:
+    int8 = [r["ms"] for r in records if r["engine"] != "bitgrade" and r["bits"] != "fp32"]
+    table = Table("engine", "bits", "ms", "of the best int8 peer", "exact", title=title, title_justify="left")
+    for r in records:
+        exact = "yes" if r["exact"] else f"no, off by {r['difference']:.1%}"
+        table.add_row(r["engine"], r["bits"], f"{r['ms']:.3f}", f"{r['ms'] / min(int8):.2f}", exact)
+    console.print(table)
+
+
+def compared(bundle: Bundle, model: onnx.ModelProto, threads: list[int], calls: int | None,
+             console: Console) -> Iterator[dict]:
+    """Records of a bundle and its peers on the network in `model`, shown as a table for each number of threads."""
+    pictures, name = bundle.golden()[0], bundle.manifest.name
+    floats = as_floats(model, pictures)
+    with tempfile.TemporaryDirectory() as folder:
+        found = peers(model, pictures, Path(folder))
+        for count in threads:
+            records = measure([*ours(bundle, count), *theirs(name, found, floats, count)], calls)
+            show(console, records, f"{name}, {bundle.manifest.target.name}, threads: {count}")
+            yield from records
+
+
+def _names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False)
+    parser.add_argument("--networks", type=_names, help=f"default: {','.join(NETWORKS)}, or none beside --bundle")
+    parser.add_argument("--bits", type=_names, default=list(BITS),
+                        help=f"of the networks (default {','.join(BITS)}); also w4a8, or w4a4-dw8 for 8-bit depthwise")
+    parser.add_argument("--threads", type=_names, default=["1"], help="one table each, such as 1,2 (default 1)")
+    parser.add_argument("--calls", type=int, help=f"of each engine; default: what fits into {SECONDS} s")
+    parser.add_argument("--target", help="what the networks are built for (default x86)")
+    parser.add_argument("--bundle", nargs="+", type=Path, default=[], help="bundles to compare with peers as well")
+    parser.add_argument("--avx2", action="store_true", help="hide AVX-512 from the peers (benchmarks/avx2.py)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
+    return parser
+
+
+def _require_avx2(target: str, needs: tuple[str, ...]) -> None:
+    more = sorted(set(needs) - set(find("x86:avx2").requires))
+    if more:
+        raise ValueError(f"--avx2: expected our side to need AVX2 alone, {target} needs {', '.join(more)}")
+
+
+def _held_to_avx2(argv: list[str], target: Target, bundles: list[Path]) -> int:
+    """The same run in a process whose peers are held to AVX2; raises ValueError where our side is not."""
+    _require_avx2(target.name, target.requires)
+    for path in bundles:
+        _require_avx2(str(path), open_bundle(path).manifest.target.requires)
+    return avx2.run("benchmarks.latency", [w for w in argv if w != "--avx2"] + ["--target", target.name])
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
-    parser.add_argument("--calls", type=int, default=300, help="of each, interleaved (default 300)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
+    parser = _parser()
     args = parser.parse_args(argv)
+    names = ([] if args.bundle else list(NETWORKS)) if args.networks is None else args.networks
+    for name in names:
+        if name not in NETWORKS:
+            parser.error(f"--networks: expected some of {', '.join(NETWORKS)}, got {name!r}")
+    if not all(t.isdigit() and int(t) for t in args.threads):
+        parser.error(f"--threads: expected numbers of at least 1, got {','.join(args.threads)}")
+    console, records = Console(), []
     try:
-        bundle = open_bundle(args.bundle or newest_bundle())
+        target = find(args.target or ("x86:avx2" if args.avx2 else "x86"))
+        if args.avx2:
+            return _held_to_avx2(sys.argv[1:] if argv is None else argv, target, args.bundle)
+        for package in missing():
+            console.print(f"{package} is not installed: OpenVINO is left out (pip install openvino nncf)")
         with tempfile.TemporaryDirectory() as folder:
-            records = measure(contenders(bundle, Path(folder)), max(1, args.calls))
+            threads = [int(t) for t in args.threads]
+            for name in names:
+                bundle, model = built(name, args.bits, target, Path(folder)), to_onnx(NETWORKS[name].graph("w8a8"))
+                records += compared(bundle, model, threads, args.calls, console)
+            for bundle in map(open_bundle, args.bundle):
+                records += compared(bundle, qdq_file(bundle), threads, args.calls, console)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.json:
         write_records(args.json, records)
-    best = min(r["ms"] for r in records if r["engine"] == "onnxruntime" and r["bits"] != "fp32")
-    title = f"{bundle.folder}, 1 thread, least of {args.calls} interleaved calls"
-    table = Table("engine", "bits", "ms", "of the best int8 peer", "exact", title=title, title_justify="left")
-    for r in records:
-        table.add_row(r["engine"], r["bits"], f"{r['ms']:.3f}", f"{r['ms'] / best:.2f}", "yes" if r["exact"] else "no")
-    Console().print(table)
     return 0
 
 

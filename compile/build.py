@@ -4,22 +4,24 @@ ONNX -> integer graph -> kernels -> library -> verification ladder -> bundle
 """
 
 import argparse
-import importlib
 import importlib.metadata
+import json
 import sys
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tvm_ffi import StructuralKey
 
 from compile import verify
 from compile.dump import dump
+from compile.libraries import Libraries
 from compile.lower import Lowered, lower, table_of_rules
 from compile.onnx_import import Normalization
+from compile.report import Report, print_report, report
 from compile.source import Source, SourceVariant, newest_run, open_source
+from compile.timing import missing
 from compile.writer import Built, write_bundle, write_contents
 from targets import Target, find, targets
 
@@ -33,56 +35,43 @@ def build(
     golden: int = 4,
     normalization: Normalization | None = None,
     console: Console | None = None,
+    times: bool = True,
 ) -> Path:
     """Builds a bundle and returns its folder; every error is a ValueError or OSError that says what to do.
 
     paths: a run folder or ONNX files. golden: pictures that the compiled code must reproduce during the build (all of
     them travel with the bundle). source_only: leave out what needs the target's own compiler. normalization: (mean,
-    std) of ONNX files whose picture is a float tensor, x = (u8 / 255 - mean) / std.
+    std) of ONNX files whose picture is a float tensor, x = (u8 / 255 - mean) / std. times: time each kernel where the
+    target's code runs here; what is found is printed (and dumped), no part of the bundle.
     """
     console = console or Console()
     source = open_source(paths, normalization)
-    toolchain = importlib.import_module(f"targets.{target.family}.toolchain")
     out = out or Path("bundles") / f"{source.name}-{target.name.replace(':', '-')}"
     console.print(f"{source.name}: {len(source.variants)} variants for {target.name} -> {out}")
 
     def fill(folder: Path) -> dict:
-        built, rungs, known, facts = [], [], {}, {}
+        built, rungs, libraries = [], [], Libraries(target, folder, dump_to, source_only)
+        libraries.require_some_level()
         for variant in source.variants:
-            lowered = lower(variant.graph, target)
-            _print_rules(console, variant, lowered)
+            lowered = [lower(variant.graph, level) for level in target.compiled_for]
             if dump_to:
-                dump(dump_to, variant, lowered)
-            key = StructuralKey(lowered.module)
-            if key not in known:
-                known[key] = f"lib/{variant.name}.so"
-                facts[known[key]] = _compile(toolchain, lowered, target, folder, variant, dump_to, source_only)
-            runner = toolchain.runner(folder / known[key], target)
-            rungs += verify.climb(variant, source.pictures, lowered, runner, golden)
-            built.append(Built(variant, lowered, known[key]))
+                dump(dump_to, variant, target, lowered)
+            library = libraries.add(variant.name, lowered)
+            layers = _layers(variant, target, lowered, folder / library, times)
+            for levels, one in layers.items():
+                print_report(one, f"{variant.name}: kernels, {levels}", console)
+            if dump_to:
+                path = dump_to / variant.name / "5-times.json"
+                path.write_text(json.dumps({levels: asdict(one) for levels, one in layers.items()}, indent=1))
+            rungs += verify.climb(variant, source.pictures, lowered, libraries.runners(library, lowered), golden)
+            built.append(Built(variant, lowered, library))
         _print_rungs(console, rungs)
         verify.require(rungs)
-        return write_contents(folder, source, target, built, {**_versions(), "built": facts})
+        return write_contents(folder, source, target, built, {**_versions(), "built": libraries.facts})
 
     bundle = write_bundle(out, fill)
     _print_variants(console, source, bundle)
     return bundle
-
-
-def _compile(
-    toolchain,
-    lowered: Lowered,
-    target: Target,
-    folder: Path,
-    variant: SourceVariant,
-    dump_to: Path | None,
-    source_only: bool,
-) -> dict:
-    library = folder / "lib" / f"{variant.name}.so"
-    library.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        where = dump_to / variant.name if dump_to else Path(scratch)
-        return toolchain.build(lowered.module, target, library, where, source_only=source_only)
 
 
 def _versions() -> dict:
@@ -90,11 +79,19 @@ def _versions() -> dict:
     return {"bitgrade": "0.1.0", **{p: importlib.metadata.version(p) for p in packages}}
 
 
-def _print_rules(console: Console, variant: SourceVariant, lowered: Lowered) -> None:
-    table = Table("layer", "kernel", "bits", "MACs", title=f"{variant.name}: kernels", title_justify="left")
-    for layer, rule, bits, work in table_of_rules(variant.graph, lowered):
-        table.add_row(layer, rule, bits, f"{work:,}" if work else "")
-    console.print(table)
+def _layers(
+    variant: SourceVariant, target: Target, lowered: list[Lowered], library: Path, times: bool
+) -> dict[str, Report]:
+    """Names of levels that take the same kernels -> the table of their layers, timed where one of them runs here."""
+    alike: dict[tuple[str, ...], list[tuple[Target, Lowered]]] = {}
+    for pair in zip(target.compiled_for, lowered, strict=True):
+        alike.setdefault(tuple(rule for _, rule, _, _ in table_of_rules(variant.graph, pair[1])), []).append(pair)
+    found = {}
+    for pairs in alike.values():
+        level, one = next((pair for pair in pairs if not missing(pair[0])), pairs[0])
+        names = ", ".join(level.name for level, _ in pairs)
+        found[names] = report(variant.graph, level, one, library, target.function(level), times)
+    return found
 
 
 def _print_rungs(console: Console, rungs: list[verify.Rung]) -> None:
@@ -102,9 +99,8 @@ def _print_rungs(console: Console, rungs: list[verify.Rung]) -> None:
         "variant", "rung", "pictures", "logits", "differing", "", title="verification ladder", title_justify="left"
     )
     for r in rungs:
-        table.add_row(
-            r.variant, r.name, str(r.pictures), str(r.values), str(r.differing), "ok" if r.holds else "FAILED"
-        )
+        verdict = "not run here" if not r.values else "ok" if r.holds else "FAILED"
+        table.add_row(r.variant, r.name, str(r.pictures), str(r.values), str(r.differing), verdict)
     console.print(table)
 
 
@@ -134,6 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--golden", type=int, default=4, help="golden pictures the compiled code must reproduce now (default 4)"
     )
+    parser.add_argument("--no-times", action="store_true", help="do not time the kernels")
     parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="of ONNX files with a float picture, which is")
     parser.add_argument("--std", type=_floats, metavar="R,G,B", help="(u8 / 255 - mean) / std")
     args = parser.parse_args(argv)
@@ -150,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
             args.source_only,
             args.golden,
             None if args.mean is None else (args.mean, args.std),
+            times=not args.no_times,
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,16 +9,19 @@ import onnx
 from compile.graph import Graph
 from compile.lower import Lowered, table_of_rules
 from compile.source import SourceVariant
+from targets import Target
 
 
-def dump(folder: Path, variant: SourceVariant, lowered: Lowered) -> None:
-    """1-onnx, 2-graph, 3-plan and 4-tir of a variant under folder/<variant>/; the toolchain adds assembly or source."""
+def dump(folder: Path, variant: SourceVariant, target: Target, lowered: list[Lowered]) -> None:
+    """1-onnx, 2-graph, and of each level 3-plan and 4-tir under folder/<variant>/; the toolchain adds assembly."""
     where = folder / variant.name
     where.mkdir(parents=True, exist_ok=True)
     (where / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))
     (where / "2-graph.txt").write_text(graph_text(variant.graph))
-    (where / "3-plan.txt").write_text(plan_text(variant.graph, lowered))
-    (where / "4-tir.py").write_text(lowered.module.script())
+    for level, one in zip(target.compiled_for, lowered, strict=True):
+        suffix = target.suffix(level)
+        (where / f"3-plan{suffix}.txt").write_text(plan_text(variant.graph, one))
+        (where / f"4-tir{suffix}.py").write_text(one.module.script())
 
 
 def graph_text(graph: Graph) -> str:

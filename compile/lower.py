@@ -44,10 +44,12 @@ class Lowered:
 
 
 def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
-    """Kernels of `target` for every node; raises ValueError naming the node that no rule takes.
+    """Kernels of `target`, which has no levels, for every node; raises ValueError naming the node no rule takes.
 
     pictures: how many `main` takes at once, side by side, where the family's kernels can (BATCHES).
     """
+    if target.levels:
+        raise ValueError(f"{target.name}: expected one of its levels {', '.join(v.name for v in target.levels)}")
     kernels = importlib.import_module(f"targets.{target.family}.kernels")
     if pictures > 1 and not getattr(kernels, "BATCHES", False):
         raise ValueError(f"{target.name}: expected one picture at a time, got {pictures}; its kernels take no more")

@@ -2,8 +2,9 @@
 
     onnxruntime (BASIC)  ==  integer reference  ==  what training recorded  ==  compiled code
 
-Each rung is a count of differing logits. A file that training did not make may round ties the other way in
-onnxruntime's float arithmetic, so there the first rung only has to agree on the class of nearly every picture.
+Each rung is a count of differing logits; code of a level that nothing here can run has a rung of none. A file that
+training did not make may round ties the other way in onnxruntime's float arithmetic, so there the first rung only has
+to agree on the class of nearly every picture.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class VerificationError(ValueError):
 
 @dataclass(frozen=True)
 class Rung:
-    """One comparison: `differing` of `values` logits, over `pictures` golden pictures."""
+    """One comparison: `differing` of `values` logits, over `pictures` golden pictures; 0 values: nothing could run."""
 
     variant: str
     name: str
@@ -35,15 +36,23 @@ class Rung:
 
 
 def climb(
-    variant: SourceVariant, pictures: np.ndarray, lowered: Lowered, runner: Runner, count: int
+    variant: SourceVariant,
+    pictures: np.ndarray,
+    lowered: list[Lowered],
+    runners: list[tuple[str, Runner | None]],
+    count: int,
 ) -> list[Rung]:
-    """All rungs of one variant; the compiled code runs the first `count` pictures."""
+    """All rungs of one variant. runners: name and runner of each level's code, for the first `count` pictures."""
     expected = reference.run(variant.graph, pictures)
-    return [
+    rungs = [
         _onnx_rung(variant, pictures, expected),
         _rung(variant.name, "reference = recorded", expected, variant.logits),
-        _rung(variant.name, "compiled = reference", run_compiled(lowered, runner, pictures[:count]), expected[:count]),
     ]
+    for one, (level, runner) in zip(lowered, runners, strict=True):
+        expect = expected[: count if runner else 0]
+        got = run_compiled(one, runner, pictures[:count]) if runner else expect
+        rungs.append(_rung(variant.name, f"{level} = reference", got, expect))
+    return rungs
 
 
 def require(rungs: list[Rung]) -> None:

@@ -16,15 +16,15 @@ from compile.plan import ALIGN
 from compile.source import Source, SourceVariant
 from targets import Target
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A variant with its library, relative to the bundle; variants of equal code share one."""
+    """A variant, lowered for each of `target.compiled_for`, with its library, relative to the bundle."""
 
     source: SourceVariant
-    lowered: Lowered
+    lowered: list[Lowered]
     library: str
 
 
@@ -85,7 +85,7 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
     """Writes weights, tables, golden data and ONNX files into `folder`; the manifest without its list of files."""
     weights, tables, variants = Blob(), Blob(), []
     for b in built:
-        variants.append(_variant(b, weights, tables))
+        variants.append(_variant(b, target, weights, tables))
         path = folder / "onnx" / f"{b.source.name}.onnx"
         path.parent.mkdir(exist_ok=True)
         shutil.copyfile(b.source.onnx, path)
@@ -104,7 +104,7 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
             "name": target.name,
             "family": target.family,
             "machine": target.machine,
-            "requires": list(target.requires),
+            "levels": [{"name": v.name, "requires": list(v.requires)} for v in target.compiled_for],
         },
         "input": {"shape": list(source.pictures.shape[1:])},
         "labels": source.labels,
@@ -115,21 +115,40 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
     }
 
 
-def _variant(built: Built, weights: Blob, tables: Blob) -> dict:
-    lowered, source = built.lowered, built.source
-    segments = [
-        {"offset": weights.add(pack(s.codes, s.bits).tobytes()), "count": int(s.codes.size), "bits": s.bits, "at": s.at}
-        for s in lowered.segments
+def _variant(built: Built, target: Target, weights: Blob, tables: Blob) -> dict:
+    source = built.source
+    builds = [
+        {"level": level.name, **_functions(lowered, target.suffix(level)), **_data(lowered, weights, tables)}
+        for level, lowered in zip(target.compiled_for, built.lowered, strict=True)
     ]
-    stored = sum(packed_size(s["count"], s["bits"]) for s in segments)
+    segments = {s["offset"]: packed_size(s["count"], s["bits"]) for b in builds for s in b["weights"]["segments"]}
+    table_bytes = {b["table"]["offset"]: b["table"]["bytes"] for b in builds}
     return {
         "name": source.name,
         "library": built.library,
         "onnx": f"onnx/{source.name}.onnx",
+        "builds": builds,
+        "logit_scale": float(source.graph.tensors[source.graph.output].scale),
+        "bytes": sum(segments.values()) + sum(table_bytes.values()),
+        **source.facts,
+    }
+
+
+def _functions(lowered: Lowered, suffix: str) -> dict:
+    """Names in the library: of the code for one thread, and of what several threads run, where there is that."""
+    public = {v.name_hint for v, f in lowered.module.functions.items() if "global_symbol" in f.attrs}
+    parallel = {name: name + suffix for name in ("share", "serve")} if public > {"main"} else None
+    return {"function": "main" + suffix, "parallel": parallel}
+
+
+def _data(lowered: Lowered, weights: Blob, tables: Blob) -> dict:
+    """What one level's code reads, and how much memory it works in."""
+    segments = [
+        {"offset": weights.add(pack(s.codes, s.bits).tobytes()), "count": int(s.codes.size), "bits": s.bits, "at": s.at}
+        for s in lowered.segments
+    ]
+    return {
         "weights": {"bytes": lowered.sizes.weights, "segments": segments},
         "table": {"offset": tables.add(lowered.table.astype("<i4").tobytes()), "bytes": int(lowered.table.nbytes)},
         "workspace": lowered.sizes.workspace,
-        "logit_scale": float(source.graph.tensors[source.graph.output].scale),
-        "bytes": stored + int(lowered.table.nbytes),
-        **source.facts,
     }

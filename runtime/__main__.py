@@ -1,4 +1,4 @@
-"""The bundle on the command line: `python -m runtime check | infer | bench [BUNDLE]`."""
+"""The bundle on the command line: `python -m runtime check | infer | bench | info [BUNDLE]`."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime import cpu
-from runtime.bundle import newest_bundle, open_bundle
+from runtime.bundle import newest_bundle, open_bundle, runnable
 from runtime.engine import Engine
 from runtime.fields import BundleError
 from runtime.library import Loaded
@@ -30,27 +30,40 @@ def table(rows: list[dict]) -> str:
 
 
 def check(bundle: Path) -> list[dict]:
-    """Runs the golden pictures through every variant here: {"variant", "pictures", "logits", "differing"} of each."""
+    """Runs the golden pictures through every variant, by the code of every level that this machine can run.
+
+    Records {"variant", "level", "pictures", "logits", "differing"}.
+    """
     opened = open_bundle(bundle)
-    pictures, expected = opened.golden()
-    loaded, rows = Loaded(opened, opened.variants), []
-    for name, logits in expected.items():
-        got = np.array([loaded.run(name, p) for p in pictures], np.int32).reshape(logits.shape)
-        differing = int((got != logits).sum())
-        rows.append({"variant": name, "pictures": len(pictures), "logits": got.size, "differing": differing})
+    (pictures, expected), rows = opened.golden(), []
+    for level in runnable(opened.manifest):
+        loaded = Loaded(opened, opened.variants, level.name)
+        for name, logits in expected.items():
+            got = np.array([loaded.run(name, p) for p in pictures], np.int32).reshape(logits.shape)
+            differing = int((got != logits).sum())
+            rows.append({"variant": name, "level": level.name, "pictures": len(pictures), "logits": got.size,
+                         "differing": differing})
     return rows
 
 
-def bench(bundle: Path, calls: int) -> list[dict]:
+def info(bundle: Path) -> list[dict]:
+    """A record {"variant", "level", "cost", "accuracy", "bytes", "macs"} of each, with the level that runs here."""
+    opened = open_bundle(bundle)
+    level = opened.level().name
+    return [{"variant": v.name, "level": level, "cost": f"{v.cost:.3f}", "bytes": v.bytes, "macs": v.macs,
+             "accuracy": "not measured" if v.mean_accuracy is None else f"{v.mean_accuracy:.1%}"}
+            for v in opened.variants]
+
+
+def bench(bundle: Path, calls: int, level: str | None = None, threads: int = 1) -> list[dict]:
     """Microseconds of each variant's code, of the selector, and of a whole `infer`, over golden pictures.
 
-    Records {"step", "variant", "target", "cpu", "calls", "min_us", "median_us", "p99_us"}. Steps take turns, so that a
-    busy machine slows all alike.
+    Records {"step", "variant", "level", "threads", "cpu", "calls", "min_us", "median_us", "p99_us"}. Steps take turns,
+    so that a busy machine slows all alike.
     """
-    with Engine(bundle) as engine:
-        opened, (pictures, _) = engine.bundle, engine.bundle.golden()
-        loaded = Loaded(opened, opened.variants)
-        steps = {("run", v.name): lambda p, n=v.name: loaded.run(n, p) for v in opened.variants}
+    with Engine(bundle, level=level, threads=threads) as engine:
+        pictures, _ = engine.bundle.golden()
+        steps = {("run", name): lambda p, n=name: engine.logits(p, n) for name in engine.variants}
         if engine.selects:
             steps["select", ""] = lambda p: engine.choose(p[None])
         steps["infer", ""] = engine.infer
@@ -63,15 +76,15 @@ def bench(bundle: Path, calls: int) -> list[dict]:
     rows = []
     for (step, variant), us in times.items():
         low, middle, high = np.percentile(us[1:], (0, 50, 99))  # the first call warms caches
-        rows.append({"step": step, "variant": variant, "target": opened.manifest.target.name, "cpu": cpu.model(),
+        rows.append({"step": step, "variant": variant, "level": engine.level, "threads": threads, "cpu": cpu.model(),
                      "calls": calls, "min_us": float(low), "median_us": float(middle), "p99_us": float(high)})
     return rows
 
 
-def infer(bundle: Path, files: list[Path], budget: float | None, variant: str | None) -> list[dict]:
-    """A record {"picture", "label", "score", "variant", "quality", "ms"} of each file."""
+def infer(bundle: Path, files: list[Path], **options) -> list[dict]:
+    """A record {"picture", "label", "score", "variant", "quality", "ms"} of each file; options are the engine's."""
     rows = []
-    with Engine(bundle, budget, variant) as engine:
+    with Engine(bundle, **options) as engine:
         for file in files:
             p = engine.infer(read_picture(file))
             quality = " ".join(f"{k}={v}" for k, v in p.quality.items()) if p.quality else ""
@@ -84,7 +97,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description="Runs a bundle on this device.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (("check", "replay the golden pictures: do all logits come out the same here?"),
-                        ("infer", "classify picture files"), ("bench", "measure latency")):
+                        ("infer", "classify picture files"), ("bench", "measure latency"),
+                        ("info", "what is in the bundle, and which of its code runs here?")):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
         command.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
@@ -92,6 +106,9 @@ def _arguments() -> argparse.ArgumentParser:
             command.add_argument("pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP, .npy; with Pillow any")
             command.add_argument("--budget", type=float, help="mean cost a picture may take, 1 = 8 bits everywhere")
             command.add_argument("--variant", help="run this one whatever the quality")
+        if name in ("infer", "bench"):
+            command.add_argument("--level", help="whose code to run; left out: the best that this machine can run")
+            command.add_argument("--threads", type=int, default=1, help="that work on a picture together (default 1)")
         if name == "bench":
             command.add_argument("--calls", type=int, default=200, help="calls of each step (default 200)")
     return parser
@@ -128,9 +145,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "infer":
             if not args.pictures:
                 raise PictureError("expected the files of pictures to classify, got none; name at least one")
-            rows = infer(bundle, args.pictures, args.budget, args.variant)
+            rows = infer(bundle, args.pictures, budget=args.budget, variant=args.variant, level=args.level,
+                         threads=args.threads)
+        elif args.command == "bench":
+            rows = bench(bundle, max(1, args.calls), args.level, args.threads)
         else:
-            rows = check(bundle) if args.command == "check" else bench(bundle, max(1, args.calls))
+            rows = check(bundle) if args.command == "check" else info(bundle)
         _write(args.json, rows)
     except (BundleError, ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime import cpu, cuda
 from runtime.fields import REBUILD, BundleError
-from runtime.manifest import Manifest, Variant, parse
+from runtime.manifest import Build, Level, Manifest, Variant, parse
 from runtime.weights import aligned_buffer, read_weights
 
 REBUILD_HERE = "sh lib/rebuild.sh, in the bundle's folder"
@@ -50,14 +50,29 @@ class Bundle:
                               f"only; compile it on this device: {REBUILD_HERE}")
         return path
 
-    def weights(self, variant: Variant) -> np.ndarray:
-        """int8 [n], unpacked as the variant's kernels read them, aligned."""
-        return read_weights(self.path("weights.bin"), variant.segments, variant.weights_bytes)
+    def level(self, name: str | None = None) -> Level:
+        """The best level that this machine runs, or the one of that name; raises BundleError where it runs none."""
+        runs, levels = runnable(self.manifest), self.manifest.target.levels
+        found = next((v for v in levels if v.name == name), None) if name else runs[0]
+        if found is None:
+            known = ", ".join(v.name for v in levels)
+            raise BundleError(f"{self.folder}: expected a level among {known}; got {name!r}")
+        if found not in runs:
+            raise BundleError(f"{self.folder}: {_lacking(found, self.manifest.target.family)}; leave the level out")
+        return found
 
-    def table(self, variant: Variant) -> np.ndarray:
+    def build(self, variant: Variant, level: Level) -> Build:
+        """The variant's code for a level."""
+        return variant.builds[self.manifest.target.levels.index(level)]
+
+    def weights(self, build: Build) -> np.ndarray:
+        """int8 [n], unpacked as the build's kernels read them, aligned."""
+        return read_weights(self.path("weights.bin"), build.segments, build.weights_bytes)
+
+    def table(self, build: Build) -> np.ndarray:
         """int32 [m]: biases, multipliers and shifts, aligned."""
-        table = aligned_buffer(variant.table_bytes // 4, np.int32)
-        table[:] = np.fromfile(self.path("tables.bin"), "<i4", table.size, offset=variant.table_offset)
+        table = aligned_buffer(build.table_bytes // 4, np.int32)
+        table[:] = np.fromfile(self.path("tables.bin"), "<i4", table.size, offset=build.table_offset)
         return table
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -105,7 +120,7 @@ def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bun
     try:
         manifest = parse(text)
         if here:
-            require_machine(manifest)
+            runnable(manifest)
         for name in manifest.files:
             _check_file(folder, name, manifest, verify)
     except BundleError as error:
@@ -113,8 +128,8 @@ def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bun
     return Bundle(folder, manifest)
 
 
-def require_machine(manifest: Manifest) -> None:
-    """Raises BundleError unless this machine has the architecture and every feature that the bundle needs."""
+def runnable(manifest: Manifest) -> tuple[Level, ...]:
+    """The levels whose code this machine can run, best first; raises BundleError where there is none."""
     target = manifest.target
     processor = _PROCESSORS.get(target.family)
     if processor is None:
@@ -124,11 +139,20 @@ def require_machine(manifest: Manifest) -> None:
         raise BundleError(f"target {target.name}: expected a machine of {target.machine}, this one is {cpu.machine()}; "
                           "build for this one with `python -m compile.build --target ...`, or, a bundle with lib/*.cu, "
                           f"here: {REBUILD_HERE}")
-    missing = sorted(set(target.requires) - processor.features())
-    if missing:
-        raise BundleError(f"target {target.name}: expected a processor with {', '.join(target.requires)}, "
-                          f"{processor.model()} lacks {', '.join(missing)}; build for a target without them, see "
+    here = processor.features()
+    found = tuple(level for level in target.levels if here.issuperset(level.requires))
+    if not found:
+        why = "; ".join(_lacking(level, target.family) for level in target.levels)
+        raise BundleError(f"target {target.name}: {why}; build for a target without them, see "
                           "`python -m compile.build --help`")
+    return found
+
+
+def _lacking(level: Level, family: str) -> str:
+    """What this machine's processor lacks for a level."""
+    processor = _PROCESSORS[family]
+    missing = sorted(set(level.requires) - processor.features())
+    return f"{level.name} needs {', '.join(level.requires)}, {processor.model()} lacks {', '.join(missing)}"
 
 
 def _check_file(folder: Path, name: str, manifest: Manifest, verify: bool) -> None:

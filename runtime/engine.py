@@ -44,12 +44,16 @@ class Engine:
         entry of the bundle's table of budgets within it decides (the cheapest of equals); without one, the most
         accurate variant within it runs for every picture, or the costliest where nobody measured accuracy.
     variant: the name of the one to run for every picture, whatever its quality; not together with a budget.
+    level: the name of the one whose code runs; None: the best of the bundle's that this machine can run.
+    threads: how many work on a picture together. More than one pays where processors are idle; where they are busy, the
+        calling thread soon does the work alone. After a fork the child's engine has the calling thread only.
 
     Raises BundleError when the bundle cannot be used here, ValueError for a budget below the smallest. One engine may
     be used from several threads: a lock lets one picture through at a time. For more at once, make an engine a thread.
     """
 
-    def __init__(self, bundle: str | Path | None = None, budget: float | None = None, variant: str | None = None):
+    def __init__(self, bundle: str | Path | None = None, budget: float | None = None, variant: str | None = None,
+                 level: str | None = None, threads: int = 1):
         if bundle is None:
             bundle = newest_bundle()
             print(f"bundle: {bundle}")
@@ -57,7 +61,8 @@ class Engine:
             raise ValueError(f"expected a budget or a variant, got both ({budget}, {variant!r}); leave one out")
         self.bundle = open_bundle(bundle)
         self._selector, self._lam, self._fixed = _policy(self.bundle, budget, variant)
-        self._loaded = Loaded(self.bundle, self.bundle.variants)
+        self._loaded = Loaded(self.bundle, self.bundle.variants, level, threads)
+        self.level, self.threads = self._loaded.level.name, threads
         self._lock = threading.Lock()
 
     @property
@@ -103,8 +108,10 @@ class Engine:
             return self._loaded.run(variant, picture)
 
     def close(self) -> None:
-        """Frees libraries and memory; a second call does nothing."""
+        """Ends its threads, frees libraries and memory; a second call does nothing."""
         with self._lock:
+            if self._loaded is not None:
+                self._loaded.close()
             self._loaded = None
 
     def __enter__(self) -> "Engine":

@@ -1,7 +1,8 @@
 """Compiled libraries and the memory they work in: the one file that knows tvm_ffi, which it imports to load one."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import numpy as np
 from runtime.bundle import COPY, Bundle
 from runtime.cuda import DeviceBuffer
 from runtime.fields import BundleError
-from runtime.manifest import Variant
+from runtime.manifest import Build, Variant
+from runtime.threads import Helpers, Pace, control_block
 from runtime.weights import aligned_buffer
+
+_TENSOR, _INTEGER = 70, 1  # TVMFFITypeIndex
 
 
 class HostBuffer:
@@ -38,34 +42,66 @@ _MEMORY = {"cuda": DeviceBuffer}
 class Loaded:
     """Some of a bundle's variants, ready: `run` is one call of compiled code over buffers that are made once.
 
+    level: the name of the one whose code runs; None: the best that this machine can run. threads: how many work on a
+    picture together; all but the calling one are there until `close`, or until the last reference goes.
+
     Picture, logits and workspace are shared, so only one `run` may be under way at a time (the engine holds a lock);
     libraries and unpacked weights that variants have in common are loaded once. Libraries and memory are given back
-    with the last reference. Raises BundleError.
+    with the last reference. Raises BundleError; ValueError for fewer threads than 1.
     """
 
-    def __init__(self, bundle: Bundle, variants: Sequence[Variant]):
+    def __init__(self, bundle: Bundle, variants: Sequence[Variant], level: str | None = None, threads: int = 1):
+        if threads < 1:
+            raise ValueError(f"expected 1 thread or more, got {threads}")
+        self.level = bundle.level(level)
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
-        self._calls: dict[str, tuple] = {}
+        self._calls: dict[str, Callable[[], None]] = {}
         classes = len(bundle.manifest.labels)
         self._picture, picture = self._buffer(int(np.prod(bundle.manifest.shape)), np.uint8)
         self._logits, logits = self._buffer(classes, np.int32)
-        workspace, _ = self._buffer(max(v.workspace for v in variants), np.uint8)
+        builds = {v: bundle.build(v, self.level) for v in variants}
+        workspace, _ = self._buffer(max(b.workspace for b in builds.values()), np.uint8)
         libraries, weights = {}, {}
-        for v in variants:
+        for v, b in builds.items():
             if v.library not in libraries:
-                libraries[v.library] = _main(bundle.library(v))
-            if v.segments not in weights:
-                weights[v.segments] = self._filled(bundle.weights(v))
-            table = self._filled(bundle.table(v))
-            arguments = (picture, weights[v.segments], table, self._tensor(workspace, v.workspace), logits)
-            self._calls[v.name] = (libraries[v.library], arguments)
+                libraries[v.library] = _library(bundle.library(v))
+            if b.segments not in weights:
+                weights[b.segments] = self._filled(bundle.weights(b))
+            table = self._filled(bundle.table(b))
+            arguments = (picture, weights[b.segments], table, self._tensor(workspace, b.workspace), logits)
+            self._calls[v.name] = partial(libraries[v.library](b.function), *arguments)
+        self._helpers = None
+        if threads > 1:
+            self._start_helpers(threads, libraries, builds)
 
     def run(self, name: str, picture: np.ndarray) -> np.ndarray:
         """Logits int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by that variant."""
-        main, arguments = self._calls[name]
+        call = self._calls[name]
         self._picture.write(picture.reshape(-1))
-        main(*arguments)
+        call()
         return self._logits.read()
+
+    def close(self) -> None:
+        """Ends the helpers; what still runs then, the calling thread does alone."""
+        if self._helpers is not None:
+            self._helpers.close()
+
+    def _start_helpers(self, threads: int, libraries: dict[str, Callable], builds: dict[Variant, Build]) -> None:
+        if any(b.parallel is None for b in builds.values()):
+            raise BundleError(f"expected code for several threads, that of {self.level.name} is for one; "
+                              "leave the number of threads out")
+        block, records = control_block(threads), []
+        control = _ffi().from_dlpack(block)
+        for v, b in builds.items():
+            alone, share = self._calls[v.name], libraries[v.library](b.parallel.share)
+            tensors = (*alone.args, control)
+            record = np.zeros(2 * (len(tensors) + 3), np.int64)
+            integers = (share.__chandle__(), record.ctypes.data)
+            record[:] = _record(tensors, (*integers, 0))
+            self._calls[v.name] = Pace(alone, partial(share, *tensors, *integers, 1))
+            records.append(record)
+        serve = partial(libraries[v.library](b.parallel.serve), control)
+        self._helpers = Helpers(threads - 1, block, serve, (self._calls, records))
 
     def _buffer(self, count: int, dtype) -> tuple:
         buffer = self._memory(count, dtype)
@@ -80,6 +116,12 @@ class Loaded:
         return _ffi().from_dlpack(buffer.tensor(count))
 
 
+def _record(tensors: Sequence, integers: Sequence[int]) -> list[int]:
+    """A call's arguments as the C interface takes them, TVMFFIAny: two words each, type and value."""
+    words = [(_TENSOR, t.__chandle__()) for t in tensors] + [(_INTEGER, i) for i in integers]
+    return [word for pair in words for word in pair]
+
+
 def _ffi():
     try:
         import tvm_ffi  # here, because it takes 0.15 s and most of what this package does needs none
@@ -89,8 +131,8 @@ def _ffi():
     return tvm_ffi
 
 
-def _main(library: Path):
-    """The function `main` of a library.
+def _library(library: Path) -> Callable[[str], Callable]:
+    """Opens a library; name -> function.
 
     It is opened by a name of its own: under a name it has seen, the dynamic linker would hand back the library it
     loaded then, also when a new build has replaced the file since.
@@ -99,7 +141,14 @@ def _main(library: Path):
         link = Path(folder) / library.name
         link.symlink_to(library)
         try:
-            return _ffi().load_module(str(link), keep_module_alive=False)["main"]
-        except (RuntimeError, AttributeError, OSError) as error:
-            raise BundleError(f"{library}: expected a library with a function main, cannot load it ({error}); "
-                              f"{COPY}") from error
+            module = _ffi().load_module(str(link), keep_module_alive=False)
+        except (RuntimeError, OSError) as error:
+            raise BundleError(f"{library}: expected a library, cannot load it ({error}); {COPY}") from error
+
+    def function(name: str) -> Callable:
+        try:
+            return module[name]
+        except AttributeError as error:
+            raise BundleError(f"{library}: expected a library with a function {name}, got {error}; {COPY}") from error
+
+    return function

@@ -6,18 +6,26 @@ from typing import Any
 
 from runtime.fields import REBUILD, BundleError, Fields, inside
 
-FORMAT = 1
+FORMAT = 2
 BITS = range(2, 9)
 
 
 @dataclass(frozen=True)
+class Level:
+    """What one way of compiling a variant requires: words of /proc/cpuinfo, or one "sm_NN" of an NVIDIA GPU."""
+
+    name: str
+    requires: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TargetInfo:
-    """What the bundle was built for; `requires` are words of /proc/cpuinfo, or one "sm_NN" of an NVIDIA GPU."""
+    """What the bundle was built for; code for every level is there, best first."""
 
     name: str
     family: str
     machine: str
-    requires: tuple[str, ...]
+    levels: tuple[Level, ...]
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,37 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One bit configuration, compiled. Sizes in bytes; cost of 8 bits everywhere is 1; accuracy by family in 0..1."""
+class Parallel:
+    """Functions of a library: what several threads run for one picture, and what helpers run all the time."""
 
-    name: str
-    library: str
+    share: str
+    serve: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """A variant's code for one level, functions of its library, with the data it reads; sizes in bytes."""
+
+    level: str
+    function: str
+    parallel: Parallel | None
     segments: tuple[Segment, ...]
     weights_bytes: int
     table_offset: int
     table_bytes: int
     workspace: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One bit configuration, compiled for each level of the target, in their order.
+
+    bytes: of weights and tables; cost of 8 bits everywhere is 1; accuracy by family in 0..1.
+    """
+
+    name: str
+    library: str
+    builds: tuple[Build, ...]
     logit_scale: float
     bits: dict[str, tuple[int, int]] = field(hash=False)
     macs: int = 0
@@ -106,13 +135,14 @@ def parse(text: bytes) -> Manifest:
     files = {path: FileInfo(_hex(f), f.whole("bytes", 0)) for path, f in top.table("files")}
     for path in files:
         inside(path, "manifest.json: files")
+    target = _target(top.object("target"))
     manifest = Manifest(
         name=top.text("name"),
         producer=top.get("producer", dict, "an object"),
-        target=_target(top.object("target")),
+        target=target,
         shape=_shape(top.object("input")),
         labels=tuple(top.texts("labels", least=1)),
-        variants=tuple(_variant(v, files) for v in top.objects("variants", least=1)),
+        variants=tuple(_variant(v, target, files) for v in top.objects("variants", least=1)),
         selector=top.get("selector", (dict, type(None)), "an object or null"),
         budgets=tuple(_budget(b) for b in top.objects("budgets")),
         golden=top.path("golden"),
@@ -132,7 +162,10 @@ def _hex(f: Fields) -> str:
 
 
 def _target(f: Fields) -> TargetInfo:
-    return TargetInfo(f.text("name"), f.text("family"), f.text("machine"), tuple(f.texts("requires")))
+    levels = tuple(Level(v.text("name"), tuple(v.texts("requires"))) for v in f.objects("levels", least=1))
+    names = [v.name for v in levels]
+    f.require(len(set(names)) == len(names), "levels of different names", names)
+    return TargetInfo(f.text("name"), f.text("family"), f.text("machine"), levels)
 
 
 def _shape(f: Fields) -> tuple[int, int, int]:
@@ -152,17 +185,11 @@ def _bits(f: Fields, layer: str) -> tuple[int, int]:
     return tuple(pair)
 
 
-def _variant(f: Fields, files: dict[str, FileInfo]) -> Variant:
-    weights, table = f.object("weights"), f.object("table")
-    total = weights.whole("bytes", 0)
+def _variant(f: Fields, target: TargetInfo, files: dict[str, FileInfo]) -> Variant:
     variant = Variant(
         name=f.text("name"),
         library=f.path("library"),
-        segments=tuple(_segment(s, total, files) for s in weights.objects("segments")),
-        weights_bytes=total,
-        table_offset=table.whole("offset", 0, step=64),
-        table_bytes=table.whole("bytes", 0, step=4),
-        workspace=f.whole("workspace", 0),
+        builds=tuple(_build(b, files) for b in f.objects("builds")),
         logit_scale=f.real("logit_scale", 1e-30),
         bits=f.mapping("bits", _bits),
         macs=f.whole("macs", 0, 1 << 60),
@@ -172,9 +199,34 @@ def _variant(f: Fields, files: dict[str, FileInfo]) -> Variant:
         accuracy=f.mapping("accuracy", lambda members, k: members.real(k, 0, 1)),
         onnx=f.path("onnx") if "onnx" in f.data else None,
     )
-    stored = files["tables.bin"].bytes if "tables.bin" in files else 0
-    table.require(variant.table_offset + variant.table_bytes <= stored, f"a table within {stored} bytes", table.data)
+    levels, got = [v.name for v in target.levels], [b.level for b in variant.builds]
+    f.require(got == levels, f"a build for each of {', '.join(levels)}", got)
     return variant
+
+
+def _build(f: Fields, files: dict[str, FileInfo]) -> Build:
+    weights, table = f.object("weights"), f.object("table")
+    total = weights.whole("bytes", 0)
+    build = Build(
+        level=f.text("level"),
+        function=f.text("function"),
+        parallel=_parallel(f),
+        segments=tuple(_segment(s, total, files) for s in weights.objects("segments")),
+        weights_bytes=total,
+        table_offset=table.whole("offset", 0, step=64),
+        table_bytes=table.whole("bytes", 0, step=4),
+        workspace=f.whole("workspace", 0),
+    )
+    stored = files["tables.bin"].bytes if "tables.bin" in files else 0
+    table.require(build.table_offset + build.table_bytes <= stored, f"a table within {stored} bytes", table.data)
+    return build
+
+
+def _parallel(f: Fields) -> Parallel | None:
+    if f.get("parallel", (dict, type(None)), "an object or null") is None:
+        return None
+    names = f.object("parallel")
+    return Parallel(names.text("share"), names.text("serve"))
 
 
 def _segment(f: Fields, total: int, files: dict[str, FileInfo]) -> Segment:

@@ -1,11 +1,13 @@
 """Hardware descriptions: what a bundle is built for, and what it then asks of the machine that runs it.
 
 Each family has a folder here whose `__init__.py` lists its hardware as frozen literals in `TARGETS`, the family's
-default first. A new board is one more literal; a new family is one more folder.
+default first. A new board is one more literal; a new family is one more folder. A target may be made of levels, other
+targets of the family: its libraries hold code for each, and the machine that loads one takes the best it can run.
 """
 
 import importlib
 import pkgutil
+import re
 from dataclasses import dataclass, field
 
 # TVM tells LLVM that buffers of different names never share memory. Kernels that take turns in one workspace do, and
@@ -29,15 +31,29 @@ class Target:
     tvm       TVM's target description, as JSON
     cpu       the processor to emulate for checks where it is not this machine's ("" where none is emulated)
     archs     CUDA compute capabilities that get machine code of their own, ascending; PTX of the last one is added
+    levels    the targets it is made of, best first; such a target has no `requires` and no `tvm` of its own
+    stand_in  where this processor is not at hand, its kernels are compiled for that one and checked there: the same
+              instructions in another encoding
     """
 
     name: str
     family: str
     machine: str
-    requires: tuple[str, ...]
-    tvm: dict = field(hash=False)
+    requires: tuple[str, ...] = ()
+    tvm: dict = field(default_factory=dict, hash=False)
     cpu: str = ""
     archs: tuple[int, ...] = ()
+    levels: tuple["Target", ...] = ()
+    stand_in: "Target | None" = None
+
+    @property
+    def compiled_for(self) -> tuple["Target", ...]:
+        """Every description that its libraries hold code for: the levels, or this one."""
+        return self.levels or (self,)
+
+    def suffix(self, level: "Target") -> str:
+        """How names of functions in its libraries end that are code for `level`."""
+        return "_" + re.sub(r"\W", "_", level.name.partition(":")[2]) if self.levels else ""
 
 
 def families() -> list[str]:

@@ -24,6 +24,7 @@ class Epilogue:
     """What both kinds share. `base` is where its part of the kernel's table begins."""
 
     requantize = staticmethod(requantize)
+    note = ""  # what a rule's name should say of it
 
     def __init__(self, step: Step, own: np.ndarray, base: int = 0):
         self.step, self.base = step, base
@@ -65,20 +66,23 @@ class ConvEpilogue(Epilogue):
     """Own ratio and bias in each channel, and a residual operand; `offset` was taken off every code of the input."""
 
     def __init__(self, step: Step, groups: int = 1, offset: int = 0, base: int = 0):
-        node = step.node
-        rows = [folded_bias(node, step.reads, offset)]
-        if node.requant is not None:
-            r = node.requant
-            rows += [r.left, r.multiplier, 1 << (r.shift - 1), r.shift]
-        if node.skip is not None:
-            rows.append(node.skip_multiplier)
-        rows = [padded(row, groups) for row in rows]
+        rows = [padded(row, groups) for row in self.rows(step, offset)]
         self.row = rows[0].size
         super().__init__(step, np.concatenate(rows), base)
 
+    def rows(self, step: Step, offset: int) -> list[np.ndarray]:
+        """int64 [O] each: what the table holds of a channel."""
+        node, r = step.node, step.node.requant
+        rows = [folded_bias(node, step.reads, offset)]
+        if r is not None:
+            rows += [r.left, r.multiplier, 1 << (r.shift - 1), r.shift]
+        if node.skip is not None:
+            rows.append(node.skip_multiplier)
+        return rows
+
     def codes(self, acc, reads, table, y, x, channel, column, lanes):
         node = self.step.node
-        entry = lambda k: load(table, self.base + k * self.row + column, lanes)  # noqa: E731
+        entry = lambda k: self.entry(table, k, column, lanes)  # noqa: E731
         if node.requant is None:
             return acc + entry(0)
         acc = T.shift_left(acc, entry(1)) + entry(0)
@@ -87,12 +91,20 @@ class ConvEpilogue(Epilogue):
         zero_point = self.step.write.tensor.zero_point[0]
         return self.requantize(acc, entry(2), entry(3), entry(4), node, zero_point, lanes)
 
+    def entry(self, table, k: int, column, lanes: int = LANES):
+        """Row k of the table at a column."""
+        return load(table, self.base + k * self.row + column, lanes)
+
 
 class RatioEpilogue(Epilogue):
     """One ratio for all channels. offsets: int64 [C], added to the sums of raw codes; values: the rule's own."""
 
     def __init__(self, step: Step, offsets: np.ndarray, *values: int, base: int = 0):
-        super().__init__(step, ratio_table(step.node.requant, offsets, *values), base)
+        super().__init__(step, self.head(step, offsets, *values), base)
+
+    def head(self, step: Step, offsets: np.ndarray, *values: int) -> np.ndarray:
+        """Its own part of the table."""
+        return ratio_table(step.node.requant, offsets, *values)
 
     def value(self, table, k: int):
         """The rule's k-th own value."""

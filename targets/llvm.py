@@ -4,7 +4,8 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tvm
@@ -13,9 +14,10 @@ from tvm.target import codegen
 
 from targets import Target, TargetError, elf
 
-# what the library may take from the process that opens it: libtvm_ffi's functions and the C library's block moves;
-# __TVMBackend* (workspaces, threads) is absent by intent, since only the full TVM runtime has it
-_PROVIDED = ("memcpy", "memset", "memmove")
+# what the library may take from the process that opens it: libtvm_ffi's functions, the C library's block moves, and
+# what targets/threads.py waits with; __TVMBackend* (workspaces, threads) is absent by intent, since only the full TVM
+# runtime has it
+_PROVIDED = ("memcpy", "memset", "memmove", "clock_gettime", "sched_yield", "sem_post", "sem_wait")
 # storage rewrite drops the annotation that keeps accumulators on the stack
 _PASSES = {"tirx.disable_storage_rewrite": True}
 
@@ -34,27 +36,48 @@ def find_linker(choices: list[tuple[str, tuple[str, ...]]], missing: str) -> lis
     raise TargetError(missing)
 
 
-def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, features: Mapping[str, str],
-          linker: list[str]) -> dict:
-    """Writes `library`; facts for the manifest: {"command": how it was linked}.
+def build(modules: Sequence[tvm.IRModule], target: Target, library: Path, workdir: Path | None,
+          features: Mapping[str, str], linker: list[str]) -> dict:
+    """Writes `library`, an object of each of `target.compiled_for`; facts for the manifest: {"command": of the linker}.
 
-    features: prefix of an LLVM intrinsic's name -> LLVM features one of which it needs; the first prefix that fits
-    counts. Raises TargetError for an intrinsic the processor lacks (LLVM would end the process), a link that fails, or
-    a library that would need more than `apache-tvm-ffi` where it runs.
+    modules: in the order of `target.compiled_for`; `target.suffix(level)` is put behind the names of their public
+    functions. workdir: keeps objects and assembly. features: prefix of an LLVM intrinsic's name -> LLVM features one of
+    which it needs; the first prefix that fits counts. Raises TargetError for an intrinsic the processor lacks (LLVM
+    would end the process), a link that fails, or a library that would need more than `apache-tvm-ffi` where it runs.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, objects = workdir or Path(scratch), []
+        folder.mkdir(parents=True, exist_ok=True)
+        for module, level in zip(modules, target.compiled_for, strict=True):
+            executable = _compile(_renamed(module, target.suffix(level)), level, features)
+            name = library.stem + target.suffix(level)
+            if workdir:
+                (folder / f"{name}.s").write_text(executable.mod.inspect_source("asm"))
+            objects.append(folder / f"{name}.o")
+            executable.mod.write_to_file(str(objects[-1]))
+        partial = library.with_name(f".{library.name}.partial")
+        run([*linker, "-o", str(partial), *map(str, objects)])
+    check_library(partial, target)
+    partial.replace(library)
+    return {"command": " ".join([*linker, "-o", library.name, *(o.name for o in objects)])}
+
+
+def _compile(module: tvm.IRModule, target: Target, features: Mapping[str, str]):
     tvm_target = tvm.target.Target(target.tvm)
     check_features(module, target, tvm_target, features)
     with tvm.transform.PassContext(config=_PASSES):
-        executable = tvm.compile(module, target=tvm_target)
-    (workdir / f"{library.stem}.s").write_text(executable.mod.inspect_source("asm"))
-    obj = workdir / f"{library.stem}.o"
-    executable.mod.write_to_file(str(obj))
-    partial = library.with_name(f".{library.name}.partial")
-    run([*linker, "-o", str(partial), str(obj)])
-    check_library(partial, target)
-    partial.replace(library)
-    return {"command": " ".join([*linker, "-o", library.name, obj.name])}
+        return tvm.compile(module, target=tvm_target)
+
+
+def _renamed(module: tvm.IRModule, suffix: str) -> tvm.IRModule:
+    """The module with its public functions under other names, which end as `suffix` says."""
+    functions = dict(module.functions.items())
+    for variable, function in module.functions.items():
+        if "global_symbol" in function.attrs:
+            name = variable.name_hint + suffix
+            del functions[variable]
+            functions[tvm.ir.GlobalVar(name)] = function.with_attr("global_symbol", name)
+    return tvm.IRModule(functions)
 
 
 def refuse_source_only(target: Target) -> None:

@@ -1,4 +1,4 @@
-"""A network as one TIR module: a private function per distinct kernel, and one public `main` that calls them."""
+"""A network as one TIR module: a private function per distinct kernel, and public ones that call them in order."""
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
@@ -6,6 +6,7 @@ from tvm.tirx.script import builder as T
 from tvm_ffi import StructuralKey
 
 from targets.kernel import Call, Sizes
+from targets.threads import serve, share
 
 SLACK = 64  # bytes that vector loads may reach past the end of a buffer
 
@@ -14,22 +15,34 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
     """main(picture uint8, weights int8, table int32, workspace uint8, logits int32), flat and 64-byte aligned.
 
     Kernels that came out as the same code (blocks that repeat) share one function. device: what runs the kernels where
-    that is not what runs main, which then launches them on the current stream.
+    that is not what runs main, which then launches them on the current stream; elsewhere the module also has `share`
+    and `serve` (targets/threads.py), which do main's work with several threads.
     """
     functions: dict[StructuralKey, tvm.ir.GlobalVar] = {}
     kernels, order = {}, []
     for call in calls:
-        function = _kernel(call, device is None)
+        function = kernel_function(call, device is None)
         if device is not None:
             function = function.with_attr("target", device).with_attr("tirx.noalias", True)
         name = f"{call.kernel.rule.split(',')[0].replace(' ', '_').replace('-', '_')}_{len(functions)}"
         variable = functions.setdefault(StructuralKey(function), tvm.ir.GlobalVar(name))
         kernels.setdefault(variable, function)
         order.append(variable)
-    return tvm.IRModule({**kernels, tvm.ir.GlobalVar("main"): _main(calls, order, sizes, device is None)})
+    of = {call: variable for call, variable in zip(calls, order, strict=True)}
+    public = {"main": _main(of, sizes, device is None)}
+    if device is None:
+        invoke = lambda call, buffers, *units: _invoke(call, of[call], buffers, units)  # noqa: E731
+        public |= {"share": share(_arguments(sizes), calls, invoke), "serve": serve()}
+    return tvm.IRModule({**kernels, **{tvm.ir.GlobalVar(name): f for name, f in public.items()}})
 
 
-def _kernel(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
+def _arguments(sizes: Sizes) -> list[tuple[str, int, str]]:
+    """Name, elements and dtype of main's buffers."""
+    return [("picture", sizes.picture, "uint8"), ("weights", sizes.weights, "int8"), ("table", sizes.table, "int32"),
+            ("workspace", sizes.workspace, "uint8"), ("logits", sizes.logits, "int32")]
+
+
+def kernel_function(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
     """A function of raw pointers: what it reads, weights, table, what it writes; on a CPU also which units to do."""
     kernel, step = call.kernel, call.step
     spans = [(f"read{i}", layout.dtype, layout.size + SLACK) for i, layout in enumerate(step.reads)]
@@ -47,21 +60,20 @@ def _kernel(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-def _main(calls: list[Call], order: list[tvm.ir.GlobalVar], sizes: Sizes, cpu: bool) -> tvm.tirx.PrimFunc:
+def _main(calls: dict[Call, tvm.ir.GlobalVar], sizes: Sizes, cpu: bool) -> tvm.tirx.PrimFunc:
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name("main")
             T.func_attr({"tirx.noalias": True})
-            picture = T.arg("picture", T.Buffer((sizes.picture,), "uint8"))
-            weights = T.arg("weights", T.Buffer((sizes.weights,), "int8"))
-            table = T.arg("table", T.Buffer((sizes.table,), "int32"))
-            workspace = T.arg("workspace", T.Buffer((sizes.workspace,), "uint8"))
-            logits = T.arg("logits", T.Buffer((sizes.logits,), "int32"))
-            for call, variable in zip(calls, order, strict=True):
-                arguments = [T.address_of(picture[0] if at is None else workspace[at]) for at in call.reads]
-                arguments += [T.address_of(weights[call.weights]), T.address_of(table[call.table])]
-                arguments += [T.address_of(logits[0] if at is None else workspace[at]) for at in call.writes]
-                if cpu:
-                    arguments += [T.int32(0), T.int32(call.kernel.units)]
-                T.evaluate(tvm.ir.Call(variable, arguments, ret_ty="void"))
+            buffers = [T.arg(name, T.Buffer((size,), dtype)) for name, size, dtype in _arguments(sizes)]
+            for call, function in calls.items():
+                _invoke(call, function, buffers, (T.int32(0), T.int32(call.kernel.units)) if cpu else ())
     return builder.get().with_attr("global_symbol", "main")
+
+
+def _invoke(call: Call, function: tvm.ir.GlobalVar, buffers: list, units: tuple) -> None:
+    picture, weights, table, workspace, logits = buffers
+    arguments = [T.address_of(picture[0] if at is None else workspace[at]) for at in call.reads]
+    arguments += [T.address_of(weights[call.weights]), T.address_of(table[call.table])]
+    arguments += [T.address_of(logits[0] if at is None else workspace[at]) for at in call.writes]
+    T.evaluate(tvm.ir.Call(function, [*arguments, *units], ret_ty="void"))

@@ -17,19 +17,23 @@ from targets.vector import (
     NO_TABLE,
     NO_WEIGHTS,
     blocks,
+    copy,
+    fill,
     load,
+    local,
     over_blocks,
     over_rows,
     padded,
     registers,
     splat,
     store,
+    units,
 )
 
 
 def rules(epilogues: Epilogues) -> list[Rule]:
-    """All of them, each for every step of its kind; depthwise before conv, which takes it too."""
-    every = (depthwise, conv, add, average_pool, max_pool, rescale, move, logits)
+    """All of them, each for every step of its kind."""
+    every = (conv, add, average_pool, max_pool, rescale, move, logits)
     return [bound(rule, epilogues) for rule in every]
 
 
@@ -78,32 +82,6 @@ def conv(step: Step, epilogues: Epilogues) -> Kernel | None:
     return Kernel("portable conv", weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
 
 
-def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """One filter a channel: lanes are channels of the input as well."""
-    node = step.node
-    if (
-        not isinstance(node, Conv)
-        or node.groups == 1
-        or node.weight.shape[3] != 1
-        or node.weight.shape[0] != node.groups
-    ):
-        return None
-    channels, kh, kw, _ = node.weight.shape
-    row, epilogue = blocks(channels) * LANES, epilogues.conv(step)
-    weight = np.stack([padded(w) for w in node.weight.reshape(channels, kh * kw).T]).astype(np.int8)  # [kh * kw, row]
-
-    def block(reads, writes, weights, table, y, x, c, count):
-        acc = registers(1)
-        T.buffer_store(acc, splat(0), [T.ramp(0, 1, LANES)])
-        with T.grid(kh, kw) as (dy, dx):
-            at = step.reads[0].at(y * node.stride + dy - node.padding[0], x * node.stride + dx - node.padding[1], c)
-            product = load(reads[0], at) * load(weights, (dy * kw + dx) * row + c)
-            T.buffer_store(acc, acc[T.ramp(0, 1, LANES)] + product, [T.ramp(0, 1, LANES)])
-        epilogue.put(acc[T.ramp(0, 1, LANES)], reads, writes, table, y, x, c, count)
-
-    return _by_rows("depthwise", step, block, epilogue.table, weight.reshape(-1), node.w_bits)
-
-
 def add(step: Step, epilogues: Epilogues) -> Kernel | None:
     node = step.node
     if not isinstance(node, Add):
@@ -118,26 +96,27 @@ def add(step: Step, epilogues: Epilogues) -> Kernel | None:
         acc = load(reads[0], a.at(y, x, c)) * multipliers[0] + load(reads[1], b.at(y, x, c)) * multipliers[1]
         epilogue.put(acc, reads, writes, table, y, x, c, count)
 
-    return _by_rows("add", step, block, epilogue.table)
+    return _by_blocks("add", step, block, epilogue.table)
 
 
 def average_pool(step: Step, epilogues: Epilogues) -> Kernel | None:
+    """Sums in int16 where all codes of a window together fit it."""
     node = step.node
     if not isinstance(node, AvgPool):
         return None
     (x_layout,), (kh, kw) = step.reads, node.kernel
-
+    dtype = f"int16x{LANES}" if kh * kw * x_layout.tensor.qmax < 1 << 15 else f"int32x{LANES}"
     epilogue = epilogues.ratio(step, -kh * kw * x_layout.tensor.zero_points())
 
     def block(reads, writes, _, table, y, x, c, count):
-        acc = registers(1)
-        T.buffer_store(acc, splat(0), [T.ramp(0, 1, LANES)])
+        acc, all_lanes = local(1, dtype), T.ramp(0, 1, LANES)
+        T.buffer_store(acc, T.cast(splat(0), dtype), [all_lanes])
         with T.grid(kh, kw) as (dy, dx):
-            code = load(reads[0], x_layout.at(y * node.stride + dy, x * node.stride + dx, c))
-            T.buffer_store(acc, acc[T.ramp(0, 1, LANES)] + code, [T.ramp(0, 1, LANES)])
-        epilogue.put(acc[T.ramp(0, 1, LANES)], reads, writes, table, y, x, c, count)
+            code = reads[0][T.ramp(x_layout.at(y * node.stride + dy, x * node.stride + dx, c), 1, LANES)]
+            T.buffer_store(acc, acc[all_lanes] + T.cast(code, dtype), [all_lanes])
+        epilogue.put(T.cast(acc[all_lanes], f"int32x{LANES}"), reads, writes, table, y, x, c, count)
 
-    return _by_rows("average pool", step, block, epilogue.table)
+    return _by_blocks("average pool", step, block, epilogue.table)
 
 
 def max_pool(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -146,7 +125,8 @@ def max_pool(step: Step, epilogues: Epilogues) -> Kernel | None:
     if not isinstance(node, MaxPool):
         return None
     (x_layout,), (kh, kw) = step.reads, node.kernel
-    h, w, _ = x_layout.tensor.shape
+    h, w, channels = x_layout.tensor.shape
+    lanes = max(n for n in (16, 32, 64) if n <= max(channels, LANES))
 
     def block(reads, writes, _, table, y, x, c, count):
         code = None
@@ -154,11 +134,11 @@ def max_pool(step: Step, epilogues: Epilogues) -> Kernel | None:
             for dx in range(kw):
                 yy = T.max(T.min(y * node.stride + dy - node.padding[0], h - 1), 0)
                 xx = T.max(T.min(x * node.stride + dx - node.padding[1], w - 1), 0)
-                value = reads[0][T.ramp(x_layout.at(yy, xx, c), 1, LANES)]
+                value = reads[0][T.ramp(x_layout.at(yy, xx, c), 1, lanes)]
                 code = value if code is None else T.max(code, value)
-        store(writes[0], step.write.at(y, x, c), code, count)
+        store(writes[0], step.write.at(y, x, c), code, count, lanes)
 
-    return _by_rows("max pool", step, block)
+    return _by_blocks("max pool", step, block, lanes=lanes)
 
 
 def rescale(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -172,7 +152,7 @@ def rescale(step: Step, epilogues: Epilogues) -> Kernel | None:
     def block(reads, writes, _, table, y, x, c, count):
         epilogue.put(load(reads[0], x_layout.at(y, x, c)), reads, writes, table, y, x, c, count)
 
-    return _by_rows("rescale", step, block, epilogue.table)
+    return _by_blocks("rescale", step, block, epilogue.table)
 
 
 def move(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -184,17 +164,14 @@ def move(step: Step, epilogues: Epilogues) -> Kernel | None:
     copied = x_layout.tensor.shape[2]
 
     def row(reads, writes, weights, table, y):
-        write = writes[0]
+        write, zero = writes[0], step.write.tensor.zero_point[0]
+        if stride == 1 and copied == channels:
+            copy(write, step.write.at(y, 0), reads[0], x_layout.at(y, 0), w * channels)
+            return
         with T.serial(w) as x:
-            for first, count in ((0, before), (before + copied, channels - before - copied)):
-                if count:
-                    with T.serial(count) as c:
-                        zero = T.uint8(step.write.tensor.zero_point[0])
-                        T.buffer_store(write, zero, [step.write.at(y, x, first + c)])
-            with T.serial(copied) as c:
-                T.buffer_store(
-                    write, reads[0][x_layout.at(y * stride, x * stride, c)], [step.write.at(y, x, before + c)]
-                )
+            fill(write, step.write.at(y, x), zero, before)
+            copy(write, step.write.at(y, x, before), reads[0], x_layout.at(y * stride, x * stride), copied)
+            fill(write, step.write.at(y, x, before + copied), zero, channels - before - copied)
 
     return Kernel("portable move", NO_WEIGHTS, 8, NO_TABLE, over_rows(step, row), step.write.tensor.shape[0])
 
@@ -207,8 +184,8 @@ def logits(step: Step, epilogues: Epilogues) -> Kernel | None:
     def block(reads, writes, _, table, y, x, c, count):
         store(writes[0], step.write.at(y, x, c), load(reads[0], x_layout.at(y, x, c)) + load(table, c), count)
 
-    return _by_rows("logits", step, block, padded(-x_layout.tensor.zero_points()))
+    return _by_blocks("logits", step, block, padded(-x_layout.tensor.zero_points()))
 
 
-def _by_rows(name: str, step: Step, block, table=NO_TABLE, weights=NO_WEIGHTS, w_bits: int = 8) -> Kernel:
-    return Kernel(f"portable {name}", weights, w_bits, table, over_blocks(step, block), step.write.tensor.shape[0])
+def _by_blocks(name: str, step: Step, block, table=NO_TABLE, lanes: int = LANES) -> Kernel:
+    return Kernel(f"portable {name}", NO_WEIGHTS, 8, table, over_blocks(step, block, lanes), units(step, lanes))

@@ -7,6 +7,7 @@ from compile.graph import Conv
 from targets.kernel import Layout, Step
 
 LANES = 16
+WIDEST = 64  # bytes moved at once
 NO_WEIGHTS = np.zeros(0, np.int8)
 NO_TABLE = np.zeros(0, np.int32)
 
@@ -20,9 +21,42 @@ def store(buffer, index, value, count: int, lanes: int = LANES) -> None:
     """The first `count` lanes of a vector."""
     if count == lanes:
         T.buffer_store(buffer, value, [T.ramp(index, 1, lanes)])
-    else:
-        for i in range(count):
-            T.buffer_store(buffer, T.Shuffle([value], [i]), [index + i])
+        return
+    value = T.bind(value)
+    for first, size in _powers_of_two(count):
+        part = T.Shuffle([value], list(range(first, first + size)))
+        T.buffer_store(buffer, part, [_span(index + first, size)])
+
+
+def copy(out, to, source, start, count: int) -> None:
+    """`count` bytes, which may not overlap."""
+    _runs(count, lambda at, size: T.buffer_store(out, source[_span(start + at, size)], [_span(to + at, size)]))
+
+
+def fill(out, to, value: int, count: int) -> None:
+    """`count` times the same byte."""
+    _runs(count, lambda at, size: T.buffer_store(
+        out, T.broadcast(T.uint8(value), size) if size > 1 else T.uint8(value), [_span(to + at, size)]))
+
+
+def _runs(count: int, emit) -> None:
+    """emit(first, size) for `count` bytes: vectors of 64, then ever smaller ones."""
+    whole, rest = divmod(count, WIDEST)
+    if whole:
+        with T.serial(whole) as i:
+            emit(i * WIDEST, WIDEST)
+    for first, size in _powers_of_two(rest):
+        emit(whole * WIDEST + first, size)
+
+
+def _powers_of_two(count: int) -> list[tuple[int, int]]:
+    """(first, size) of the fewest runs of 1, 2, 4 ... that make up `count`, the largest first."""
+    sizes = [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
+    return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+
+
+def _span(first, size: int):
+    return T.ramp(first, 1, size) if size > 1 else first
 
 
 def splat(value, lanes: int = LANES, dtype: str = "int32"):
@@ -31,7 +65,13 @@ def splat(value, lanes: int = LANES, dtype: str = "int32"):
 
 def registers(count: int):
     """`count` int32 vectors that LLVM keeps in registers."""
-    return T.alloc_buffer((count * LANES,), "int32", scope="local", annotations={"disable_lower_builtin": True})
+    return local(count, f"int32x{LANES}")
+
+
+def local(count: int, dtype: str):
+    """Elements of `count` vectors of a type, which LLVM keeps in registers."""
+    element, lanes = dtype.split("x")
+    return T.alloc_buffer((count * int(lanes),), element, scope="local", annotations={"disable_lower_builtin": True})
 
 
 def requantize(acc, multiplier, half, shift, node, zero_point: int, lanes: int = LANES):
@@ -43,25 +83,25 @@ def requantize(acc, multiplier, half, shift, node, zero_point: int, lanes: int =
 
 
 def fill_border(write: Layout, out) -> None:
-    """The zero point in every border pixel of a tensor."""
+    """The zero point in every border pixel of a tensor: runs of memory before, between and after its rows."""
     top, left, bottom, right = write.border
     h, w, channels = write.tensor.shape
-    zeros = write.tensor.zero_points()
-    regions = (
-        (-top, top, -left, left + w + right),
-        (h, bottom, -left, left + w + right),
-        (0, h, -left, left),
-        (0, h, w, right),
-    )
-    for y0, rows, x0, columns in regions:
-        if rows and columns:
-            with T.grid(rows, columns) as (y, x):
-                if len(set(zeros.tolist())) == 1:
-                    with T.serial(channels) as c:
-                        T.buffer_store(out, T.uint8(int(zeros[0])), [write.at(y0 + y, x0 + x, c)])
-                else:
-                    for c in range(channels):
-                        T.buffer_store(out, T.uint8(int(zeros[c])), [write.at(y0 + y, x0 + x, c)])
+    zeros = write.tensor.zero_points().tolist()
+
+    def run(start, pixels: int):
+        if pixels and len(set(zeros)) == 1:
+            fill(out, start, zeros[0], pixels * channels)
+        elif pixels:
+            with T.serial(pixels) as i:
+                for c, zero in enumerate(zeros):
+                    T.buffer_store(out, T.uint8(zero), [start + i * channels + c])
+
+    columns = left + w + right
+    run(0, top * columns + left)
+    if h > 1 and left + right:
+        with T.serial(h - 1) as y:
+            run(write.at(y, w), right + left)
+    run(write.at(h - 1, w), right + bottom * columns)
 
 
 def blocks(channels: int) -> int:
@@ -99,20 +139,40 @@ def over_rows(step: Step, row):
     return emit
 
 
-def over_blocks(step: Step, block):
-    """emit() by rows: block(reads, writes, weights, table, y, x, c, count) for every pixel and block of channels."""
+def over_blocks(step: Step, block, lanes: int = LANES):
+    """emit() for block(reads, writes, weights, table, y, x, c, count), every pixel and block of channels. Units are
+    rows; of a single pixel they are blocks of channels."""
     _, w, channels = step.write.tensor.shape
-    whole, tail = divmod(channels, LANES)
+    whole, tail = divmod(channels, lanes)
 
     def row(reads, writes, weights, table, y):
         with T.serial(w) as x:
             if whole:
                 with T.serial(whole) as b:
-                    block(reads, writes, weights, table, y, x, b * LANES, LANES)
+                    block(reads, writes, weights, table, y, x, b * lanes, lanes)
             if tail:
-                block(reads, writes, weights, table, y, x, whole * LANES, tail)
+                block(reads, writes, weights, table, y, x, whole * lanes, tail)
 
-    return over_rows(step, row)
+    def pixel(reads, writes, weights, table, units):
+        first, end = units
+        with T.serial(first, T.min(end, whole)) as b:
+            block(reads, writes, weights, table, 0, 0, b * lanes, lanes)
+        if tail:
+            with T.If(end > whole), T.Then():
+                block(reads, writes, weights, table, 0, 0, whole * lanes, tail)
+        fill_borders(step, writes, first)
+
+    return pixel if _is_pixel(step) else over_rows(step, row)
+
+
+def units(step: Step, lanes: int = LANES) -> int:
+    """How many units `over_blocks` has."""
+    h, _, channels = step.write.tensor.shape
+    return -(-channels // lanes) if _is_pixel(step) else h
+
+
+def _is_pixel(step: Step) -> bool:
+    return step.write.tensor.shape[:2] == (1, 1)
 
 
 def fill_borders(step: Step, writes, first) -> None:

@@ -20,6 +20,7 @@ def small_bundle(tmp_path_factory) -> Path:
     """A bundle of three variants of a 16x16 network for this machine; tests that change it work on a copy."""
     pytest.importorskip("tvm")
     from compile import reference
+    from compile.libraries import Libraries
     from compile.lower import lower
     from compile.source import Source, SourceVariant
     from compile.writer import Built, write_bundle, write_contents
@@ -27,10 +28,6 @@ def small_bundle(tmp_path_factory) -> Path:
     from tests.graphs import pictures, resnet_like
 
     target = find({"x86_64": "x86", "aarch64": "arm"}.get(platform.machine(), platform.machine()))
-    if target.family == "x86":
-        from targets.x86 import toolchain
-    else:
-        from targets.arm import toolchain
     root = tmp_path_factory.mktemp("small")
     (root / "any.onnx").write_bytes(b"not looked at by the runtime")
     graphs = {name: resnet_like(bits, seed=2, size=16) for name, bits in BITS.items()}
@@ -41,14 +38,10 @@ def small_bundle(tmp_path_factory) -> Path:
     ]
 
     def fill(folder: Path) -> dict:
-        (folder / "lib").mkdir()
-        built = []
+        libraries, built = Libraries(target, folder), []
         for variant in variants:
-            lowered = lower(variant.graph, target)
-            library = "lib/w8a8.so" if variant.name == "again" else f"lib/{variant.name}.so"
-            if not (folder / library).exists():
-                toolchain.build(lowered.module, target, folder / library, root / variant.name)
-            built.append(Built(variant, lowered, library))
+            lowered = [lower(variant.graph, level) for level in target.compiled_for]
+            built.append(Built(variant, lowered, libraries.add(variant.name, lowered)))
         labels = [f"class {i}" for i in range(10)]
         source = Source("small", variants, labels, golden, None, [])
         return write_contents(folder, source, target, built, {"bitgrade": "0"})

@@ -56,20 +56,20 @@ def test_dot_product_needs_its_processor(tmp_path):
 ])
 def test_what_leaves_its_buffers_is_caught(tmp_path, fault, message):
     n = 1 << 16  # whole pages: the byte after and the byte before are guarded as well
-    run = toolchain.runner(built(tmp_path, dots(n if "read" in fault else 64, **fault)), find("arm"))
+    run = toolchain.runner(built(tmp_path, dots(n if "read" in fault else 64, **fault)), find("arm:cortex-a72"))
     x, w, table, _ = arguments(n if "read" in fault else 64)
     with pytest.raises(emulate.EmulationError, match=message):
         run(x, w, table, x.size, 5)
 
 
 def test_what_is_never_written_shows(tmp_path):
-    run = toolchain.runner(built(tmp_path, dots(write_into="workspace")), find("arm"))
+    run = toolchain.runner(built(tmp_path, dots(write_into="workspace")), find("arm:cortex-a72"))
     x, w, table, expected = arguments()
     assert (run(x, w, table, 64, 5) != expected).all()
 
 
 def test_an_error_of_main_is_shown(tmp_path):
-    run = toolchain.runner(built(tmp_path, dots()), find("arm"))
+    run = toolchain.runner(built(tmp_path, dots()), find("arm:cortex-a72"))
     x, w, table, _ = arguments(60)
     with pytest.raises(emulate.EmulationError, match=re.compile("main reported ValueError.*expected 64", re.DOTALL)):
         run(x, w, table, 64, 5)
@@ -83,7 +83,7 @@ def test_block_moves_have_stand_ins(tmp_path):
 
 
 def test_new_weights_are_uploaded(tmp_path):
-    run = toolchain.runner(built(tmp_path, dots()), find("arm"))
+    run = toolchain.runner(built(tmp_path, dots()), find("arm:cortex-a72"))
     for seed in (0, 1, 0):
         x, w, table, expected = arguments(seed=seed)
         np.testing.assert_array_equal(run(x, w, table, 64, 5), expected)

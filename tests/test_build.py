@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import latency
+from benchmarks import peers
 from compile import build as builder
 from compile import reference, verify
 from compile.onnx_import import load
@@ -55,22 +55,12 @@ def test_engine_equals_reference(run_folder, bundle):
             np.testing.assert_array_equal(got, reference.run(graph, x))
 
 
-def test_latency_benchmark_runs_the_same_network_as_its_peers(bundle, run_folder, tmp_path, capsys):
-    peer = latency.float_network(onnx.load(run_folder / "w8a8.onnx"))
-    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in peer.graph.node}
-    ours = load(run_folder / "w8a8.onnx")
-    assert sum(node.op_type in ("Conv", "Gemm") for node in peer.graph.node) == len(ours.convs())
-    assert latency.main([str(bundle), "--calls", "2", "--json", str(tmp_path / "l.json")]) == 0
-    records = json.loads((tmp_path / "l.json").read_text())
-    assert [(r["engine"], r["bits"]) for r in records[:3]] == [("bitgrade", name) for name in BITS]
-    assert [r["bits"] for r in records[3:]] == ["fp32", "int8-u8s8", "int8-u8u8"]
-    assert all(r["exact"] for r in records[:4]) and all(r["ms"] > 0 and r["threads"] == 1 for r in records)
-    assert "of the best int8 peer" in capsys.readouterr().out
-
-
 def test_a_file_of_onnxruntime_s_quantizer_builds(bundle, run_folder, tmp_path, capsys):
     """Its picture is a float tensor and its output is quantized, unlike ours."""
-    file = latency.peers(open_bundle(bundle), tmp_path)["int8-u8s8"]
+    model = onnx.load(run_folder / "w8a8.onnx")
+    floats = peers.as_floats(model, open_bundle(bundle).golden()[0])
+    onnx.save(peers.float_network(model), tmp_path / "fp32.onnx")
+    file = peers.quantized(tmp_path / "fp32.onnx", floats, tmp_path)["int8-u8s8"]
     image = load(run_folder / "w8a8.onnx").tensors["image"]
     mean, std = ([str(z / 255) for z in image.zero_point], [str(1 / 255 / image.scale)] * 3)
     words = ["--mean", ",".join(mean), "--std", ",".join(std)]
@@ -89,8 +79,8 @@ def test_weights_shrink_with_the_bits_and_equal_ones_are_stored_once(bundle, run
     assert stored["w2a2"] < stored["mixed"] < stored["w8a8"]
     same = tmp_path / "same.onnx"
     same.write_bytes((run_folder / "w8a8.onnx").read_bytes())
-    once = builder.build([run_folder / "w8a8.onnx"], find("x86"), tmp_path / "once")
-    twice = builder.build([run_folder / "w8a8.onnx", same], find("x86"), tmp_path / "twice")
+    once = builder.build([run_folder / "w8a8.onnx"], find("x86:avx2"), tmp_path / "once")
+    twice = builder.build([run_folder / "w8a8.onnx", same], find("x86:avx2"), tmp_path / "twice")
     assert (once / "weights.bin").stat().st_size == (twice / "weights.bin").stat().st_size
     assert len(list((twice / "lib").iterdir())) == 1
 
@@ -102,7 +92,7 @@ def test_same_source_same_bundle(run_folder, bundle, tmp_path):
 
 
 def test_a_build_that_differs_fails_and_leaves_the_old_bundle(run_folder, tmp_path, monkeypatch):
-    out = builder.build([run_folder], find("x86"), tmp_path / "bundle")
+    out = builder.build([run_folder], find("x86:avx2"), tmp_path / "bundle")
     before = (out / "manifest.json").read_bytes()
     source = open_source([run_folder])
     wrong = source.variants[0].logits.copy()
@@ -110,7 +100,7 @@ def test_a_build_that_differs_fails_and_leaves_the_old_bundle(run_folder, tmp_pa
     broken = replace(source, variants=[replace(source.variants[0], logits=wrong)])
     monkeypatch.setattr(builder, "open_source", lambda paths, normalization: broken)
     with pytest.raises(verify.VerificationError, match="recorded: expected equal logits, 1 of 60"):
-        builder.build([run_folder], find("x86"), out)
+        builder.build([run_folder], find("x86:avx2"), out)
     assert (out / "manifest.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
@@ -120,18 +110,18 @@ def test_a_wrong_kernel_is_caught(run_folder, tmp_path, monkeypatch):
 
     right = toolchain.runner
 
-    def off_by_one(library, target):
-        run = right(library, target)
+    def off_by_one(library, target, function):
+        run = right(library, target, function)
         return lambda *arguments: run(*arguments) + 1
 
     monkeypatch.setattr(toolchain, "runner", off_by_one)
-    with pytest.raises(verify.VerificationError, match="compiled = reference: expected equal logits, 40 of 40 differ"):
-        builder.build([run_folder], find("x86"), tmp_path / "bundle")
+    with pytest.raises(verify.VerificationError, match="x86:avx2 = reference: expected equal logits, 40 of 40 differ"):
+        builder.build([run_folder], find("x86:avx2"), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 
 def test_dump_leaves_every_stage(run_folder, tmp_path):
-    builder.build([run_folder / "mixed.onnx"], find("x86"), tmp_path / "b", dump_to=tmp_path / "dump")
+    builder.build([run_folder / "mixed.onnx"], find("x86:avx2"), tmp_path / "b", dump_to=tmp_path / "dump")
     left = {p.name for p in (tmp_path / "dump" / "mixed").iterdir()}
     assert {"1-onnx.txt", "2-graph.txt", "3-plan.txt", "4-tir.py", "mixed.s", "mixed.o"} <= left
     assert "layer1.0.conv1" in (tmp_path / "dump" / "mixed" / "2-graph.txt").read_text()

@@ -52,7 +52,8 @@ def test_opens(small_bundle):
     bundle = open_bundle(str(small_bundle))
     assert [v.name for v in bundle.variants] == ["w8a8", "w4a4", "again"]
     assert bundle.manifest.shape == (16, 16, 3) and len(bundle.manifest.labels) == 10
-    assert bundle.variant("again").segments == bundle.variant("w8a8").segments
+    assert bundle.variant("again").builds == bundle.variant("w8a8").builds
+    assert [b.level for b in bundle.variant("w8a8").builds] == [v.name for v in bundle.manifest.target.levels]
     assert bundle.variant("w4a4").bytes < bundle.variant("w8a8").bytes
 
 
@@ -67,11 +68,11 @@ def test_not_a_bundle(tmp_path, make, words):
     assert words in message and "python -m compile.build" in message
 
 
-@pytest.mark.parametrize("version, words", [(2, "update bitgrade"), (99, "update bitgrade"), (0, "build the bundle")])
+@pytest.mark.parametrize("version, words", [(3, "update bitgrade"), (99, "update bitgrade"), (1, "build the bundle")])
 def test_another_format(copy, version, words):
     rewrite(copy, format=version)
     message = refusal(copy)
-    assert f"expected format 1, got format {version}" in message and words in message
+    assert f"expected format 2, got format {version}" in message and words in message
 
 
 def test_every_missing_file_and_every_changed_byte(small_bundle, copy):
@@ -97,10 +98,17 @@ def test_another_machine(copy):
 
 
 def test_missing_features(copy):
-    rewrite(copy, target__requires=["fpu64", "asimdquantum"])
+    levels = json.loads((copy / "manifest.json").read_text())["target"]["levels"]
+    for level, lacking in zip(levels, (["fpu64", "asimdquantum"], ["fpu128"], ["fpu256"]), strict=False):
+        level["requires"] += lacking
+    rewrite(copy, target__levels=levels)
     message = refusal(copy)
-    assert "lacks asimdquantum, fpu64" in message and "compile.build" in message
+    assert "lacks " in message and "asimdquantum, fpu64" in message and "compile.build" in message
+    for level in levels:
+        assert f"{level['name']} needs {', '.join(level['requires'])}" in message
     open_bundle(copy, here=False)
+    with pytest.raises(BundleError, match="fpu64"):
+        open_bundle(copy, here=False).level()
 
 
 def test_unknown_family(copy):
@@ -111,7 +119,7 @@ def test_unknown_family(copy):
 def test_no_driver(copy, monkeypatch):
     monkeypatch.setattr(cuda, "DRIVER", "libno_such_driver.so.1")
     cuda.driver.cache_clear()
-    rewrite(copy, target__family="cuda", target__requires=["sm_80"])
+    rewrite(copy, target__family="cuda")
     message = refusal(copy)
     assert "libno_such_driver.so.1 cannot be opened" in message and "lib/*.cu" in message
 
@@ -198,7 +206,10 @@ def test_any_mutation_of_the_manifest_opens_or_is_refused(small_bundle, data):
     else:
         stored = parsed.files["weights.bin"].bytes
         for v in parsed.variants:
-            assert all(s.offset + s.stored <= stored and s.at + s.count <= v.weights_bytes for s in v.segments)
+            assert [b.level for b in v.builds] == [level.name for level in parsed.target.levels]
+            for b in v.builds:
+                assert all(s.offset + s.stored <= stored and s.at + s.count <= b.weights_bytes for s in b.segments)
+                assert b.table_offset + b.table_bytes <= parsed.files["tables.bin"].bytes
 
 
 @given(text=st.binary(max_size=40) | st.sampled_from([b"[" * 100000, b"1" * 5000, b"\xff\xfe{}"]))

@@ -114,7 +114,7 @@ def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch
         arrays[4][:] = np.arange(10) * int(arrays[0].sum())
 
     monkeypatch.setitem(library._MEMORY, bundle.manifest.target.family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "_main", lambda path: main)
+    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
     before = live(fake)
     loaded = library.Loaded(bundle, bundle.variants)
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -122,9 +122,10 @@ def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch
         np.testing.assert_array_equal(loaded.run(variant.name, picture), np.arange(10) * int(picture.sum()))
         x, weights, table, workspace, _ = seen[-1]
         np.testing.assert_array_equal(x, picture.reshape(-1))
-        np.testing.assert_array_equal(weights, bundle.weights(variant))
-        np.testing.assert_array_equal(table, bundle.table(variant))
-        assert workspace.size == variant.workspace
+        build = bundle.build(variant, loaded.level)
+        np.testing.assert_array_equal(weights, bundle.weights(build))
+        np.testing.assert_array_equal(table, bundle.table(build))
+        assert workspace.size == build.workspace
     assert live(fake) == before + 3 + 2 + 3  # picture, logits, workspace; weights of two kinds; three tables
     del loaded
     assert live(fake) == before

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from runtime import __main__ as command
+from runtime import open_bundle
+from runtime.bundle import runnable
 from tests.conftest import BITS
 
 ROOT = Path(__file__).parents[1]
@@ -19,8 +21,10 @@ ROOT = Path(__file__).parents[1]
 
 def test_check_counts_every_differing_logit(small_bundle, tmp_path, capsys):
     assert command.main(["check", str(small_bundle), "--json", str(tmp_path / "c.json")]) == 0
+    levels = [v.name for v in runnable(open_bundle(small_bundle).manifest)]
     assert json.loads((tmp_path / "c.json").read_text()) == [
-        {"variant": name, "pictures": 5, "logits": 50, "differing": 0} for name in BITS]
+        {"variant": name, "level": level, "pictures": 5, "logits": 50, "differing": 0}
+        for level in levels for name in BITS]
     assert "0 logits differ" in capsys.readouterr().out
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     data = dict(np.load(folder / "golden.npz"))
@@ -33,8 +37,8 @@ def test_check_counts_every_differing_logit(small_bundle, tmp_path, capsys):
     manifest["files"]["golden.npz"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert command.main(["check", str(folder), "--json", str(tmp_path / "d.json")]) == 1
-    assert [r["differing"] for r in json.loads((tmp_path / "d.json").read_text())] == [0, 3, 0]
-    assert "3 logits differ; this device computes something else" in capsys.readouterr().out
+    assert [r["differing"] for r in json.loads((tmp_path / "d.json").read_text())] == [0, 3, 0] * len(levels)
+    assert f"{3 * len(levels)} logits differ; this device computes something else" in capsys.readouterr().out
 
 
 def test_infer_command(selecting, tmp_path, capsys, monkeypatch):
@@ -60,11 +64,31 @@ def test_infer_command(selecting, tmp_path, capsys, monkeypatch):
         assert "error: " in capsys.readouterr().err
 
 
+def test_info_command(small_bundle, tmp_path, capsys):
+    assert command.main(["info", str(small_bundle), "--json", str(tmp_path / "i.json")]) == 0
+    records, opened = json.loads((tmp_path / "i.json").read_text()), open_bundle(small_bundle)
+    assert [r["variant"] for r in records] == list(BITS) and {r["level"] for r in records} == {opened.level().name}
+    assert [r["bytes"] for r in records] == [v.bytes for v in opened.variants]
+    assert opened.level().name in capsys.readouterr().out
+
+
+def test_a_level_by_name(small_bundle, tmp_path, capsys):
+    last = runnable(open_bundle(small_bundle).manifest)[-1].name
+    words = [str(small_bundle), "--level", last, "--json", str(tmp_path / "b.json")]
+    assert command.main(["bench", *words, "--calls", "2"]) == 0
+    assert {r["level"] for r in json.loads((tmp_path / "b.json").read_text())} == {last}
+    np.save(tmp_path / "p.npy", np.zeros((20, 20, 3), np.uint8))
+    assert command.main(["infer", *words, str(tmp_path / "p.npy"), "--threads", "2"]) == 0
+    assert command.main(["bench", str(small_bundle), "--level", "x86:mmx"]) == 2
+    assert "expected a level among" in capsys.readouterr().err
+
+
 def test_bench_command(selecting, tmp_path, capsys):
-    assert command.main(["bench", str(selecting), "--calls", "5", "--json", str(tmp_path / "b.json")]) == 0
+    words = ["--calls", "5", "--threads", "2", "--json", str(tmp_path / "b.json")]
+    assert command.main(["bench", str(selecting), *words]) == 0
     records = json.loads((tmp_path / "b.json").read_text())
     assert [(r["step"], r["variant"]) for r in records] == [*(("run", n) for n in BITS), ("select", ""), ("infer", "")]
-    assert all(0 < r["min_us"] <= r["median_us"] <= r["p99_us"] for r in records)
+    assert all(0 < r["min_us"] <= r["median_us"] <= r["p99_us"] and r["threads"] == 2 for r in records)
     assert "median_us" in capsys.readouterr().out
 
 

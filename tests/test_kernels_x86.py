@@ -13,6 +13,7 @@ from runtime import cpu
 from targets import find
 from targets.x86.kernels import rules
 from targets.x86.multiply_add import arrange, longest_chain
+from targets.x86.split import split
 from tests.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
@@ -82,6 +83,78 @@ def test_each_width(target, bits):
     assert_equal(resnet_like(((bits, bits), (bits, 8), (8, bits))), target, bits)
 
 
+def one_layer(seed, cin, cout, kernel, w_bits, a_bits, size=(7, 9), stride=1, extreme=False, zero_point=0, bits=None):
+    """A convolution that reads the picture's codes, and a sum of all it writes; ratios over odd integers."""
+    rng, half = np.random.default_rng(seed), 1 << (w_bits - 1)
+    shape = (cout, kernel, kernel, cin)
+    weight = np.clip(np.rint(rng.normal(0, half / 3, shape)), -half, half - 1).astype(np.int64)
+    if extreme:
+        weight = rng.choice([-half, half - 1], shape)
+    conv = dict(weight=weight.astype(np.int8), w_bits=w_bits, stride=stride, padding=(kernel // 2,) * 4)
+    image = Tensor("image", (*size, cin), a_bits, zero_point=(zero_point,))
+    h, w = (-(-n // stride) for n in size)
+    bits = bits or a_bits
+    reach = np.abs(weight).sum((1, 2, 3)) * image.qmax
+    ratio = requant_from_ratio(((1 << bits) - 1) / np.maximum(reach / 4, 1), 10)
+    step = 2 * np.floor(np.exp2(ratio.left) * reach / 8 / ((1 << bits) - 1)) + 1
+    ratio = requant_from_ratio(np.exp2(ratio.left) / step, 10)
+    bias = rng.integers(-1000, 1000, cout)
+    ones = np.ones(cout, np.float32)
+    nodes = (
+        Conv("conv", "image", "codes", bias=bias, w_scale=ones, requant=ratio, qmax=(1 << bits) - 1, **conv),
+        Conv("sums", "codes", "out", np.eye(cout, dtype=np.int8)[:, None, None], 2, np.zeros(cout, np.int64), ones),
+    )
+    tensors = (image, Tensor("codes", (h, w, cout), bits), Tensor("out", (h, w, cout), 32))
+    return Graph("layer", {t.name: t for t in tensors}, nodes, "image", "out")
+
+
+def assert_layer(graph, target, rule):
+    """Every code of a layer that must be served by the rule, on random and extreme codes."""
+    lowered = lower(graph, target)
+    assert lowered.calls[1].kernel.rule.startswith(rule)
+    qmax = graph.tensors["image"].qmax
+    x = pictures(graph, 5, 0)
+    x = np.where(x > qmax, x & qmax, x).astype(np.uint8)
+    np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, target), x), reference.run(graph, x))
+
+
+@pytest.mark.parametrize("a_bits", (2, 3))
+@pytest.mark.parametrize("cin,cout,kernel,stride", [(16, 32, 3, 1), (6, 64, 3, 2), (32, 96, 1, 1), (8, 128, 5, 1)])
+@pytest.mark.parametrize("extreme", (False, True))
+def test_look_up(a_bits, cin, cout, kernel, stride, extreme):
+    zero_point = 1 if cin == 6 else 0
+    graph = one_layer(a_bits, cin, cout, kernel, 2, a_bits, stride=stride, extreme=extreme, zero_point=zero_point)
+    short = a_bits == 3 and (extreme or cin == 8)  # runs in int8 may be too short to pay
+    assert_layer(graph, find("x86:avx2"), "" if short else "look-up")
+
+
+@pytest.mark.parametrize("cin,cout,kernel,stride", [(3, 17, 3, 1), (16, 32, 3, 2), (40, 24, 1, 1)])
+def test_split_weights(cin, cout, kernel, stride):
+    """Few pairs of weights that leave int16: they are cut, and the sums stay exact up to all codes at 255."""
+    assert_layer(one_layer(cin, cin, cout, kernel, 8, 8, stride=stride), find("x86:avx2"), "multiply-add, split")
+
+
+def test_too_many_large_weights_are_widened():
+    graph = one_layer(0, 16, 24, 3, 8, 8, extreme=True)
+    assert_layer(graph, find("x86:avx2"), "multiply-add, widened")
+
+
+@given(seed=st.integers(0, 10**6), spread=st.integers(1, 60))
+def test_both_parts_of_split_weights_fit(seed, spread):
+    rng = np.random.default_rng(seed)
+    weight = arrange(np.clip(np.rint(rng.normal(0, spread, (17, 3, 3, 5))), -128, 127).astype(np.int8))
+    parts = split(weight, 255)
+    if parts is not None:
+        total, sums = parts.first.astype(np.int64), lambda w: w.astype(np.int64).reshape(*w.shape[:-1], 2, 2)
+        for h, (start, end) in enumerate(zip(parts.starts, parts.starts[1:], strict=False)):
+            for (dy, k), extra in zip(parts.positions[start:end], parts.extra[start:end], strict=True):
+                total[h // 2, dy, k, h % 2] += extra
+        np.testing.assert_array_equal(total, weight)
+        for w in (parts.first, parts.extra):
+            assert np.maximum(sums(w), 0).sum(-1).max(initial=0) * 255 <= 32767
+            assert np.minimum(sums(w), 0).sum(-1).min(initial=0) * 255 >= -32768
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_codes_from_picture_to_output(target, seed):
     assert_equal(quantized_to_the_end(seed), target, seed)
@@ -90,7 +163,8 @@ def test_codes_from_picture_to_output(target, seed):
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_rule_is_used(name):
     expected, used = rules(find(name)), set()
-    for graph in (quantized_to_the_end(0), *(random_graph(1, ops=(op,)) for op in OPS)):
+    two_bits = one_layer(0, 16, 64, 3, 2, 2)
+    for graph in (two_bits, quantized_to_the_end(0), *(random_graph(1, ops=(op,)) for op in OPS)):
         for call in lower(graph, find(name)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}
@@ -133,8 +207,8 @@ def test_every_code_and_tie_of_rescale(bits):
         tensors = {t.name: t for t in (image, codes, Tensor("out", (16, 16, 1), 32))}
         graph = Graph("ties", tensors, (rescale, out), "image", "out")
         x = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
-        lowered = lower(graph, find("x86"))
-        got = run_compiled(lowered, in_process(lowered, find("x86")), x)
+        lowered = lower(graph, find("x86:avx2"))
+        got = run_compiled(lowered, in_process(lowered, find("x86:avx2")), x)
         np.testing.assert_array_equal(got, reference.run(graph, x))
         exact = np.minimum(np.floor(np.arange(256) * np.float64(ratio) + 0.5), codes.qmax)
         if ratio != 1 / 3:  # binary fractions: floating point gives the same ties

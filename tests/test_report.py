@@ -29,7 +29,8 @@ def results():
             for (name, (bits, cost)) in VARIANTS.items():
                 records.append(record("fixed", name, *at, 80 + bits - 2 * severity, cost))
             chosen = {"share/w8a8": 0.1, "share/w4a4": 0.2 + severity / 10, "share/w2a2": 0.7 - severity / 10}
-            records.append(record("adaptive", "selector", *at, 86 - severity, 0.25, **chosen))
+            records.append(record("adaptive", "selector", *at, 86 - severity, 0.25, **chosen, w_bits=3 + severity / 5,
+                                  a_bits=4.0))
             records.append(record("random", "shares", *at, 84.25 - severity, 0.25))
     return records
 
@@ -55,6 +56,8 @@ def test_report_and_pictures(run):
         pixels = np.asarray(Image.open(run / name).convert("L"))
         assert min(pixels.shape) > 100 and (pixels < 128).mean() > 0.002
     assert {p.name for p in (run / "plots").iterdir()} == {n[6:] for n in named} | {"samples.npz"}
+    assert "| clean | 3.00 / 4.00, w2a2 70 % |" in text and "| jpeg |  | 3.20 / 4.00, w2a2 60 % |" in text
+    assert "from 3.50 (clean) to 4.00 (jpeg 5) on average; with severity they rise (3.60 at severity 1, 4.00" in text
     assert "| w4a4 | 80.00 % | 0.300 | 78.00 % | 0.300 |" in text  # (84 + 78 + 78) / 3, and cost
     assert "| pixelate \\* | 92.00 | 82.00 | 78.00 | 76.00 | 83.00 | 81.25 |" in text
     assert "| jpeg | 92.00" in text and "up to 5.0 points" in text
@@ -101,7 +104,7 @@ def test_random_mix_is_the_best_of_all_pairs(points):
     ("results.json", "[1", "expected JSON"),
     ("results.json", "{}", "expected a JSON list"),
     ("results.json", "[1]", "expected records"),
-    ("results.json", "[]", "arm fixed"),
+    ("results.json", "[]", "single variants"),
     ("run.json", "[]", "expected a JSON dict"),
     ("run.json", "{}", "expected .*arch"),
 ])
@@ -110,3 +113,13 @@ def test_what_is_no_finished_run_is_refused(run, name, content, words):
     with pytest.raises(ValueError, match=words):
         write_report(run)
     assert not (run / "report.md").exists()
+
+
+def test_report_says_when_quality_does_not_matter_and_shows_what_the_search_saw(run):
+    records = [{**r, "w_bits": 4.0} if r["arm"] == "adaptive" else r for r in results()]
+    (run / "results.json").write_text(json.dumps(records))
+    seen = [{"name": f"ilp-{k}", "cost": 0.2 * k, "loss": 1 / k, "groups": []} for k in (1, 2, 3)]
+    (run / "configs.json").write_text(json.dumps({"pareto": seen, "variants": seen[:1]}))
+    text = write_report(run).read_text()
+    assert "The bits do not differ with quality: every family and severity gets between 4.00 and 4.00" in text
+    assert "plots/pareto.png" in text and (run / "plots" / "pareto.png").exists()

@@ -184,7 +184,7 @@ def test_a_library_that_is_none_is_refused(small_bundle, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["variants"][0]["library"] = "tables.bin"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="tables.bin: expected a library with a function main"):
+    with pytest.raises(BundleError, match="tables.bin: expected a library, cannot load it"):
         Engine(folder)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime import cpu
 from targets import TargetError, elf, find, targets
 
 tvm = pytest.importorskip("tvm")
@@ -34,11 +35,21 @@ def arm_linker():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("text, name", [("x86", "x86:avx2"), ("arm", "arm:cortex-a72"), ("arm:cortex-a76", "arm:cortex-a76"),
-                                        ("arm:cortex-a78ae", "arm:cortex-a78ae"), ("cuda", "cuda"),
-                                        ("cuda:sm_87", "cuda:sm_87")])
-def test_find(text, name):
-    assert find(text).name == name
+@pytest.mark.parametrize("text, levels", [
+    ("x86", ["x86:avx512-vnni", "x86:avx-vnni", "x86:avx2"]), ("arm", ["arm:cortex-a76", "arm:cortex-a72"]),
+    ("x86:avx2", []), ("arm:cortex-a76", []), ("arm:cortex-a78ae", []), ("cuda", []), ("cuda:sm_87", []),
+])
+def test_find(text, levels):
+    target = find(text)
+    assert target.name == text and [v.name for v in target.levels] == levels
+    assert [find(v.name) for v in target.levels] == list(target.levels)
+    assert target.compiled_for == (target.levels or (target,))
+
+
+def test_levels_have_functions_of_their_own():
+    x86, avx2 = find("x86"), find("x86:avx2")
+    assert [x86.suffix(v) for v in x86.levels] == ["_avx512_vnni", "_avx_vnni", "_avx2"]
+    assert avx2.suffix(avx2) == ""
 
 
 @pytest.mark.parametrize("text", ["", "mips", "arm:", "arm:cortex-a53", "cuda:87", "X86"])
@@ -51,14 +62,19 @@ def test_unknown_targets_are_refused_with_what_exists(text):
 def test_descriptions(target):
     assert find(target.name) is target
     assert json.loads(json.dumps(target.tvm)) == target.tvm
-    assert target.requires and target.machine in ("x86_64", "aarch64")
+    assert bool(target.requires) == bool(target.tvm) != bool(target.levels)
+    assert target.machine in ("x86_64", "aarch64")
     assert list(target.archs) == sorted(target.archs)
-    assert bool(target.archs) == (target.family == "cuda") == (target.requires[0][:3] == "sm_")
+    assert bool(target.archs) == (target.family == "cuda") == target.compiled_for[0].requires[0].startswith("sm_")
+    for level in target.levels:
+        assert (level.family, level.machine, level.levels) == (target.family, target.machine, ())
+    for better, worse in zip(target.levels, target.levels[1:], strict=False):
+        assert not set(better.requires) <= set(worse.requires)  # or the worse one would never run
     with pytest.raises(dataclasses.FrozenInstanceError):
         target.name = "another"
 
 
-@pytest.mark.parametrize("target", [t for t in targets() if t.family != "cuda"], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [t for t in targets() if t.family != "cuda" and t.tvm], ids=lambda t: t.name)
 def test_what_a_target_requires_is_what_the_compiler_may_use(target):
     compiled_for = tvm.target.Target(target.tvm)
     for word, feature in LLVM_FEATURE.items():
@@ -74,9 +90,10 @@ def test_descriptions_need_the_standard_library_only():
 
 @needs_x86
 def test_x86_library(tmp_path):
-    facts = x86.build(dots(), find("x86"), tmp_path / "m.so", tmp_path / "work")
+    target = find("x86:avx2")
+    facts = x86.build(dots(), target, tmp_path / "m.so", tmp_path / "work")
     x, w, table, expected = arguments()
-    np.testing.assert_array_equal(x86.runner(tmp_path / "m.so", find("x86"))(x, w, table, 64, 5), expected)
+    np.testing.assert_array_equal(x86.runner(tmp_path / "m.so", target)(x, w, table, 64, 5), expected)
     library = elf.read(tmp_path / "m.so")
     assert library.machine == "x86_64" and library.needed == () and "__tvm_ffi_main" in library.defined
     assert facts["command"].endswith("-o m.so m.o")
@@ -85,19 +102,48 @@ def test_x86_library(tmp_path):
 
 @needs_x86
 def test_a_library_built_again_at_its_place_is_the_one_that_runs(tmp_path):
+    target = find("x86:avx2")
     for n in (64, 48):  # dlopen would keep the first
-        x86.build(dots(n), find("x86"), tmp_path / "m.so", tmp_path)
+        x86.build(dots(n), target, tmp_path / "m.so")
         x, w, table, expected = arguments(n)
-        np.testing.assert_array_equal(x86.runner(tmp_path / "m.so", find("x86"))(x, w, table, n, 5), expected)
+        np.testing.assert_array_equal(x86.runner(tmp_path / "m.so", target)(x, w, table, n, 5), expected)
+
+
+@needs_x86
+def test_one_library_holds_the_code_of_every_level(tmp_path):
+    """Modules of different sums under one name each, whose private functions have the same names."""
+    target, sizes = find("x86"), (64, 48, 80)
+    x86.build_levels([dots(n) for n in sizes], target, tmp_path / "m.so", tmp_path / "work")
+    names = {p.name for p in (tmp_path / "work").iterdir()}
+    assert names == {f"m_{v}.{end}" for v in ("avx512_vnni", "avx_vnni", "avx2") for end in ("s", "o")}
+    for n, level in zip(sizes, target.levels, strict=True):
+        x, w, table, expected = arguments(n)
+        if not cpu.features().issuperset(level.requires):
+            continue
+        run = x86.runner(tmp_path / "m.so", level, "main" + target.suffix(level))
+        np.testing.assert_array_equal(run(x, w, table, n, 5), expected)
+
+
+def test_arm_levels_run_on_their_processors(tmp_path, arm_linker):
+    target, top = find("arm"), 128  # sdot takes signed codes
+    arm.build_levels([dot_product(), dots(classes=4)], target, tmp_path / "m.so")
+    x, w, table, expected = arguments(classes=4, top=top)
+    for level in target.levels:
+        run = arm.runner(tmp_path / "m.so", level, "main" + target.suffix(level))
+        np.testing.assert_array_equal(run(x, w, table, 64 if level.cpu == "cortex-a72" else 1, 4), expected)
+    with pytest.raises(TargetError, match="expected the function __tvm_ffi_main_cortex_a53, got .*main_cortex_a72"):
+        arm.runner(tmp_path / "m.so", target.levels[0], "main_cortex_a53")
+    with pytest.raises(TargetError, match="sdot.*cortex-a72 lacks"):
+        arm.build_levels([dots(), dot_product()], target, tmp_path / "n.so")
 
 
 def test_arm_library(tmp_path, arm_linker):
-    arm.build(dots(), find("arm"), tmp_path / "m.so", tmp_path)
+    arm.build(dots(), find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
     library = elf.read(tmp_path / "m.so")
     assert library.machine == "aarch64" and library.needed == () and "__tvm_ffi_main" in library.defined
     assert all(s.startswith("TVMFFI") or s in ("memcpy", "memset", "memmove") for s in library.undefined)
     with pytest.raises(TargetError, match="expected a library for x86_64, got one for aarch64"):
-        x86.llvm.check_library(tmp_path / "m.so", find("x86"))
+        x86.llvm.check_library(tmp_path / "m.so", find("x86:avx2"))
 
 
 def test_an_instruction_the_processor_lacks_is_refused_before_llvm_sees_it(tmp_path, arm_linker):
@@ -109,7 +155,7 @@ def test_an_instruction_the_processor_lacks_is_refused_before_llvm_sees_it(tmp_p
 @needs_x86
 def test_what_needs_the_tvm_runtime_is_refused(tmp_path):
     with pytest.raises(TargetError, match="__TVMBackendParallelLaunch.*T.parallel"):
-        x86.build(dots(parallel=True), find("x86"), tmp_path / "m.so", tmp_path)
+        x86.build(dots(parallel=True), find("x86:avx2"), tmp_path / "m.so", tmp_path)
     assert not (tmp_path / "m.so").exists()
 
 
@@ -124,7 +170,7 @@ def test_no_linker_says_what_to_install(toolchain, monkeypatch):
 @pytest.mark.parametrize("family, toolchain", [("x86", x86), ("arm", arm)])
 def test_source_only_is_for_cuda(family, toolchain, tmp_path):
     with pytest.raises(TargetError, match="source only is for CUDA"):
-        toolchain.build(dots(), find(family), tmp_path / "m.so", tmp_path, source_only=True)
+        toolchain.build(dots(), find(family).levels[0], tmp_path / "m.so", tmp_path, source_only=True)
 
 
 def test_elf_reader_refuses_other_files(tmp_path):

@@ -35,7 +35,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
 
 @pytest.mark.parametrize("wrong,message", [
     ({"arch": "resnet9"}, "--arch: expected one of resnet8"),
-    ({"method": "csq"}, "--method: expected one of fixed"),
+    ({"method": "csq"}, "--method: expected one of fixed, fracbits"),
     ({"bits": "8,9"}, "--bits: expected widths from 2 to 8"),
     ({"bits": "4,w4a4"}, "w4a4 is there twice"),
     ({"bits": "four"}, "got 'four'"),
@@ -56,7 +56,7 @@ def test_bad_settings_say_what_was_expected(wrong, message):
 
 def test_command_line_is_made_from_the_fields(capsys):
     settings = parse(["--bits", "8,w4a8", "--epochs", "3", "--hold-out", "none", "--resume", "--out", "somewhere"])
-    assert settings.variants == {"w8a8": (8, 8), "w4a8": (4, 8)}
+    assert settings.uniform == {"w8a8": (8, 8), "w4a8": (4, 8)}
     assert settings.epochs == 3 and settings.resume and settings.held_out == () and settings.folder.name == "somewhere"
     assert str(Settings().folder) == os.path.join("runs", "digits-resnet8-fixed")
     with pytest.raises(SystemExit):
@@ -164,7 +164,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path):
     net = Network(architecture("resnet8", (16, 16, 3), 50), {})
     net.convs["linear"].weight.data[0] = float("nan")
     run = Run(tmp_path, {}, Group(rank=1), None, 1e9, None)
-    with pytest.raises(TrainingError, match="phase full, epoch 1, step 1 .full nan.*no checkpoint yet.*--lr"):
+    told = "phase full, epoch 1, step 1 .full nan.*in layer linear.*no checkpoint yet.*--lr"
+    with pytest.raises(TrainingError, match=told):
         train(Phase("full", net, (FULL,), 1, 1e-3), some_batches(), run, None, lambda phase: {})
 
 
@@ -252,7 +253,8 @@ def test_a_run_prints_what_its_files_compute(tmp_path):
     main(settings)
     folder = tmp_path / "run"
     records = json.loads((folder / "results.json").read_text())
-    assert {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost"} == set(records[0])
+    assert {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost",
+            "seed"} == set(records[0])
     data = thin(load("digits", None, settings.cache), 64)
     chosen = spread(len(data.test_y), 20)
     views = evaluation_views(data.test_x[chosen], ("clean", "jpeg", "contrast", "pixelate"), 0, settings.cache, 1)
@@ -261,8 +263,8 @@ def test_a_run_prints_what_its_files_compute(tmp_path):
         graph = load_onnx(folder / variant["onnx"])
         for (family, severity), pictures in views.items():
             right = int((reference.run(graph, np.asarray(pictures)).argmax(1) == data.test_y[chosen]).sum())
-            place = (variant["name"], family, severity)
-            record, = (r for r in records if (r["variant"], r["family"], r["severity"]) == place)
+            place = ("fixed", variant["name"], family, severity)
+            record, = (r for r in records if (r["arm"], r["variant"], r["family"], r["severity"]) == place)
             assert record["correct"] == right and record["cost"] == variant["cost"] and record["pictures"] == 20
             assert record["heldout"] == (family == "pixelate")
     assert about["variants"][0]["cost"] == 1.0 and about["variants"][1]["cost"] < 0.25

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Order = tuple[Tensor, Tensor]  # pictures and families, int64 each, a batch after the other
+OWN = 0.75  # share of an order's pictures that are of its own quality, the rest being of all
+
 
 def generator(*parts) -> torch.Generator:
     """A generator seeded by a hash of its arguments, the same on every machine; there is no other source of chance."""
@@ -34,12 +37,40 @@ class Batches:
         """An epoch's; what does not fill a batch is left for another epoch's order."""
         return self.pictures // self.batch
 
-    def order(self, phase: str, epoch: int) -> tuple[Tensor, Tensor]:
-        """Pictures and families, int64 [pictures] each."""
-        order = torch.randperm(self.count, generator=generator(self.seed, phase, epoch))[:self.pictures]
-        return order, (torch.arange(self.pictures) + epoch) % self.families
+    def order(self, phase: str, epoch: int, own: Tensor | None = None) -> Order:
+        """Pictures and families, int64 [pictures] each.
 
-    def get(self, order: tuple[Tensor, Tensor], phase: str, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        own: bool [F, N], views of which most of every batch shall be; None for every picture once, families in turn.
+        """
+        chance = generator(self.seed, phase, epoch)
+        order = torch.randperm(self.count, generator=chance)[:self.pictures]
+        families = (torch.arange(self.pictures) + epoch) % self.families
+        if own is None:
+            return order, families
+        views = own.flatten().nonzero()[:, 0]
+        drawn = views[torch.randint(len(views), (self.pictures,), generator=chance)]
+        mine = torch.rand(self.pictures, generator=chance) < OWN
+        return torch.where(mine, drawn % self.count, order), torch.where(mine, drawn // self.count, families)
+
+    def alike(self, phase: str, epoch: int, groups: Tensor) -> tuple[Order, Tensor]:
+        """An order whose batches are each of one quality, and their groups int64 [steps]; groups: int64 [F, N].
+
+        A group has as many batches as it has views, but for rounding.
+        """
+        chance, flat = generator(self.seed, phase, epoch), groups.flatten()
+        sizes = torch.bincount(flat)
+        places = (torch.arange(self.steps) + torch.rand((), generator=chance)) * len(flat) / self.steps
+        of = torch.bucketize(places, sizes.cumsum(0), right=True).clamp(max=len(sizes) - 1)
+        of = of[torch.randperm(self.steps, generator=chance)]
+        views = torch.empty(self.steps, self.batch, dtype=torch.int64)
+        for group in of.unique().tolist():
+            members = (flat == group).nonzero()[:, 0]
+            rounds = -(-int((of == group).sum()) * self.batch // len(members))
+            drawn = torch.cat([members[torch.randperm(len(members), generator=chance)] for _ in range(rounds)])
+            views[of == group] = drawn[:int((of == group).sum()) * self.batch].view(-1, self.batch)
+        return (views.flatten() % self.count, views.flatten() // self.count), of
+
+    def get(self, order: Order, phase: str, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """(pictures uint8 [B, H, W, 3], labels int64 [B]) on the device."""
         rank, processes = self.share
         chosen = slice(step * self.batch + rank, (step + 1) * self.batch, processes)
@@ -54,13 +85,24 @@ class Batches:
         place = (family[:, None, None], picture[:, None, None], rows[:, :, None], columns[:, None, :])
         return self.views[place], self.labels[picture]
 
-    def sample(self, count: int) -> Tensor:
-        """Pictures uint8 [count, H, W, 3] on the device as they are, spread over the data set, families in turn."""
+    def sample(self, count: int, own: Tensor | None = None) -> Tensor:
+        """Pictures uint8 [count, H, W, 3] on the device as they are, spread over the data set, families in turn.
+
+        own: bool [F, N], the only views to take, where it is given.
+        """
         picture = np.linspace(0, self.count - 1, min(count, self.count)).astype(np.int64)
         family = np.arange(len(picture)) % self.families
+        if own is not None:
+            views = own.flatten().nonzero()[:, 0].numpy()
+            views = views[np.linspace(0, len(views) - 1, min(count, len(views))).astype(np.int64)]
+            family, picture = views // self.count, views % self.count
         if isinstance(self.views, np.ndarray):
             return torch.from_numpy(self.views[family, picture])
         return self.views[torch.from_numpy(family), torch.from_numpy(picture)]
+
+    def views_numpy(self) -> np.ndarray:
+        """uint8 [F, N, H, W, 3]."""
+        return self.views if isinstance(self.views, np.ndarray) else self.views.cpu().numpy()
 
     def alone(self) -> "Batches":
         """The same, with whole batches for this process."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from train import checkpoint
-from train.batches import Batches
+from train.batches import Batches, Order
+from train.configs import Configs
 from train.journal import Journal
-from train.networks import FULL, Network
+from train.networks import FULL, Network, QuantConv
 from train.parallel import Group
 
 WARM_UP = 0.05  # share of the steps
@@ -39,27 +40,62 @@ class Run:
     journal: Journal | None  # of the writing process only
     checkpoint_seconds: float
     console: Console
-    modules: dict[str, Network] = field(default_factory=dict)  # all that a checkpoint holds
+    modules: dict[str, nn.Module] = field(default_factory=dict)  # all that a checkpoint holds
+    configs: Configs | None = None  # what the search found so far
     last_checkpoint: Path | None = None
 
 
 @dataclass
 class Phase:
-    """Training of arms of a network: the full-precision one from labels, or all variants from labels and teacher."""
+    """Training of arms of a network: the full-precision one from labels, or all variants from labels and teacher.
+
+    feeds: (which views are an arm's own, bool [F, N], or None for all alike; the arms that learn from that order). A
+    search has its own `parameters_by_rate`, `order` and `losses`.
+    """
 
     name: str
-    net: Network
-    arms: tuple[str, ...]
+    net: nn.Module
+    arms: tuple[str, ...]  # names of the losses
     epochs: int
     lr: float
     teacher: Network | None = None
+    feeds: tuple[tuple[Tensor | None, tuple[str, ...]], ...] = ()
 
     def __post_init__(self):
+        self.feeds = self.feeds or ((None, self.arms),)
+        rated = self.parameters_by_rate()
+        self.names = [n for _, named in rated for n, _ in named]
+        self.parameters = [p for _, named in rated for _, p in named]
+        groups = [{"params": [p for _, p in named], "peak": rate} for rate, named in rated]
+        self.optimizer = torch.optim.Adam(groups, lr=self.lr, betas=BETAS, fused=True)
+
+    def parameters_by_rate(self) -> list[tuple[float, list[tuple[str, nn.Parameter]]]]:
+        """(largest learning rate, named parameters): what is trained, and how fast."""
         # Adam needs no momentum for what has no gradient: the full-precision arm of a network of variants rests.
         resting = () if FULL in self.arms else (f".arms.{FULL}.",)
-        named = [(n, p) for n, p in self.net.named_parameters() if not any(r in n for r in resting)]
-        self.names, self.parameters = [n for n, _ in named], [p for _, p in named]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.lr, betas=BETAS, fused=True)
+        return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if not any(r in n for r in resting)])]
+
+    def order(self, batches: Batches, epoch: int) -> list[Order]:
+        """One for each feed."""
+        return [batches.order(self.name, epoch, own) for own, _ in self.feeds]
+
+    def losses(self, run: "Run", batches: Batches, order: list[Order], epoch: int, step: int
+               ) -> Iterator[tuple[str, Tensor]]:
+        """(name, loss) of one step, each to be differentiated before the next is asked for."""
+        for (_, arms), feed in zip(self.feeds, order, strict=True):
+            pictures, labels = batches.get(feed, self.name, epoch, step)
+            taught = answers(self.teacher, pictures)
+            for arm in arms:
+                yield arm, distillation(self.net(pictures, arm), labels, taught) / batches.batch
+
+    def restore(self, resumed: dict) -> dict:
+        """Takes the optimizer's state from a checkpoint inside this phase; returns where to go on."""
+        checkpoint.restore_optimizer(self.optimizer, self.names, resumed["tensors"])
+        return {k: resumed[k] for k in ("epoch", "step", "sums", "counted")}
+
+    def stepped(self) -> None:
+        """Called after each step of the optimizer."""
+        self.net.keep_gains_positive()
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -68,6 +104,11 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+@torch.no_grad()
+def answers(teacher: Network | None, pictures: Tensor) -> Tensor | None:
+    return None if teacher is None else teacher(pictures)
 
 
 def distillation(logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
@@ -80,20 +121,17 @@ def distillation(logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tenso
     return (1 - DISTILLED) * loss + DISTILLED * divergence
 
 
-def optimize(phase: Phase, run: Run, pictures: Tensor, labels: Tensor, batch: int) -> list[float]:
-    """One step: the batch through each arm in turn, their gradients added. Returns the mean loss of each arm."""
-    with torch.no_grad():
-        taught = None if phase.teacher is None else phase.teacher(pictures)
+def optimize(phase: Phase, run: Run, batches: Batches, order, epoch: int, step: int) -> list[float]:
+    """One step on the summed gradients of all its losses. Returns the mean of each, in the order of the arms."""
     phase.optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for arm in phase.arms:
-        loss = distillation(phase.net(pictures, arm), labels, taught) / batch
+    sums = dict.fromkeys(phase.arms, torch.zeros((), device=batches.device))
+    for name, loss in phase.losses(run, batches, order, epoch, step):
         loss.backward()
-        losses.append(loss.detach())
-    losses = run.group.combine(phase.net, phase.parameters, torch.stack(losses)).tolist()
+        sums[name] = sums[name] + loss.detach()
+    losses = run.group.combine(phase.net, phase.parameters, torch.stack(list(sums.values()))).tolist()
     if all(math.isfinite(loss) for loss in losses):
         phase.optimizer.step()
-        phase.net.keep_gains_positive()
+        phase.stepped()
     return losses
 
 
@@ -123,18 +161,17 @@ def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate
 
 
 def _epoch(phase: Phase, batches: Batches, run: Run, state: dict, advance: Callable[[str], None]) -> None:
-    order, total = batches.order(phase.name, state["epoch"]), phase.epochs * batches.steps
+    order, total = phase.order(batches, state["epoch"]), phase.epochs * batches.steps
     interval, saved = max(1, batches.steps // JOURNAL_LINES), time.monotonic()
     phase.net.train()
     while state["step"] < batches.steps:
         step = state["epoch"] * batches.steps + state["step"]
         rate = learning_rate(step, total, phase.lr)
         for group in phase.optimizer.param_groups:
-            group["lr"] = rate
-        pictures, labels = batches.get(order, phase.name, state["epoch"], state["step"])
-        losses = optimize(phase, run, pictures, labels, batches.batch)
+            group["lr"] = learning_rate(step, total, group["peak"])
+        losses = optimize(phase, run, batches, order, state["epoch"], state["step"])
         if not all(math.isfinite(loss) for loss in losses):
-            _give_up(phase, run, state, losses)
+            _give_up(phase, run, batches, order, state, losses)
         state["sums"] = [a + b for a, b in zip(state["sums"], losses, strict=True)]
         state |= {"step": state["step"] + 1, "counted": state["counted"] + 1}
         advance(" ".join(f"{loss:.3f}" for loss in losses))
@@ -152,16 +189,35 @@ def _note(phase: Phase, run: Run, state: dict, step: int, rate: float) -> None:
     state |= {"sums": [0.0] * len(phase.arms), "counted": 0}
 
 
-def _give_up(phase: Phase, run: Run, state: dict, losses: list[float]) -> None:
+def _give_up(phase: Phase, run: Run, batches: Batches, order, state: dict, losses: list[float]) -> None:
     told = ", ".join(f"{arm} {loss}" for arm, loss in zip(phase.arms, losses, strict=True))
     last = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint else "there is no checkpoint yet"
+    layer = _first_not_finite(phase, run, batches, order, state)
+    where = f"first in layer {layer}" if layer else "in no layer's output"
     raise TrainingError(f"the loss is not finite in phase {phase.name}, epoch {state['epoch'] + 1}, "
-                        f"step {state['step'] + 1} ({told}); {last}; try a smaller --lr")
+                        f"step {state['step'] + 1} ({told}), {where}; {last}; try a smaller --lr")
+
+
+@torch.no_grad()
+def _first_not_finite(phase: Phase, run: Run, batches: Batches, order, state: dict) -> str | None:
+    """The step once more, for the name of the first layer that computes something not finite."""
+    found = []
+
+    def look(module, inputs, output):
+        if not found and not bool(torch.isfinite(output).all()):
+            found.append(module.layer.name)
+    hooks = [m.register_forward_hook(look) for m in phase.net.modules() if isinstance(m, QuantConv)]
+    for _ in phase.losses(run, batches, order, state["epoch"], state["step"]):
+        pass
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else None
 
 
 def keep(phase: Phase | None, run: Run, state: dict) -> None:
     """Writes a checkpoint; `phase` None between phases, state then saying which one is next."""
-    state = {**state, "settings": run.settings, "journal": run.journal.size}
+    found = None if run.configs is None else run.configs.to_dict()
+    state = {**state, "settings": run.settings, "journal": run.journal.size, "configs": found}
     if phase is None:
         run.last_checkpoint = checkpoint.save(run.folder, run.modules, None, [], state)
     else:

@@ -23,12 +23,14 @@ Views = dict[tuple[str, int], np.ndarray]  # (family, severity) -> uint8 [N, H, 
 class Choice:
     """A trained selector, its table of budgets, and the lambda that keeps to the budget where it was trained.
 
-    A budget below the cheapest variant's cost means that variant.
+    A budget below the cheapest variant's cost means that variant. static: the one variant that, for every picture, gets
+    most right within the budget there.
     """
 
     selector: dict
     budgets: list[dict]
     lam: float
+    static: str
 
     def variants(self, pictures: np.ndarray) -> np.ndarray:
         """Index of a variant per picture, int [N]."""
@@ -41,9 +43,19 @@ def bit_operations(graph: Graph) -> int:
     return sum(count * bits[name][0] * bits[name][1] for name, count in macs(graph).items())
 
 
-def cost(graph: Graph) -> float:
-    """BitOPs relative to the same network with 8 bits everywhere."""
-    return bit_operations(graph) / (REFERENCE_BITS * sum(macs(graph).values()))
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A trained variant. method: what found its bits; cost: of 8 bits everywhere, as the run counts it."""
+
+    name: str
+    method: str
+    graph: Graph
+    cost: float
+
+    def mean_bits(self) -> tuple[float, float]:
+        """Widths of weights and activations that a multiply-add meets on average."""
+        bits, counts = self.graph.bit_config(), macs(self.graph)
+        return tuple(sum(n * bits[name][k] for name, n in counts.items()) / sum(counts.values()) for k in (0, 1))
 
 
 def integer_correct(graphs: dict[str, Graph], pictures: np.ndarray, labels: np.ndarray, device) -> np.ndarray:
@@ -63,41 +75,49 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
     return torch.cat(answers).numpy() == labels
 
 
-def fit_selector(graphs: dict[str, Graph], views: np.ndarray, labels: np.ndarray, budget: float, seed: int,
+def fit_selector(variants: list[Measured], views: np.ndarray, labels: np.ndarray, budget: float, seed: int,
                  device) -> Choice:
     """A selector from pictures that were not trained on: views uint8 [F, N, H, W, 3], labels int64 [N]."""
     families, count = views.shape[:2]
     pictures = views.reshape(-1, *views.shape[2:])
-    correct = integer_correct(graphs, pictures, np.tile(labels, families), device)
-    costs, quality = [cost(g) for g in graphs.values()], features(pictures)
+    correct = integer_correct({v.name: v.graph for v in variants}, pictures, np.tile(labels, families), device)
+    costs, quality = [v.cost for v in variants], features(pictures)
     selector = train_selector(quality, correct, np.repeat(np.arange(families), count), costs, seed)
     table = budget_table(selector, quality, correct, costs)
-    return Choice(selector, table, lambda_for(table, max(budget, table[0]["budget"])))
+    budget = max(budget, table[0]["budget"])
+    within = [k for k, price in enumerate(costs) if price <= max(budget, min(costs)) * (1 + 1e-9)]
+    best = max(within, key=lambda k: (correct[:, k].mean(), -costs[k]))
+    return Choice(selector, table, lambda_for(table, budget), variants[best].name)
 
 
-def measure(graphs: dict[str, Graph], teacher: Network, choice: Choice, views: Views, labels: np.ndarray,
+def measure(variants: list[Measured], teacher: Network, choice: Choice, views: Views, labels: np.ndarray,
             held_out: tuple[str, ...], device) -> list[dict]:
-    """Records of all arms on all views: fp32, each variant, the selector, and chance with the selector's own shares.
+    """Records of all arms on all views: fp32; each variant, the arm being the method that found it; the best of them
+    within the budget for every picture (static); the selector (adaptive); and chance with the selector's own shares.
 
-    Those of the selector have "share/VARIANT" beside the common fields: for how much of the pictures it chose which.
-    "correct" of the random arm is its expectation: the variants' counts weighted with the shares in which the selector
-    chose them over all views, so that both arms have the same mean cost.
+    Those of the selector have "share/VARIANT" beside the common fields: for how much of the pictures it chose which,
+    and "w_bits", "a_bits": the mean widths chosen. "correct" of the random arm is its expectation: the variants' counts
+    weighted with the shares in which the selector chose them over all views, so that both arms have the same mean cost.
     """
-    records, counts, chosen, costs = [], [], [], np.array([cost(g) for g in graphs.values()])
+    records, counts, chosen = [], [], []
+    costs, bits = np.array([v.cost for v in variants]), np.array([v.mean_bits() for v in variants])
     for (family, severity), pictures in views.items():
         about = {"family": family, "severity": severity, "heldout": family in held_out, "pictures": len(pictures)}
-        correct, choices = integer_correct(graphs, pictures, labels, device), choice.variants(pictures)
+        correct = integer_correct({v.name: v.graph for v in variants}, pictures, labels, device)
+        choices = choice.variants(pictures)
         counts.append((about, correct.sum(0)))
         chosen.append(choices)
         right = int(float_correct(teacher, FULL, pictures, labels, device).sum())
         records.append({"arm": "fp32", "variant": "fp32", **about, "correct": right, "cost": FULL_COST})
-        for name, total, price in zip(graphs, correct.sum(0), costs, strict=True):
-            records.append({"arm": "fixed", "variant": name, **about, "correct": int(total), "cost": float(price)})
+        alone = [{"arm": v.method, "variant": v.name, **about, "correct": int(total), "cost": v.cost}
+                 for v, total in zip(variants, correct.sum(0), strict=True)]
+        records += alone + [{**r, "arm": "static"} for r in alone if r["variant"] == choice.static]
         picked = correct[np.arange(len(pictures)), choices]
         shares = np.bincount(choices, minlength=len(costs)) / len(choices)
+        w_bits, a_bits = (float(b) for b in shares @ bits)
         records.append({"arm": "adaptive", "variant": "selector", **about, "correct": int(picked.sum()),
-                        "cost": float(costs @ shares),
-                        **{f"share/{name}": float(s) for name, s in zip(graphs, shares, strict=True)}})
+                        "cost": float(costs @ shares), "w_bits": w_bits, "a_bits": a_bits,
+                        **{f"share/{v.name}": float(s) for v, s in zip(variants, shares, strict=True)}})
     shares = np.bincount(np.concatenate(chosen), minlength=len(costs)).astype(float)
     shares /= shares.sum()
     for about, totals in counts:

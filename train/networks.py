@@ -1,5 +1,7 @@
 """A described network as one module: full precision and quantized variants over the same weights."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,14 @@ from train.architectures import INPUT_SCALE, Architecture, Block, Layer
 from train.quant import Quantizer, Stream
 
 FULL = "full"  # the arm of full precision
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a forward pass goes: through which arm, and whether it sets that arm's steps on the way."""
+
+    arm: str
+    fit: bool = False
 
 
 class Bias(nn.Module):
@@ -51,27 +61,30 @@ class QuantConv(nn.Module):
         """An arm starts with the full-precision one's batch norm or bias."""
         self.arms[name].norm.load_state_dict(self.arms[FULL].norm.state_dict())
 
-    def codes(self, x: Tensor, arm: str, fit: bool) -> Tensor:
+    def codes(self, x: Tensor, how: Pass) -> Tensor:
         """The layer's input on its grid: unsigned, which is also the ReLU of a sum."""
-        if arm == FULL:
+        if how.arm == FULL:
             return x.relu() if self.layer.source == "conv" else x
-        quantizer = self.arms[arm].a
-        if quantizer is None:
-            return x
-        if fit:
-            quantizer.fit(x)
-        return quantizer(x)
+        return quantized(self.arms[how.arm].a, x, how.fit)
 
-    def forward(self, x: Tensor, arm: str, fit: bool) -> Tensor:
-        own, weight = self.arms[arm], self.weight
-        if own.w is not None:
-            if fit:
-                own.w.fit(weight)
-            weight = own.w(weight)
+    def forward(self, x: Tensor, how: Pass) -> Tensor:
+        own = self.arms[how.arm]
+        return own.norm(self.convolve(x, quantized(own.w, self.weight, how.fit)))
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         top, left, bottom, right = self.layer.padding
         if (top, left) == (bottom, right):
-            return own.norm(F.conv2d(x, weight, None, self.layer.stride, (top, left)))
-        return own.norm(F.conv2d(F.pad(x, (left, right, top, bottom)), weight, None, self.layer.stride))
+            return F.conv2d(x, weight, None, self.layer.stride, (top, left))
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, None, self.layer.stride)
+
+
+def quantized(quantizer: Quantizer | None, x: Tensor, fit: bool) -> Tensor:
+    """x on the quantizer's grid, whose step is first set from x where `fit`; x itself without one."""
+    if quantizer is None:
+        return x
+    if fit:
+        quantizer.fit(x)
+    return quantizer(x)
 
 
 class Network(nn.Module):
@@ -84,10 +97,13 @@ class Network(nn.Module):
         super().__init__()
         self.arch, self.bits = arch, {}
         self.register_buffer("zero_point", torch.zeros(3, dtype=torch.int64))
-        self.convs = nn.ModuleDict({key(layer): QuantConv(layer, arch.eps) for layer in arch.layers})
+        self.convs = nn.ModuleDict({key(layer): self.conv(layer) for layer in arch.layers})
         self.streams = nn.ModuleDict()
         for name, config in bits.items():
             self.add_variant(name, config)
+
+    def conv(self, layer: Layer) -> QuantConv:
+        return QuantConv(layer, self.arch.eps)
 
     def add_variant(self, name: str, config: dict[str, tuple[int, int]]) -> None:
         """Steps are not set until `calibrate`."""
@@ -117,39 +133,42 @@ class Network(nn.Module):
 
     def forward(self, pictures: Tensor, variant: str = FULL, fit: bool = False) -> Tensor:
         """Logits [N, classes] of pictures uint8 [N, H, W, 3]; `fit` sets each step of the variant on the way."""
-        x = self._stream(0, self.convs[key(self.arch.stem)](self.real(pictures), variant, fit), variant, fit)
+        return self.run(pictures, Pass(variant, fit))
+
+    def run(self, pictures: Tensor, how: Pass) -> Tensor:
+        x = self._stream(0, self.convs[key(self.arch.stem)](self.real(pictures), how), how)
         for index, block in enumerate(self.arch.blocks, 1):
-            x = self._block(index, block, x, variant, fit)
+            x = self._block(index, block, x, how)
         classifier = self.convs[key(self.arch.classifier)]
         # Not mean(): its gradient has another memory layout, which would slow down every batch norm behind it.
-        pooled = classifier.codes(F.avg_pool2d(x, x.shape[2:]), variant, fit)
-        return classifier(pooled, variant, fit).flatten(1)
+        pooled = classifier.codes(F.avg_pool2d(x, x.shape[2:]), how)
+        return classifier(pooled, how).flatten(1)
 
-    def _stream(self, index: int, x: Tensor, arm: str, fit: bool) -> Tensor:
-        if arm == FULL:
+    def _stream(self, index: int, x: Tensor, how: Pass) -> Tensor:
+        if how.arm == FULL:
             return x.relu()
-        if fit:
-            self.streams[arm].fit(index, x)
-        return self.streams[arm](index, x)
+        if how.fit:
+            self.streams[how.arm].fit(index, x)
+        return self.streams[how.arm](index, x)
 
-    def _block(self, index: int, block: Block, x: Tensor, arm: str, fit: bool) -> Tensor:
+    def _block(self, index: int, block: Block, x: Tensor, how: Pass) -> Tensor:
         conv1, conv2 = self.convs[key(block.conv1)], self.convs[key(block.conv2)]
-        codes = conv1.codes(x, arm, fit)
-        y = conv2(conv2.codes(conv1(codes, arm, fit), arm, fit), arm, fit)
-        skip = self._skip(block, x, codes, arm, fit)
-        if block.shortcut is not None and arm != FULL:
-            if fit:
-                self.streams[arm].fit(index, y + skip)
-                self.streams[arm].fit_side(index, skip)
-            skip = self.streams[arm].side(index, skip)
-            return self.streams[arm](index, y + skip)
-        return self._stream(index, y + skip, arm, fit)
+        codes = conv1.codes(x, how)
+        y = conv2(conv2.codes(conv1(codes, how), how), how)
+        skip = self._skip(block, x, codes, how)
+        if block.shortcut is not None and how.arm != FULL:
+            stream = self.streams[how.arm]
+            if how.fit:
+                stream.fit(index, y + skip)
+                stream.fit_side(index, skip)
+            return stream(index, y + stream.side(index, skip))
+        return self._stream(index, y + skip, how)
 
-    def _skip(self, block: Block, x: Tensor, codes: Tensor, arm: str, fit: bool) -> Tensor:
+    def _skip(self, block: Block, x: Tensor, codes: Tensor, how: Pass) -> Tensor:
         if block.shortcut is not None:
             shortcut = self.convs[key(block.shortcut)]
-            shared = arm != FULL and self.reads(block.shortcut, arm) == block.conv1.name
-            return shortcut(codes if shared else shortcut.codes(x, arm, fit), arm, fit)
+            shared = how.arm != FULL and self.reads(block.shortcut, how.arm) == block.conv1.name
+            return shortcut(codes if shared else shortcut.codes(x, how), how)
         if block.stride > 1:
             x = x[:, :, ::block.stride, ::block.stride]
         return F.pad(x, (0, 0, 0, 0, block.before, block.after)) if block.before + block.after else x
@@ -162,11 +181,11 @@ class Network(nn.Module):
                 conv.inherit(name)
 
     @torch.no_grad()
-    def calibrate(self, pictures: Tensor) -> None:
-        """Sets all steps of all variants from pictures uint8 [N, H, W, 3], each behind the quantizers before it."""
+    def calibrate(self, pictures: Tensor, variants: tuple[str, ...] | None = None) -> None:
+        """Sets all steps of some variants, or all, from pictures uint8 [N, H, W, 3], each behind those before it."""
         training = self.training
         self.eval()
-        for name in self.bits:
+        for name in self.bits if variants is None else variants:
             self(pictures, name, fit=True)
         self.train(training)
 

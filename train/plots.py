@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 INK, GRID, SELECTOR, FLOAT = "#333333", "#dddddd", "#d9480f", "#888888"
 FIXED = ("#0b3c6f", "#1c7ed6", "#12a39a", "#6fbf44", "#7048c6", "#c2255c", "#8a6d3b", "#4dabf7")  # by variant
+SPECIAL = ("fp32", "static", "adaptive", "random")  # arms beside those of single variants
 PERCENT = FuncFormatter(lambda value, _: f"{value:g} %")
 DPI = 130
 
@@ -22,8 +23,9 @@ def save(figure: Figure, path: Path) -> None:
 
 def styles(arms: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
     """Line style of each (arm, variant): float grey and dashed, the selector orange, each variant its own colour."""
-    fixed = [arm for arm in arms if arm[0] == "fixed"]
+    fixed = [arm for arm in arms if arm[0] not in SPECIAL]
     special = {"fp32": dict(color=FLOAT, linestyle="--", label="float"),
+               "static": dict(color=INK, linestyle="-.", label="best static"),
                "adaptive": dict(color=SELECTOR, linewidth=2.2, label="selector"),
                "random": dict(color=SELECTOR, linestyle=":", label="random, same cost")}
     plain = {arm: dict(color=FIXED[k % len(FIXED)], label=arm[1]) for k, arm in enumerate(fixed)}
@@ -98,28 +100,44 @@ def samples(pictures: dict[tuple[str, int], np.ndarray]) -> Figure:
 
 
 def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]]) -> Figure:
-    """points: panel -> (arm, variant) -> (cost, percent); line: panel -> corners of random mixes of fixed variants."""
+    """points: panel -> (arm, variant) -> (cost, percent); line: panel -> corners of random mixes of variants."""
     figure = Figure(figsize=(4.6 * len(points), 3.9), layout="constrained")
     axes = figure.subplots(1, len(points), squeeze=False)[0]
     for axis, (panel, arms) in zip(axes, points.items(), strict=True):
         look = styles(list(arms))
         price = np.linspace(line[panel][0][0], line[panel][-1][0], 200)
         mix = np.interp(price, *zip(*line[panel], strict=True))
-        axis.plot(price, mix, color="#9aa5b1", linewidth=1.2, label="random mix of fixed variants", zorder=1)
+        axis.plot(price, mix, color="#9aa5b1", linewidth=1.2, label="random mix of variants", zorder=1)
         for arm, (x, y) in arms.items():
             if arm[0] == "fp32":
                 axis.axhline(y, color=FLOAT, linestyle="--", linewidth=1, label="float")
                 continue
-            marker, size = {"adaptive": ("*", 12), "random": ("x", 7)}.get(arm[0], ("o", 7))
+            marker, size = {"adaptive": ("*", 12), "random": ("x", 7), "static": ("+", 11)}.get(arm[0], ("o", 7))
             axis.plot(x, y, marker, color=look[arm]["color"], markersize=size, label=look[arm]["label"])
         _plain(axis)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axis.yaxis.set_major_formatter(PERCENT)
         axis.set_title(panel, fontsize=10, color=INK)
-        axis.set_xlabel("mean cost, BitOPs relative to 8 by 8 bits", fontsize=9)
+        axis.set_xlabel("mean cost, relative to 8 by 8 bits", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
+    return figure
+
+
+def pareto(seen: list[dict], variants: list[dict]) -> Figure:
+    """Configurations of configs.json, each with "cost" and "loss": all unbeaten ones, and those trained
+    that are for every picture."""
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.step([v["cost"] for v in seen], [v["loss"] for v in seen], where="post", color="#9aa5b1", linewidth=1.2,
+              marker="o", markersize=4, label="unbeaten of all seen")
+    for k, v in enumerate(v for v in variants if v["loss"] is not None and not v["groups"]):
+        axis.plot(v["cost"], v["loss"], "D", color=FIXED[k % len(FIXED)], markersize=7, label=v["name"])
+    _plain(axis)
+    axis.set_xlabel("cost, relative to 8 by 8 bits", fontsize=9)
+    axis.set_ylabel("loss on held pictures, widths still open", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -159,8 +177,8 @@ def training(metrics: list[dict]) -> Figure | None:
         return None
     figure = Figure(figsize=(4.6 * len(curves), 3.2), layout="constrained")
     for axis, (kind, by_variant) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        fixed = [("fixed", v) for v in by_variant if v not in ("fp32", "full")]
-        look = {v: s for (_, v), s in styles(fixed).items()}
+        alone = [("variant", v) for v in by_variant if v not in ("fp32", "full")]
+        look = {v: s for (_, v), s in styles(alone).items()}
         for variant, points in by_variant.items():
             style = look.get(variant, dict(color=FLOAT, linestyle="--", label="float"))
             factor = 100 if kind == "accuracy" else 1

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from train import plots
+from train import configs, plots
 
 SAMPLES = "samples.npz"
 STAR = r" \*"
+ALIKE = 0.2  # mean widths no further apart than this count as the same
+COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
+         "size": "bits of storage", "latency": "the target's measured time"}
 
 
 def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None = None) -> Path:
@@ -33,12 +36,12 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
         panels["held-out families"] = lambda f: f in held_out
     points = {name: _points(records, accuracy, within) for name, within in panels.items()}
     lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "", *_summary(points), "",
-             *_families(accuracy, held_out), ""]
+             *_families(accuracy, held_out), "", *chosen_bits(records, held_out)]
     for name, title, figure in _figures(folder, run, records, accuracy, held_out, points):
         if figure is not None:
             plots.save(figure, folder / "plots" / f"{name}.png")
             lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
-    lines += _notes(records)
+    lines += _notes(records, run.get("settings", {}).get("cost", "bitops"))
     temporary = folder / f"report.md.{os.getpid()}.tmp"
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     os.replace(temporary, folder / "report.md")
@@ -84,11 +87,13 @@ def shares(records: list[dict]) -> dict[str, dict[str, float]]:
 
 def _figures(folder, run, records, accuracy, held_out, points):
     yield "families", "Accuracy per family and severity", plots.families(accuracy, held_out)
-    fixed = {name: [p for arm, p in arms.items() if arm[0] == "fixed"] for name, arms in points.items()}
+    fixed = {name: [p for arm, p in arms.items() if arm[0] not in plots.SPECIAL] for name, arms in points.items()}
     yield "cost", "Accuracy against cost", plots.cost(points, {name: mix(p) for name, p in fixed.items()})
     chosen = shares(records)
     yield "shares", "Variants the selector chose", plots.shares(chosen, held_out) if chosen else None
     yield "bits", "Bits of each layer", plots.bits(run["variants"])
+    found = _found(folder / configs.NAME)
+    yield "pareto", "Configurations the search saw", plots.pareto(*found) if found else None
     pictures = _samples(folder / "plots" / SAMPLES)
     yield "samples", "One picture in every quality", plots.samples(pictures) if pictures else None
     yield "training", "Training", plots.training(_metrics(folder / "metrics.jsonl"))
@@ -123,7 +128,50 @@ def _families(accuracy, held_out) -> list[str]:
     return lines
 
 
-def _notes(records) -> list[str]:
+def chosen_bits(records, held_out: set[str]) -> list[str]:
+    """A section on the widths that the selector chose by family and severity, and what they depend on, in words."""
+    mine = [r for r in records if r["arm"] == "adaptive" and "w_bits" in r]
+    if not mine:
+        return []
+    severities = sorted({r["severity"] for r in mine})
+    cells = {(r["family"], r["severity"]): f"{r['w_bits']:.2f} / {r['a_bits']:.2f}, {_favourite(r)}" for r in mine}
+    lines = ["## Bits the selector chose", "",
+             "Mean bits of weights / activations over the multiply-adds of the variants chosen, and which was most.",
+             "", "| family | " + " | ".join(f"{s}" for s in severities) + " |", "| --- |" + " ---: |" * len(severities)]
+    for family in dict.fromkeys(r["family"] for r in mine):
+        row = " | ".join(cells.get((family, s), "") for s in severities)
+        lines.append(f"| {family}{STAR if family in held_out else ''} | {row} |")
+    return [*lines, "", _in_words(mine), ""]
+
+
+def _in_words(mine: list[dict]) -> str:
+    """Whether the mean width differs between qualities by more than ALIKE, and in which direction with severity."""
+    mean = {(r["family"], r["severity"]): (r["w_bits"] + r["a_bits"]) / 2 for r in mine}
+    low, high = min(mean, key=mean.get), max(mean, key=mean.get)
+    if mean[high] - mean[low] <= ALIKE:
+        return (f"The bits do not differ with quality: every family and severity gets between {mean[low]:.2f} and "
+                f"{mean[high]:.2f} on average.")
+    told = (f"The bits differ with quality: from {mean[low]:.2f} ({_place(low)}) to {mean[high]:.2f} ({_place(high)}) "
+            "on average")
+    ends = [[b for (_, s), b in mean.items() if s == severity] for severity in (1, 5)]
+    if not all(ends):
+        return told + "."
+    mild, strong = (float(np.mean(e)) for e in ends)
+    trend = "hardly change" if abs(strong - mild) <= ALIKE else "rise" if strong > mild else "fall"
+    return f"{told}; with severity they {trend} ({mild:.2f} at severity 1, {strong:.2f} at 5)."
+
+
+def _favourite(record: dict) -> str:
+    share, name = max((v, k.removeprefix("share/")) for k, v in record.items() if k.startswith("share/"))
+    return f"{name} {100 * share:.0f} %"
+
+
+def _place(place: tuple[str, int]) -> str:
+    family, severity = place
+    return family if family == "clean" else f"{family} {severity}"
+
+
+def _notes(records, cost: str) -> list[str]:
     pictures = min(r["pictures"] for r in records)
     error = 100 * 0.5 / pictures**0.5
     return [
@@ -131,7 +179,9 @@ def _notes(records) -> list[str]:
         f"* Every number is of {pictures} test pictures per family and severity: one point of a curve has a standard "
         f"error of up to {error:.1f} points.",
         "* All arms but float are computed in the integer arithmetic of the exported files.",
-        "* Cost is BitOPs (multiply-adds times bits of weights times bits of activations) relative to 8 by 8 bits.",
+        f"* Cost is {COSTS[cost]}, relative to 8 by 8 bits.",
+        "* Best static is the one variant that got most right within the budget on the pictures the selector learned "
+        "from, used for every picture.",
         "* Random is the expected accuracy when variants are drawn in the selector's overall shares, whatever the "
         "picture: a selector that is not above it chooses no better than chance.",
     ]
@@ -161,8 +211,14 @@ def _check(folder: Path, run: dict, records: list) -> None:
     missing = {"name", "arch", "dataset", "method", "variants"} - set(run)
     if missing or not run["variants"]:
         raise ValueError(f"{folder / 'run.json'}: expected {sorted(missing) or 'at least one variant'}; export it anew")
-    if not any(r["arm"] == "fixed" for r in records):
-        raise ValueError(f"{folder / 'results.json'}: expected records of arm fixed, got none; measure the run anew")
+    if all(r["arm"] in plots.SPECIAL for r in records):
+        raise ValueError(f"{folder / 'results.json'}: expected records of single variants; measure the run anew")
+
+
+def _found(path: Path) -> tuple[list[dict], list[dict]] | None:
+    """The Pareto list and the variants of a search; None without one."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"pareto": []}
+    return (found["pareto"], found["variants"]) if found["pareto"] else None
 
 
 def _metrics(path: Path) -> list[dict]:

@@ -14,16 +14,27 @@ from rich.table import Table
 
 from train import checkpoint, phases
 from train.batches import Batches
+from train.configs import Configs
+from train.cost import layer_cost, relative
 from train.data import DataError, Dataset, load
 from train.degrade import FAMILIES
 from train.export import export_run
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
-from train.measure import accuracy_by_family, bit_operations, cost, fit_selector, integer_correct, measure
+from train.measure import (
+    Measured,
+    accuracy_by_family,
+    bit_operations,
+    fit_selector,
+    integer_correct,
+    measure,
+)
 from train.networks import Network
 from train.parallel import Group, join, leave, pick_device
+from train.plots import SPECIAL
 from train.report import write_report
+from train.search import Held
 from train.settings import Settings, parse
 from train.views import MIXED_SEED, evaluation_views, mixed_views, training_views
 
@@ -41,7 +52,7 @@ def main(settings: Settings) -> None:
 
 
 def learn(settings: Settings):
-    """Everything up to the trained networks: (dataset, teacher, student, device), None where another process writes."""
+    """All up to training's end: (dataset, teacher, student, configurations, device), None where another writes."""
     device = pick_device(settings.device)
     group = join(device)
     console = Console(stderr=True, quiet=not group.writes)
@@ -52,24 +63,25 @@ def learn(settings: Settings):
 
     with group.writer_first():
         dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
+        teacher = phases.full_network(settings, dataset, device)
+        bits = phases.Bits.of(settings, teacher.arch)
         views, held = training_pictures(settings, dataset)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
                       seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
                       share=(group.rank, group.processes))
-    teacher, student = phases.networks(settings, dataset, device)
-
     run = Run(settings.folder, settings.record(), group, journal(settings, group, saved),
               60 * settings.checkpoint_minutes, console)
     resumed = None
     if saved is not None:
-        phases.resume(run, saved, teacher, student)
         resumed = {**saved[1], "tensors": saved[0]}
+        run.last_checkpoint = run.folder / checkpoint.NAME
     phases.full_precision(settings, run, batches, teacher, held, resumed)
-    phases.joint(settings, run, batches, teacher, student, held, resumed)
+    bits.find(run, batches, teacher, held, resumed)
+    student = phases.joint(settings, run, batches, teacher, held, resumed)
     if not group.writes:
         return None
     run.journal.close()
-    return dataset, teacher, student, device
+    return dataset, teacher, student, run.configs, device
 
 
 def thin(dataset: Dataset, limit: int) -> Dataset:
@@ -87,13 +99,13 @@ def spread(count: int, limit: int) -> np.ndarray:
     return np.arange(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(np.int64)
 
 
-def training_pictures(settings: Settings, dataset: Dataset) -> tuple[np.ndarray, phases.Held]:
+def training_pictures(settings: Settings, dataset: Dataset) -> tuple[np.ndarray, Held]:
     """Degraded training pictures uint8 [F, N, H, W, 3], and held ones."""
     chosen = spread(len(dataset.val_y), HELD_PICTURES)
     options = (settings.training_families, settings.seed, settings.cache, settings.workers)
     views = training_views(dataset, *options)
     mixed = mixed_views(dataset.val_x[chosen], *options)[0]
-    return views, phases.Held(np.asarray(mixed), dataset.val_y[chosen])
+    return views, Held(np.asarray(mixed), dataset.val_y[chosen])
 
 
 def journal(settings: Settings, group: Group, saved) -> Journal | None:
@@ -103,32 +115,37 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
     folder = settings.folder
     if saved is None:
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        for name in ("run.json", "results.json"):
+        for name in ("run.json", "results.json", "configs.json"):
             (folder / name).unlink(missing_ok=True)
     opened = Journal(folder, 0 if saved is None else saved[1]["journal"])
     write_json(folder / "settings.json", settings.record())
     return opened
 
 
-def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, device: torch.device) -> None:
+def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs,
+           device: torch.device) -> None:
     """Lowering, selector, measurement, export and report of a trained family."""
     graphs, console = {name: lower(student, name) for name in student.bits}, Console(stderr=True)
+    cost = layer_cost(settings.cost, settings.target)
+    variants = [Measured(v.name, v.method, graphs[v.name], relative(cost, student.arch, v.bits))
+                for v in found.variants]
     options = (settings.seed, settings.cache, settings.workers)
     val = dataclasses.replace(dataset, train_x=dataset.val_x, train_y=dataset.val_y)
     val = dataclasses.replace(val, **{f: getattr(val, f)[spread(len(val.train_y), settings.test_pictures)]
                                       for f in ("train_x", "train_y")})
     with console.status("selector"):
-        choice = fit_selector(graphs, training_views(val, settings.training_families, *options), val.train_y,
+        choice = fit_selector(variants, training_views(val, settings.training_families, *options), val.train_y,
                               settings.budget, settings.seed, device)
     test = spread(len(dataset.test_y), settings.test_pictures)
     families = settings.training_families + settings.held_out
     views = evaluation_views(dataset.test_x[test], families, *options)
     with console.status("integer evaluation"):
-        records = measure(graphs, teacher, choice, views, dataset.test_y[test], settings.held_out, device)
+        records = measure(variants, teacher, choice, views, dataset.test_y[test], settings.held_out, device)
+        records = [{**r, "seed": settings.seed} for r in records]
         mixed = mixed_correct(settings, dataset, graphs, device)
     write_json(settings.folder / "results.json", records)
     golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, *options)[0]
-    export_run(settings.folder, graphs, about(settings, dataset, graphs, records, mixed, choice), np.asarray(golden))
+    export_run(settings.folder, graphs, about(settings, dataset, variants, records, mixed, choice), np.asarray(golden))
     write_report(settings.folder, {place: np.asarray(pictures[SAMPLE]) for place, pictures in views.items()})
     show(records, Console())
     right = ", ".join(f"{name} {count}" for name, count in mixed.items())
@@ -143,12 +160,12 @@ def mixed_correct(settings: Settings, dataset: Dataset, graphs, device: torch.de
     return {name: int(count) for name, count in zip(graphs, counts, strict=True)}
 
 
-def about(settings: Settings, dataset: Dataset, graphs, records: list[dict], mixed: dict[str, int], choice) -> dict:
+def about(settings: Settings, dataset: Dataset, measured, records: list[dict], mixed: dict[str, int], choice) -> dict:
     """What run.json says beside what the graphs say."""
-    variants = [{"name": name, "cost": cost(g), "bitops": bit_operations(g),
-                 "accuracy": accuracy_by_family(records, "fixed", name),
-                 "mixed": {"pictures": len(dataset.test_y), "correct": mixed[name], "seed": MIXED_SEED}}
-                for name, g in graphs.items()]
+    variants = [{"name": v.name, "method": v.method, "cost": v.cost, "bitops": bit_operations(v.graph),
+                 "accuracy": accuracy_by_family(records, v.method, v.name),
+                 "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
+                for v in measured]
     return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
             "method": settings.method, "labels": list(dataset.labels), "variants": variants,
             "selector": choice.selector, "budgets": choice.budgets, "lambda": choice.lam, "settings": settings.record()}
@@ -162,14 +179,14 @@ def show(records: list[dict], console: Console) -> None:
     table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
     table.add_column("family")
     for arm, variant in arms:
-        table.add_column(variant if arm in ("fixed", "fp32") else arm, justify="right")
+        table.add_column(arm if arm in SPECIAL else variant, justify="right")
     for family in dict.fromkeys(r["family"] for r in records):
         table.add_row(family + (" *" if family in held else ""), *(f"{100 * a[family]:.1f}" for a in arms.values()))
     table.add_section()
     for name, left_out in (("mean", set()), ("mean without *", held)):
         means = [np.mean([v for f, v in a.items() if f not in left_out]) for a in arms.values()]
         table.add_row(name, *(f"{100 * m:.1f}" for m in means))
-    table.add_row("cost of W8A8", *(f"{mean_cost(records, *arm):.3f}" for arm in arms))
+    table.add_row("cost, of 8 bits", *(f"{mean_cost(records, *arm):.3f}" for arm in arms))
     console.print(table)
     if held:
         console.print("* held out: never seen in training")

@@ -8,7 +8,14 @@ from pathlib import Path
 from train.architectures import ARCHITECTURES
 from train.degrade import FAMILIES, HELD_OUT
 
-METHODS = ("fixed",)
+METHODS = {
+    "fixed": "--bits as given",
+    "fracbits": "a real width per layer, learned by gradient",
+    "ilp": "an integer program over measured sensitivities",
+    "dqmq": "a policy that may depend on the picture's quality",
+}
+COSTS = ("bitops", "size", "latency")
+SENSITIVITIES = ("loss", "steps")
 WIDTHS = range(2, 9)
 CACHE = Path.home() / ".cache" / "bitgrade"
 
@@ -29,8 +36,21 @@ class Settings:
     data: Path | None = _option(None, "folder that holds cifar-10-batches-py")
     arch: str = _option("resnet8", ", ".join(ARCHITECTURES))
     weights: Path | None = _option(None, "checkpoint to start from, in place of random weights")
-    method: str = _option("fixed", ", ".join(METHODS) + ": how the bits are found")
-    bits: str = _option("8,4,2", "one variant per entry: 4 for 4-bit weights and activations, w4a8 for unlike ones")
+    method: str = _option("fixed", "how the bits are found; " + "; ".join(f"{k}: {v}" for k, v in METHODS.items()))
+    bits: str = _option("8,4,2", "for fixed, one variant per entry: 4 for 4-bit weights and activations, w4a8 for both")
+    widths: str = _option("2,3,4,8", "candidates that a search chooses from")
+    variants: int = _option(3, "how many variants a search shall find")
+    cost: str = _option("bitops", ", ".join(COSTS) + ": what the budget counts")
+    target: str = _option("x86", "hardware whose measured table --cost latency takes")
+    configs: str = _option("", "no search: train the variants of FILE (configs.json of a run), FILE:name,name, or such "
+                               "joined by +")
+    search_epochs: int | None = _option(None, "of the search; as --epochs when not given")
+    policy_lr: float = _option(0.03, "largest learning rate of what chooses the bits")
+    policy_gradient: float = _option(0.5, "dqmq: weight of the policy gradient; 0 leaves the relaxation alone")
+    samples: int = _option(2, "dqmq: configurations that share a batch while the policy learns")
+    groups: int = _option(0, "dqmq: kinds of quality to tell apart, 0 for as many as the data say")
+    levels: int = _option(1, "dqmq: cost levels around the budget that the variants are spread over")
+    sensitivity: str = _option("loss", "ilp: loss on held pictures, or steps for the learned steps alone")
     epochs: int = _option(12, "of the joint training of all variants")
     fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
     epoch_pictures: int = _option(0, "pictures an epoch, 0 for all")
@@ -41,7 +61,7 @@ class Settings:
     hold_out: str = _option(",".join(HELD_OUT), "degradations only tested with; none for no such")
     limit: int = _option(0, "use only so many pictures of each part of the data set, 0 for all")
     test_pictures: int = _option(1000, "pictures per degradation to test with and to fit the selector on, 0 for all")
-    budget: float = _option(0.5, "mean cost allowed to the selector, of that of 8 bits")
+    budget: float = _option(0.5, "mean cost allowed, of that of 8 bits")
     out: Path | None = _option(None, "folder of the run; runs/DATASET-ARCH-METHOD when not given")
     cache: Path = _option(CACHE, "folder for degraded pictures and fetched data")
     device: str = _option("auto", "auto, cpu, cuda, or cuda:N")
@@ -52,6 +72,8 @@ class Settings:
     def __post_init__(self):
         _among("--arch", self.arch, ARCHITECTURES)
         _among("--method", self.method, METHODS)
+        _among("--cost", self.cost, COSTS)
+        _among("--sensitivity", self.sensitivity, SENSITIVITIES)
         if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
         if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
@@ -67,15 +89,16 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise SettingsError(f"{_flag(name)}: expected at least {least}, got {value}")
-        if not 0 < self.lr < 1:
-            raise SettingsError(f"--lr: expected a rate between 0 and 1, got {self.lr}")
+        for name in ("lr", "policy_lr"):
+            if not 0 < getattr(self, name) < 1:
+                raise SettingsError(f"{_flag(name)}: expected a rate between 0 and 1, got {getattr(self, name)}")
         if not 0 < self.budget <= 1:
             raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
-        self.variants, self.training_families  # noqa: B018  (each raises where it makes no sense)
+        self.uniform, self.candidates, self.training_families  # noqa: B018  (each raises where it makes no sense)
 
     @property
-    def variants(self) -> dict[str, tuple[int, int]]:
-        """Name -> (w_bits, a_bits) of the inner layers, in the order given."""
+    def uniform(self) -> dict[str, tuple[int, int]]:
+        """Of --bits: name -> (w_bits, a_bits) of the inner layers, in the order given."""
         found = {}
         for entry in self.bits.split(","):
             match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", entry.strip())
@@ -89,6 +112,22 @@ class Settings:
                 raise SettingsError(f"--bits: {name} is there twice in {self.bits!r}; name each variant once")
             found[name] = widths
         return found
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Widths a search chooses from, ascending."""
+        entries = [e.strip() for e in self.widths.split(",")]
+        found = sorted({int(e) for e in entries if e.isdecimal()})
+        if len(found) != len(entries) or len(found) < 2 or any(b not in WIDTHS for b in found):
+            raise SettingsError(f"--widths: expected at least two different widths from {WIDTHS.start} to "
+                                f"{WIDTHS.stop - 1} such as 2,4,8, got {self.widths!r}")
+        return tuple(found)
+
+    @property
+    def costs(self) -> dict:
+        """What makes the costs of configurations comparable."""
+        return {"arch": self.arch, "cost": self.cost, "target": self.target if self.cost == "latency" else None,
+                "budget": self.budget, "widths": list(self.candidates)}
 
     @property
     def held_out(self) -> tuple[str, ...]:
@@ -111,6 +150,10 @@ class Settings:
         return self.epochs if self.fp_epochs is None else self.fp_epochs
 
     @property
+    def bit_epochs(self) -> int:
+        return self.epochs if self.search_epochs is None else self.search_epochs
+
+    @property
     def folder(self) -> Path:
         name = Path(self.dataset.removeprefix("folder:")).name
         return self.out or Path("runs") / f"{name}-{self.arch}-{self.method}"
@@ -122,7 +165,8 @@ class Settings:
                 for f in fields(self) if f.name not in beside}
 
 
-_LEAST = {"epochs": 1, "fp_epochs": 0, "epoch_pictures": 0, "batch": 2, "seed": 0, "limit": 0, "test_pictures": 0,
+_LEAST = {"epochs": 1, "search_epochs": 1, "variants": 1, "samples": 1, "groups": 0, "levels": 1, "policy_gradient": 0,
+          "fp_epochs": 0, "epoch_pictures": 0, "batch": 2, "seed": 0, "limit": 0, "test_pictures": 0,
           "workers": 1, "checkpoint_minutes": 0}
 
 

@@ -4,32 +4,19 @@ from targets import NO_TBAA, Target
 
 _TVM = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "cl-opt": NO_TBAA}
 
+
+def _target(cpu: str, *requires: str) -> Target:
+    return Target(name=f"arm:{cpu}", family="arm", machine="aarch64", requires=("asimd", *requires),
+                  tvm={**_TVM, "mcpu": cpu}, cpu=cpu)
+
+
+_LEVELS = (
+    _target("cortex-a76", "asimddp"),  # Raspberry Pi 5, and every later core
+    _target("cortex-a72"),  # Raspberry Pi 4: no dot product
+)
+
 TARGETS = (
-    # Raspberry Pi 4: no dot product
-    Target(
-        name="arm:cortex-a72",
-        family="arm",
-        machine="aarch64",
-        requires=("asimd",),
-        tvm={**_TVM, "mcpu": "cortex-a72"},
-        cpu="cortex-a72",
-    ),
-    # Raspberry Pi 5
-    Target(
-        name="arm:cortex-a76",
-        family="arm",
-        machine="aarch64",
-        requires=("asimd", "asimddp"),
-        tvm={**_TVM, "mcpu": "cortex-a76"},
-        cpu="cortex-a76",
-    ),
-    # Jetson Orin's processor
-    Target(
-        name="arm:cortex-a78ae",
-        family="arm",
-        machine="aarch64",
-        requires=("asimd", "asimddp"),
-        tvm={**_TVM, "mcpu": "cortex-a78ae"},
-        cpu="cortex-a78ae",
-    ),
+    Target(name="arm", family="arm", machine="aarch64", levels=_LEVELS),
+    *_LEVELS,
+    _target("cortex-a78ae", "asimddp"),  # Jetson Orin's processor
 )

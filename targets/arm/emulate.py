@@ -2,6 +2,7 @@
 
 import struct
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,18 @@ class EmulationError(TargetError):
 
 
 class Runner:
-    """One library's `main` on one emulated processor; call it once per picture.
+    """One function of a library on one emulated processor; call it once per picture.
 
-    instructions, seconds: of the last call (instructions only with `count=True`, which is slower).
+    blocks (address and bytes of a run of code without branches -> how often it ran), seconds: of the last call;
+    blocks only with `count=True`, which is slower.
     """
 
-    def __init__(self, library: Path, cpu: str, count: bool = False):
+    def __init__(self, library: Path, cpu: str, count: bool = False, function: str = "main"):
         if cpu not in CPUS:
             raise EmulationError(f"expected a processor among {', '.join(CPUS)}, got {cpu!r}")
         self.library, self.cpu = Path(library), cpu
-        self.instructions, self.seconds = 0, 0.0
+        self.blocks: Counter[tuple[int, int]] = Counter()
+        self.seconds = 0.0
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
         self._uc.ctl_set_cpu_model(CPUS[cpu])
         self._uc.reg_write(reg.UC_ARM64_REG_CPACR_EL1, 3 << 20)  # floating point and NEON on
@@ -50,7 +53,7 @@ class Runner:
         self._next = _BUFFERS
         self._raised = ""
         self._failure: Exception | None = None
-        self._load(elf.read(self.library))
+        self._load(elf.read(self.library), f"__tvm_ffi_{function}")
         if count:
             self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._count)
 
@@ -72,7 +75,19 @@ class Runner:
         address, out, _ = self._buffers["logits"]
         return np.frombuffer(bytes(self._uc.mem_read(address, out.nbytes)), np.int32).copy()
 
-    def _load(self, library: elf.Library) -> None:
+    @property
+    def instructions(self) -> int:
+        """Of the last call, without those of the stand-ins for memcpy and memset."""
+        return sum(count * size // 4 for (_, size), count in self.blocks.items())
+
+    def code(self) -> Counter[bytes]:
+        """Machine code of the last call's blocks -> how often it ran."""
+        found: Counter[bytes] = Counter()
+        for (address, size), count in self.blocks.items():
+            found[bytes(self._uc.mem_read(address, size))] += count
+        return found
+
+    def _load(self, library: elf.Library, symbol: str) -> None:
         if library.machine != "aarch64":
             raise EmulationError(f"{self.library}: expected an aarch64 library, got one for {library.machine}")
         end = _up(max(s.address + s.size for s in library.segments))
@@ -91,9 +106,9 @@ class Runner:
                 begin = segment.address // _PAGE * _PAGE
                 access = unicorn.UC_PROT_READ | (unicorn.UC_PROT_EXEC if segment.flags & 1 else 0)
                 self._uc.mem_protect(_LIBRARY + begin, _up(segment.address + segment.size) - begin, access)
-        if "__tvm_ffi_main" not in library.defined:
-            raise EmulationError(f"{self.library}: expected the function __tvm_ffi_main, got {sorted(library.defined)}")
-        self._main = _LIBRARY + library.defined["__tvm_ffi_main"]
+        if symbol not in library.defined:
+            raise EmulationError(f"{self.library}: expected the function {symbol}, got {sorted(library.defined)}")
+        self._main = _LIBRARY + library.defined[symbol]
         self._uc.mem_map(_STACK, _STACK_BYTES)
 
     def _stubs(self, library: elf.Library) -> dict[str, int]:
@@ -184,7 +199,8 @@ class Runner:
         for register, value in (("X0", 0), ("X1", top + 2048), ("X2", len(order)), ("X3", top + 3072), ("SP", top - 64),
                                 ("X30", self._return_to)):
             uc.reg_write(getattr(reg, f"UC_ARM64_REG_{register}"), value)
-        self._failure, self._raised, self.instructions, began = None, "", 0, time.perf_counter()
+        self._failure, self._raised, began = None, "", time.perf_counter()
+        self.blocks.clear()
         try:
             uc.emu_start(self._main, self._return_to, timeout=_TIMEOUT_US)
         except unicorn.UcError as error:
@@ -206,8 +222,8 @@ class Runner:
         sizes = ", ".join(f"{n} {a.nbytes} at {at:#x}" for n, (at, a, _) in self._buffers.items())
         return f"{error} {where}: an access outside every buffer (bytes: {sizes})"
 
-    def _count(self, _uc, _address, size, _data) -> None:
-        self.instructions += size // 4
+    def _count(self, _uc, address, size, _data) -> None:
+        self.blocks[address, size] += 1
 
 
 def _up(size: int) -> int:

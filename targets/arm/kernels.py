@@ -1,7 +1,12 @@
 """Kernel rules of ARM: which multiply is fast depends on the processor."""
 
 from targets import Target, portable
-from targets.arm.multiply_add import EPILOGUES, dot_product, long_multiply
+from targets.arm.bit_serial import bit_serial
+from targets.arm.dot_product import dot_product
+from targets.arm.epilogue import EPILOGUES
+from targets.arm.long_multiply import long_multiply
+from targets.arm.winograd import winograd_dot_product, winograd_long_multiply
+from targets.depthwise import depthwise
 from targets.epilogue import bound
 from targets.kernel import Rule
 from targets.module import assemble
@@ -11,8 +16,11 @@ WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from 
 
 def rules(target: Target) -> list[Rule]:
     """First that applies."""
-    dense = dot_product if "asimddp" in target.requires else long_multiply
-    return [bound(dense, EPILOGUES), *portable.rules(EPILOGUES)]
+    if "asimddp" in target.requires:
+        own = (winograd_dot_product, dot_product, depthwise)
+    else:
+        own = (bit_serial, winograd_long_multiply, long_multiply, depthwise)
+    return [*(bound(rule, EPILOGUES) for rule in own), *portable.rules(EPILOGUES)]
 
 
 __all__ = ["WRITES_ALSO", "assemble", "rules"]

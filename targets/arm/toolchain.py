@@ -1,12 +1,15 @@
 """ARM libraries: cross-compiled by TVM's LLVM; a linker is all they need, neither a compiler nor a sysroot."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import tvm
 
 from targets import Target, llvm
 from targets.arm import emulate
+
+EMULATED = True  # runner needs no processor of the target's kind
 
 # LLVM intrinsic's prefix -> feature; the first that fits counts
 FEATURES = {
@@ -33,13 +36,20 @@ def linker() -> list[str]:
                                      "or pip install ziglang")
 
 
-def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, source_only: bool = False) -> dict:
+def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None,
+          source_only: bool = False) -> dict:
     """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/llvm.py)."""
+    return build_levels([module], target, library, workdir, source_only)
+
+
+def build_levels(modules: Sequence[tvm.IRModule], target: Target, library: Path, workdir: Path | None = None,
+                 source_only: bool = False) -> dict:
+    """The same with a module of each of `target.compiled_for`, all in one library."""
     if source_only:
         llvm.refuse_source_only(target)
-    return llvm.build(module, target, library, workdir, FEATURES, linker())
+    return llvm.build(modules, target, library, workdir, FEATURES, linker())
 
 
-def runner(library: Path, target: Target) -> emulate.Runner:
-    """Runs the library's `main` on the target's processor, emulated."""
-    return emulate.Runner(library, target.cpu)
+def runner(library: Path, target: Target, function: str = "main") -> emulate.Runner:
+    """Runs the library's `function` on the target's processor, emulated."""
+    return emulate.Runner(library, target.cpu, function=function)

@@ -13,6 +13,8 @@ from tvm_ffi import libinfo
 from targets import Target, TargetError, elf, llvm
 from targets.cuda import emulate
 
+EMULATED = True  # runner needs no GPU
+
 _PLACES = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
 # never --use_fast_math; 174 and 177 are remarks on TVM's style
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-Xcompiler", "-fPIC", "--threads", "0", "-diag-suppress", "174,177",
@@ -53,7 +55,8 @@ def source(module: tvm.IRModule, target: Target) -> str:
     return tvm.backend.cuda.export_cuda_host(tvm.compile(module, target=tvm.target.Target(target.tvm)).mod)
 
 
-def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, source_only: bool = False) -> dict:
+def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None,
+          source_only: bool = False) -> dict:
     """Writes `library`, its .cu file beside it, and rebuild.sh with the commands; returns facts for the manifest.
 
     Facts: {"source", "command"} and, unless source_only, {"compiler", "archs", "kernels", "registers" (the most of any
@@ -139,7 +142,7 @@ def check_library(library: Path, target: Target) -> None:
                           f"library, got machine {found.machine}, needed {found.needed}")
 
 
-def runner(library: Path, target: Target) -> emulate.Runner:
+def runner(library: Path, target: Target, function: str = "main") -> emulate.Runner:
     """Runs the source beside the library on the CPU: runner(x, weights, table, workspace bytes, classes)."""
     return emulate.Runner(library.with_suffix(".cu"))
 

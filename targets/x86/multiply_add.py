@@ -1,10 +1,12 @@
 """Dense convolution on AVX2's byte multiply-adds, exact by choice of route from the layer's real weights.
 
-A register tile is 4 pixels by 16 channels. Four neighbouring bytes of a pixel row are broadcast and multiplied with
-[8 channels][4 bytes] of weights; NHWC makes the kW * Cin bytes of a kernel row one run of memory.
+A register tile is 4 pixels by 16 channels, on AVX-512 up to 32 channels or 8 pixels. Four neighbouring bytes of a pixel
+row are broadcast and multiplied with [8 channels][4 bytes] of weights, twice as many on AVX-512; NHWC makes the
+kW * Cin bytes of a kernel row one run of memory. Tiles of a small map run on from row to row.
 
     VNNI         vpdpbusd sums four products in int32 at once: any 8 x 8 bits
     chain >= 1   vpmaddubsw sums pairs in int16; `chain` of them are added there before vpmaddwd widens to int32
+    split        chain 1, after the few weights whose pairs would leave int16 have been cut (targets/x86/split.py)
     otherwise    even and odd bytes as int16, two vpmaddwd with widened weights: any 8 x 8 bits
 """
 
@@ -14,10 +16,13 @@ from tvm.tirx.script import builder as T
 from compile.graph import Conv
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
-from targets.vector import LANES, blocks, over_rows
+from targets.vector import LANES, blocks
+from targets.vector import registers as int32_registers
+from targets.x86.chains import INT16, longest_run
+from targets.x86.split import Split, split
+from targets.x86.tiles import over_tiles
 
-TILE = 4
-INT16 = (-(1 << 15), (1 << 15) - 1)
+ACCUMULATORS = 8  # registers of sums in a tile
 
 
 def intrinsic(name: str, dtype: str, *args):
@@ -34,20 +39,10 @@ def arrange(weight: np.ndarray) -> np.ndarray:
 
 
 def longest_chain(weight: np.ndarray, qmax: int) -> int:
-    """How many steps of an arranged kernel fit one int16 sum whatever the codes (0..qmax); 0: not even one.
-
-    Every run of that many consecutive steps within a kernel row is checked, or all steps of all rows together.
-    """
-    pairs = weight.astype(np.int64).reshape(*weight.shape[:5], 2, 2)
-    lanes = [np.maximum(pairs, 0).sum(-1) * qmax, np.minimum(pairs, 0).sum(-1) * qmax]  # [b, kH, K4, 2, 8, 2]
-    fits = lambda sums: sums[0].max() <= INT16[1] and sums[1].min() >= INT16[0]  # noqa: E731
-    if fits([s.sum((1, 2)) for s in lanes]):
-        return weight.shape[1] * weight.shape[2]
-    totals = [np.concatenate([np.zeros_like(s[:, :, :1]), np.cumsum(s, 2)], 2) for s in lanes]
-    chain = 0
-    while chain < weight.shape[2] and fits([t[:, :, chain + 1 :] - t[:, :, : -chain - 1] for t in totals]):
-        chain += 1
-    return chain
+    """How many steps of an arranged kernel fit one int16 sum whatever the codes (0..qmax); 0: not even one."""
+    pairs = weight.astype(np.int64).reshape(*weight.shape[:5], 2, 2)  # [b, kH, K4, 2, 8, 2, 2]
+    lanes = pairs.transpose(0, 3, 4, 5, 1, 2, 6).reshape(-1, *weight.shape[1:3], 2)
+    return longest_run(np.maximum(lanes, 0).sum(-1) * qmax, np.minimum(lanes, 0).sum(-1) * qmax, INT16)
 
 
 def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -56,54 +51,88 @@ def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
         return None
     weight, qmax = arrange(step.node.weight), step.reads[0].tensor.qmax
     chain = longest_chain(weight, qmax)
+    parts = None if chain else split(weight, qmax)
+    if parts is not None:
+        rule = f"multiply-add, split with {len(parts.extra)} extra steps"
+        return _kernel(step, epilogues, parts.first, rule, lambda *sums: _sum(*sums, chain=1), parts)
     rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
     return _kernel(step, epilogues, weight, rule, lambda *sums: _sum(*sums, chain=chain))
 
 
 def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX-VNNI."""
+    """AVX-VNNI: 256 bits."""
     return _kernel(step, epilogues, arrange(step.node.weight), "dot product", _dot) if _applies(step) else None
+
+
+def wide_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
+    """AVX-512 VNNI."""
+    if not _applies(step):
+        return None
+    weight = arrange(step.node.weight)
+    together = 2 if len(weight) % 2 == 0 else 1
+    return _kernel(step, epilogues, weight, "wide dot product", _wide_dot, lanes=16, together=together)
 
 
 def _applies(step: Step) -> bool:
     return isinstance(step.node, Conv) and step.node.groups == 1
 
 
-def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add_products) -> Kernel:
+def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add_products,
+            parts: Split | None = None, lanes: int = 8, together: int = 1) -> Kernel:
+    """lanes: of an int32 register; together: blocks of 16 channels in a tile."""
     node, epilogue = step.node, epilogues.conv(step)
     nb, kh, k4 = weight.shape[:3]
     oh, ow, o = step.write.tensor.shape
-    tile = min(TILE, ow)
+    registers, x = together * LANES // lanes, step.reads[0]
+    tile = min(ACCUMULATORS // registers, oh * ow)
+    stored, values = weight.reshape(-1), [epilogue.table]
+    if parts is not None:
+        stored = np.concatenate([stored, parts.extra.reshape(-1)])
+        values += [parts.starts, parts.positions @ [x.row_stride, 4]]
+    values, places = np.concatenate(values).astype(np.int32), epilogue.table.size + 2 * nb + 1
 
-    def block(reads, writes, weights, table, y, x0, b, count):
-        acc = T.alloc_buffer((tile * LANES,), "int32", scope="local", annotations={"disable_lower_builtin": True})
-        for v in range(tile * 2):
-            T.buffer_store(acc, T.broadcast(T.int32(0), 8), [T.ramp(v * 8, 1, 8)])
+    def block(reads, writes, weights, table, pixels, b, count):
+        starts = [x.at(y * node.stride - node.padding[0], xx * node.stride - node.padding[1]) for y, xx in pixels]
+        starts = [T.bind(start) for start in starts]
+        acc = int32_registers(tile * registers * lanes // LANES)
+        for v in range(tile * registers):
+            T.buffer_store(acc, T.broadcast(T.int32(0), lanes), [T.ramp(v * lanes, 1, lanes)])
+
+        def codes(place):
+            """Four bytes of every pixel, in all lanes; `place` counts from the first byte under the kernel."""
+            four = [reads[0][T.ramp(start + place, 1, 4)] for start in starts]
+            return [T.broadcast(T.reinterpret(f, dtype="int32"), lanes) for f in four]
 
         def operands(dy, k):
-            x, pixel = step.reads[0], node.stride * step.reads[0].tensor.shape[2]
-            start = x.at(y * node.stride + dy - node.padding[0], x0 * node.stride - node.padding[1]) + k * 4
-            four = [reads[0][T.ramp(start + p * pixel, 1, 4)] for p in range(tile)]
-            at = ((b * kh + dy) * k4 + k) * 64
-            return (
-                [T.broadcast(T.reinterpret(f, dtype="int32"), 8) for f in four],
-                [weights[T.ramp(at + v * 32, 1, 32)] for v in range(2)],
-            )
+            first = [((b * together + g) * kh + dy) * k4 * 64 + k * 64 for g in range(together)]
+            ws = [weights[T.ramp(at + c * 4, 1, lanes * 4)] for at in first for c in range(0, LANES, lanes)]
+            return codes(dy * x.row_stride + k * 4), ws
 
         add_products(acc, operands, tile, kh, k4)
-        for p in range(tile):
-            halves = [acc[T.ramp((p * 2 + v) * 8, 1, 8)] for v in range(2)]
-            epilogue.put(T.Shuffle(halves, list(range(LANES))), reads, writes, table, y, x0 + p, b * LANES, count)
+        for v in range(2 if parts is not None else 0):
+            half = epilogue.table.size + b * 2 + v
+            with T.serial(table[half], table[half + 1]) as i:
+                w = weights[T.ramp(weight.size + i * 32, 1, 32)]
+                for p, four in enumerate(codes(table[places + i])):
+                    at = T.ramp((p * 2 + v) * 8, 1, 8)
+                    T.buffer_store(acc, acc[at] + _widened_pairs(_products(four, w)), [at])
+        for p, (y, xx) in enumerate(pixels):
+            for g in range(together):
+                at = (p * together + g) * LANES
+                vectors = [acc[T.ramp(at + c, 1, lanes)] for c in range(0, LANES, lanes)]
+                sums = vectors[0] if lanes == LANES else T.Shuffle(vectors, list(range(LANES)))
+                channel = (b * together + g) * LANES
+                epilogue.put(sums, reads, writes, table, y, xx, channel, min(LANES, count - g * LANES))
 
-    def row(reads, writes, weights, table, y):
-        with T.serial(-(-ow // tile)) as t:
-            x0 = T.min(t * tile, ow - tile)
-            if nb > 1:
-                with T.serial(nb - 1) as b:
-                    block(reads, writes, weights, table, y, x0, b, LANES)
-            block(reads, writes, weights, table, y, x0, nb - 1, o - (nb - 1) * LANES)
+    def work(reads, writes, weights, table, each):
+        last, channels = nb // together - 1, together * LANES
+        if last:
+            with T.serial(last) as b:
+                each(lambda pixels: block(reads, writes, weights, table, pixels, b, channels))
+        each(lambda pixels: block(reads, writes, weights, table, pixels, last, o - last * channels))
 
-    return Kernel(rule, weight.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
+    emit, units = over_tiles(step, tile, work)
+    return Kernel(rule + epilogue.note, stored, node.w_bits, values, emit, units)
 
 
 def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
@@ -126,17 +155,15 @@ def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
 def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> None:
     """One run of vpmaddubsw summed in int16, then widened into the int32 accumulators."""
     single = int(np.prod(extent)) == 1
-    ones = T.broadcast(T.int16(1), 16)
-    product = lambda x, w: intrinsic("avx2.pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)  # noqa: E731
 
     def widen(v, pairs):
         at = T.ramp(v * 8, 1, 8)
-        T.buffer_store(acc, acc[at] + intrinsic("avx2.pmadd.wd", "int32x8", pairs, ones), [at])
+        T.buffer_store(acc, acc[at] + _widened_pairs(pairs), [at])
 
     if single:
         xs, ws = operands(*position(*(0 for _ in extent)))
         for v in range(tile * 2):
-            widen(v, product(xs[v // 2], ws[v % 2]))
+            widen(v, _products(xs[v // 2], ws[v % 2]))
         return
     sums = T.alloc_buffer((tile * 32,), "int16", scope="local", annotations={"disable_lower_builtin": True})
     for v in range(tile * 2):
@@ -145,9 +172,19 @@ def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> Non
         xs, ws = operands(*position(*(indices if len(extent) > 1 else [indices])))
         for v in range(tile * 2):
             at = T.ramp(v * 16, 1, 16)
-            T.buffer_store(sums, sums[at] + product(xs[v // 2], ws[v % 2]), [at])
+            T.buffer_store(sums, sums[at] + _products(xs[v // 2], ws[v % 2]), [at])
     for v in range(tile * 2):
         widen(v, sums[T.ramp(v * 16, 1, 16)])
+
+
+def _products(x, w):
+    """int16x16: sums of pairs of products of codes and weights."""
+    return intrinsic("avx2.pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)
+
+
+def _widened_pairs(pairs):
+    """int32x8: sums of pairs of an int16x16."""
+    return intrinsic("avx2.pmadd.wd", "int32x8", pairs, T.broadcast(T.int16(1), 16))
 
 
 def _widened(acc, operands, tile: int, dy, k) -> None:
@@ -165,10 +202,17 @@ def _widened(acc, operands, tile: int, dy, k) -> None:
             T.buffer_store(acc, acc[at] + pairs_of[0] + pairs_of[1], [at])
 
 
-def _dot(acc, operands, tile: int, kh: int, k4: int) -> None:
+def _dot(acc, operands, tile: int, kh: int, k4: int, bits: int = 256) -> None:
+    lanes = bits // 32
     with T.grid(kh, k4) as (dy, k):
         xs, ws = operands(dy, k)
-        for v in range(tile * 2):
-            at, w = T.ramp(v * 8, 1, 8), ws[v % 2]
-            x = T.reinterpret(xs[v // 2], dtype="uint8x32")
-            T.buffer_store(acc, intrinsic("avx512.vpdpbusd.256", "int32x8", acc[at], x, w), [at])
+        for p, x in enumerate(xs):
+            for v, w in enumerate(ws):
+                at = T.ramp((p * len(ws) + v) * lanes, 1, lanes)
+                code = T.reinterpret(x, dtype=f"uint8x{bits // 8}")
+                sums = intrinsic(f"avx512.vpdpbusd.{bits}", f"int32x{lanes}", acc[at], code, w)
+                T.buffer_store(acc, sums, [at])
+
+
+def _wide_dot(acc, operands, tile: int, kh: int, k4: int) -> None:
+    _dot(acc, operands, tile, kh, k4, bits=512)

@@ -3,7 +3,7 @@
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import tvm_ffi
 
 from targets import Target, TargetError, llvm
 
+EMULATED = False  # runner needs a processor with all that the target requires
+
 # LLVM intrinsic's prefix -> features any of which suffices; the first prefix that fits counts
 FEATURES = {
     "llvm.x86.sse": "sse4.2",
@@ -19,6 +21,7 @@ FEATURES = {
     "llvm.x86.avx2": "avx2",
     "llvm.x86.avx.": "avx",
     "llvm.x86.fma": "fma",
+    "llvm.x86.avx512.vpdpbusd.512": "avx512vnni",
     "llvm.x86.avx512.vpdp": "avxvnni avx512vnni",
     "llvm.x86.avx512": "avx512bw",
 }
@@ -34,15 +37,22 @@ def linker() -> list[str]:
                                      "install one: apt install binutils, or pip install ziglang")
 
 
-def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path, source_only: bool = False) -> dict:
+def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None,
+          source_only: bool = False) -> dict:
     """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/llvm.py)."""
+    return build_levels([module], target, library, workdir, source_only)
+
+
+def build_levels(modules: Sequence[tvm.IRModule], target: Target, library: Path, workdir: Path | None = None,
+                 source_only: bool = False) -> dict:
+    """The same with a module of each of `target.compiled_for`, all in one library."""
     if source_only:
         llvm.refuse_source_only(target)
-    return llvm.build(module, target, library, workdir, FEATURES, linker())
+    return llvm.build(modules, target, library, workdir, FEATURES, linker())
 
 
-def runner(library: Path, target: Target) -> Callable[..., np.ndarray]:
-    """Runs the library's `main` in this process: (x, weights, table, workspace bytes, classes) -> int32 [classes].
+def runner(library: Path, target: Target, function: str = "main") -> Callable[..., np.ndarray]:
+    """Runs the library's `function` in this process: (x, weights, table, workspace bytes, classes) -> int32 [classes].
 
     Raises TargetError where this machine is not the target's.
     """
@@ -51,7 +61,7 @@ def runner(library: Path, target: Target) -> Callable[..., np.ndarray]:
                           "nothing here emulates it: build on such a machine")
     with tempfile.TemporaryDirectory() as folder:  # a new path: dlopen would hand back an older library of this one
         copy = shutil.copy(library, Path(folder) / library.name)
-        main = tvm_ffi.load_module(str(copy))["main"]
+        main = tvm_ffi.load_module(str(copy))[function]
 
     def run(x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int, classes: int) -> np.ndarray:
         out = _aligned(np.zeros(classes, np.int32))

@@ -1,0 +1,103 @@
+"""Cycles of machine code by a model of the processor: how often each block ran, times what llvm-mca says it takes.
+
+The model is LLVM's own: latencies and pipes of the core, blocks back to back with themselves, no caches, no wrong
+branches, nothing between two blocks, one cycle for a call. So it is a lower bound that does not vary, good to compare
+code with code; it is never a time. llvm-mca and llvm-mc come with LLVM (Debian: llvm-19).
+"""
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+
+# LLVM has no tables of its own for the A76 and A78AE and takes the A57's; Neoverse N1 is the A76 for servers
+MODELS = {"cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1", "cortex-a78ae": "neoverse-n1"}
+ITERATIONS = 20  # of each block in a row
+VERSIONS = range(19, 40)  # earlier ones cannot say what a call costs
+_TRIPLE = "aarch64-linux-gnu"
+
+
+class CyclesError(RuntimeError):
+    """llvm-mca is missing or refused the code; the message says what was expected."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of instructions; `cycles` of one pass where it follows itself, `count` how often it ran."""
+
+    text: tuple[str, ...]
+    count: int
+    cycles: float
+
+    @property
+    def total(self) -> float:
+        return self.count * self.cycles
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What executed code cost; instructions and cycles count all of it, blocks are sorted, the dearest first."""
+
+    instructions: int
+    cycles: float
+    blocks: tuple[Block, ...]
+
+
+def tool(name: str) -> str:
+    """Path of llvm-mca or llvm-mc, of the same version; raises CyclesError where it is not installed."""
+    for version in VERSIONS:
+        if all(shutil.which(f"{n}-{version}") for n in ("llvm-mca", "llvm-mc")):
+            return shutil.which(f"{name}-{version}")
+    raise CyclesError(f"expected {name} of LLVM {VERSIONS[0]} or later, found none; Debian: apt install llvm-19")
+
+
+def cost(code: Counter[bytes], cpu: str) -> Cost:
+    """Of machine code of aarch64, block -> how often it ran, on one of MODELS; raises CyclesError."""
+    if cpu not in MODELS:
+        raise CyclesError(f"expected a processor among {', '.join(MODELS)}, got {cpu!r}")
+    texts = disassemble(list(code))
+    cycles = model(texts, MODELS[cpu])
+    blocks = [Block(*each) for each in zip(texts, code.values(), cycles, strict=True)]
+    blocks.sort(key=lambda b: -b.total)
+    return Cost(sum(len(b.text) * b.count for b in blocks), sum(b.total for b in blocks), tuple(blocks))
+
+
+def disassemble(blocks: list[bytes]) -> list[tuple[str, ...]]:
+    """The instructions of each block, one a line of assembly."""
+    words = [b[i:i + 4] for b in blocks for i in range(0, len(b), 4)]
+    distinct = list(dict.fromkeys(words))
+    lines = [" ".join(f"0x{byte:02x}" for byte in word) for word in distinct]
+    output = _run([tool("llvm-mc"), f"-triple={_TRIPLE}", "-disassemble", "-mattr=+all"], "\n".join(lines))
+    text = dict(zip(distinct, _instructions(output, len(distinct)), strict=True))
+    return [tuple(text[b[i:i + 4]] for i in range(0, len(b), 4)) for b in blocks]
+
+
+def _instructions(output: str, expected: int) -> list[str]:
+    found = [line.strip() for line in output.splitlines() if line.strip() and not line.strip().startswith(".")]
+    if len(found) != expected:
+        raise CyclesError(f"expected {expected} instructions from llvm-mc, got {len(found)}")
+    return found
+
+
+def model(blocks: list[tuple[str, ...]], cpu: str) -> list[float]:
+    """Cycles of each block where it follows itself; cpu: a name of LLVM's."""
+    if not blocks:
+        return []
+    regions = []
+    for number, block in enumerate(blocks):
+        regions += [f"# LLVM-MCA-BEGIN {number}", *block, "# LLVM-MCA-END"]
+    options = [f"-mtriple={_TRIPLE}", f"-mcpu={cpu}", "-mattr=+all", f"-iterations={ITERATIONS}",
+               "-call-latency=1", "-all-views=false", "-summary-view"]
+    output = _run([tool("llvm-mca"), *options], "\n".join([*regions, ""]))
+    cycles = re.findall(r"^Total Cycles: +(\d+)", output, re.MULTILINE)
+    if len(cycles) != len(blocks):
+        raise CyclesError(f"expected {len(blocks)} blocks from llvm-mca, got {len(cycles)}")
+    return [int(c) / ITERATIONS for c in cycles]
+
+
+def _run(command: list[str], text: str) -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise CyclesError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[:2000]}")
+    return done.stdout

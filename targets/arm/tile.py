@@ -1,0 +1,135 @@
+"""What dense convolutions on NEON share: a tile of pixels by channels that walks over rows, tiles and blocks.
+
+NHWC makes the kW * Cin bytes of a kernel row one run of memory, read 16 at a time. The multiplies take signed bytes;
+codes of 8 bits do not fit one, so 128 is taken off them and put back through the bias.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from tvm.tirx.script import builder as T
+
+from compile.graph import Conv
+from targets.epilogue import Epilogues
+from targets.kernel import Kernel, Step
+from targets.vector import over_rows
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels of a row by channels; sums(codes, filters, pixels) gives int32x4 sums [pixels][quads of channels].
+
+    codes(p, dy, k): int8x16 at byte k of kernel row dy of pixel p. filters(n): int8x16, the block's n-th of its own.
+    """
+
+    pixels: int
+    channels: int
+    sums: Callable
+
+
+def applies(step: Step) -> bool:
+    return isinstance(step.node, Conv) and step.node.groups == 1
+
+
+def zeros(count: int, dtype: str, lanes: int):
+    """`count` zeroed vectors that LLVM keeps in registers."""
+    buffer = T.alloc_buffer((count * lanes,), dtype, scope="local", annotations={"disable_lower_builtin": True})
+    for v in range(count):
+        T.buffer_store(buffer, T.broadcast(T.cast(0, dtype), lanes), [T.ramp(v * lanes, 1, lanes)])
+    return buffer
+
+
+def gathered(weight: np.ndarray, multiple: int) -> bool:
+    """Whether a pixel's kernel rows, of weights [O, kH, kW, I], are worth a copy into one run: they are short, and
+    apart they would fill up with more zeros."""
+    _, kh, kw, i = weight.shape
+    apart, together = (-(-n // multiple) for n in (kw * i, kh * kw * i))
+    return kh > 1 and kw * i <= 32 and together < kh * apart
+
+
+def rows_of(weight: np.ndarray, channels: int, multiple: int) -> np.ndarray:
+    """int8 [blocks, channels, kH, K] of weights [O, kH, kW, I]: K is kW * I, with zeros up to a multiple; all rows
+    are one where they are gathered."""
+    if gathered(weight, multiple):
+        weight = weight.reshape(weight.shape[0], 1, 1, -1)
+    o, kh, kw, i = weight.shape
+    blocks, k = -(-o // channels), -(-kw * i // multiple) * multiple
+    full = np.zeros((blocks * channels, kh, k), np.int8)
+    full[:o, :, : kw * i] = weight.reshape(o, kh, kw * i)
+    return full.reshape(blocks, channels, kh, k)
+
+
+def signed(step: Step) -> bool:
+    """Whether codes are signed bytes as they are."""
+    return step.reads[0].tensor.qmax < 128
+
+
+def signed_codes(buffer, at, as_they_are: bool):
+    """int8x16 of the 16 codes at an index: as they are, or less 128."""
+    x = buffer[T.ramp(at, 1, 16)]
+    return T.reinterpret(x if as_they_are else T.bitwise_xor(x, T.broadcast(T.uint8(128), 16)), dtype="int8x16")
+
+
+class Window:
+    """Where a tile's codes come from: the map itself, or copies of one output row's kernel rows, one pixel after
+    another."""
+
+    def __init__(self, step: Step, multiple: int):
+        self.step, self.node, self.plain = step, step.node, signed(step)
+        _, kh, kw, i = step.node.weight.shape
+        self.gathered, self.bytes = gathered(step.node.weight, multiple), kw * i
+        self.stride = -(-kh * kw * i // 16) * 16
+
+    def prepare(self, codes, y):
+        """Copies, where they are wanted, for row y of the output."""
+        if not self.gathered:
+            return None
+        width, kh = self.step.write.tensor.shape[1], self.node.weight.shape[1]
+        copies = T.alloc_buffer((width * self.stride + 32,), "uint8", scope="local",
+                                annotations={"disable_lower_builtin": True})
+        with T.serial(width) as x:
+            for dy in range(kh):  # in this order: what a copy writes beyond its bytes, the next one overwrites
+                for k in range(0, self.bytes, 16):
+                    value = codes[T.ramp(self._at(y, x, dy) + k, 1, 16)]
+                    T.buffer_store(copies, value, [T.ramp(x * self.stride + dy * self.bytes + k, 1, 16)])
+        return copies
+
+    def read(self, codes, copies, y, x, dy, k):
+        """int8x16 at byte k of kernel row dy of pixel (y, x)."""
+        if copies is None:
+            return signed_codes(codes, self._at(y, x, dy) + k, self.plain)
+        return signed_codes(copies, x * self.stride + k, self.plain)
+
+    def _at(self, y, x, dy):
+        node = self.node
+        return self.step.reads[0].at(y * node.stride + dy - node.padding[0], x * node.stride - node.padding[1])
+
+
+def tiled(step: Step, epilogues: Epilogues, rule: str, tile: Tile, weights_of_block: np.ndarray,
+          window: Window) -> Kernel:
+    """weights_of_block: int8 [blocks, vectors, 16]."""
+    node, (oh, ow, o) = step.node, step.write.tensor.shape
+    blocks, vectors, _ = weights_of_block.shape
+    epilogue, pixels = epilogues.conv(step, offset=0 if window.plain else 128), min(tile.pixels, ow)
+
+    def block(reads, writes, weights, table, copies, y, x0, b, count):
+        def codes(p, dy, k):
+            return window.read(reads[0], copies, y, x0 + p, dy, k)
+
+        def filters(n):
+            return weights[T.ramp((b * vectors + n) * 16, 1, 16)]
+
+        sums = tile.sums(codes, filters, pixels)
+        epilogue.put_tile(sums, reads, writes, table, y, x0, b * tile.channels, count)
+
+    def row(reads, writes, weights, table, y):
+        copies = window.prepare(reads[0], y)
+        with T.serial(-(-ow // pixels)) as t:
+            x0 = T.min(t * pixels, ow - pixels)  # the last tile of a row overlaps the one before
+            if blocks > 1:
+                with T.serial(blocks - 1) as b:
+                    block(reads, writes, weights, table, copies, y, x0, b, tile.channels)
+            block(reads, writes, weights, table, copies, y, x0, blocks - 1, o - (blocks - 1) * tile.channels)
+
+    return Kernel(rule, weights_of_block.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)

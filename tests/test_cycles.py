@@ -1,0 +1,76 @@
+"""The cost model: counts are exact, known loops cost what the processor's manual says."""
+
+import re
+import struct
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from benchmarks import cycles
+from targets import TargetError, find
+from targets.arm import emulate, toolchain
+from tests.small_modules import arguments, dots
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools():
+    try:
+        cycles.tool("llvm-mca")
+        toolchain.linker()
+    except (cycles.CyclesError, TargetError) as error:
+        pytest.skip(str(error))
+
+
+def words(*codes: int) -> bytes:
+    return struct.pack(f"<{len(codes)}I", *codes)
+
+
+ADD, MUL = 0x8B010000, 0x9B017C00  # add x0, x0, x1; mul x0, x0, x1
+SMULL = 0x0E20C000 | 1 << 5 | 1 << 16 | 3  # smull v3.8h, v1.8b, v1.8b
+SDOT = 0x4E809400 | 1 << 5 | 2 << 16  # sdot v0.4s, v1.16b, v2.16b
+
+
+def test_instructions_come_back_as_text():
+    assert cycles.disassemble([words(ADD, MUL), words(SMULL), words(SDOT)]) == [
+        ("add\tx0, x0, x1", "mul\tx0, x0, x1"), ("smull\tv3.8h, v1.8b, v1.8b",), ("sdot\tv0.4s, v1.16b, v2.16b",)]
+
+
+def test_a_chain_costs_its_latency_and_counts_multiply():
+    code = Counter({words(ADD): 3, words(MUL): 5, words(ADD, ADD): 1})
+    found = cycles.cost(code, "cortex-a72")
+    assert found.instructions == 3 + 5 + 2
+    by_text = {b.text: b for b in found.blocks}
+    assert by_text["add\tx0, x0, x1",].count == 3
+    assert 1.0 <= by_text["add\tx0, x0, x1",].cycles < 1.5  # one add waits for the other
+    assert 5.0 <= by_text["mul\tx0, x0, x1",].cycles < 5.5
+    assert found.cycles == pytest.approx(sum(b.count * b.cycles for b in found.blocks))
+    assert [b.total for b in found.blocks] == sorted((b.total for b in found.blocks), reverse=True)
+
+
+def test_the_dot_product_has_two_pipes_on_the_a76_and_long_multiplies_one_on_the_a72():
+    smull = words(*(SMULL & ~31 | 3 + k for k in range(8)))
+    sdot = words(*(SDOT | 3 + k for k in range(8)))
+    for code, cpu, expected in ((smull, "cortex-a72", 8), (sdot, "cortex-a76", 4)):
+        assert expected <= cycles.cost(Counter({code: 1}), cpu).cycles < expected + 1, cpu
+
+
+def test_nothing_costs_nothing_and_other_processors_are_refused():
+    assert cycles.cost(Counter(), "cortex-a72") == cycles.Cost(0, 0, ())
+    with pytest.raises(cycles.CyclesError, match="expected a processor among cortex-a72.*got 'z80'"):
+        cycles.cost(Counter({words(ADD): 1}), "z80")
+
+
+def test_a_library_costs_what_its_blocks_cost(tmp_path):
+    toolchain.build(dots(), find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
+    run = emulate.Runner(tmp_path / "m.so", "cortex-a72", count=True)
+    x, w, table, expected = arguments()
+    found = []
+    for _ in range(2):
+        np.testing.assert_array_equal(run(x, w, table, 64, 5), expected)
+        found.append(cycles.cost(run.code(), "cortex-a72"))
+    assert found[0] == found[1]
+    # the block hook also sees the stand-in that main returns to, which is no instruction of the library's
+    assert found[0].instructions == run.instructions == sum(len(b.text) * b.count for b in found[0].blocks)
+    assert found[0].instructions / 3 <= found[0].cycles < 3 * found[0].instructions  # three a cycle at best
+    assert any(re.match(r"ret", line) for b in found[0].blocks for line in b.text)

@@ -1,0 +1,84 @@
+"""Kinds of picture quality, found without labels: a Gaussian mixture over quality features and the teacher's loss.
+
+The loss only helps to find the groups. Which group a picture is of is told by its features alone, as on a device.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from runtime.quality import features
+from train.loop import answers
+from train.networks import Network
+
+MOST = 6  # groups tried when their number is open
+LEAST_DEVIATION = 4.0  # of a feature, in its units: what never varies must not decide
+RIDGE = 1e-2  # added to every variance of standardized features
+CLIP = 8.0  # deviations
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Gaussians over standardized features: offset, deviation [D], shares [G], means [G, D], covariances [G, D, D]."""
+
+    offset: np.ndarray
+    deviation: np.ndarray
+    shares: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def standardize(self, quality: np.ndarray) -> np.ndarray:
+        """q float32 [..., D] of features int32 [..., D]."""
+        return np.clip((quality - self.offset) / self.deviation, -CLIP, CLIP).astype(np.float32)
+
+    def assign(self, q: np.ndarray) -> np.ndarray:
+        """Most likely group, int64 [...], of q [..., D]."""
+        likelihood = []
+        for share, mean, covariance in zip(self.shares, self.means, self.covariances, strict=True):
+            root = np.linalg.cholesky(np.linalg.inv(covariance))
+            whitened = (q - mean) @ root
+            likelihood.append(np.log(share) + np.log(np.diag(root)).sum() - 0.5 * (whitened**2).sum(-1))
+        return np.stack(likelihood).argmax(0)
+
+    def to_dict(self) -> dict:
+        return {k: v.tolist() for k, v in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "Groups":
+        return cls(**{k: np.array(v, np.float64) for k, v in content.items()})
+
+
+def find_groups(quality: np.ndarray, losses: np.ndarray, count: int, seed: int) -> Groups:
+    """Groups of pictures with features int32 [M, D] and the teacher's losses [M]; count 0: as many as BIC prefers."""
+    offset, deviation = quality.mean(0), np.maximum(quality.std(0), LEAST_DEVIATION)
+    q = np.clip((quality - offset) / deviation, -CLIP, CLIP)
+    spread = max(float(losses.std()), 1e-6)
+    points = np.concatenate([q, np.clip((losses[:, None] - losses.mean()) / spread, -CLIP, CLIP)], 1)
+    fits = [GaussianMixture(k, reg_covar=RIDGE, random_state=seed).fit(points)
+            for k in ([count] if count else range(1, min(MOST, len(points) // 2) + 1))]
+    best = min(fits, key=lambda fit: fit.bic(points))
+    d = q.shape[1]  # a Gaussian's marginal is had by leaving out the other dimensions
+    return Groups(offset, deviation, best.weights_, best.means_[:, :d], best.covariances_[:, :d, :d])
+
+
+def view_features(views: np.ndarray) -> np.ndarray:
+    """int32 [F, N, D] of pictures uint8 [F, N, H, W, 3]."""
+    return np.stack([features(np.asarray(family)) for family in views])
+
+
+@torch.no_grad()
+def teacher_losses(teacher: Network, pictures: np.ndarray, labels: Tensor, device) -> np.ndarray:
+    """Cross entropy float64 [M] of the full-precision network on pictures uint8 [M, H, W, 3]."""
+    parts = []
+    for k in range(0, len(pictures), BATCH):
+        logits = answers(teacher, torch.tensor(pictures[k:k + BATCH], device=device))
+        wanted = labels[k:k + BATCH].to(device)
+        parts.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").cpu())
+    return torch.cat(parts).double().numpy()

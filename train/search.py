@@ -1,0 +1,138 @@
+"""What all searches for bits share: the open network, judging configurations on held pictures, and keeping the best."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train import checkpoint
+from train.batches import Batches
+from train.configs import Configs, Variant, distinct, pareto
+from train.cost import TOLERANCE, CostTable
+from train.loop import Phase, Run
+from train.networks import FULL, Network
+from train.relaxed import Mixture, RelaxedNetwork, one_hot
+from train.settings import Settings
+
+CALIBRATION = 256  # pictures that set the first steps
+JUDGED = 250  # held pictures at a time: batch norms take their statistics from them
+RUNG = math.sqrt(2)  # between the budgets of several variants
+
+
+@dataclass(frozen=True)
+class Held:
+    """Pictures kept from training, uint8 [N, H, W, 3] of mixed quality, and labels int64 [N]: to compare by."""
+
+    pictures: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass
+class Search:
+    """What a method is given. resumed: state and tensors of a checkpoint inside this phase, or None."""
+
+    settings: Settings
+    run: Run
+    batches: Batches
+    teacher: Network
+    held: Held
+    table: CostTable
+    resumed: dict | None
+
+    def open_network(self, groups: int = 1) -> RelaxedNetwork:
+        """Starts from the full-precision network, or from the checkpoint (see `enter`)."""
+        settings = self.settings
+        net = RelaxedNetwork(self.teacher.arch, settings.candidates, groups).to(self.batches.device)
+        net.inherit(self.teacher)
+        if self.resumed is None:
+            net.calibrate(self.batches.sample(CALIBRATION))
+        return net.train()
+
+    def enter(self, modules: nn.Module) -> None:
+        """Makes the modules part of every checkpoint, and takes their tensors from the one that is resumed."""
+        self.run.modules["search"] = modules
+        if self.resumed is not None:
+            modules.load_state_dict(checkpoint.part(self.resumed["tensors"], "search"))
+
+    def state(self, phase: Phase) -> dict | None:
+        """Where a resumed phase goes on."""
+        return None if self.resumed is None else phase.restore(self.resumed)
+
+    def variant(self, name: str, indices: Tensor, loss: float | None = None, groups: tuple[int, ...] = ()) -> Variant:
+        """name gets the cost behind it, in thousandths."""
+        price = float(self.table.of_indices(indices))
+        name = f"{name}-{round(1000 * price):03d}"
+        return Variant(name, self.table.config(indices), price, self.settings.method, groups, loss)
+
+    def keep(self, variants: list[Variant], seen: list[Variant] = ()) -> None:
+        """Writes configs.json: the variants to train if it ended now, and what is not beaten of all that was seen."""
+        before = self.configs()
+        found = pareto(distinct((*seen, *before.seen)))  # a configuration seen again counts with its newest loss
+        self.run.configs = replace(before, variants=distinct(variants), seen=found)
+        if self.run.group.writes:
+            self.run.configs.write(self.run.folder)
+
+    def configs(self) -> Configs:
+        """What was found so far."""
+        return self.run.configs or Configs(self.settings.costs)
+
+    def budgets(self, count: int) -> list[float]:
+        """`count` budgets around the one asked for, which is among them, a factor of RUNG apart, within reach."""
+        first, budget = -((count - 1) // 2), self.settings.budget
+        wanted = [budget * RUNG**(first + k) for k in range(count)]
+        return sorted({min(max(b, self.table.minimum * (1 + TOLERANCE)), max(1.0, budget)) for b in wanted})
+
+
+@dataclass
+class SearchPhase(Phase):
+    """Trains the open network (`net["open"]`) and what chooses the widths (all else in `net`, at a rate of its own)."""
+
+    search: Search | None = None
+
+    @classmethod
+    def start(cls, given: Search, net: nn.ModuleDict, losses: tuple[str, ...]) -> "SearchPhase":
+        settings = given.settings
+        return cls("search", net, losses, settings.bit_epochs, settings.lr, given.teacher, search=given)
+
+    def parameters_by_rate(self):
+        named = [(n, p) for n, p in self.net.named_parameters() if f".arms.{FULL}." not in n]
+        weights = [(n, p) for n, p in named if n.startswith("open.")]
+        choosing = [(n, p) for n, p in named if not n.startswith("open.")]
+        rated = [(self.lr, weights), (self.search.settings.policy_lr, choosing)]
+        return [(rate, named) for rate, named in rated if named]
+
+    def progress(self, batches: Batches, epoch: int, step: int) -> float:
+        """Share of the phase behind this step."""
+        return (epoch * batches.steps + step) / (self.epochs * batches.steps)
+
+    def stepped(self) -> None:
+        self.net["open"].keep_gains_positive()
+
+
+@torch.no_grad()
+def judge(net: RelaxedNetwork, indices: Tensor, parts: list[tuple[Tensor, Tensor, int]]) -> float:
+    """Mean cross entropy of one configuration, indices int64 [L, 2] into the widths.
+
+    parts: pictures uint8 [N, H, W, 3] of one quality, labels int64 [N], and which batch norm is theirs.
+    """
+    y, total, count = one_hot(indices, len(net.widths)).to(parts[0][0].device), 0.0, 0
+    for pictures, labels, group in parts:
+        logits = net(pictures, Mixture.of(y, group))
+        total += float(F.cross_entropy(logits, labels, reduction="sum"))
+        count += len(labels)
+    return total / count
+
+
+def held_parts(held: Held, device: torch.device, groups: Tensor | None = None) -> list[tuple[Tensor, Tensor, int]]:
+    """The held pictures in parts of one group each (int64 [N], one group when None), large enough for statistics."""
+    pictures, labels = torch.tensor(held.pictures, device=device), torch.tensor(held.labels, device=device)
+    groups = torch.zeros(len(labels), dtype=torch.int64) if groups is None else groups
+    parts = []
+    for group in groups.unique().tolist():
+        mine = (groups == group).nonzero()[:, 0].to(device)
+        for some in mine.tensor_split(max(1, len(mine) // JUDGED)):
+            parts.append((pictures[some], labels[some], group))
+    return parts
