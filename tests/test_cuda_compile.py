@@ -1,5 +1,7 @@
 """What nvcc makes of the kernels: the promised instructions on every GPU, nothing spilled. Needs nvcc and cuobjdump."""
 
+import platform
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 
 tvm = pytest.importorskip("tvm")
 
-from targets import TargetError, find  # noqa: E402
+from targets import TargetError, elf, find  # noqa: E402
 from targets.cuda import machine_code, routes, tiles, toolchain  # noqa: E402
 from tests.cuda_steps import graph_of, input_of, steps  # noqa: E402
+from tests.small_modules import mirror  # noqa: E402
 
 TARGET = find("cuda")
 LARGE = next(t for t in tiles.TILES if (t.rows, t.columns, t.steps, t.stages) == (128, 64, 1, 2))
@@ -73,3 +76,24 @@ def test_promised_instructions_are_there(built, arch):
 def test_statistics_are_read_in_full():
     with pytest.raises(TargetError, match="expected ptxas -v to tell"):
         toolchain.statistics("ptxas info    : Compiling entry function 'a' for 'sm_87'\n")
+
+
+def test_a_library_for_orin_needs_its_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: "x86_64")
+    with pytest.raises(TargetError, match="expected aarch64-linux-gnu-g.. to build for another machine.*--source-only"):
+        toolchain._host(find("cuda:orin"), tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None or platform.machine() != "x86_64",
+                    reason="needs aarch64-linux-gnu-g++ on x86-64; apt install g++-aarch64-linux-gnu")
+def test_a_library_for_orin_built_here(tmp_path):
+    try:
+        toolchain.nvcc()
+    except TargetError as missing:
+        pytest.skip(str(missing))
+    facts = toolchain.build(mirror(), find("cuda:orin"), tmp_path / "m.so", tmp_path)
+    found = elf.read(tmp_path / "m.so")
+    assert found.machine == "aarch64" and facts["archs"] == ["sm_87"]
+    assert {"libtvm_ffi.so", f"libcudart.so.{facts['compiler'].split('.')[0]}"} <= set(found.needed)
+    assert (tmp_path / "rebuild.sh").exists()

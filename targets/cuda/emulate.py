@@ -92,12 +92,12 @@ class Runner:
                                  "describe the instruction in targets/cuda/emulation/ first")
         compiler, prelude = _prelude()
         source = self._program.with_suffix(".cpp")
+        fibers = int("__syncthreads" in text or "emulated::" in text)
         # g++ wants alignas before storage classes
         source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))
         ffi = Path(libinfo.find_libtvm_ffi())
         command = [compiler, *_FLAGS, "-rdynamic", f"-I{prelude}", *_includes(), f'-DEMULATED_SOURCE="{source}"',
-                   f"-DEMULATED_BARRIERS={int('__syncthreads' in text or 'emulated::' in text)}",
-                   f"-DEMULATED_ARCH={10 * self.arch}",
+                   f"-DEMULATED_BARRIERS={fibers}", f"-DEMULATED_ARCH={10 * self.arch}",
                    "-o", str(self._program), str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

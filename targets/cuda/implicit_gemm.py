@@ -10,9 +10,7 @@ put together from two words each.
 """
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
-import numpy as np
 from tvm.tirx.script import builder as T
 
 from compile.graph import Conv
@@ -21,46 +19,8 @@ from targets.cuda.epilogue import ConvEpilogue
 from targets.cuda.memory import QUAD, Place, fill_borders, words
 from targets.cuda.routes import Route
 from targets.cuda.tiles import LANES, STAGING_PAD, Tile
+from targets.cuda.window import Window
 from targets.kernel import Kernel, Step
-
-VECTORS = (16, 8, 4)  # bytes that cp.async copies
-
-
-@dataclass(frozen=True)
-class Window:
-    """The run of bytes that each row of a convolution's window is, and how K counts through them.
-
-    vector: bytes copied at once; 0 where runs do not lie on words.
-    """
-
-    rows: int
-    run: int
-    vector: int
-
-    @staticmethod
-    def of(node: Conv) -> "Window":
-        _, kh, kw, channels = node.weight.shape
-        return Window(kh, kw * channels, next((v for v in VECTORS if channels % v == 0), 0))
-
-    @property
-    def step(self) -> int:
-        """Codes of K that are moved at once."""
-        return self.vector or QUAD
-
-    @property
-    def padded_run(self) -> int:
-        return -(-self.run // self.step) * self.step
-
-    @property
-    def k(self) -> int:
-        """Codes of a sum, padding of the runs included."""
-        return self.rows * self.padded_run
-
-    def matrix(self, weight: np.ndarray, n: int, k: int) -> np.ndarray:
-        """int8 [n, k] of weights [O, kH, kW, I]."""
-        flat = weight.reshape(len(weight), self.rows, self.run)
-        flat = np.pad(flat, ((0, n - len(weight)), (0, 0), (0, self.padded_run - self.run))).reshape(n, self.k)
-        return np.pad(flat, ((0, 0), (0, k - self.k)))
 
 
 def implicit_gemm(step: Step, processors: int) -> Kernel | None:
@@ -169,19 +129,20 @@ class Block:
                                            source_code=route.unscale_source(), return_type="int32")
                     T.buffer_store(self.shared, acc, [(self.part * tile.rows + row) * stride + column])
         T.evaluate(T.tvm_storage_sync("shared"))
-        quads = tile.columns // QUAD
-        for turn in range(-(-tile.rows * quads // tile.threads)):
-            item = T.bind(turn * tile.threads + self.thread)
-            row, channel = item // quads, self.block_column * tile.columns + item % quads * QUAD
-            pixel = T.bind(self.block_row * tile.rows + row)
-            inside = T.And(pixel < self.product.pixels, channel < self.product.step.write.tensor.shape[2])
-            with T.If(T.And(item < tile.rows * quads, inside)), T.Then():
-                parts = [self.shared[T.ramp((part * tile.rows + row) * stride + item % quads * QUAD, 1, QUAD)]
-                         for part in range(tile.warps[2])]
-                total = T.bind(sum(parts[1:], parts[0]))
-                place = Place.of(pixel, self.product.step.write.tensor.shape)
-                epilogue.put([T.Shuffle([total], [i]) for i in range(QUAD)], reads, writes, table, place,
-                             T.bind(channel))
+        with T.serial(-(-tile.rows * tile.columns // QUAD // tile.threads)) as turn:
+            self._finish_quad(T.bind(turn * tile.threads + self.thread), stride, epilogue, reads, writes, table)
+
+    def _finish_quad(self, item, stride: int, epilogue: ConvEpilogue, reads, writes, table) -> None:
+        """Four channels of a pixel, whose sums of each part of K lie in shared memory."""
+        tile, shape, across = self.tile, self.product.step.write.tensor.shape, self.tile.columns // QUAD
+        row, column = item // across, item % across * QUAD
+        pixel, channel = T.bind(self.block_row * tile.rows + row), T.bind(self.block_column * tile.columns + column)
+        with T.If(T.And(row < tile.rows, T.And(pixel < self.product.pixels, channel < shape[2]))), T.Then():
+            parts = [self.shared[T.ramp((part * tile.rows + row) * stride + column, 1, QUAD)]
+                     for part in range(tile.warps[2])]
+            total = T.bind(sum(parts[1:], parts[0]))
+            epilogue.put([T.Shuffle([total], [i]) for i in range(QUAD)], reads, writes, table,
+                         Place.of(pixel, shape), channel)
 
     def _vectors(self) -> tuple[int, int]:
         """Vectors of activations in a stage's row, and in all its rows by each thread."""
@@ -234,7 +195,8 @@ class Block:
 
     def _copy(self, to, source, size: int) -> None:
         kind = "cg" if size == 16 else "ca"
-        target = self.shared.access_ptr("w", offset=to, extent=size // 4)
+        # TVM would set a barrier of its own behind every write; it is told of a read, which keeps the buffer whole too
+        target = self.shared.access_ptr("r", offset=to, extent=size // 4)
         T.evaluate(T.ptx[f"cp.async.{kind}.shared.global"](target, source, size))
 
     def _multiply(self, slot) -> None:

@@ -1,8 +1,10 @@
 """CUDA libraries: TVM writes one .cu file of kernels and the host function that launches them, nvcc compiles it."""
 
 import os
+import platform
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import tvm
@@ -15,9 +17,11 @@ EMULATED = True  # runner needs no GPU
 
 _PLACES = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
 # never --use_fast_math; 174 and 177 are remarks on TVM's style
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-Xcompiler", "-fPIC", "-cudart", "static", "--threads", "0",
-          "-diag-suppress", "174,177", "-Xptxas", "-v")
-_SYSTEM = ("libtvm_ffi", "libstdc++", "libgcc_s", "libc.", "libm.", "libdl.", "librt.", "libpthread.", "ld-linux")
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-Xcompiler", "-fPIC", "--threads", "0", "-diag-suppress", "174,177",
+          "-Xptxas", "-v")
+_NATIVE = ("-cudart", "static")
+_SYSTEM = ("libtvm_ffi", "libstdc++", "libgcc_s", "libc.", "libm.", "libdl.", "librt.", "libpthread.", "ld-linux",
+           "libcudart")
 
 _REBUILD = """\
 #!/bin/sh
@@ -56,23 +60,46 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | N
     """Writes `library`, its .cu file beside it, and rebuild.sh with the commands; returns facts for the manifest.
 
     Facts: {"source", "command"} and, unless source_only, {"compiler", "archs", "kernels", "registers" (the most of any
-    kernel), "spilled" (bytes over all kernels), "stack", "shared" (bytes, the most of any kernel)}. Raises
-    TargetError where nvcc is missing or fails.
+    kernel), "spilled" (bytes over all kernels), "stack" and "shared" (bytes, the most of any kernel)}. Raises
+    TargetError where a compiler is missing or fails.
     """
     text = library.with_suffix(".cu")
     text.write_text(source(module, target))
     script = library.parent / "rebuild.sh"
-    script.write_text(_REBUILD.format(flags=" ".join(_FLAGS), archs=" ".join(_gencode(target))))
+    script.write_text(_REBUILD.format(flags=" ".join((*_FLAGS, *_NATIVE)), archs=" ".join(_gencode(target))))
     script.chmod(0o755)
-    facts = {"source": text.name, "command": " ".join(["nvcc", *_FLAGS, *_gencode(target)])}
+    facts = {"source": text.name, "command": " ".join(["nvcc", *_FLAGS, *_NATIVE, *_gencode(target)])}
     if source_only:
         return facts
-    ffi, partial = Path(libinfo.find_libtvm_ffi()).parent, library.with_name(f".{library.name}.partial")
-    log = llvm.run([nvcc(), *_FLAGS, *_gencode(target), f"-I{libinfo.find_include_path()}", "-o", str(partial),
-                    str(text), f"-L{ffi}", "-ltvm_ffi"])
+    partial = library.with_name(f".{library.name}.partial")
+    with tempfile.TemporaryDirectory() as scratch:
+        log = llvm.run([nvcc(), *_FLAGS, *_gencode(target), f"-I{libinfo.find_include_path()}", "-o", str(partial),
+                        str(text), *_host(target, Path(scratch))])
     check_library(partial, target)
     partial.replace(library)
     return {**facts, "compiler": version(), **statistics(log)}
+
+
+def _host(target: Target, scratch: Path) -> list[str]:
+    """nvcc's words about the machine that calls main: this one, or one whose compiler is here but not its libraries.
+
+    Empty libraries stand for those at link time, by their names: the board has libcudart, and tvm_ffi is loaded.
+    """
+    if target.machine == platform.machine():
+        return [*_NATIVE, f"-L{Path(libinfo.find_libtvm_ffi()).parent}", "-ltvm_ffi"]
+    compiler = shutil.which(f"{target.machine}-linux-gnu-g++")
+    if compiler is None:
+        raise TargetError(f"{target.name}: expected {target.machine}-linux-gnu-g++ to build for another machine, found "
+                          f"none; apt install g++-{target.machine}-linux-gnu, or use --source-only and run "
+                          "lib/rebuild.sh on the board")
+    names = ["libtvm_ffi.so", f"libcudart.so.{version().partition('.')[0]}"]
+    for name in names:
+        llvm.run([compiler, "-shared", "-nostdlib", f"-Wl,-soname,{name}", "-o", str(scratch / name), "-x", "c",
+                  "/dev/null"])
+    plan = llvm.run([nvcc(), "--dryrun", "-c", "-x", "cu", "/dev/null", "-o", "/dev/null"])
+    headers = re.search(r'INCLUDES="(-I[^"\s]+)', plan)[1]  # where it would not look for another machine
+    return ["-ccbin", compiler, "-cudart", "none", headers, f"-L{scratch}", "-Xlinker", "--no-as-needed",
+            *(f"-l:{name}" for name in names)]
 
 
 def nvcc() -> str:
@@ -107,7 +134,7 @@ def statistics(log: str) -> dict:
 
 
 def check_library(library: Path, target: Target) -> None:
-    """Raises TargetError unless the library is for the target's machine, exports main and needs only libtvm_ffi."""
+    """Raises TargetError unless the library is for the target's machine, exports main and needs nothing unexpected."""
     found = elf.read(library)
     extra = [n for n in found.needed if not n.startswith(_SYSTEM)]
     if found.machine != target.machine or "__tvm_ffi_main" not in found.defined or extra:
