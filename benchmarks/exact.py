@@ -53,8 +53,12 @@ def _emulated(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
     toolchain = importlib.import_module(f"targets.{level.family}.toolchain")
     run = toolchain.runner(bundle.path(variant.library), level, build.function)
     weights, table, classes = bundle.weights(build), bundle.table(build), len(bundle.manifest.labels)
-    return (lambda picture: run(picture.reshape(-1), weights, table, build.workspace, classes),
-            f"emulated {level.cpu or level.family}")
+    n = bundle.manifest.pictures
+
+    def alone(picture: np.ndarray) -> np.ndarray:
+        return run(np.tile(picture.reshape(-1), n), weights, table, build.workspace, n * classes)[:classes]
+
+    return alone, f"emulated {level.cpu or level.family}"
 
 
 def graph_of(bundle: Bundle, variant: Variant) -> Graph:

@@ -36,13 +36,15 @@ def build(
     normalization: Normalization | None = None,
     console: Console | None = None,
     times: bool = True,
+    batch: int = 1,
 ) -> Path:
     """Builds a bundle and returns its folder; every error is a ValueError or OSError that says what to do.
 
     paths: a run folder or ONNX files. golden: pictures that the compiled code must reproduce during the build (all of
     them travel with the bundle). source_only: leave out what needs the target's own compiler. normalization: (mean,
     std) of ONNX files whose picture is a float tensor, x = (u8 / 255 - mean) / std. times: time each kernel where the
-    target's code runs here; what is found is printed (and dumped), no part of the bundle.
+    target's code runs here; what is found is printed (and dumped), no part of the bundle. batch: pictures
+    that the compiled code takes at once, on a GPU; fewer cost as much.
     """
     console = console or Console()
     source = open_source(paths, normalization)
@@ -53,7 +55,7 @@ def build(
         built, rungs, libraries = [], [], Libraries(target, folder, dump_to, source_only)
         libraries.require_some_level()
         for variant in source.variants:
-            lowered = [lower(variant.graph, level) for level in target.compiled_for]
+            lowered = [lower(variant.graph, level, batch) for level in target.compiled_for]
             if dump_to:
                 dump(dump_to, variant, target, lowered)
             library = libraries.add(variant.name, lowered)
@@ -133,7 +135,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-times", action="store_true", help="do not time the kernels")
     parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="of ONNX files with a float picture, which is")
     parser.add_argument("--std", type=_floats, metavar="R,G,B", help="(u8 / 255 - mean) / std")
+    parser.add_argument("--batch", type=int, default=1, help="cuda: pictures that run together (default 1)")
     args = parser.parse_args(argv)
+    if args.batch < 1:
+        parser.error(f"--batch: expected at least 1 picture, got {args.batch}")
     if args.golden < 1:
         parser.error(f"--golden: expected at least 1 picture to check the compiled code with, got {args.golden}")
     if (args.mean is None) != (args.std is None):
@@ -147,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
             args.source_only,
             args.golden,
             None if args.mean is None else (args.mean, args.std),
+            batch=args.batch,
             times=not args.no_times,
         )
     except (ValueError, OSError) as error:

@@ -35,6 +35,7 @@ class Lowered:
     segments: list[Segment]
     table: np.ndarray  # int32
     sizes: Sizes
+    pictures: int = 1  # that main takes at once
 
     def weights(self) -> np.ndarray:
         """int8, as the runtime unpacks them."""
@@ -78,7 +79,7 @@ def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
         output.size,
     )
     table = np.concatenate([*tables, np.zeros(16, np.int32)])
-    return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes)
+    return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes, pictures)
 
 
 def _steps(graph: Graph, also: bool, pictures: int) -> list[tuple[Step, list[str]]]:
@@ -112,11 +113,11 @@ def table_of_rules(graph: Graph, lowered: Lowered) -> list[tuple[str, str, str, 
 
 
 def run_compiled(lowered: Lowered, runner: Runner, pictures: np.ndarray) -> np.ndarray:
-    """int32 [N, classes] of pictures uint8 [N, H, W, C], as many at a time as `main` takes; N a multiple of that.
+    """int32 [N, classes] of pictures uint8 [N, H, W, C], n at a time where `main` takes n; the last call repeats some.
 
     runner(pictures uint8 [n*H*W*C], weights int8, table int32, workspace bytes, n*classes) -> int32 [n*classes]
     """
-    weights, sizes = lowered.weights(), lowered.sizes
-    calls = pictures.reshape(-1, sizes.picture)
+    weights, sizes, n = lowered.weights(), lowered.sizes, lowered.pictures
+    calls = np.resize(pictures, (-(-len(pictures) // n) * n, *pictures.shape[1:])).reshape(-1, sizes.picture)
     rows = [runner(p, weights, lowered.table, sizes.workspace, sizes.logits) for p in calls]
-    return np.concatenate(rows).reshape(len(pictures), -1)
+    return np.concatenate(rows).reshape(len(calls) * n, -1)[:len(pictures)]

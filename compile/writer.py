@@ -110,7 +110,7 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
             "machine": target.machine,
             "levels": [{"name": v.name, "requires": list(v.requires)} for v in target.compiled_for],
         },
-        "input": {"shape": list(source.pictures.shape[1:])},
+        "input": {"shape": list(source.pictures.shape[1:]), "pictures": built[0].lowered[0].pictures},
         "labels": source.labels,
         "variants": variants,
         "selector": source.selector,

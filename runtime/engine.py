@@ -83,7 +83,10 @@ class Engine:
         return self._infer([img], variant)[0]
 
     def infer_batch(self, imgs: Iterable[np.ndarray], variant: str | None = None) -> list[Prediction]:
-        """Classifies pictures, which may differ in size; the same results as one `infer` each."""
+        """Classifies pictures, which may differ in size; the same results as one `infer` each.
+
+        A bundle built for several pictures at once runs those of one variant together.
+        """
         imgs = list(imgs)
         return self._infer(imgs, variant) if imgs else []
 
@@ -102,10 +105,7 @@ class Engine:
         if picture.dtype != np.uint8 or picture.shape != shape:
             raise ValueError(f"expected a picture uint8 {list(shape)}, got {picture.dtype} {list(picture.shape)}; "
                              "`infer` resizes")
-        with self._lock:
-            if self._loaded is None:
-                raise ValueError("expected an open engine, this one was closed; make a new Engine")
-            return self._loaded.run(variant, picture)
+        return self._run(variant, picture[None])[0]
 
     def close(self) -> None:
         """Ends its threads, frees libraries and memory; a second call does nothing."""
@@ -129,15 +129,37 @@ class Engine:
         else:
             names, qualities = [self.bundle.variant(variant).name] * len(imgs), [None] * len(imgs)
         shared = (time.perf_counter() - began) / len(imgs)
-        return [self._classify(p, n, q, shared) for p, n, q in zip(pictures, names, qualities, strict=True)]
+        found = {}
+        for together in _together(names, self.bundle.manifest.pictures):
+            began = time.perf_counter()
+            logits = self._run(names[together[0]], pictures[together])
+            each = shared + (time.perf_counter() - began) / len(together)
+            found |= {i: self._prediction(row, names[i], qualities[i], each)
+                      for i, row in zip(together, logits, strict=True)}
+        return [found[i] for i in range(len(imgs))]
 
-    def _classify(self, picture: np.ndarray, name: str, features: dict[str, int] | None, before: float) -> Prediction:
+    def _prediction(self, logits: np.ndarray, name: str, features: dict[str, int] | None, before: float) -> Prediction:
         began = time.perf_counter()
-        logits = self.logits(picture, name)
         index = int(logits.argmax())
         scores = softmax(logits, self.bundle.variant(name).logit_scale)
         return Prediction(self.bundle.manifest.labels[index], index, scores, logits, name, features,
                           before + time.perf_counter() - began)
+
+    def _run(self, variant: str, pictures: np.ndarray) -> np.ndarray:
+        """int32 [n, classes] of pictures uint8 [n, H, W, 3] that run together."""
+        with self._lock:
+            if self._loaded is None:
+                raise ValueError("expected an open engine, this one was closed; make a new Engine")
+            return self._loaded.run_together(variant, pictures)
+
+
+def _together(names: list[str], most: int) -> list[list[int]]:
+    """Indices of pictures of one variant, `most` at a time, in the order in which each group's first came."""
+    by_name: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        by_name.setdefault(name, []).append(i)
+    groups = [found[at:at + most] for found in by_name.values() for at in range(0, len(found), most)]
+    return sorted(groups)
 
 
 def softmax(logits: np.ndarray, scale: float) -> np.ndarray:

@@ -56,9 +56,9 @@ class Loaded:
         self.level = bundle.level(level)
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
         self._calls: dict[str, Callable[[], None]] = {}
-        classes = len(bundle.manifest.labels)
-        self._picture, picture = self._buffer(int(np.prod(bundle.manifest.shape)), np.uint8)
-        self._logits, logits = self._buffer(classes, np.int32)
+        self.pictures = bundle.manifest.pictures
+        self._picture, picture = self._buffer(self.pictures * int(np.prod(bundle.manifest.shape)), np.uint8)
+        self._logits, logits = self._buffer(self.pictures * len(bundle.manifest.labels), np.int32)
         builds = {v: bundle.build(v, self.level) for v in variants}
         workspace, _ = self._buffer(max(b.workspace for b in builds.values()), np.uint8)
         libraries, weights = {}, {}
@@ -76,10 +76,16 @@ class Loaded:
 
     def run(self, name: str, picture: np.ndarray) -> np.ndarray:
         """Logits int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by that variant."""
-        call = self._calls[name]
-        self._picture.write(picture.reshape(-1))
+        return self.run_together(name, picture[None])[0]
+
+    def run_together(self, name: str, pictures: np.ndarray) -> np.ndarray:
+        """Logits int32 [n, classes] of pictures uint8 [n, H, W, 3], one call; n up to `self.pictures`."""
+        call, count = self._calls[name], len(pictures)
+        if count < self.pictures:
+            pictures = np.resize(pictures, (self.pictures, *pictures.shape[1:]))
+        self._picture.write(pictures.reshape(-1))
         call()
-        return self._logits.read()
+        return self._logits.read().reshape(self.pictures, -1)[:count]
 
     def close(self) -> None:
         """Ends the helpers; what still runs then, the calling thread does alone."""

@@ -140,7 +140,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of manifest.json; `shape` is the input's [H, W, 3]."""
+    """The whole of manifest.json; `shape` is the input's [H, W, 3], `pictures` how many a call takes."""
 
     name: str
     producer: dict[str, Any] = field(hash=False)
@@ -152,6 +152,7 @@ class Manifest:
     budgets: tuple[Budget, ...]
     golden: str
     files: dict[str, FileInfo] = field(hash=False)
+    pictures: int
 
 
 def parse(text: bytes) -> Manifest:
@@ -180,6 +181,7 @@ def parse(text: bytes) -> Manifest:
         budgets=tuple(_budget(b) for b in top.objects("budgets")),
         golden=top.path("golden"),
         files=files,
+        pictures=top.object("input").whole("pictures", 1, 1 << 16),
     )
     for path in (manifest.golden, "weights.bin", "tables.bin"):
         top.require(path in files, f"{path} among the files", sorted(files))

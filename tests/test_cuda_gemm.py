@@ -87,6 +87,15 @@ def test_every_tile(tmp_path, monkeypatch, part):
     assert_equal(steps(graphs, TARGET, picture(2, 4)), tmp_path, part)
 
 
+@pytest.mark.parametrize("stages", (2, 3))
+def test_many_stages_of_every_vector(tmp_path, monkeypatch, stages):
+    """Runs on 16, 8 and 4 bytes and on none: what is loaded meets the stages that are still in use."""
+    rng = np.random.default_rng(stages)
+    graphs = {f"{n}": conv(rng, 8, 8, n, 9, 5, 1, (7, 6)) for n in (32, 24, 20, 17)}
+    monkeypatch.setattr(tiles, "choose", lambda *_: tiles.Tile(16, 16, (1, 1, 2), 1, stages))
+    assert_equal(steps(graphs, TARGET, picture(6, 8)), tmp_path, stages)
+
+
 def test_several_pictures_at_once(tmp_path):
     """Their pixels share tiles; borders, residual operands and copies in other widths too."""
     rng, graphs = np.random.default_rng(5), {}

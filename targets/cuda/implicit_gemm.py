@@ -22,6 +22,8 @@ from targets.cuda.tiles import LANES, STAGING_PAD, Tile
 from targets.cuda.window import Window
 from targets.kernel import Kernel, Step
 
+_STORE_WORD = "__forceinline__ __device__ void store_word(int* to, int word) { *to = word; }\n"
+
 
 def implicit_gemm(step: Step, processors: int) -> Kernel | None:
     """The rule; processors: multiprocessors of the GPU that tiles are chosen for."""
@@ -173,7 +175,8 @@ class Block:
                 if window.vector:
                     self._copy(to, T.address_of(codes[at]), window.vector)
                 else:
-                    T.buffer_store(self.shared, _unaligned(codes, at), [to])
+                    T.evaluate(T.cuda.func_call("store_word", self._target(to, 1), _unaligned(codes, at),
+                                                source_code=_STORE_WORD))
         self._load_weights(stage, slot + self.tile.rows * self.product.row_words, weights)
 
     def _load_weights(self, stage, to, weights) -> None:
@@ -195,9 +198,12 @@ class Block:
 
     def _copy(self, to, source, size: int) -> None:
         kind = "cg" if size == 16 else "ca"
-        # TVM would set a barrier of its own behind every write; it is told of a read, which keeps the buffer whole too
-        target = self.shared.access_ptr("r", offset=to, extent=size // 4)
-        T.evaluate(T.ptx[f"cp.async.{kind}.shared.global"](target, source, size))
+        T.evaluate(T.ptx[f"cp.async.{kind}.shared.global"](self._target(to, size // 4), source, size))
+
+    def _target(self, to, count: int):
+        """Where a stage's words go. TVM would set a barrier of its own behind every write it sees; it is told of a
+        read, which keeps the buffer whole too."""
+        return self.shared.access_ptr("r", offset=to, extent=count)
 
     def _multiply(self, slot) -> None:
         """This warp's chunks of one stage."""
