@@ -66,8 +66,8 @@ def test_codes_from_picture_to_output(target, seed, tmp_path):
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_rule_is_used(target):
     expected, used = rules(find(target)), set()
-    few_bits = resnet_like(((2, 2),), width=16)
-    for graph in (quantized_to_the_end(0), few_bits, *(random_graph(1, ops=(op,)) for op in OPS)):
+    few_bits, more_bits = resnet_like(((2, 2),), width=16), resnet_like(((4, 4),), width=32, size=32)
+    for graph in (quantized_to_the_end(0), few_bits, more_bits, *(random_graph(1, ops=(op,)) for op in OPS)):
         for call in lower(graph, find(target)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}

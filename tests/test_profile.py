@@ -1,12 +1,6 @@
 """Costs of layers: shapes, single-layer networks, timing, tables and what they predict."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -302,36 +296,3 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert costs.unit == "us" and costs.entries[Shape.parse(TEXTS[3])]["w8a8"].time > 0
     assert profile.main(["--target", "x86:avx2", "--out", str(out), str(tmp_path / "absent.onnx")]) == 2
     assert "expected a run folder" in capsys.readouterr().err
-
-
-@pytest.fixture
-def rpc_server():
-    """HOST:PORT of a server on this machine; it and the workers it starts end with the test."""
-    for name in ("psutil", "cloudpickle"):
-        pytest.importorskip(name, reason=f"RPC needs {name}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", str(port),
-               "--port-end", str(port + 1)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        for _ in range(1200):  # it loads TVM twice
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)  # the workers are of its group, and would outlive it
-        server.wait()
-
-
-@runs_here
-def test_board(rpc_server, tmp_path):
-    wanted = {Shape.parse(TEXTS[k]): set(own_bits(Shape.parse(TEXTS[k]))) for k in (0, 3)}
-    machine = profile.machine_for(X86, rpc_server)
-    costs = profile.profile(wanted, X86, machine, tmp_path / "c.json")
-    assert {s: set(e) for s, e in costs.entries.items()} == wanted
-    assert all(e.time > 0 for entries in costs.entries.values() for e in entries.values())
-    assert costs.machine == f"board at {rpc_server}"

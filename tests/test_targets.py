@@ -232,6 +232,7 @@ def test_ptxas_statistics_are_read():
            "    16 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads\nptxas info    : Used 40 registers\n"
            "ptxas info    : Compiling entry function 'b' for 'sm_87'\nptxas info    : Function properties for b\n"
            "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\nptxas info    : Used 12 registers\n")
-    assert cuda.statistics(log) == {"archs": ["sm_87"], "kernels": 2, "registers": 40, "spilled": 12, "stack": 16}
+    assert cuda.statistics(log) == {"archs": ["sm_87"], "kernels": 2, "registers": 40, "spilled": 12, "stack": 16,
+                                     "shared": 0}
     with pytest.raises(TargetError, match="expected ptxas -v"):
         cuda.statistics("nothing")

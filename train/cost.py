@@ -39,7 +39,7 @@ def latency(target: str) -> LayerCost:
     try:
         from compile.costs import CostsError, load  # here, since only this cost needs a table
         from compile.shapes import Shape
-        table = load(find(target).name)
+        table = load(find(target).compiled_for[-1].name)  # of a family, what its every processor can run
     except (ImportError, ValueError) as error:
         raise CostError(f"--cost latency --target {target}: {error}; or give --cost bitops") from error
 

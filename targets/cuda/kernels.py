@@ -1,5 +1,4 @@
-"""CUDA kernels: the ordered rules. Tensor cores for whatever is a matrix product, plain code of four channels a thread
-for the rest."""
+"""Kernel rules of CUDA: tensor cores for matrix products, plain code of four channels a thread for the rest."""
 
 from functools import partial
 
