@@ -173,6 +173,8 @@ def test_the_route_of_fewest_instructions_is_chosen():
     name = lambda w, a, k=1152: routes.choose(few, w, a, k).name  # noqa: E731
     assert [name(2, 2), name(3, 2), name(4, 4), name(2, 8), name(4, 5), name(8, 2)] == [
         "u4s4_w2", "u4s4_w4", "u4s4_w4", "u8s8_w2", "u8s8_w4", "u8s8_w8"]
+    on_bytes = [routes.choose(few, w, a, 1152, (8,)).name for w, a in ((2, 2), (4, 4), (5, 4))]
+    assert on_bytes == ["u8s8_w2", "u8s8_w4", "u8s8_w8"]
     assert name(2, 2, 144) == "u4s4_w4"  # a chunk of 128 codes would be mostly padding
     large = np.full((1, 1, 1, 1 << 17), -2, np.int8)
     assert routes.choose(large, 2, 8, 1 << 17).name == "u8s8_w4"  # sums 64 times too large would not fit

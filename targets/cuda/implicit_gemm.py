@@ -25,13 +25,13 @@ from targets.kernel import Kernel, Step
 _STORE_WORD = "__forceinline__ __device__ void store_word(int* to, int word) { *to = word; }\n"
 
 
-def implicit_gemm(step: Step, processors: int) -> Kernel | None:
-    """The rule; processors: multiprocessors of the GPU that tiles are chosen for."""
+def implicit_gemm(step: Step, processors: int, containers: tuple[int, ...] = (4, 8)) -> Kernel | None:
+    """The rule; processors: multiprocessors of the GPU that tiles are chosen for; containers: see routes.choose."""
     node = step.node
     if not isinstance(node, Conv) or node.groups > 1:
         return None
     window = Window.of(node)
-    route = routes.choose(node.weight, node.w_bits, step.reads[0].tensor.bits, window.k)
+    route = routes.choose(node.weight, node.w_bits, step.reads[0].tensor.bits, window.k, containers)
     h, w, channels = step.write.tensor.shape
     tile = tiles.choose(route, step.write.pictures * h * w, channels, window.k, processors)
     return kernel(step, route, tile)

@@ -7,6 +7,7 @@ import tvm
 from targets import Target, module
 from targets.cuda import quads
 from targets.cuda.implicit_gemm import implicit_gemm
+from targets.cuda.routes import INT4_UNTIL
 from targets.kernel import Call, Rule, Sizes
 
 WRITES_ALSO, BATCHES = True, True
@@ -22,5 +23,7 @@ def assemble(calls: list[Call], sizes: Sizes) -> tvm.IRModule:
 def rules(target: Target) -> list[Rule]:
     """First that applies; tiles are for the largest GPU that the target has machine code for."""
     processors = max(PROCESSORS[arch] for arch in target.archs)
-    return [partial(implicit_gemm, processors=processors), quads.depthwise, quads.conv, quads.add, quads.average_pool,
-            quads.max_pool, quads.rescale, quads.picture, quads.shortcut, quads.logits]
+    containers = (4, 8) if 10 * target.archs[0] < INT4_UNTIL else (8,)
+    gemm = partial(implicit_gemm, processors=processors, containers=containers)
+    return [gemm, quads.depthwise, quads.conv, quads.add, quads.average_pool, quads.max_pool, quads.rescale,
+            quads.picture, quads.shortcut, quads.logits]

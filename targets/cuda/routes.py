@@ -97,14 +97,15 @@ class Route:
 ROUTES = tuple(Route(c, s) for c, s in ((4, 2), (4, 4), (8, 2), (8, 4), (8, 8)))
 
 
-def choose(weight: np.ndarray, w_bits: int, a_bits: int, k: int) -> Route:
+def choose(weight: np.ndarray, w_bits: int, a_bits: int, k: int, containers: tuple[int, ...] = (4, 8)) -> Route:
     """The route of fewest instructions for sums over k codes, then of the least weight memory.
 
-    weight: codes [O, ...] of w_bits. Raises ValueError where no route's sums fit into int32.
+    weight: codes [O, ...] of w_bits. containers: those that the GPUs have instructions for. Raises ValueError where no
+    route's sums fit into int32.
     """
     most = int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(1).max()) * ((1 << a_bits) - 1)
-    fit = [r for r in ROUTES if w_bits <= r.stored and (r.container == 8 or max(w_bits, a_bits) <= 4)
-           and most * r.scale < 1 << 31]
+    routes = [r for r in ROUTES if r.container in containers and w_bits <= r.stored]
+    fit = [r for r in routes if most * r.scale < 1 << 31 and (r.container == 8 or max(w_bits, a_bits) <= 4)]
     if not fit:
         raise ValueError(f"expected sums below 2**31, got {most}")
     return min(fit, key=lambda r: (-(-k // r.chunk) * r.instructions(), r.stored))
