@@ -7,27 +7,19 @@ import types
 import pytest
 import torch
 
+from tests.searches import ARCH, LAYERS, WIDTHS, bitops_table, chance
 from train import configs
-from train.architectures import architecture
 from train.configs import Configs, ConfigsError, Variant, distinct, pareto
 from train.cost import CostError, CostTable, bitops, layer_cost, relative, size
 from train.phases import Bits, variant_bits
 from train.policy import Policy, log_probability
-from train.relaxed import one_hot, open_layers
+from train.relaxed import one_hot
 from train.settings import Settings
-
-ARCH = architecture("resnet8", (8, 8, 3), 10)
-WIDTHS = (2, 3, 4, 8)
-LAYERS = len(open_layers(ARCH))
-
-
-def chance(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
 def table() -> CostTable:
-    return CostTable.of(bitops, ARCH, WIDTHS)
+    return bitops_table()
 
 
 def test_table_and_network_agree_on_the_cost(table):

@@ -12,33 +12,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from runtime.quality import D
+from tests.searches import LAYERS, WIDTHS, bitops_table, chance
 from train import loop
-from train.architectures import architecture
 from train.batches import Batches
 from train.configs import distinct
-from train.cost import CostTable, bitops
+from train.cost import CostTable
 from train.dqmq import PolicyPhase, Quality, reduce
 from train.groups import Groups, find_groups
 from train.loop import Run
 from train.parallel import Group
 from train.policy import Policy, log_probability, policy_gradient, sample
 from train.reduction import clusters, configurations, items, k_medoids, within
-from train.relaxed import one_hot, open_layers
+from train.relaxed import one_hot
 from train.search import Search
 from train.settings import Settings
-
-ARCH = architecture("resnet8", (8, 8, 3), 10)
-WIDTHS = (2, 3, 4, 8)
-LAYERS = len(open_layers(ARCH))
-
-
-def chance(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
 def table() -> CostTable:
-    return CostTable.of(bitops, ARCH, WIDTHS)
+    return bitops_table()
 
 
 def test_a_new_policy_believes_nothing_of_quality():

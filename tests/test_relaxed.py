@@ -8,26 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.architectures import architecture
-from train.cost import CostTable, bitops
+from tests.searches import ARCH, LAYERS, WIDTHS, bitops_table, chance
+from train.cost import CostTable
 from train.fracbits import RealWidths, interpolate, uniform_width
 from train.ilp import from_steps, solve
 from train.networks import Network
 from train.phases import variant_bits
-from train.relaxed import Mixed, Mixture, RelaxedNetwork, one_hot, open_layers
-
-ARCH = architecture("resnet8", (8, 8, 3), 10)
-WIDTHS = (2, 3, 4, 8)
-LAYERS = len(open_layers(ARCH))
-
-
-def chance(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from train.relaxed import Mixed, Mixture, RelaxedNetwork, one_hot
 
 
 @pytest.fixture(scope="module")
 def table() -> CostTable:
-    return CostTable.of(bitops, ARCH, WIDTHS)
+    return bitops_table()
 
 
 def small_table(layers: int, widths: int, seed: int) -> CostTable:
