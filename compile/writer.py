@@ -15,7 +15,7 @@ from compile.lower import Lowered, Segment
 from compile.packing import pack, packed_size
 from compile.plan import ALIGN
 from compile.source import Source, SourceVariant
-from runtime.manifest import Transform
+from runtime.segments import Transform
 from runtime.weights import transformed
 from targets import Target
 

@@ -1,14 +1,13 @@
 """A bundle's manifest as frozen dataclasses; every field is checked, so that nothing later meets a surprise."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.fields import REBUILD, BundleError, Fields, inside
+from runtime.segments import BITS, Segment, parse_segment
 
 FORMAT = 2
-BITS = range(2, 9)
 
 
 @dataclass(frozen=True)
@@ -27,53 +26,6 @@ class TargetInfo:
     family: str
     machine: str
     levels: tuple[Level, ...]
-
-
-@dataclass(frozen=True)
-class Transform:
-    """How codes [O, T, I] become weights: the Kronecker product of down and across, [P, T], times them, then padded to
-    whole blocks and steps, and laid out as [blocks, P, K, block, group], one or two bytes each."""
-
-    LARGEST = 32  # entry: 32 * 32 times 128 codes of 8 bits are 2**24, which float32 still holds
-
-    shape: tuple[int, int, int]
-    down: tuple[tuple[int, ...], ...]
-    across: tuple[tuple[int, ...], ...]
-    block: int
-    step: int
-    group: int
-    bytes: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of the weights."""
-        o, _, i = self.shape
-        return len(self.down) * len(self.across) * self.padded(o, self.block) * self.padded(i, self.step) * self.bytes
-
-    @staticmethod
-    def padded(count: int, multiple: int) -> int:
-        return -(-count // multiple) * multiple
-
-
-@dataclass(frozen=True)
-class Segment:
-    """`count` codes of `bits` bits from byte `offset` of weights.bin, for byte `at` of the unpacked buffer."""
-
-    offset: int
-    count: int
-    bits: int
-    at: int
-    transform: Transform | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes in the unpacked buffer."""
-        return self.count if self.transform is None else self.transform.size
-
-    @property
-    def stored(self) -> int:
-        """Bytes in the file."""
-        return -(-self.count * self.bits // 8)
 
 
 @dataclass(frozen=True)
@@ -241,12 +193,12 @@ def _variant(f: Fields, target: TargetInfo, files: dict[str, FileInfo]) -> Varia
 
 def _build(f: Fields, files: dict[str, FileInfo]) -> Build:
     weights, table = f.object("weights"), f.object("table")
-    total = weights.whole("bytes", 0)
+    total, packed = weights.whole("bytes", 0), files["weights.bin"].bytes if "weights.bin" in files else 0
     build = Build(
         level=f.text("level"),
         function=f.text("function"),
         parallel=_parallel(f),
-        segments=tuple(_segment(s, total, files) for s in weights.objects("segments")),
+        segments=tuple(parse_segment(s, total, packed) for s in weights.objects("segments")),
         weights_bytes=total,
         table_offset=table.whole("offset", 0, step=64),
         table_bytes=table.whole("bytes", 0, step=4),
@@ -262,34 +214,3 @@ def _parallel(f: Fields) -> Parallel | None:
         return None
     names = f.object("parallel")
     return Parallel(names.text("share"), names.text("serve"))
-
-
-def _segment(f: Fields, total: int, files: dict[str, FileInfo]) -> Segment:
-    bits = f.whole("bits", BITS.start, BITS.stop - 1)
-    transform = _transform(f.object("transform")) if "transform" in f.data else None
-    s = Segment(f.whole("offset", 0, step=64), f.whole("count", 1), bits, f.whole("at", 0), transform)
-    codes = s.count if transform is None else math.prod(transform.shape)
-    f.require(s.count == codes, f"the {codes} codes that the transform takes", s.count)
-    stored = files["weights.bin"].bytes if "weights.bin" in files else 0
-    f.require(s.offset + s.stored <= stored, f"a segment within {stored} bytes", f.data)
-    f.require(s.at + s.size <= total, f"weights within {total} unpacked bytes", f.data)
-    return s
-
-
-def _transform(f: Fields) -> Transform:
-    shape, most = f.get("shape", list, "a list"), 1 << 16
-    f.require(len(shape) == 3 and all(type(n) is int and 1 <= n <= most for n in shape), "a shape [O, T, I]", shape)
-    t = Transform(tuple(shape), _form(f, "down"), _form(f, "across"), f.whole("block", 1, most),
-                  f.whole("step", 1, most), f.whole("group", 1, most), f.whole("bytes", 1, 2))
-    taps = len(t.down[0]) * len(t.across[0])
-    f.require(shape[1] == taps <= 128, f"the {taps} taps of down and across, at most 128", shape)
-    f.require(t.step % t.group == 0, f"a step of whole groups of {t.group}", t.step)
-    return t
-
-
-def _form(f: Fields, name: str) -> tuple[tuple[int, ...], ...]:
-    rows = f.get(name, list, "a list of rows")
-    small = all(isinstance(r, list) and r and all(type(x) is int and abs(x) <= Transform.LARGEST for x in r)
-                for r in rows)
-    f.require(0 < len(rows) <= 128 and small and len({len(r) for r in rows}) == 1, f"equal rows in {name}", rows)
-    return tuple(map(tuple, rows))

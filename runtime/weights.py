@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.manifest import Segment, Transform
+from runtime.segments import Segment, Transform
 
 ALIGN = 64  # kernels load aligned vectors: a buffer at any other address ends the process
 SLACK = 64  # and they may read this many bytes past a buffer's end

@@ -14,7 +14,8 @@ from compile.packing import pack
 from runtime import BundleError, cpu, cuda, open_bundle
 from runtime import bundle as bundles
 from runtime.bundle import newest_bundle
-from runtime.manifest import Segment, parse
+from runtime.manifest import parse
+from runtime.segments import Segment
 from runtime.weights import ALIGN, aligned_buffer, read_weights, unpack
 
 
