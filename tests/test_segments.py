@@ -1,4 +1,4 @@
-"""Weights that are made of stored codes where they are loaded: by their definition, and refused where they cannot be."""
+"""Weights made of stored codes where they are loaded: by their definition, and refused where they cannot be."""
 
 import numpy as np
 import pytest
