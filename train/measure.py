@@ -6,35 +6,15 @@ import numpy as np
 import torch
 
 from compile.graph import Graph, macs
-from runtime.quality import features
-from runtime.selector import Selector, lambda_for
-from train.evaluate import IntegerNetwork
+from train.choice import Choice, fit_choice
 from train.networks import FULL, Network
-from train.selector import budget_table, train_selector
+from train.outcomes import outcomes
 
 REFERENCE_BITS = 8 * 8  # costs are relative to 8-bit weights and activations throughout
 FULL_COST = 32 * 32 / REFERENCE_BITS
 BATCH = 128
 
 Views = dict[tuple[str, int], np.ndarray]  # (family, severity) -> uint8 [N, H, W, 3]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A trained selector, its table of budgets, and the lambda that keeps to the budget where it was trained.
-
-    A budget below the cheapest variant's cost means that variant. static: the one variant that, for every picture, gets
-    most right within the budget there.
-    """
-
-    selector: dict
-    budgets: list[dict]
-    lam: float
-    static: str
-
-    def variants(self, pictures: np.ndarray) -> np.ndarray:
-        """Index of a variant per picture, int [N]."""
-        return Selector.from_dict(self.selector).choose(features(pictures), self.lam)
 
 
 def bit_operations(graph: Graph) -> int:
@@ -58,12 +38,6 @@ class Measured:
         return tuple(sum(n * bits[name][k] for name, n in counts.items()) / sum(counts.values()) for k in (0, 1))
 
 
-def integer_correct(graphs: dict[str, Graph], pictures: np.ndarray, labels: np.ndarray, device) -> np.ndarray:
-    """bool [N, V]: which variant labels which picture rightly, in the arithmetic of the artifact."""
-    answers = [IntegerNetwork(g, device).logits(pictures).argmax(1).cpu().numpy() for g in graphs.values()]
-    return np.stack(answers, 1) == labels[:, None]
-
-
 @torch.no_grad()
 def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarray, device) -> np.ndarray:
     """bool [N] of one arm of the float network, its batch norms at rest."""
@@ -75,19 +49,13 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
     return torch.cat(answers).numpy() == labels
 
 
-def fit_selector(variants: list[Measured], views: np.ndarray, labels: np.ndarray, budget: float, seed: int,
-                 device) -> Choice:
-    """A selector from pictures that were not trained on: views uint8 [F, N, H, W, 3], labels int64 [N]."""
+def choose(variants: list[Measured], views: np.ndarray, labels: np.ndarray, budget: float, seed: int,
+           device) -> Choice:
+    """A choice learned from pictures that were not trained on: views uint8 [F, N, H, W, 3], labels int64 [N]."""
     families, count = views.shape[:2]
-    pictures = views.reshape(-1, *views.shape[2:])
-    correct = integer_correct({v.name: v.graph for v in variants}, pictures, np.tile(labels, families), device)
-    costs, quality = [v.cost for v in variants], features(pictures)
-    selector = train_selector(quality, correct, np.repeat(np.arange(families), count), costs, seed)
-    table = budget_table(selector, quality, correct, costs)
-    budget = max(budget, table[0]["budget"])
-    within = [k for k, price in enumerate(costs) if price <= max(budget, min(costs)) * (1 + 1e-9)]
-    best = max(within, key=lambda k: (correct[:, k].mean(), -costs[k]))
-    return Choice(selector, table, lambda_for(table, budget), variants[best].name)
+    seen = outcomes({v.name: v.graph for v in variants}, views.reshape(-1, *views.shape[2:]), np.tile(labels, families),
+                    device)
+    return fit_choice(seen, np.repeat(np.arange(families), count), [v.cost for v in variants], budget, seed)
 
 
 def measure(variants: list[Measured], teacher: Network, choice: Choice, views: Views, labels: np.ndarray,
@@ -103,20 +71,20 @@ def measure(variants: list[Measured], teacher: Network, choice: Choice, views: V
     costs, bits = np.array([v.cost for v in variants]), np.array([v.mean_bits() for v in variants])
     for (family, severity), pictures in views.items():
         about = {"family": family, "severity": severity, "heldout": family in held_out, "pictures": len(pictures)}
-        correct = integer_correct({v.name: v.graph for v in variants}, pictures, labels, device)
-        choices = choice.variants(pictures)
+        seen = outcomes({v.name: v.graph for v in variants}, pictures, labels, device)
+        correct, (choices, price) = seen.correct, choice.run(seen)
         counts.append((about, correct.sum(0)))
         chosen.append(choices)
         right = int(float_correct(teacher, FULL, pictures, labels, device).sum())
         records.append({"arm": "fp32", "variant": "fp32", **about, "correct": right, "cost": FULL_COST})
         alone = [{"arm": v.method, "variant": v.name, **about, "correct": int(total), "cost": v.cost}
                  for v, total in zip(variants, correct.sum(0), strict=True)]
-        records += alone + [{**r, "arm": "static"} for r in alone if r["variant"] == choice.static]
+        records += alone + [{**r, "arm": "static"} for r in alone if r["variant"] == variants[choice.static].name]
         picked = correct[np.arange(len(pictures)), choices]
         shares = np.bincount(choices, minlength=len(costs)) / len(choices)
         w_bits, a_bits = (float(b) for b in shares @ bits)
         records.append({"arm": "adaptive", "variant": "selector", **about, "correct": int(picked.sum()),
-                        "cost": float(costs @ shares), "w_bits": w_bits, "a_bits": a_bits,
+                        "cost": float(price.mean()), "w_bits": w_bits, "a_bits": a_bits,
                         **{f"share/{v.name}": float(s) for v, s in zip(variants, shares, strict=True)}})
     shares = np.bincount(np.concatenate(chosen), minlength=len(costs)).astype(float)
     shares /= shares.sum()

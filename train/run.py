@@ -22,15 +22,9 @@ from train.export import export_run
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
-from train.measure import (
-    Measured,
-    accuracy_by_family,
-    bit_operations,
-    fit_selector,
-    integer_correct,
-    measure,
-)
+from train.measure import Measured, accuracy_by_family, bit_operations, choose, measure
 from train.networks import Network
+from train.outcomes import outcomes
 from train.parallel import Group, join, leave, pick_device
 from train.plots import SPECIAL
 from train.report import write_report
@@ -134,8 +128,8 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
     val = dataclasses.replace(val, **{f: getattr(val, f)[spread(len(val.train_y), settings.test_pictures)]
                                       for f in ("train_x", "train_y")})
     with console.status("selector"):
-        choice = fit_selector(variants, training_views(val, settings.training_families, *options), val.train_y,
-                              settings.budget, settings.seed, device)
+        choice = choose(variants, training_views(val, settings.training_families, *options), val.train_y,
+                        settings.budget, settings.seed, device)
     test = spread(len(dataset.test_y), settings.test_pictures)
     families = settings.training_families + settings.held_out
     views = evaluation_views(dataset.test_x[test], families, *options)
@@ -156,7 +150,7 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
 def mixed_correct(settings: Settings, dataset: Dataset, graphs, device: torch.device) -> dict[str, int]:
     """Right answers of each variant on every test picture, of every family at random: what a bundle must repeat."""
     pictures = mixed_views(dataset.test_x, FAMILIES, MIXED_SEED, settings.cache, settings.workers)[0]
-    counts = integer_correct(graphs, pictures, dataset.test_y, device).sum(0)
+    counts = outcomes(graphs, np.asarray(pictures), dataset.test_y, device).correct.sum(0)
     return {name: int(count) for name, count in zip(graphs, counts, strict=True)}
 
 
