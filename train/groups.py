@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from runtime.quality import features
+from train.batches import Batches
 from train.loop import answers
 from train.networks import Network
 
@@ -19,6 +20,7 @@ LEAST_DEVIATION = 4.0  # of a feature, in its units: what never varies must not 
 RIDGE = 1e-2  # added to every variance of standardized features
 CLIP = 8.0  # deviations
 BATCH = 256
+GROUPED = 8192  # views that the groups are found on
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,15 @@ def find_groups(quality: np.ndarray, losses: np.ndarray, count: int, seed: int) 
     best = min(fits, key=lambda fit: fit.bic(points))
     d = q.shape[1]  # a Gaussian's marginal is had by leaving out the other dimensions
     return Groups(offset, deviation, best.weights_, best.means_[:, :d], best.covariances_[:, :d, :d])
+
+
+def groups_of_views(batches: Batches, teacher: Network, count: int, seed: int) -> Groups:
+    """Groups from a spread of the training views, in equal shares of the families; count 0: as many as BIC prefers."""
+    views = batches.views_numpy()
+    picture = np.linspace(0, batches.count - 1, min(GROUPED, batches.count)).astype(np.int64)
+    chosen = views[np.arange(len(picture)) % batches.families, picture]
+    losses = teacher_losses(teacher, chosen, batches.labels.cpu()[picture], batches.device)
+    return find_groups(features(chosen), losses, count, seed)
 
 
 def view_features(views: np.ndarray) -> np.ndarray:
