@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from runtime.quality import features
 from train.batches import Batches, Order, generator
 from train.configs import Variant
-from train.groups import Groups, groups_of_views, view_features
+from train.groups import Groups, quality_groups, view_features
 from train.loop import answers, distillation, train
 from train.policy import Policy, entropy, policy_gradient, sample
 from train.reduction import clusters, items, within
@@ -114,7 +114,7 @@ def reward(logits: Tensor, taught: Tensor | None, labels: Tensor) -> float:
 
 def find_quality(given: Search) -> tuple[Groups, Quality]:
     """Groups from a spread of the training views, and the quality of all of them."""
-    groups = groups_of_views(given.batches, given.teacher, given.settings.groups, given.settings.seed)
+    groups = quality_groups(given.batches, given.teacher, given.settings.groups, given.settings.seed)
     return groups, Quality.of(groups, view_features(given.batches.views_numpy()))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from train.batches import Batches
 from train.configs import Configs
 from train.feeds import accuracy, feeds, reestimate
-from train.groups import Groups, groups_of_views
+from train.groups import Groups, quality_groups
 from train.loop import Phase, Run, answers, distillation, keep, train
 from train.networks import Network
 from train.search import Held
@@ -77,7 +77,7 @@ def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network,
     if settings.private_epochs and bases:
         if not inside:
             groups = Groups.from_dict(run.configs.groups) if run.configs.groups else \
-                groups_of_views(batches, teacher, settings.groups, settings.seed)
+                quality_groups(batches, teacher, settings.groups, settings.seed)
             run.configs = with_private(run.configs, groups)
             for v in run.configs.variants:
                 if v.base:
