@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from train import checkpoint, phases
+from train import checkpoint, phases, private
 from train.batches import Batches
 from train.configs import Configs
 from train.cost import layer_cost, relative
@@ -72,6 +72,7 @@ def learn(settings: Settings):
     phases.full_precision(settings, run, batches, teacher, held, resumed)
     bits.find(run, batches, teacher, held, resumed)
     student = phases.joint(settings, run, batches, teacher, held, resumed)
+    private.specialize(settings, run, batches, teacher, student, held, resumed)
     if not group.writes:
         return None
     run.journal.close()
