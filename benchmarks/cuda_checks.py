@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         bundle = (args.folder / "manifest.json").exists()
         found = bundle_checks(args.folder) if bundle else case_checks(Case.read(args.folder), args.most)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         print(f"error: {args.folder}: {error}", file=sys.stderr)
         return 2
     for f in found:
