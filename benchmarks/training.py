@@ -6,7 +6,8 @@ Every step is `train.loop.optimize` on a phase as a run makes it, on pictures ma
 middle of their epochs, where all that they learn is learned. "fp32" trains the full-precision network from labels;
 all others pay for the teacher's answers as well. "fixed:8,4,2" is the joint phase of three variants, its time shared
 out among them. "torch" is the same network, batches and optimizer in plain torch, so that our own fp32 step has its
-equal. A time is the mean over STEPS steps, each the least of several turns.
+equal. A time is the mean over STEPS steps, each the least of several turns: on a GPU and with several threads by the
+clock, with one thread (OMP_NUM_THREADS=1) in seconds of the processor, so that others on the machine count less.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from train import phases
 from train.batches import Batches
 from train.data import Dataset
 from train.loop import BETAS, Phase, Run, optimize
+from train.memory import keep_freed_memory
 from train.networks import FULL, Network
 from train.parallel import Group, pick_device
 from train.search import CALIBRATION, Held, Search
@@ -170,22 +172,23 @@ def phase_step(bench: Bench, phase: Phase) -> Step:
 
 def seconds(steps: list[Step], device: torch.device, turns: int) -> list[float]:
     """Of one step of each, taking turns; a first turn is not counted. Raises ValueError where a loss is not finite."""
-    least = np.full((len(steps), STEPS), math.inf)
+    least, now = np.full((len(steps), STEPS), math.inf), _clock(device)
     for turn in range(turns + 1):
         for k, i in np.ndindex(STEPS, len(steps)):
-            start = _now(device)
+            start = now()
             loss = steps[i](k)
-            taken = _now(device) - start
+            taken = now() - start
             if not math.isfinite(loss):
                 raise ValueError(f"a loss is {loss} in turn {turn}: the steps timed are none of a training that works")
             least[i, k] = min(least[i, k], taken if turn else math.inf)
     return least.mean(1).tolist()
 
 
-def _now(device: torch.device) -> float:
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Seconds, by the clock or of the processor."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+        return lambda: (torch.cuda.synchronize(device), time.perf_counter())[1]
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def measure(network: str, batch: int, methods: list[str], device: torch.device, turns: int = TURNS) -> list[dict]:
@@ -227,6 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.turns < 1 or min(args.batch) < 2:
         parser.error(f"expected --turns of at least 1 and --batch of at least 2, got {args.turns} and {args.batch}")
     records = []
+    keep_freed_memory()
     try:
         device = pick_device(args.device)
         for network in args.networks:
