@@ -97,7 +97,8 @@ def infer(bundle: Path, files: list[Path], **options) -> list[dict]:
             p = engine.infer(read_picture(file))
             quality = " ".join(f"{k}={v}" for k, v in p.quality.items()) if p.quality else ""
             rows.append({"picture": str(file), "label": p.label, "score": f"{p.scores[p.index]:.3f}",
-                         "variant": p.variant, "first": p.first if p.escalated else "", "ms": 1000 * p.seconds, "quality": quality})
+                         "variant": p.variant, "first": p.first if p.escalated else "", "ms": 1000 * p.seconds,
+                         "quality": quality})
     return rows
 
 

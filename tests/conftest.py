@@ -85,7 +85,7 @@ def selecting(small_bundle, tmp_path):
 
 @pytest.fixture
 def escalating(selecting):
-    """The selecting bundle, in which w8a8 ("up" of w4a4) looks again at what w4a4 is unsure of, at the larger budget."""
+    """The selecting bundle, in which, at the larger budget, w8a8 looks again at what w4a4 is unsure of."""
     from compile import reference
     from runtime.escalation import margin
     from tests.graphs import pictures, resnet_like

@@ -33,7 +33,8 @@ def test_prediction(small_bundle, graphs):
     x = pictures(graphs["w8a8"], 4, 1)[3]
     with Engine(small_bundle) as engine:
         p = engine.infer(x)
-    assert isinstance(p, Prediction) and p.variant == p.first == "w8a8" and not p.escalated and p.quality is None  # the most accurate of the fixture
+    assert isinstance(p, Prediction) and p.variant == "w8a8" and p.quality is None  # the most accurate of the fixture
+    assert p.first == p.variant and not p.escalated
     assert p.logits.dtype == np.int32 and p.logits.shape == (10,) and p.index == p.logits.argmax()
     assert p.label == f"class {p.index}" and 0 < p.seconds < 5
     assert p.scores.dtype == np.float32 and p.scores.argmax() == p.index and abs(p.scores.sum() - 1) < 1e-6

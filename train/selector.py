@@ -109,7 +109,7 @@ def lambdas_of(accuracy: np.ndarray, costs: np.ndarray, points: int = 33) -> lis
         for cheap in range(len(costs)):
             if costs[dear] > costs[cheap]:
                 slope = (accuracy[:, dear] - accuracy[:, cheap]) / (costs[dear] - costs[cheap])
-                slopes.append(slope[slope > 0])
+                slopes.append(slope[(slope > 0) & (accuracy[:, cheap] != NEVER)])
     slopes = np.concatenate(slopes)
     return sorted({float(np.ceil(s * ONE) / ONE) for s in np.quantile(slopes, np.linspace(0, 1, points))}
                   | {0.0, float(np.ceil(slopes.max() * ONE + 1) / ONE)})
