@@ -78,8 +78,9 @@ def test_a_library_costs_what_its_blocks_cost(tmp_path):
 
 
 def test_without_llvm_mca_the_message_says_what_to_install(monkeypatch):
-    assert "LLVM" in cycles.source(find("arm:cortex-a76")) and "neoverse-n1" in cycles.source(find("arm:cortex-a76"))
+    target, code = find("arm:cortex-a76"), Counter({words(ADD): 1})
+    assert "LLVM" in cycles.source(target) and "neoverse-n1" in cycles.source(target)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    for call in (lambda: cycles.source(find("arm:cortex-a76")), lambda: cycles.cost(Counter({words(ADD): 1}), "cortex-a72")):
+    for missing in (lambda: cycles.source(target), lambda: cycles.cost(code, target.cpu)):
         with pytest.raises(cycles.CyclesError, match="llvm-mca.*LLVM 19 or later.*found none.*apt install llvm-19"):
-            call()
+            missing()
