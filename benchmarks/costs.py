@@ -75,8 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         target, names = find(args.target), args.networks.split(",")
         if args.check:
-            costs = load(target.name, args.out)
-            _print(list(track(check(names, target, costs), total=len(names) * len(CHECKED))), costs, args.json)
+            costs, records = load(target.name, args.out), []
+            for record in track(check(names, target, costs), total=len(names) * len(CHECKED)):
+                records.append(record)
+                if args.json:
+                    write_records(args.json, records)
+            _print(records, costs)
             return 0
         graphs = [graph(name, bits) for name in names for bits in CONFIGURATIONS]
         profile.run(profile.wanted(graphs, profile.pairs(args.bits)), target, args)
@@ -86,9 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _print(records: list[dict], costs: Costs, file: Path | None) -> None:
-    if file:
-        write_records(file, records)
+def _print(records: list[dict], costs: Costs) -> None:
     title = f"whole networks, one thread; {costs.unit}; {costs.machine}"
     columns = ("network", "bits", "predicted", "whole", "ratio", "from the table")
     table = Table(*columns, title=title, title_justify="left")
