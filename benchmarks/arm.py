@@ -2,7 +2,7 @@
 
     python -m benchmarks.arm --networks resnet20 --bits w8a8,w2a2 --cpus cortex-a72,cortex-a76 --peers --json arm.json
 
-Whole networks run on emulated processors, and llvm-mca says what each executed block costs (benchmarks/cycles.py): a
+Whole networks run on emulated processors, and llvm-mca says what each executed block costs (targets/arm/cycles.py): a
 lower bound that does not vary, never a time. onnxruntime's wheel runs the same network, quantized by its own tool to 8
 bits, in an arm64 Python under QEMU; its figures are those of one call after the first, without preparation, and take
 many minutes. What memcpy, memset and functions outside an engine's library do is counted for neither.
@@ -19,7 +19,6 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cycles import MODELS, Cost, cost
 from benchmarks.grower import clouds
 from benchmarks.networks import BITS, NETWORKS, write_run
 from benchmarks.peers import as_floats, float_network, quantized
@@ -27,7 +26,8 @@ from benchmarks.records import write_records
 from compile.graph import macs
 from compile.lower import lower
 from targets import find
-from targets.arm import box, emulate, toolchain, trace
+from targets.arm import box, toolchain, trace
+from targets.arm.cycles import MODELS, Cost, cost, executed
 
 CPUS = ("cortex-a72", "cortex-a76")
 PEER = "int8-u8s8"  # onnxruntime's quantization with signed weights, its faster one
@@ -60,10 +60,9 @@ def ours(network: str, bits: str, cpu: str) -> tuple[Cost, int]:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "net.so"
         toolchain.build(lowered.module, target, library, Path(folder))
-        runner = emulate.Runner(library, cpu, count=True)
         picture = clouds(graph.tensors[graph.input].shape, 1, 0).reshape(-1)
-        runner(picture, lowered.weights(), lowered.table, sizes.workspace, sizes.logits)
-    return cost(runner.code(), cpu), sum(macs(graph).values())
+        arguments = (picture, lowered.weights(), lowered.table, sizes.workspace, sizes.logits)
+        return executed(library, cpu, arguments), sum(macs(graph).values())
 
 
 def theirs(network: str, cpu: str, site: Path) -> Cost:

@@ -2,23 +2,29 @@
 
     python -m benchmarks.costs --target x86:avx2                       # measure
     python -m benchmarks.costs --target x86:avx2 --check --json F      # predicted and measured times of whole networks
+
+For processors that are only emulated both are cycles of a model of them (targets/arm/cycles.py), never times; needs
+llvm-mca.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from benchmarks.networks import NETWORKS
 from benchmarks.records import write_records
 from compile import profile
-from compile.costs import MEASURED, load
+from compile.costs import MEASURED, Costs, CostsError, load
 from compile.graph import Graph
-from compile.lower import lower
-from compile.timing import Local, network_time
-from targets import find
+from compile.lower import Lowered, lower
+from compile.modelled import Modelled
+from compile.timing import network_time
+from targets import Target, find
 
 MEASURE = "resnet8,resnet20,resnet18,mobilenetv2-96,mobilenetv2-224"
 PAIRS = "2,4,8,w7a8"
@@ -34,19 +40,25 @@ def graph(name: str, bits: str) -> Graph:
     return NETWORKS[network].graph(bits, int(side) if side else None)
 
 
-def check(names: list[str], target, costs) -> list[dict]:
-    """Records of predicted and measured microseconds of whole networks, one thread, the least of many."""
-    machine, records = Local(target), []
+def check(names: list[str], target: Target, costs: Costs) -> Iterator[dict]:
+    """Records of what the table predicts for whole networks and what they take, in the table's unit, one thread."""
+    machine = profile.machine_for(target)
+    if machine.unit != costs.unit:
+        raise CostsError(f"{target.name}: expected a table in {machine.unit} to compare with, got {costs.unit}")
     for name in names:
         for bits in CHECKED:
             network = graph(name, bits)
-            lowered, predicted = lower(network, target), costs.predict(network)
-            measured = network_time(machine.load(lowered.module)["main"], lowered)
+            predicted, whole = costs.predict(network), _whole(machine, lower(network, target))
             known = sum(time for _, time, how in predicted if how == MEASURED)
             total = sum(time for _, time, _ in predicted)
-            records.append({"network": name, "bits": bits, "predicted_us": total, "measured_us": measured,
-                            "ratio": total / measured, "from_table": known / total})
-    return records
+            yield {"network": name, "bits": bits, "unit": costs.unit, "predicted": total, "whole": whole,
+                   "ratio": total / whole, "from_table": known / total}
+
+
+def _whole(machine: profile.Machine, lowered: Lowered) -> float:
+    if isinstance(machine, Modelled):
+        return machine.network(lowered)
+    return network_time(machine.load(lowered.module)["main"], lowered)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,8 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         target, names = find(args.target), args.networks.split(",")
         if args.check:
-            records = check(names, target, load(target.name, args.out))
-            _print(records, args.json)
+            costs, records = load(target.name, args.out), []
+            for record in track(check(names, target, costs), total=len(names) * len(CHECKED)):
+                records.append(record)
+                if args.json:
+                    write_records(args.json, records)
+            _print(records, costs)
             return 0
         graphs = [graph(name, bits) for name in names for bits in CONFIGURATIONS]
         profile.run(profile.wanted(graphs, profile.pairs(args.bits)), target, args)
@@ -74,15 +90,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _print(records: list[dict], file: Path | None) -> None:
-    if file:
-        write_records(file, records)
-    title = "whole networks, one thread, us"
-    columns = ("network", "bits", "predicted", "measured", "ratio", "from the table")
+def _print(records: list[dict], costs: Costs) -> None:
+    title = f"whole networks, one thread; {costs.unit}; {costs.machine}"
+    columns = ("network", "bits", "predicted", "whole", "ratio", "from the table")
     table = Table(*columns, title=title, title_justify="left")
     for r in records:
-        predicted, measured = (f"{r[key]:.1f}" for key in ("predicted_us", "measured_us"))
-        table.add_row(r["network"], r["bits"], predicted, measured, f"{r['ratio']:.3f}", f"{r['from_table']:.0%}")
+        predicted, whole = (f"{r[key]:,.1f}" for key in ("predicted", "whole"))
+        table.add_row(r["network"], r["bits"], predicted, whole, f"{r['ratio']:.3f}", f"{r['from_table']:.0%}")
     Console().print(table)
 
 

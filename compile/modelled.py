@@ -1,4 +1,4 @@
-"""The cost of single kernels on a processor that is not at hand: what an emulation counts, never a latency."""
+"""The cost of kernels on a processor that is not at hand: what a model of it says, never a latency."""
 
 import importlib
 import importlib.util
@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 from tvm_ffi import StructuralKey
 
+from compile.lower import Lowered
 from compile.plan import aligned
 from compile.timing import codes, link, table_of
 from targets import Target, TargetError
@@ -19,45 +20,49 @@ from targets.module import SLACK
 
 
 class Modelled:
-    """An emulated processor: cycles by targets/<family>/cycles.py where the family has it, else instructions."""
+    """A processor that is only emulated: estimates by targets/<family>/cycles.py.
+
+    Raises TargetError where the family has none, and its CyclesError where it lacks a tool.
+    """
 
     def __init__(self, target: Target):
-        emulator = f"targets.{target.family}.emulate"
-        if not target.cpu or importlib.util.find_spec(emulator) is None:
+        cycles = f"targets.{target.family}.cycles"
+        if not target.cpu or importlib.util.find_spec(cycles) is None:
             raise TargetError(f"{target.name}: neither runs here nor is emulated; measure on the board with "
                               "--rpc HOST:PORT")
-        cycles = f"targets.{target.family}.cycles"
-        self.target, self._emulate, self._cycles = target, importlib.import_module(emulator), None
-        if importlib.util.find_spec(cycles) is not None:
-            self._cycles = importlib.import_module(cycles)
-        self.unit = "instructions (model)" if self._cycles is None else "cycles (model)"
-        self.name = f"{target.cpu}, emulated"
+        self.target, self._cycles = target, importlib.import_module(cycles)
+        self.unit, self.name = self._cycles.UNIT, self._cycles.source(target)
+        self._known: dict[StructuralKey, float] = {}
 
     def times(self, calls: Sequence[Call]) -> list[float]:
-        """Instructions or cycles of one run of each call's kernel; the same code is counted once."""
-        kernels, counted, found = importlib.import_module(f"targets.{self.target.family}.kernels"), {}, []
+        """Of one run of each call's kernel, in the unit; the same code is estimated once."""
+        kernels, found = importlib.import_module(f"targets.{self.target.family}.kernels"), []
         for call in calls:
             only, sizes = alone(call)
             module = kernels.assemble([only], sizes)
             key = StructuralKey(module)
-            if key not in counted:
-                counted[key] = self._count(module, only, sizes)
-            found.append(counted[key])
+            if key not in self._known:
+                self._known[key] = self._estimate(module, only, sizes)
+            found.append(self._known[key])
         return found
 
-    def _count(self, module: tvm.IRModule, call: Call, sizes: Sizes) -> float:
+    def network(self, lowered: Lowered) -> float:
+        """Of one picture through a whole network, in the unit."""
+        picture = np.random.default_rng(0).integers(0, 256, lowered.sizes.picture, np.uint8)
+        return self._linked(lowered.module, picture, lowered.weights(), lowered.table, lowered.sizes)
+
+    def _estimate(self, module: tvm.IRModule, call: Call, sizes: Sizes) -> float:
         largest = max(call.step.reads, key=lambda layout: layout.tensor.qmax)
         picture = np.resize(codes(largest, np.random.default_rng(0)), sizes.picture)
-        weights = np.resize(call.kernel.weights, sizes.weights)  # one byte where there are none
-        arguments = (picture, weights, table_of(call), sizes.workspace, sizes.logits)
+        weights, table = np.resize(call.kernel.weights, sizes.weights), np.resize(table_of(call), sizes.table)
+        return self._linked(module, picture, weights, table, sizes)
+
+    def _linked(self, module: tvm.IRModule, picture: np.ndarray, weights: np.ndarray, table: np.ndarray,
+                sizes: Sizes) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "kernel.so"
+            library = Path(folder) / "code.so"
             link(module, self.target, library)
-            if self._cycles is not None:
-                return float(self._cycles.estimate(library, self.target, arguments))
-            runner = self._emulate.Runner(library, self.target.cpu, count=True)
-            runner(*arguments)
-            return float(runner.instructions)
+            return self._cycles.estimate(library, self.target, (picture, weights, table, sizes.workspace, sizes.logits))
 
 
 def alone(call: Call) -> tuple[Call, Sizes]:
@@ -71,5 +76,6 @@ def alone(call: Call) -> tuple[Call, Sizes]:
             writes.append(at)
             at += aligned(layout.size + SLACK)
     picture = max(layout.size for layout in call.step.reads) + SLACK
-    sizes = Sizes(picture, max(1, call.kernel.weights.size), table_of(call).size, max(1, at), logits)
+    slack = SLACK // 4  # entries of the table
+    sizes = Sizes(picture, call.kernel.weights.size + SLACK, table_of(call).size + slack, max(1, at), logits)
     return replace(call, reads=(None,) * len(call.reads), writes=tuple(writes), weights=0, table=0), sizes

@@ -3,7 +3,7 @@
 The distinct layers of the networks, at their own bits and at those of --bits, are compiled and timed one by one;
 without networks, every layer that any target's table knows. The table is saved as it grows: an interrupted run goes on
 where it stopped. Times are microseconds of one thread on this machine, or on a board over RPC; a processor that can
-only be emulated has modelled costs instead.
+only be emulated has cycles of a model of it instead (targets/arm/cycles.py), and the table says so.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from compile.shapes import Shape, bits_of, bits_text, layers
 from compile.single import single
 from compile.source import open_source
 from compile.timing import Board, Local, missing
-from targets import Target, find, targets
+from targets import Target, TargetError, find, targets
 from targets.kernel import Call
 
 VERSION = "0.1.0"  # of the kernels
@@ -67,7 +67,13 @@ def known() -> Wanted:
 
 
 def machine_for(target: Target, rpc: str | None = None) -> Machine:
-    """A board, this machine, or an emulation, which comes last; raises TargetError where there is none."""
+    """A board, this machine, or a model of the processor, which comes last.
+
+    Raises TargetError where there is none, and for a family; ValueError where the model lacks a tool.
+    """
+    if target.levels:
+        raise TargetError(f"{target.name}: expected one of its levels, each of which has a table of its own: "
+                          f"{', '.join(level.name for level in target.levels)}")
     if rpc:
         return Board(target, rpc)
     return Modelled(target) if missing(target) and target.cpu else Local(target)
@@ -154,7 +160,7 @@ def run(todo: Wanted, target: Target, args: argparse.Namespace) -> Costs:
     console.print(f"{target.name} on {machine.name}, {machine.unit}: {sum(map(len, todo.values()))} costs of "
                   f"{len(todo)} layers -> {path}", highlight=False)
     costs = profile(todo, target, machine, path, args.again, console)
-    console.print(f"{path}: {sum(map(len, costs.entries.values()))} costs", highlight=False)
+    console.print(f"{path}: {sum(map(len, costs.entries.values()))} costs, {costs.unit}", highlight=False)
     return costs
 
 

@@ -74,7 +74,7 @@ def print_report(rows: Report, title: str, console: Console) -> None:
     """Prints the table, with a line of totals. "~": interpolated from layers like it; "-": not known."""
     table = Table(title=title, title_justify="left", show_footer=True)
     sums = [_number(rows.total(column)) for column in ("predicted", "measured")]
-    predicted = f"predicted {rows.unit.partition(' (')[0]}"
+    predicted = f"predicted {rows.unit}"
     table.add_column("layer", "all layers", no_wrap=True)
     table.add_column("kernel", ratio=1)
     table.add_column("bits")

@@ -1,22 +1,22 @@
 """The cost model: counts are exact, known loops cost what the processor's manual says."""
 
 import re
+import shutil
 import struct
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from benchmarks import cycles
 from targets import TargetError, find
-from targets.arm import emulate, toolchain
+from targets.arm import cycles, emulate, toolchain
 from tests.small_modules import arguments, dots
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _tools():
     try:
-        cycles.tool("llvm-mca")
+        cycles.version()
         toolchain.linker()
     except (cycles.CyclesError, TargetError) as error:
         pytest.skip(str(error))
@@ -74,3 +74,13 @@ def test_a_library_costs_what_its_blocks_cost(tmp_path):
     assert found[0].instructions == run.instructions == sum(len(b.text) * b.count for b in found[0].blocks)
     assert found[0].instructions / 3 <= found[0].cycles < 3 * found[0].instructions  # three a cycle at best
     assert any(re.match(r"ret", line) for b in found[0].blocks for line in b.text)
+    assert cycles.estimate(tmp_path / "m.so", find("arm:cortex-a72"), (x, w, table, 64, 5)) == found[0].cycles
+
+
+def test_without_llvm_mca_the_message_says_what_to_install(monkeypatch):
+    target, code = find("arm:cortex-a76"), Counter({words(ADD): 1})
+    assert "LLVM" in cycles.source(target) and "neoverse-n1" in cycles.source(target)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    for missing in (lambda: cycles.source(target), lambda: cycles.cost(code, target.cpu)):
+        with pytest.raises(cycles.CyclesError, match="llvm-mca.*LLVM 19 or later.*found none.*apt install llvm-19"):
+            missing()

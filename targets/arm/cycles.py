@@ -11,16 +11,23 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from targets import Target
+from targets.arm import emulate
 
 # LLVM has no tables of its own for the A76 and A78AE and takes the A57's; Neoverse N1 is the A76 for servers
 MODELS = {"cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1", "cortex-a78ae": "neoverse-n1"}
 ITERATIONS = 20  # of each block in a row
 VERSIONS = range(19, 40)  # earlier ones cannot say what a call costs
+UNIT = "cycles, modelled by llvm-mca"
 _TRIPLE = "aarch64-linux-gnu"
 
 
-class CyclesError(RuntimeError):
-    """llvm-mca is missing or refused the code; the message says what was expected."""
+class CyclesError(ValueError):
+    """llvm-mca is missing or refused the code; the message says what was expected and what to install."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +52,43 @@ class Cost:
     blocks: tuple[Block, ...]
 
 
-def tool(name: str) -> str:
-    """Path of llvm-mca or llvm-mc, of the same version; raises CyclesError where it is not installed."""
-    for version in VERSIONS:
-        if all(shutil.which(f"{n}-{version}") for n in ("llvm-mca", "llvm-mc")):
-            return shutil.which(f"{name}-{version}")
-    raise CyclesError(f"expected {name} of LLVM {VERSIONS[0]} or later, found none; Debian: apt install llvm-19")
+def estimate(library: Path, target: Target, arguments: tuple[np.ndarray, np.ndarray, np.ndarray, int, int]) -> float:
+    """Cycles of one call of a library's `main` on an emulated processor; arguments: those of emulate.Runner."""
+    return executed(library, target.cpu, arguments).cycles
+
+
+def executed(library: Path, cpu: str, arguments: tuple[np.ndarray, np.ndarray, np.ndarray, int, int]) -> Cost:
+    """What one call of a library's `main` cost; raises CyclesError, emulate.EmulationError."""
+    runner = emulate.Runner(library, cpu, count=True)
+    runner(*arguments)
+    return cost(runner.code(), cpu)
+
+
+def source(target: Target) -> str:
+    """Where the cycles of a target come from, for a table's head; raises CyclesError where they cannot be had."""
+    return f"{target.cpu}, emulated: executed blocks, each by LLVM {version()}'s model of {model_of(target.cpu)}"
+
+
+def version() -> int:
+    """Of the first LLVM that has both tools; raises CyclesError where there is none."""
+    for found in VERSIONS:
+        if all(shutil.which(f"{name}-{found}") for name in ("llvm-mca", "llvm-mc")):
+            return found
+    raise CyclesError(f"cycles are modelled by llvm-mca and llvm-mc of LLVM {VERSIONS[0]} or later (named "
+                      f"llvm-mca-{VERSIONS[0]} and so on), found none; install them: apt install llvm-{VERSIONS[0]}")
+
+
+def model_of(cpu: str) -> str:
+    """LLVM's name of the model that stands for a processor; raises CyclesError for one that has none."""
+    if cpu not in MODELS:
+        raise CyclesError(f"expected a processor among {', '.join(MODELS)}, got {cpu!r}")
+    return MODELS[cpu]
 
 
 def cost(code: Counter[bytes], cpu: str) -> Cost:
     """Of machine code of aarch64, block -> how often it ran, on one of MODELS; raises CyclesError."""
-    if cpu not in MODELS:
-        raise CyclesError(f"expected a processor among {', '.join(MODELS)}, got {cpu!r}")
-    texts = disassemble(list(code))
-    cycles = model(texts, MODELS[cpu])
+    name, texts = model_of(cpu), disassemble(list(code))
+    cycles = model(texts, name)
     blocks = [Block(*each) for each in zip(texts, code.values(), cycles, strict=True)]
     blocks.sort(key=lambda b: -b.total)
     return Cost(sum(len(b.text) * b.count for b in blocks), sum(b.total for b in blocks), tuple(blocks))
@@ -69,7 +99,7 @@ def disassemble(blocks: list[bytes]) -> list[tuple[str, ...]]:
     words = [b[i:i + 4] for b in blocks for i in range(0, len(b), 4)]
     distinct = list(dict.fromkeys(words))
     lines = [" ".join(f"0x{byte:02x}" for byte in word) for word in distinct]
-    output = _run([tool("llvm-mc"), f"-triple={_TRIPLE}", "-disassemble", "-mattr=+all"], "\n".join(lines))
+    output = _run(["llvm-mc", f"-triple={_TRIPLE}", "-disassemble", "-mattr=+all"], "\n".join(lines))
     text = dict(zip(distinct, _instructions(output, len(distinct)), strict=True))
     return [tuple(text[b[i:i + 4]] for i in range(0, len(b), 4)) for b in blocks]
 
@@ -90,7 +120,7 @@ def model(blocks: list[tuple[str, ...]], cpu: str) -> list[float]:
         regions += [f"# LLVM-MCA-BEGIN {number}", *block, "# LLVM-MCA-END"]
     options = [f"-mtriple={_TRIPLE}", f"-mcpu={cpu}", "-mattr=+all", f"-iterations={ITERATIONS}",
                "-call-latency=1", "-skip-unsupported-instructions=lack-sched", "-all-views=false", "-summary-view"]
-    output = _run([tool("llvm-mca"), *options], "\n".join([*regions, ""]))
+    output = _run(["llvm-mca", *options], "\n".join([*regions, ""]))
     cycles = re.findall(r"^Total Cycles: +(\d+)", output, re.MULTILINE)
     if len(cycles) != len(blocks):
         raise CyclesError(f"expected {len(blocks)} blocks from llvm-mca, got {len(cycles)}")
@@ -98,6 +128,7 @@ def model(blocks: list[tuple[str, ...]], cpu: str) -> list[float]:
 
 
 def _run(command: list[str], text: str) -> str:
+    command = [f"{command[0]}-{version()}", *command[1:]]
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if not line.startswith(("warning", "note"))]
