@@ -33,8 +33,17 @@ class Choice:
         return last, self.costs[last]
 
 
-def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int) -> Choice:
-    """From pictures that no variant was trained on. groups: int64 [M], the kind of quality each is of."""
+def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int, *, shared: np.ndarray,
+               escalate: bool = False, by_quality: bool = True, pictures: np.ndarray | None = None) -> Choice:
+    """From pictures that no variant was trained on.
+
+    groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
+    only they get one of an unseen kind. escalate: whether a variant that is unsure may be followed by a dearer one.
+    by_quality: whether the first choice may depend on the picture; False: the same variant for all, the best at its
+    cost. pictures: int64 [M], which picture each is a view of; None: the k-th of every group are views of the same.
+    """
+    if escalate or not by_quality:
+        raise NotImplementedError("to come")
     costs = np.asarray(costs, np.float64)
     selector = train_selector(seen.features, seen.correct, groups, costs, seed)
     table = budget_table(selector, seen.features, seen.correct, costs)

@@ -55,7 +55,8 @@ def choose(variants: list[Measured], views: np.ndarray, labels: np.ndarray, budg
     families, count = views.shape[:2]
     seen = outcomes({v.name: v.graph for v in variants}, views.reshape(-1, *views.shape[2:]), np.tile(labels, families),
                     device)
-    return fit_choice(seen, np.repeat(np.arange(families), count), [v.cost for v in variants], budget, seed)
+    return fit_choice(seen, np.repeat(np.arange(families), count), [v.cost for v in variants], budget, seed,
+                      shared=np.ones(len(variants), bool))
 
 
 def measure(variants: list[Measured], teacher: Network, choice: Choice, views: Views, labels: np.ndarray,
