@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from train.bootstrap import Estimate, cost_on_line, over_line, resampled
+from train.bootstrap import Estimate, resampled
+from train.frontier import cost_on_line, over_line
 
 
 def test_standard_error_and_interval_are_those_of_a_mean():

@@ -52,25 +52,3 @@ def resampled(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.n
         times = np.bincount(drawn.reshape(-1), minlength=rows * count).reshape(rows, count)
         means.append(times @ values / count)
     return np.concatenate(means)
-
-
-def over_line(accuracy: np.ndarray, cost: np.ndarray, corner_costs: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Accuracy [S] less that of the line through corners at the same cost [S]; the line stays level beyond its ends.
-
-    corner_costs: [C], ascending; corners: accuracies [S, C]. A point of the line is had by giving every picture to one
-    of two variants at random.
-    """
-    line = [np.interp(x, corner_costs, y) for x, y in zip(cost, corners, strict=True)]
-    return accuracy - np.array(line)
-
-
-def cost_on_line(accuracy: np.ndarray, corner_costs: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """The least cost [S] at which the line of `over_line` has an accuracy [S]; inf where it has it nowhere."""
-    out = np.full(len(accuracy), np.inf)
-    for s, (wanted, y) in enumerate(zip(accuracy, corners, strict=True)):
-        reached = np.flatnonzero(y >= wanted - ROUNDING)
-        if len(reached):
-            k = reached[0]  # the line crosses between the corner before, which is lower, and this one
-            before = max(k - 1, 0)
-            out[s] = np.interp(wanted, y[[before, k]], corner_costs[[before, k]]) if k else corner_costs[0]
-    return out

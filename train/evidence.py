@@ -114,7 +114,7 @@ class Evidence:
             with np.load(path, allow_pickle=False) as file:
                 return cls._of(dict(file))
         except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: expected outcomes of format {FORMAT} ({error!r}); measure the run anew") from error
+            raise ValueError(f"{path}: expected outcomes of format {FORMAT} ({error!r}); train the run anew") from error
 
     @classmethod
     def _of(cls, file: dict[str, np.ndarray]) -> "Evidence":
