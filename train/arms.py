@@ -37,9 +37,10 @@ def take(evidence: Evidence, choice: Choice, budget: float, seed: int) -> Eviden
     private = [static, *evidence.private(static)]
     levels = len({evidence.costs[k] for k in ladder}) > 1
     arms = {"static": _alike(static, evidence)}
-    if len(private) > 1:
+    whole = len(evidence.variants) if choice.escalation is None else 0  # a part that is all of adaptive shows nothing
+    if 1 < len(private) != whole:
         arms["private"] = _part(evidence, private, evidence.costs[static], seed)
-    if len(ladder) > 1 and len(ladder) < len(evidence.variants):  # else it is adaptive, or would be but for escalation
+    if 1 < len(ladder) != whole:
         arms["bits"] = _part(evidence, ladder, budget, seed)
     if levels:
         arms["cascade"] = _part(evidence, ladder, budget, seed, escalate=True, by_quality=False)
@@ -48,7 +49,7 @@ def take(evidence: Evidence, choice: Choice, budget: float, seed: int) -> Eviden
         order = np.random.default_rng(seed).permutation(len(test))
         arms["shuffled"] = Taken(*choice.run(replace(test, features=test.features[order])))
         arms["oracle"] = _oracle(evidence, static, budget)
-    return replace(evidence, arms=arms)
+    return replace(evidence, arms=arms, curve=_curve(evidence, choice))
 
 
 def best_static(evidence: Evidence, budget: float) -> int:
@@ -132,6 +133,17 @@ def _part(evidence: Evidence, chosen: list[int], budget: float, seed: int, **way
                         shared=evidence.shared[chosen], **way)
     last, cost = choice.run(evidence.test.of_variants(chosen))
     return Taken(np.array(chosen)[last], cost)
+
+
+def _curve(evidence: Evidence, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and mean cost of the choice on every view, at each budget of its table."""
+    points = []
+    for entry in (choice.escalation or {"budgets": choice.budgets})["budgets"]:
+        margins = np.array(entry.get("margins", [0] * len(choice.costs)), np.int64)
+        last, cost = replace(choice, lam=entry["lambda"], margins=margins).run(evidence.test)
+        right = evidence.test.correct[np.arange(len(last)), last]
+        points.append([evidence.by_view(values).mean(1) for values in (right, cost)])
+    return tuple(np.array(points).transpose(1, 0, 2))
 
 
 def _oracle(evidence: Evidence, static: int, budget: float) -> Taken:

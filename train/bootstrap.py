@@ -36,7 +36,12 @@ class Estimate:
 
     def scaled(self, factor: float) -> "Estimate":
         """In other units; factor > 0."""
-        return Estimate(*(factor * v for v in (self.value, self.low, self.high, self.stderr)))
+        return Estimate(*(factor * _settled(v) for v in (self.value, self.low, self.high, self.stderr)))
+
+
+def _settled(value: float) -> float:
+    """Never a zero with a sign, which nobody would understand."""
+    return 0.0 if abs(value) < ROUNDING else value
 
 
 def resampled(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:

@@ -73,6 +73,12 @@ def compare(evidence: Evidence) -> dict[str, Comparison]:
     return out
 
 
+def curves(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
+    """Panel -> (cost, accuracy in percent) of the exported choice at all of its budgets."""
+    return {panel: list(zip((cost @ weight).tolist(), (100 * accuracy @ weight).tolist(), strict=True))
+            for panel, weight in panel_weights(evidence).items() for accuracy, cost in [evidence.curve]}
+
+
 def static_corners(evidence: Evidence) -> tuple[Arm, ...]:
     """Variants with weights of their own that are corners of the frontier in validation."""
     accuracy, by_point = evidence.seen.correct.mean(0), {}

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class Evidence:
     test: outcomes on J * N pictures; full: bool [J * N], whether the float network is right; labels: int64 [N];
     places: family and severity of each view; held_out: families never trained with. seen: outcomes on M validation
     pictures; families, severities: int64 [M], which of `trained` and how strong. arms: name -> what was taken on test.
+    curve: accuracy and mean cost of the exported choice on each view, float64 [B, J] each, for B budgets, rising.
     """
 
     variants: tuple[Measured, ...]
@@ -60,6 +62,7 @@ class Evidence:
     families: np.ndarray
     severities: np.ndarray
     arms: dict[str, Taken]
+    curve: tuple[np.ndarray, np.ndarray]
 
     @property
     def pictures(self) -> int:
@@ -96,7 +99,7 @@ class Evidence:
         arrays = {f"{name}_{key}": value for name, outcomes in (("test", self.test), ("seen", self.seen))
                   for key, value in _packed(outcomes).items()}
         arrays |= {"about": np.array(json.dumps(about)), "labels": self.labels, "full": np.packbits(self.full),
-                   "families": self.families, "severities": self.severities}
+                   "families": self.families, "severities": self.severities, "curve": np.stack(self.curve)}
         if self.arms:
             arrays["arm_variant"] = np.stack([a.variant for a in self.arms.values()]).astype(np.int16)
             arrays["arm_cost"] = np.stack([a.cost for a in self.arms.values()])
@@ -113,7 +116,7 @@ class Evidence:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls._of(dict(file))
-        except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected outcomes of format {FORMAT} ({error!r}); train the run anew") from error
 
     @classmethod
@@ -128,7 +131,7 @@ class Evidence:
                    full=np.unpackbits(file["full"], count=len(test)).astype(bool), seen=seen, families=file["families"],
                    severities=file["severities"],
                    arms={name: Taken(file["arm_variant"][k].astype(np.int64), file["arm_cost"][k])
-                         for k, name in enumerate(about["arms"])})
+                         for k, name in enumerate(about["arms"])}, curve=tuple(file["curve"]))
 
 
 def _packed(outcomes: Outcomes) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
 def measure(variants: tuple[Measured, ...], graphs: dict[str, Graph], teacher: Network, seen: np.ndarray,
             seen_labels: np.ndarray, severities: np.ndarray, trained: tuple[str, ...], views: Views,
             labels: np.ndarray, device) -> Evidence:
-    """Evidence without arms.
+    """Evidence without arms or a curve.
 
     seen: validation pictures uint8 [F, M, H, W, 3], a row for each family of `trained`, with labels int64 [M] and
     severities [F, M]; views: test pictures, the same N in each, with labels int64 [N]; graphs: in the variants' order.
@@ -54,7 +54,7 @@ def measure(variants: tuple[Measured, ...], graphs: dict[str, Graph], teacher: N
                            for name in ("features", "correct", "margin")))
     return Evidence(variants, tuple(views), tuple(dict.fromkeys(f for f, _ in views if f not in trained)), trained,
                     labels, test, np.concatenate(full), learned, np.repeat(np.arange(families), count),
-                    severities.reshape(-1).astype(np.int64), {})
+                    severities.reshape(-1).astype(np.int64), {}, (np.empty((0, len(views))),) * 2)
 
 
 def accuracy_by_family(records: list[dict], arm: str, variant: str) -> dict[str, float]:

@@ -109,10 +109,12 @@ def samples(pictures: dict[tuple[str, int], np.ndarray]) -> Figure:
     return figure
 
 
-def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]]) -> Figure:
+def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]],
+         curve: dict[str, list[tuple[float, float]]]) -> Figure:
     """points: panel -> (arm, variant) -> (cost, percent); line: panel -> corners of random mixes of variants.
 
-    Single variants beyond NAMED are named at their points, not in the legend.
+    curve: panel -> (cost, percent) of the selector at other budgets. Single variants beyond NAMED are named at their
+    points, not in the legend.
     """
     figure = Figure(figsize=(4.6 * len(points), 3.9), layout="constrained")
     axes = figure.subplots(1, len(points), squeeze=False)[0]
@@ -121,6 +123,9 @@ def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]]) ->
         price = np.linspace(line[panel][0][0], line[panel][-1][0], 200)
         mix = np.interp(price, *zip(*line[panel], strict=True))
         axis.plot(price, mix, color="#9aa5b1", linewidth=1.2, label="random mix of variants", zorder=1)
+        if curve.get(panel):
+            axis.plot(*zip(*curve[panel], strict=True), color=SELECTOR, linewidth=1, alpha=0.6, zorder=1,
+                      label="selector, other budgets")
         for arm, (x, y) in arms.items():
             if arm[0] == "fp32":
                 axis.axhline(y, color=FLOAT, linestyle="--", linewidth=1, label="float")

@@ -10,7 +10,7 @@ import numpy as np
 from train import configs, plots
 from train.arms import BY_RULE
 from train.chosen import STAR, chosen_bits, shares
-from train.compare import compare
+from train.compare import compare, curves
 from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
 from train.frontier import mix
@@ -52,8 +52,8 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
         groups = _groups(folder / configs.NAME)
         lines += [*worth(evidence, compared), *(swap(evidence, groups) if groups else [])]
     lines += chosen_bits(records, held_out, evidence)
-    ladder = {name: c.line() for name, c in compared.items()}
-    for name, title, figure in _figures(folder, run, records, accuracy, held_out, points, ladder):
+    lines_of = {name: c.line() for name, c in compared.items()}, {} if evidence is None else curves(evidence)
+    for name, title, figure in _figures(folder, run, records, accuracy, held_out, points, *lines_of):
         if figure is not None:
             plots.save(figure, folder / "plots" / f"{name}.png")
             lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
@@ -73,11 +73,12 @@ def by_arm(records: list[dict]) -> dict[tuple[str, str], dict[str, dict[int, flo
     return out
 
 
-def _figures(folder, run, records, accuracy, held_out, points, ladder):
+def _figures(folder, run, records, accuracy, held_out, points, ladder, curve):
     few = {arm: a for arm, a in accuracy.items() if arm[0] not in BY_RULE or arm[0] in plots.IN_FAMILIES}
     yield "families", "Accuracy per family and severity", plots.families(few, held_out)
     fixed = {name: mix([p for arm, p in arms.items() if arm[0] not in BY_RULE]) for name, arms in points.items()}
-    yield "cost", "Accuracy against cost", plots.cost(points, {name: ladder.get(name, fixed[name]) for name in fixed})
+    line = {name: ladder.get(name, fixed[name]) for name in fixed}
+    yield "cost", "Accuracy against cost", plots.cost(points, line, curve)
     chosen = shares(records)
     yield "shares", "Variants the selector chose", plots.shares(chosen, held_out) if chosen else None
     yield "bits", "Bits of each layer", plots.bits([v for v in run["variants"] if not v.get("base")])
