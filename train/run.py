@@ -128,7 +128,7 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
         mixed = mixed_correct(settings, dataset, graphs, device)
     with console.status("selector"):
         choice = fit_choice(evidence.seen, evidence.families, evidence.costs, settings.budget, settings.seed,
-                            shared=evidence.shared)
+                            shared=evidence.shared, escalate=settings.escalate)
         evidence = take(evidence, choice, settings.budget, settings.seed)
     records = arm_records(evidence, settings.seed)
     evidence.write(settings.folder)
@@ -176,7 +176,8 @@ def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], eviden
                 for v in evidence.variants]
     return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
             "method": settings.method, "labels": list(dataset.labels), "variants": variants,
-            "selector": choice.selector, "budgets": choice.budgets, "lambda": choice.lam, "settings": settings.record()}
+            "selector": choice.selector, "budgets": choice.budgets, "escalation": choice.escalation,
+            "lambda": choice.lam, "settings": settings.record()}
 
 
 def show(records: list[dict], console: Console, hidden: set[str]) -> None:

@@ -62,6 +62,8 @@ class Settings:
     limit: int = _option(0, "use only so many pictures of each part of the data set, 0 for all")
     test_pictures: int = _option(1000, "pictures per degradation to test with and to fit the selector on, 0 for all")
     budget: float = _option(0.5, "mean cost allowed, of that of 8 bits")
+    escalate: bool = _option(False, "let a dearer variant look again where the chosen is unsure: fewer errors at the "
+                                    "same mean cost, but some pictures cost both")
     out: Path | None = _option(None, "folder of the run; runs/DATASET-ARCH-METHOD when not given")
     cache: Path = _option(CACHE, "folder for degraded pictures and fetched data")
     device: str = _option("auto", "auto, cpu, cuda, or cuda:N")
