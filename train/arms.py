@@ -95,12 +95,17 @@ def arm_records(evidence: Evidence, seed: int) -> list[dict]:
         for (arm, variant), (correct, cost) in given.items():
             whole = arm != "random"
             counted = {"correct": int(correct[j].sum()) if whole else float(correct[j].sum()),
-                       "cost": float(cost[j].mean()), "seed": seed,
+                       "cost": _mean(cost[j]), "seed": seed,
                        "stderr": float(correct[j].std() / evidence.pictures**0.5)}
             out.append({"arm": arm, "variant": variant, **about, **counted})
             if arm == "adaptive":
                 out[-1] |= _chosen(evidence, j)
     return out
+
+
+def _mean(cost: np.ndarray) -> float:
+    """Equal costs have just this mean, with no rounding."""
+    return float(cost[0] if np.ptp(cost) == 0 else cost.mean())
 
 
 def _chosen(evidence: Evidence, view: int) -> dict[str, float]:

@@ -46,8 +46,8 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
     if held_out:
         panels["held-out families"] = lambda f: f in held_out
     points = {name: _points(records, accuracy, within) for name, within in panels.items()}
-    lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "", *_summary(points), "",
-             *_families(accuracy, held_out), ""]
+    lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "",
+             *([] if compared else [*_summary(points), ""]), *_families(accuracy, held_out), ""]
     if evidence is not None:
         groups = _groups(folder / configs.NAME)
         lines += [*worth(evidence, compared), *(swap(evidence, groups) if groups else [])]

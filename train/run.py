@@ -17,6 +17,7 @@ from train import checkpoint, phases
 from train.arms import BY_RULE, arm_records, take
 from train.batches import Batches
 from train.choice import Choice, fit_choice
+from train.compare import compare
 from train.configs import Configs
 from train.cost import layer_cost, relative
 from train.data import DataError, Dataset, load
@@ -30,10 +31,12 @@ from train.measure import Views, accuracy_by_family, bit_operations, measure, me
 from train.networks import Network
 from train.outcomes import outcomes
 from train.parallel import Group, join, leave, pick_device
+from train.plots import IN_FAMILIES
 from train.report import write_report
 from train.search import Held
 from train.settings import Settings, parse
 from train.views import MIXED_SEED, evaluation_views, mixed_views, severities, training_views
+from train.worth import verdicts
 
 HELD_PICTURES = 1000  # of mixed quality, to watch training
 GOLDEN = 32
@@ -140,6 +143,7 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
                np.asarray(golden))
     write_report(settings.folder, {place: np.asarray(pictures[SAMPLE]) for place, pictures in views.items()})
     show(records, Console(), {v.name for v in evidence.variants if v.base})
+    Console().print(verdicts(compare(evidence))[0])
     right = ", ".join(f"{name} {count}" for name, count in mixed.items())
     Console().print(f"right among all {len(dataset.test_y)} test pictures, each degraded at random: {right}")
     Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
@@ -181,11 +185,11 @@ def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], eviden
 
 
 def show(records: list[dict], console: Console, hidden: set[str]) -> None:
-    """Accuracy in percent per family (mean of its severities) and arm, and each arm's mean cost; some variants not."""
+    """Accuracy in percent per family (mean of its severities) and each arm's mean cost; some variants are left out."""
     held = {r["family"] for r in records if r["heldout"]}
     arms = {(arm, variant): accuracy_by_family(records, arm, variant)
-            for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records) if arm in BY_RULE or
-            variant not in hidden}
+            for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records) if arm in IN_FAMILIES or
+            variant not in hidden and arm not in BY_RULE}
     table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
     table.add_column("family")
     for arm, variant in arms:

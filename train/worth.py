@@ -15,7 +15,7 @@ TITLE = "Does it pay?"
 
 def worth(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
     """Lines of the section."""
-    return [f"## {TITLE}", "", *_verdicts(compared), "", *_controls(compared[TRAINED]), "", *_table(evidence, compared),
+    return [f"## {TITLE}", "", *verdicts(compared), "", *_controls(compared[TRAINED]), "", *_table(evidence, compared),
             "", *_notes(evidence, compared)]
 
 
@@ -30,7 +30,8 @@ def against(e: Estimate, what: str) -> str:
     return f"not better than {what} ({said.value:+.2f} points {interval})"
 
 
-def _verdicts(compared: dict[str, Comparison]) -> list[str]:
+def verdicts(compared: dict[str, Comparison]) -> list[str]:
+    """A sentence on the whole, then a line on every idea."""
     trained, lines, pays = compared[TRAINED], [], []
     for name, meaning in IDEAS.items():
         arm = arms_of(trained.accuracy, name)
@@ -64,7 +65,7 @@ def _controls(c: Comparison) -> list[str]:
     for name, meaning in pairs.items():
         other = arms_of(c.accuracy, name)
         if other is not None:
-            cost = Estimate.of(c.cost[adaptive] - c.cost[other])
+            cost = Estimate.of(c.cost[adaptive] - c.cost[other]).scaled(1)
             told.append(f"{against(c.difference(adaptive, other), meaning)} at a cost {cost.value:+.3f} "
                         f"[{cost.low:+.3f}, {cost.high:+.3f}] apart")
     return [f"On the {TRAINED}, adaptive is {'; '.join(told)}."] if told else []
