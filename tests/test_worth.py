@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from runtime.quality import NAMES
-from tests.worlds import HELD_OUT, PLACES, TRAINED, World, alike, taken
+from tests.worlds import HELD_OUT, OWN, PLACES, TRAINED, World, alike, routed, specialists, taken
+from train.arms import arm_records
 from train.chosen import chosen_bits
 from train.compare import CLEAN, compare, panel_weights, static_corners
 from train.compare import HELD_OUT as UNSEEN
@@ -15,25 +16,6 @@ from train.evidence import Evidence
 from train.groups import Groups
 from train.swap import swap
 from train.worth import worth
-
-OWN = {f: f"w4a4-q{k}" for k, f in enumerate(TRAINED)} | {HELD_OUT[0]: "w4a4"}
-
-
-def specialists(gain: float, loss: float = 0.0) -> World:
-    """A private variant for each family: `gain` better than the shared one on its own, `loss` worse on others."""
-    accuracy = {"w8a8": alike(0.85), "w4a4": alike(0.80), "w2a2": alike(0.70)}
-    for k, family in enumerate(TRAINED):
-        accuracy[f"w4a4-q{k}"] = {**alike(0.80 - loss), family: 0.80 + gain}
-    return World(accuracy, {"w4a4": TRAINED})
-
-
-def routed(world: World, chosen: dict[str, str]) -> Evidence:
-    evidence = world.evidence()
-    arms = {"static": taken(evidence, dict.fromkeys(OWN, "w4a4")), "adaptive": taken(evidence, chosen)}
-    order = np.random.default_rng(0).permutation(len(evidence.test))
-    arms["private"] = arms["adaptive"]
-    arms["shuffled"] = replace(arms["adaptive"], variant=arms["adaptive"].variant[order])
-    return replace(evidence, arms=arms)
 
 
 def test_a_gain_of_one_point_is_found_and_covered():
@@ -124,7 +106,6 @@ def test_swap_table():
 
 
 def bits_records(evidence: Evidence) -> list[dict]:
-    from train.arms import arm_records
     return arm_records(evidence, 0)
 
 

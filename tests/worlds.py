@@ -1,6 +1,6 @@
 """Evidence of invented runs, whose truth is known: pictures, variants of given accuracy, and who took which."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from train.outcomes import Outcomes
 TRAINED, HELD_OUT = ("clean", "blur", "noise"), ("pixelate",)
 PLACES = tuple((f, s) for f in (*TRAINED, *HELD_OUT) for s in ((0,) if f == "clean" else (1, 2, 3, 4, 5)))
 CENTRE = {"clean": 0, "blur": 4000, "noise": -4000, "pixelate": 4000}  # of the first feature
+OWN = {f: f"w4a4-q{k}" for k, f in enumerate(TRAINED)} | {HELD_OUT[0]: "w4a4"}  # to each family its own
 LADDER = {"w8a8": (1.0, 8), "w4a4": (0.3, 4), "w2a2": (0.1, 2)}
 
 
@@ -65,3 +66,21 @@ def taken(evidence: Evidence, chosen: dict[str, str]) -> Taken:
     number = {v.name: k for k, v in enumerate(evidence.variants)}
     variant = np.repeat([number[chosen[f]] for f, _ in evidence.places], evidence.pictures)
     return Taken(variant, evidence.costs[variant])
+
+
+def specialists(gain: float, loss: float = 0.0) -> World:
+    """A private variant for each family: `gain` better than the shared one on its own, `loss` worse on others."""
+    accuracy = {"w8a8": alike(0.85), "w4a4": alike(0.80), "w2a2": alike(0.70)}
+    for k, family in enumerate(TRAINED):
+        accuracy[f"w4a4-q{k}"] = {**alike(0.80 - loss), family: 0.80 + gain}
+    return World(accuracy, {"w4a4": TRAINED})
+
+
+def routed(world: World, chosen: dict[str, str], seed: int = 0) -> Evidence:
+    """Adaptive and private are as `chosen` says, family by family; shuffled has the same variants anywhere."""
+    evidence = world.evidence(seed)
+    arms = {"static": taken(evidence, dict.fromkeys(OWN, "w4a4")), "adaptive": taken(evidence, chosen)}
+    order = np.random.default_rng(0).permutation(len(evidence.test))
+    arms["private"] = arms["adaptive"]
+    arms["shuffled"] = replace(arms["adaptive"], variant=arms["adaptive"].variant[order])
+    return replace(evidence, arms=arms)

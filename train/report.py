@@ -15,6 +15,7 @@ from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
 from train.frontier import mix
 from train.groups import Groups
+from train.seeds import over_seeds
 from train.swap import swap
 from train.worth import worth
 
@@ -194,8 +195,18 @@ def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
         return {(name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])): file[name] for name in file.files}
 
 
+def main(folders: list[Path]) -> None:
+    """One run: writes its report and prints where. Several, of different seeds: prints what they gain on average."""
+    if not folders:
+        print("usage: python -m train.report RUN | python -m train.report RUN RUN ...  (runs of different seeds)")
+    elif len(folders) == 1:
+        print(write_report(folders[0]))
+    else:
+        print("\n".join(over_seeds(folders)))
+
+
 if __name__ == "__main__":
     try:
-        print(write_report(Path(sys.argv[1])) if len(sys.argv) == 2 else "usage: python -m train.report RUN")
+        main([Path(argument) for argument in sys.argv[1:]])
     except ValueError as problem:
         sys.exit(str(problem))
