@@ -47,20 +47,14 @@ def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: i
     cost. pictures: int64 [M], which picture each is a view of; None: the k-th of every group are views of the same.
     """
     costs = np.asarray(costs, np.float64)
-    options = {"costs": costs, "seed": seed, "shared": shared, "by_quality": by_quality}
-    selector = train_selector(seen.features, seen.correct, groups, **options)
+    selector = train_selector(seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality)
     table = taken = budget_table(selector, seen.features, seen.correct, costs)
     escalation = None
     if escalate:
         half = _half(_places(groups) if pictures is None else pictures, seed)
         fixed = Selector.from_dict(selector)
         accuracy = fixed.predict(seen.features)
-        crossed = np.empty_like(accuracy)
-        for own in (half, ~half):
-            other = train_selector(seen.features[own], seen.correct[own], groups[own], **options)
-            crossed[~own] = Selector.from_dict(other).predict(seen.features[~own])
-        escalation = escalation_table(accuracy, crossed, half, seen, costs, fixed.costs,
-                                      lambdas_of(accuracy, fixed.costs))
+        escalation = escalation_table(accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs))
         taken = escalation["budgets"]
     entry = entry_for(taken, max(budget, taken[0]["budget"]))
     within = np.flatnonzero(costs <= max(budget, costs.min()) * (1 + 1e-9))

@@ -30,6 +30,11 @@ class Rule:
         last = again(first, seen.margin[np.arange(len(first)), first], self.up, self.margins)
         return last, costs[first] + np.where(last != first, costs[last], 0)
 
+    def gain(self, first: np.ndarray, seen: Outcomes, costs: np.ndarray) -> float:
+        """Accuracy after both passes less that of the first choices."""
+        rows, last = np.arange(len(first)), self.run(first, seen, costs)[0]
+        return float(seen.correct[rows, last].mean() - seen.correct[rows, first].mean())
+
 
 def fit_up(accuracy: np.ndarray, seen: Outcomes, costs: np.ndarray, integer_costs: np.ndarray,
            lambdas: list[float]) -> np.ndarray:
@@ -73,31 +78,32 @@ def fit_margins(first: np.ndarray, seen: Outcomes, up: np.ndarray, costs: np.nda
     return margins
 
 
-def escalation_table(accuracy: np.ndarray, crossed: np.ndarray, half: np.ndarray, seen: Outcomes, costs: np.ndarray,
+def escalation_table(accuracy: np.ndarray, half: np.ndarray, seen: Outcomes, costs: np.ndarray,
                      integer_costs: np.ndarray, lambdas: list[float]) -> dict:
     """{"up", "budgets": [{"budget", "lambda", "accuracy", "worst", "margins"}, ...]} by rising budget and accuracy.
 
-    accuracy int64 [M, V]: as the selector predicts; crossed int64 [M, V]: as one predicts that has not seen the
-    picture; half bool [M]: which half of the pictures each is of. What is kept is fitted to all pictures and costs what
-    it costs on them; its accuracy is that of the same rule, fitted to one half each, on the other.
+    accuracy int64 [M, V]: as the selector predicts; half bool [M]: which half of the pictures each is of. What is kept
+    is fitted to all pictures; budget is what it costs on them, and accuracy that on them less what two such rules, each
+    fitted to one half, gain there more than on the other. worst: the most that a picture costs which gets a variant
+    that any of these got.
     """
     up = fit_up(accuracy, seen, costs, integer_costs, lambdas)
     parts = [(seen.of_pictures(half == h), np.flatnonzero(half == h)) for h in (False, True)]
     ups = [fit_up(accuracy[mine], part, costs, integer_costs, lambdas) for part, mine in parts]
-    rows, entries = np.arange(len(seen)), []
+    entries = []
     for lam in lambdas:
-        first, other = decide(accuracy, integer_costs, lam), decide(crossed, integer_costs, lam)
+        first = decide(accuracy, integer_costs, lam)
         for second in sorted({share * lam for share in SECOND}):
             rule = Rule(up, fit_margins(first, seen, up, costs, second))
-            price = rule.run(first, seen, costs)[1]
-            right = 0
+            last, price = rule.run(first, seen, costs)
+            right, flattered = seen.correct[np.arange(len(seen)), last].mean(), 0.0
             for (fitted, own), (judged, theirs), its_up in zip(parts, parts[::-1], ups, strict=True):
-                crossed_rule = Rule(its_up, fit_margins(other[own], fitted, its_up, costs, second))
-                last = crossed_rule.run(other[theirs], judged, costs)[0]
-                right += int(judged.correct[rows[:len(last)], last].sum())
+                half_rule = Rule(its_up, fit_margins(first[own], fitted, its_up, costs, second))
+                flattered += half_rule.gain(first[own], fitted, costs) - half_rule.gain(first[theirs], judged, costs)
             used = np.unique(first)
             worst = (costs[used] + np.where(rule.margins[used] > 0, costs[up[used]], 0)).max()
-            entries.append({"budget": float(price.mean()), "lambda": lam, "accuracy": right / len(seen),
+            accuracy_elsewhere = float(np.clip(right - flattered / 2, 0, 1))
+            entries.append({"budget": float(price.mean()), "lambda": lam, "accuracy": accuracy_elsewhere,
                             "worst": float(worst), "margins": rule.margins.tolist()})
     return {"up": up.tolist(), "budgets": rising(entries)}
 

@@ -40,7 +40,7 @@ def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray
     z = standardize(features, **z_integers)
     mean = correct.mean(0, dtype=np.float64)
     accuracy = np.array([correct[groups == g].mean(0) if by_quality else mean for g in np.unique(groups)])
-    weights = fit(z / Z_ONE, groups, seed)
+    weights = fit(z / Z_ONE, groups, seed, STEPS if by_quality else 0)
     parts = {**z_integers, **_fixed_point(*weights), **_groups(z, groups), "group_accuracy": _rint(accuracy * ONE),
              "fallback": np.where(shared, _rint(mean * ONE), NEVER), "costs": _rint(costs * ONE)}
     # No picture is outside yet: this gives the predictions to check and the distances to set the threshold by.
@@ -53,7 +53,7 @@ def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray
     return Selector(**parts, threshold=np.array(threshold, np.int64)).to_dict()
 
 
-def fit(z: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def fit(z: np.ndarray, groups: np.ndarray, seed: int, steps: int = STEPS) -> tuple[np.ndarray, ...]:
     """A network D -> HIDDEN -> G for the logits of each group, of standardized features; float64 weights and biases."""
     generator = torch.Generator().manual_seed(seed)
     kinds, y = np.unique(groups, return_inverse=True)
@@ -63,8 +63,8 @@ def fit(z: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.nd
     for w in weights:
         w.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    for _ in range(STEPS if g > 1 else 0):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    for _ in range(steps if g > 1 else 0):
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         hidden = torch.relu(torch.addmm(weights[1], x[rows], weights[0].T))
         loss = torch.nn.functional.cross_entropy(torch.addmm(weights[3], hidden, weights[2].T), y[rows])
