@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compile.graph import Graph
-from train import checkpoint, phases
+from train import checkpoint, phases, private
 from train.arms import BY_RULE, arm_records, take
 from train.batches import Batches
 from train.choice import Choice, fit_choice
@@ -78,6 +78,7 @@ def learn(settings: Settings):
     phases.full_precision(settings, run, batches, teacher, held, resumed)
     bits.find(run, batches, teacher, held, resumed)
     student = phases.joint(settings, run, batches, teacher, held, resumed)
+    private.specialize(settings, run, batches, teacher, student, held, resumed)
     if not group.writes:
         return None
     run.journal.close()
