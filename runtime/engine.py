@@ -123,6 +123,21 @@ class Engine:
                              "`infer` resizes")
         return self._run(variant, picture[None])[0]
 
+    def launch(self, variant: str, pictures: int, logits: int, stream: int) -> None:
+        """Launches one variant's kernels on a CUDA stream and returns; no copy, no allocation on the GPU, no waiting.
+
+        pictures: address on GPU 0 of uint8 [n, H, W, 3], n the pictures that the bundle was built for, of the input's
+        size. logits: address of int32 [n, classes], written. Both are multiples of 64 and stay the caller's, as memory
+        of cudaMalloc and of torch are. stream: a cudaStream_t as an integer, 0 the default one.
+        May be captured in a CUDA graph, after one call that was not (it loads the kernels); keep the engine open as
+        long as the graph. All launches of an engine share one workspace: two must not be under way at a time, nor one
+        beside `infer`, so put them on one stream, or make an engine for each. Raises ValueError for a bundle that is
+        not for CUDA and for addresses that cannot be.
+        """
+        name = self.bundle.variant(variant).name
+        with self._lock:
+            self._require_open().launch(name, pictures, logits, stream)
+
     def close(self) -> None:
         """Ends its threads, frees libraries and memory; a second call does nothing."""
         with self._lock:
@@ -179,9 +194,12 @@ class Engine:
     def _run(self, variant: str, pictures: np.ndarray) -> np.ndarray:
         """int32 [n, classes] of pictures uint8 [n, H, W, 3] that run together."""
         with self._lock:
-            if self._loaded is None:
-                raise ValueError("expected an open engine, this one was closed; make a new Engine")
-            return self._loaded.run_together(variant, pictures)
+            return self._require_open().run_together(variant, pictures)
+
+    def _require_open(self) -> Loaded:
+        if self._loaded is None:
+            raise ValueError("expected an open engine, this one was closed; make a new Engine")
+        return self._loaded
 
 
 def _together(names: dict[int, str], most: int) -> list[list[int]]:

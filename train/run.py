@@ -28,6 +28,7 @@ from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
 from train.measure import Views, accuracy_by_family, bit_operations, measure, measured
+from train.memory import keep_freed_memory
 from train.networks import Network
 from train.outcomes import outcomes
 from train.parallel import Group, join, leave, pick_device
@@ -237,6 +238,7 @@ def _threads() -> None:
 if __name__ == "__main__":
     try:
         _threads()
+        keep_freed_memory()
         main(parse())
     except (DataError, checkpoint.CheckpointError, TrainingError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
