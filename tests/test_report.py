@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.report import by_arm, mix, shares, write_report
+from tests.worlds import OWN, routed, specialists
+from train.arms import arm_records
+from train.report import by_arm, main, mix, shares, write_report
 
 FAMILIES, HELD_OUT = ("clean", "jpeg", "low_light", "pixelate"), ("pixelate",)
 VARIANTS = {"w8a8": (8, 1.0), "w4a4": (4, 0.3), "w2a2": (2, 0.1)}
@@ -123,3 +126,44 @@ def test_report_says_when_quality_does_not_matter_and_shows_what_the_search_saw(
     text = write_report(run).read_text()
     assert "The bits do not differ with quality: every family and severity gets between 4.00 and 4.00" in text
     assert "plots/pareto.png" in text and (run / "plots" / "pareto.png").exists()
+
+
+def invented(folder, seed: int, gain: float = 0.01, **settings):
+    """A run's folder with evidence: private variants gain so much."""
+    evidence = routed(specialists(gain, 0.05), OWN, seed)
+    evidence = replace(evidence, curve=tuple(np.tile([[0.7], [0.8]], (2, 1, len(evidence.places)))))
+    folder.mkdir()
+    evidence.write(folder)
+    (folder / "results.json").write_text(json.dumps(arm_records(evidence, seed)))
+    variants = [{"name": v.name, "cost": v.cost, "base": v.base, "bits": {"conv1": [8, 8], "linear": [8, 8]}}
+                for v in evidence.variants]
+    about = {"name": folder.name, "arch": "resnet8", "dataset": "digits", "method": "fixed", "variants": variants,
+             "settings": {"epochs": 3, "seed": seed, **settings}}
+    (folder / "run.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_report_of_a_run_with_outcomes_says_whether_choosing_pays(tmp_path):
+    text = write_report(invented(tmp_path / "a", 0)).read_text()
+    assert "## Does it pay?\n\nOn the training families, this pays: private, adaptive." in text
+    assert "| selector | 8" not in text and " w4a4-q0 |" not in text  # one table of arms; no column a private variant
+    assert re.findall(r"plots/(\w+)", text) == ["families", "cost", "shares", "bits"]
+    pixels = np.asarray(Image.open(tmp_path / "a" / "plots" / "cost.png").convert("L"))
+    assert min(pixels.shape) > 100 and (pixels < 128).mean() > 0.002
+
+
+def test_several_seeds(tmp_path, capsys):
+    folders = [invented(tmp_path / f"{seed}", seed, gain) for seed, gain in ((1, 0.01), (2, 0.02), (3, 0.03))]
+    main(folders)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Mean over 3 seeds")
+    found = next(line for line in lines if line.startswith("| private"))
+    # 2 points on average; standard error 1 / sqrt(3), and Student's quantile for 2 degrees of freedom is 4.303
+    assert "| 0.300 ± 0.000 | 82.00 ± 0.58 % | +2.00 ± 0.58 | not better than static" in found
+    assert f"[{2 - 4.303 / 3**0.5:.2f}, {2 + 4.303 / 3**0.5:.2f}]" in found
+    main([invented(tmp_path / "4", 4), invented(tmp_path / "5", 5)])
+    assert "| private | 0.300 ± 0.000 | 81.00 ± 0.00 % | +1.00 ± 0.00 | better than static" in capsys.readouterr().out
+    for other, words in ((folders[0], "different seeds"), (invented(tmp_path / "6", 6, epochs=4), "epochs differ"),
+                         (tmp_path / "none", "expected a finished run")):
+        with pytest.raises(ValueError, match=words):
+            main([folders[0], other])

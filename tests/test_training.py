@@ -254,7 +254,7 @@ def test_a_run_prints_what_its_files_compute(tmp_path):
     folder = tmp_path / "run"
     records = json.loads((folder / "results.json").read_text())
     assert {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost",
-            "seed"} == set(records[0])
+            "seed", "stderr"} == set(records[0])
     data = thin(load("digits", None, settings.cache), 64)
     chosen = spread(len(data.test_y), 20)
     views = evaluation_views(data.test_x[chosen], ("clean", "jpeg", "contrast", "pixelate"), 0, settings.cache, 1)

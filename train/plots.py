@@ -7,9 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from train.arms import BY_RULE
+
 INK, GRID, SELECTOR, FLOAT = "#333333", "#dddddd", "#d9480f", "#888888"
 FIXED = ("#0b3c6f", "#1c7ed6", "#12a39a", "#6fbf44", "#7048c6", "#c2255c", "#8a6d3b", "#4dabf7")  # by variant
-SPECIAL = ("fp32", "static", "adaptive", "random")  # arms beside those of single variants
+IN_FAMILIES = ("fp32", "static", "adaptive", "random")  # beside single variants: more lines could not be told apart
+MARKERS = {"adaptive": ("*", 12), "random": ("x", 7), "static": ("+", 11), "private": ("P", 8), "bits": ("s", 7),
+           "cascade": ("D", 6), "shuffled": ("v", 7), "oracle": ("^", 7)}
+NAMED = 8  # single variants at most that a legend names
 PERCENT = FuncFormatter(lambda value, _: f"{value:g} %")
 DPI = 130
 
@@ -23,11 +28,16 @@ def save(figure: Figure, path: Path) -> None:
 
 def styles(arms: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
     """Line style of each (arm, variant): float grey and dashed, the selector orange, each variant its own colour."""
-    fixed = [arm for arm in arms if arm[0] not in SPECIAL]
+    fixed = [arm for arm in arms if arm[0] not in BY_RULE]
     special = {"fp32": dict(color=FLOAT, linestyle="--", label="float"),
                "static": dict(color=INK, linestyle="-.", label="best static"),
+               "private": dict(color="#7048c6", label="private variants by quality"),
+               "bits": dict(color="#c2255c", label="bits by quality"),
+               "cascade": dict(color="#12a39a", label="cascade"),
                "adaptive": dict(color=SELECTOR, linewidth=2.2, label="selector"),
-               "random": dict(color=SELECTOR, linestyle=":", label="random, same cost")}
+               "random": dict(color=SELECTOR, linestyle=":", label="random, same cost"),
+               "shuffled": dict(color=FLOAT, label="selector, quality shuffled"),
+               "oracle": dict(color=INK, label="true kind known")}
     plain = {arm: dict(color=FIXED[k % len(FIXED)], label=arm[1]) for k, arm in enumerate(fixed)}
     return {arm: plain.get(arm) or special.get(arm[0]) or dict(color=INK, label=" ".join(arm)) for arm in arms}
 
@@ -99,8 +109,13 @@ def samples(pictures: dict[tuple[str, int], np.ndarray]) -> Figure:
     return figure
 
 
-def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]]) -> Figure:
-    """points: panel -> (arm, variant) -> (cost, percent); line: panel -> corners of random mixes of variants."""
+def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]],
+         curve: dict[str, list[tuple[float, float]]]) -> Figure:
+    """points: panel -> (arm, variant) -> (cost, percent); line: panel -> corners of random mixes of variants.
+
+    curve: panel -> (cost, percent) of the selector at other budgets. Single variants beyond NAMED are named at their
+    points, not in the legend.
+    """
     figure = Figure(figsize=(4.6 * len(points), 3.9), layout="constrained")
     axes = figure.subplots(1, len(points), squeeze=False)[0]
     for axis, (panel, arms) in zip(axes, points.items(), strict=True):
@@ -108,12 +123,19 @@ def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]]) ->
         price = np.linspace(line[panel][0][0], line[panel][-1][0], 200)
         mix = np.interp(price, *zip(*line[panel], strict=True))
         axis.plot(price, mix, color="#9aa5b1", linewidth=1.2, label="random mix of variants", zorder=1)
+        if curve.get(panel):
+            axis.plot(*zip(*curve[panel], strict=True), color=SELECTOR, linewidth=1, alpha=0.6, zorder=1,
+                      label="selector, other budgets")
         for arm, (x, y) in arms.items():
             if arm[0] == "fp32":
                 axis.axhline(y, color=FLOAT, linestyle="--", linewidth=1, label="float")
                 continue
-            marker, size = {"adaptive": ("*", 12), "random": ("x", 7), "static": ("+", 11)}.get(arm[0], ("o", 7))
-            axis.plot(x, y, marker, color=look[arm]["color"], markersize=size, label=look[arm]["label"])
+            marker, size = MARKERS.get(arm[0], ("o", 7))
+            dense = arm[0] not in MARKERS and sum(a[0] not in BY_RULE for a in arms) > NAMED
+            axis.plot(x, y, marker, color=GRID if dense else look[arm]["color"], markersize=4 if dense else size,
+                      markeredgecolor=INK if dense else None, label=None if dense else look[arm]["label"])
+            if dense:
+                axis.annotate(arm[1], (x, y), (3, -8), textcoords="offset points", fontsize=6, color=INK)
         _plain(axis)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
@@ -159,7 +181,8 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
     axis.xaxis.set_major_formatter(PERCENT)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper center", ncols=len(next(iter(by_family.values()))), frameon=False, fontsize=9)
+    columns = min(6, len(next(iter(by_family.values()))))
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 

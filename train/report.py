@@ -1,4 +1,4 @@
-"""The report of a run: report.md and its pictures, from run.json, results.json and metrics.jsonl alone."""
+"""The report of a run: report.md and its pictures, from the files in its folder alone."""
 
 import json
 import os
@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from train import configs, plots
+from train.arms import BY_RULE
+from train.chosen import STAR, chosen_bits, shares
+from train.compare import compare, curves
+from train.evidence import NAME as OUTCOMES
+from train.evidence import Evidence
+from train.frontier import mix
+from train.groups import Groups
+from train.seeds import over_seeds
+from train.swap import swap
+from train.worth import worth
 
 SAMPLES = "samples.npz"
-STAR = r" \*"
-ALIKE = 0.2  # mean widths no further apart than this count as the same
 COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
          "size": "bits of storage", "latency": "the target's measured time"}
 
@@ -21,8 +29,9 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
 
     samples: (family, severity) -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept as
     plots/samples.npz, which is used when the report is written again. Sections whose data the run lacks are left out:
-    the selector's choices need "share/VARIANT" (of the pictures) in the records of arm adaptive.
-    Raises ValueError where run.json or results.json is missing or not as expected.
+    the selector's choices need "share/VARIANT" (of the pictures) in the records of arm adaptive, intervals and what
+    they decide need outcomes.npz. Raises ValueError where run.json or results.json is missing, or a file not as
+    expected.
     """
     folder = Path(folder)
     run, records = _read(folder / "run.json", dict), _read(folder / "results.json", list)
@@ -30,14 +39,22 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
     if samples:
         _keep(folder / "plots" / SAMPLES, samples)
     held_out = {r["family"] for r in records if r["heldout"]}
-    accuracy = by_arm(records)
+    private = {v["name"] for v in run["variants"] if v.get("base")}
+    accuracy = {arm: a for arm, a in by_arm(records).items() if arm[0] in BY_RULE or arm[1] not in private}
+    evidence = Evidence.read(folder) if (folder / OUTCOMES).is_file() else None
+    compared = {} if evidence is None else compare(evidence)
     panels = {"training families": lambda f: f not in held_out}
     if held_out:
         panels["held-out families"] = lambda f: f in held_out
     points = {name: _points(records, accuracy, within) for name, within in panels.items()}
-    lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "", *_summary(points), "",
-             *_families(accuracy, held_out), "", *chosen_bits(records, held_out)]
-    for name, title, figure in _figures(folder, run, records, accuracy, held_out, points):
+    lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "",
+             *([] if compared else [*_summary(points), ""]), *_families(accuracy, held_out), ""]
+    if evidence is not None:
+        groups = _groups(folder / configs.NAME)
+        lines += [*worth(evidence, compared), *(swap(evidence, groups) if groups else [])]
+    lines += chosen_bits(records, held_out, evidence)
+    lines_of = {name: c.line() for name, c in compared.items()}, {} if evidence is None else curves(evidence)
+    for name, title, figure in _figures(folder, run, records, accuracy, held_out, points, *lines_of):
         if figure is not None:
             plots.save(figure, folder / "plots" / f"{name}.png")
             lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
@@ -57,41 +74,15 @@ def by_arm(records: list[dict]) -> dict[tuple[str, str], dict[str, dict[int, flo
     return out
 
 
-def mix(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Corners (cost, accuracy) of the best random mixes of variants: the upper hull, from cheapest to best."""
-    hull = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if hull and y <= hull[-1][1]:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], (x, y)):
-            hull.pop()
-        hull.append((x, y))
-    return hull
-
-
-def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
-    return (b[1] - a[1]) / (b[0] - a[0]) if b[0] > a[0] else float("inf")
-
-
-def shares(records: list[dict]) -> dict[str, dict[str, float]]:
-    """family -> variant -> share of pictures for which the selector chose it; from "share/VARIANT" of its records."""
-    mine = [r for r in records if r["arm"] == "adaptive" and any(k.startswith("share/") for k in r)]
-    names = [k.removeprefix("share/") for k in mine[0] if k.startswith("share/")] if mine else []
-    out = {}
-    for family in dict.fromkeys(r["family"] for r in mine):
-        rows = [r for r in mine if r["family"] == family]
-        weights = [r["pictures"] for r in rows]
-        out[family] = {n: float(np.average([r[f"share/{n}"] for r in rows], weights=weights)) for n in names}
-    return out
-
-
-def _figures(folder, run, records, accuracy, held_out, points):
-    yield "families", "Accuracy per family and severity", plots.families(accuracy, held_out)
-    fixed = {name: [p for arm, p in arms.items() if arm[0] not in plots.SPECIAL] for name, arms in points.items()}
-    yield "cost", "Accuracy against cost", plots.cost(points, {name: mix(p) for name, p in fixed.items()})
+def _figures(folder, run, records, accuracy, held_out, points, ladder, curve):
+    few = {arm: a for arm, a in accuracy.items() if arm[0] not in BY_RULE or arm[0] in plots.IN_FAMILIES}
+    yield "families", "Accuracy per family and severity", plots.families(few, held_out)
+    fixed = {name: mix([p for arm, p in arms.items() if arm[0] not in BY_RULE]) for name, arms in points.items()}
+    line = {name: ladder.get(name, fixed[name]) for name in fixed}
+    yield "cost", "Accuracy against cost", plots.cost(points, line, curve)
     chosen = shares(records)
     yield "shares", "Variants the selector chose", plots.shares(chosen, held_out) if chosen else None
-    yield "bits", "Bits of each layer", plots.bits(run["variants"])
+    yield "bits", "Bits of each layer", plots.bits([v for v in run["variants"] if not v.get("base")])
     found = _found(folder / configs.NAME)
     yield "pareto", "Configurations the search saw", plots.pareto(*found) if found else None
     pictures = _samples(folder / "plots" / SAMPLES)
@@ -104,8 +95,9 @@ def _points(records, accuracy, within) -> dict[tuple[str, str], tuple[float, flo
     out = {}
     for arm, families in accuracy.items():
         mine = [r for r in records if (r["arm"], r["variant"]) == arm and within(r["family"])]
-        price = sum(r["cost"] * r["pictures"] for r in mine) / sum(r["pictures"] for r in mine)
-        out[arm] = price, float(np.mean([np.mean(list(s.values())) for f, s in families.items() if within(f)]))
+        prices = [np.mean([r["cost"] for r in mine if r["family"] == f]) for f in families if within(f)]
+        accuracies = [np.mean(list(s.values())) for f, s in families.items() if within(f)]
+        out[arm] = float(np.mean(prices)), float(np.mean(accuracies))
     return out
 
 
@@ -126,49 +118,6 @@ def _families(accuracy, held_out) -> list[str]:
         cells = " | ".join(f"{np.mean(list(a[family].values())):.2f}" for a in accuracy.values())
         lines.append(f"| {family}{STAR if family in held_out else ''} | {cells} |")
     return lines
-
-
-def chosen_bits(records, held_out: set[str]) -> list[str]:
-    """A section on the widths that the selector chose by family and severity, and what they depend on, in words."""
-    mine = [r for r in records if r["arm"] == "adaptive" and "w_bits" in r]
-    if not mine:
-        return []
-    severities = sorted({r["severity"] for r in mine})
-    cells = {(r["family"], r["severity"]): f"{r['w_bits']:.2f} / {r['a_bits']:.2f}, {_favourite(r)}" for r in mine}
-    lines = ["## Bits the selector chose", "",
-             "Mean bits of weights / activations over the multiply-adds of the variants chosen, and which was most.",
-             "", "| family | " + " | ".join(f"{s}" for s in severities) + " |", "| --- |" + " ---: |" * len(severities)]
-    for family in dict.fromkeys(r["family"] for r in mine):
-        row = " | ".join(cells.get((family, s), "") for s in severities)
-        lines.append(f"| {family}{STAR if family in held_out else ''} | {row} |")
-    return [*lines, "", _in_words(mine), ""]
-
-
-def _in_words(mine: list[dict]) -> str:
-    """Whether the mean width differs between qualities by more than ALIKE, and in which direction with severity."""
-    mean = {(r["family"], r["severity"]): (r["w_bits"] + r["a_bits"]) / 2 for r in mine}
-    low, high = min(mean, key=mean.get), max(mean, key=mean.get)
-    if mean[high] - mean[low] <= ALIKE:
-        return (f"The bits do not differ with quality: every family and severity gets between {mean[low]:.2f} and "
-                f"{mean[high]:.2f} on average.")
-    told = (f"The bits differ with quality: from {mean[low]:.2f} ({_place(low)}) to {mean[high]:.2f} ({_place(high)}) "
-            "on average")
-    ends = [[b for (_, s), b in mean.items() if s == severity] for severity in (1, 5)]
-    if not all(ends):
-        return told + "."
-    mild, strong = (float(np.mean(e)) for e in ends)
-    trend = "hardly change" if abs(strong - mild) <= ALIKE else "rise" if strong > mild else "fall"
-    return f"{told}; with severity they {trend} ({mild:.2f} at severity 1, {strong:.2f} at 5)."
-
-
-def _favourite(record: dict) -> str:
-    share, name = max((v, k.removeprefix("share/")) for k, v in record.items() if k.startswith("share/"))
-    return f"{name} {100 * share:.0f} %"
-
-
-def _place(place: tuple[str, int]) -> str:
-    family, severity = place
-    return family if family == "clean" else f"{family} {severity}"
 
 
 def _notes(records, cost: str) -> list[str]:
@@ -211,7 +160,7 @@ def _check(folder: Path, run: dict, records: list) -> None:
     missing = {"name", "arch", "dataset", "method", "variants"} - set(run)
     if missing or not run["variants"]:
         raise ValueError(f"{folder / 'run.json'}: expected {sorted(missing) or 'at least one variant'}; export it anew")
-    if all(r["arm"] in plots.SPECIAL for r in records):
+    if all(r["arm"] in BY_RULE for r in records):
         raise ValueError(f"{folder / 'results.json'}: expected records of single variants; measure the run anew")
 
 
@@ -219,6 +168,12 @@ def _found(path: Path) -> tuple[list[dict], list[dict]] | None:
     """The Pareto list and the variants of a search; None without one."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"pareto": []}
     return (found["pareto"], found["variants"]) if found["pareto"] else None
+
+
+def _groups(path: Path) -> Groups | None:
+    """How a run tells quality groups apart; None where it has none."""
+    groups = configs.read(path).groups if path.is_file() else None
+    return Groups.from_dict(groups) if groups else None
 
 
 def _metrics(path: Path) -> list[dict]:
@@ -240,8 +195,18 @@ def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
         return {(name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])): file[name] for name in file.files}
 
 
+def main(folders: list[Path]) -> None:
+    """One run: writes its report and prints where. Several, of different seeds: prints what they gain on average."""
+    if not folders:
+        print("usage: python -m train.report RUN | python -m train.report RUN RUN ...  (runs of different seeds)")
+    elif len(folders) == 1:
+        print(write_report(folders[0]))
+    else:
+        print("\n".join(over_seeds(folders)))
+
+
 if __name__ == "__main__":
     try:
-        print(write_report(Path(sys.argv[1])) if len(sys.argv) == 2 else "usage: python -m train.report RUN")
+        main([Path(argument) for argument in sys.argv[1:]])
     except ValueError as problem:
         sys.exit(str(problem))

@@ -12,26 +12,32 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from compile.graph import Graph
 from train import checkpoint, phases, private
+from train.arms import BY_RULE, arm_records, take
 from train.batches import Batches
+from train.choice import Choice, fit_choice
+from train.compare import compare
 from train.configs import Configs
 from train.cost import layer_cost, relative
 from train.data import DataError, Dataset, load
 from train.degrade import FAMILIES
+from train.evidence import Evidence
 from train.export import export_run
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
-from train.measure import Measured, accuracy_by_family, bit_operations, choose, measure
+from train.measure import Views, accuracy_by_family, bit_operations, measure, measured
 from train.memory import keep_freed_memory
 from train.networks import Network
 from train.outcomes import outcomes
 from train.parallel import Group, join, leave, pick_device
-from train.plots import SPECIAL
+from train.plots import IN_FAMILIES
 from train.report import write_report
 from train.search import Held
 from train.settings import Settings, parse
-from train.views import MIXED_SEED, evaluation_views, mixed_views, training_views
+from train.views import MIXED_SEED, evaluation_views, mixed_views, severities, training_views
+from train.worth import verdicts
 
 HELD_PICTURES = 1000  # of mixed quality, to watch training
 GOLDEN = 32
@@ -111,7 +117,7 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
     folder = settings.folder
     if saved is None:
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        for name in ("run.json", "results.json", "configs.json"):
+        for name in ("run.json", "results.json", "configs.json", "outcomes.npz"):
             (folder / name).unlink(missing_ok=True)
     opened = Journal(folder, 0 if saved is None else saved[1]["journal"])
     write_json(folder / "settings.json", settings.record())
@@ -120,33 +126,44 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
 
 def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs,
            device: torch.device) -> None:
-    """Lowering, selector, measurement, export and report of a trained family."""
+    """Lowering, measurement, selector, export and report of a trained family."""
     graphs, console = {name: lower(student, name) for name in student.bits}, Console(stderr=True)
-    cost = layer_cost(settings.cost, settings.target)
-    variants = [Measured(v.name, v.method, graphs[v.name], relative(cost, student.arch, v.bits), not v.groups)
-                for v in found.variants]
-    options = (settings.seed, settings.cache, settings.workers)
-    val = dataclasses.replace(dataset, train_x=dataset.val_x, train_y=dataset.val_y)
-    val = dataclasses.replace(val, **{f: getattr(val, f)[spread(len(val.train_y), settings.test_pictures)]
-                                      for f in ("train_x", "train_y")})
-    with console.status("selector"):
-        choice = choose(variants, training_views(val, settings.training_families, *options), val.train_y,
-                        settings.budget, settings.seed, device, settings.escalate)
-    test = spread(len(dataset.test_y), settings.test_pictures)
-    families = settings.training_families + settings.held_out
-    views = evaluation_views(dataset.test_x[test], families, *options)
     with console.status("integer evaluation"):
-        records = measure(variants, teacher, choice, views, dataset.test_y[test], settings.held_out, device)
-        records = [{**r, "seed": settings.seed} for r in records]
+        evidence, views = gather(settings, dataset, teacher, graphs, found, device)
         mixed = mixed_correct(settings, dataset, graphs, device)
+    with console.status("selector"):
+        choice = fit_choice(evidence.seen, evidence.families, evidence.costs, settings.budget, settings.seed,
+                            shared=evidence.shared, escalate=settings.escalate)
+        evidence = take(evidence, choice, settings.budget, settings.seed)
+    records = arm_records(evidence, settings.seed)
+    evidence.write(settings.folder)
     write_json(settings.folder / "results.json", records)
-    golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, *options)[0]
-    export_run(settings.folder, graphs, about(settings, dataset, variants, records, mixed, choice), np.asarray(golden))
+    families = settings.training_families + settings.held_out
+    golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, settings.seed, settings.cache,
+                         settings.workers)[0]
+    export_run(settings.folder, graphs, about(settings, dataset, graphs, evidence, records, mixed, choice),
+               np.asarray(golden))
     write_report(settings.folder, {place: np.asarray(pictures[SAMPLE]) for place, pictures in views.items()})
-    show(records, Console())
+    show(records, Console(), {v.name for v in evidence.variants if v.base})
+    Console().print(verdicts(compare(evidence))[0])
     right = ", ".join(f"{name} {count}" for name, count in mixed.items())
     Console().print(f"right among all {len(dataset.test_y)} test pictures, each degraded at random: {right}")
     Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
+
+
+def gather(settings: Settings, dataset: Dataset, teacher: Network, graphs: dict[str, Graph], found: Configs,
+           device: torch.device) -> tuple[Evidence, Views]:
+    """Outcomes on validation and test pictures, and the latter."""
+    cost, trained = layer_cost(settings.cost, settings.target), settings.training_families
+    variants = tuple(measured(v, graphs[v.name], relative(cost, teacher.arch, v.bits)) for v in found.variants)
+    options = (settings.seed, settings.cache, settings.workers)
+    some = spread(len(dataset.val_y), settings.test_pictures)
+    val = dataclasses.replace(dataset, train_x=dataset.val_x[some], train_y=dataset.val_y[some])
+    test = spread(len(dataset.test_y), settings.test_pictures)
+    views = evaluation_views(dataset.test_x[test], trained + settings.held_out, *options)
+    evidence = measure(variants, graphs, teacher, training_views(val, trained, *options), val.train_y,
+                       severities(len(some), trained, settings.seed), trained, views, dataset.test_y[test], device)
+    return evidence, views
 
 
 def mixed_correct(settings: Settings, dataset: Dataset, graphs, device: torch.device) -> dict[str, int]:
@@ -156,27 +173,29 @@ def mixed_correct(settings: Settings, dataset: Dataset, graphs, device: torch.de
     return {name: int(count) for name, count in zip(graphs, counts, strict=True)}
 
 
-def about(settings: Settings, dataset: Dataset, measured, records: list[dict], mixed: dict[str, int], choice) -> dict:
+def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], evidence: Evidence, records: list[dict],
+          mixed: dict[str, int], choice: Choice) -> dict:
     """What run.json says beside what the graphs say."""
-    variants = [{"name": v.name, "method": v.method, "cost": v.cost, "bitops": bit_operations(v.graph),
-                 "accuracy": accuracy_by_family(records, v.method, v.name),
+    variants = [{"name": v.name, "method": v.method, "groups": list(v.groups), "base": v.base, "cost": v.cost,
+                 "bitops": bit_operations(graphs[v.name]), "accuracy": accuracy_by_family(records, v.method, v.name),
                  "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
-                for v in measured]
+                for v in evidence.variants]
     return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
             "method": settings.method, "labels": list(dataset.labels), "variants": variants,
             "selector": choice.selector, "budgets": choice.budgets, "escalation": choice.escalation,
             "lambda": choice.lam, "settings": settings.record()}
 
 
-def show(records: list[dict], console: Console) -> None:
-    """Accuracy in percent per family (mean of its severities) and arm, and each arm's mean cost."""
+def show(records: list[dict], console: Console, hidden: set[str]) -> None:
+    """Accuracy in percent per family (mean of its severities) and each arm's mean cost; some variants are left out."""
     held = {r["family"] for r in records if r["heldout"]}
     arms = {(arm, variant): accuracy_by_family(records, arm, variant)
-            for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records)}
+            for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records) if arm in IN_FAMILIES or
+            variant not in hidden and arm not in BY_RULE}
     table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
     table.add_column("family")
     for arm, variant in arms:
-        table.add_column(arm if arm in SPECIAL else variant, justify="right")
+        table.add_column(arm if arm in BY_RULE else variant, justify="right")
     for family in dict.fromkeys(r["family"] for r in records):
         table.add_row(family + (" *" if family in held else ""), *(f"{100 * a[family]:.1f}" for a in arms.values()))
     table.add_section()
@@ -190,8 +209,12 @@ def show(records: list[dict], console: Console) -> None:
 
 
 def mean_cost(records: list[dict], arm: str, variant: str) -> float:
-    mine = [r for r in records if (r["arm"], r["variant"]) == (arm, variant)]
-    return sum(r["cost"] * r["pictures"] for r in mine) / sum(r["pictures"] for r in mine)
+    """Families weigh alike, as in the means of accuracy."""
+    by_family = {}
+    for r in records:
+        if (r["arm"], r["variant"]) == (arm, variant):
+            by_family.setdefault(r["family"], []).append(r["cost"])
+    return float(np.mean([np.mean(costs) for costs in by_family.values()]))
 
 
 def write_json(path: Path, content) -> None:

@@ -1,0 +1,149 @@
+"""What a report says of invented runs whose truth is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from runtime.quality import NAMES
+from tests.worlds import HELD_OUT, OWN, PLACES, TRAINED, World, alike, routed, specialists, taken
+from train.arms import arm_records
+from train.chosen import chosen_bits
+from train.compare import CLEAN, compare, panel_weights, static_corners
+from train.compare import HELD_OUT as UNSEEN
+from train.compare import TRAINED as KNOWN
+from train.evidence import Evidence
+from train.groups import Groups
+from train.swap import swap
+from train.worth import worth
+
+
+def test_a_gain_of_one_point_is_found_and_covered():
+    evidence = routed(specialists(0.01, 0.05), OWN)
+    compared = compare(evidence)
+    for panel, truth in ((KNOWN, 0.01), (CLEAN, 0.01), (UNSEEN, 0.0)):
+        gain = compared[panel].gain(("private", "selector"))
+        assert gain.value == pytest.approx(truth, abs=1e-9) and gain.low - 1e-9 <= truth <= gain.high + 1e-9
+        assert gain.verdict == (truth > 0)
+    text = "\n".join(worth(evidence, compared))
+    assert "On the training families, this pays: private, adaptive." in text
+    assert "better than static variants at equal cost by 1.00 points [" in text
+    assert "held-out families: not better than these (+0.00 points [" in text
+    # 0.80 to 0.85 costs 0.7 more, so that 0.81 is reached at 0.44: 1.47 times 0.3
+    assert "at 1.47 times its cost [" in text and "| × 1.47 [" in text
+    lost = compared[KNOWN].difference(("adaptive", "selector"), ("shuffled", "selector"))
+    assert lost.verdict == 1 and "adaptive is better than itself with the quality of other pictures by" in text
+    assert "better than the same variants at random by" in text
+
+
+def test_nothing_to_gain_is_said_so():
+    evidence = routed(specialists(0.0), OWN)
+    text = "\n".join(worth(evidence, compare(evidence)))
+    assert "On the training families nothing pays: no arm is better than static variants at equal cost." in text
+    assert "adaptive is not better than itself with the quality of other pictures" in text
+
+
+def test_worse_is_said_so():
+    wrong = {**OWN, "blur": OWN["noise"], "noise": OWN["blur"]}
+    evidence = routed(specialists(0.01, 0.05), wrong)
+    text = "\n".join(worth(evidence, compare(evidence)))
+    assert "worse than static variants at equal cost by 3.00 points [" in text and "nothing pays" in text
+    assert "adaptive is worse than" in text or "adaptive is not better than itself" in text
+
+
+def test_mixing_two_rungs_at_random_gains_nothing_over_their_line():
+    """Clean pictures at 8 bits, others at 4: nothing of a picture matters here, and the line goes through the point."""
+    world = World({"w8a8": alike(0.9), "w4a4": alike(0.8)}, {})
+    evidence = world.evidence()
+    evidence = replace(evidence, arms={
+        "static": taken(evidence, dict.fromkeys(OWN, "w4a4")),
+        "adaptive": taken(evidence, {**dict.fromkeys(OWN, "w4a4"), "clean": "w8a8"})})
+    c = compare(evidence)[KNOWN]
+    arm = ("adaptive", "selector")
+    assert c.cost[arm][0] == pytest.approx((1 + 0.3 + 0.3) / 3) and c.accuracy[arm][0] == pytest.approx(2.5 / 3)
+    assert c.gain(arm).value == pytest.approx(0, abs=1e-9) and c.gain(arm).verdict == 0
+    assert c.cost_ratio(arm).value == pytest.approx(1)
+
+
+def test_families_weigh_alike_and_panels_are_apart():
+    weights = panel_weights(specialists(0).evidence())
+    assert list(weights) == [KNOWN, UNSEEN, CLEAN]
+    for panel, families in ((KNOWN, TRAINED), (UNSEEN, HELD_OUT), (CLEAN, ("clean",))):
+        for family in (*TRAINED, *HELD_OUT):
+            mine = [w for w, (f, _) in zip(weights[panel], PLACES, strict=True) if f == family]
+            assert sum(mine) == pytest.approx((family in families) / len(families))
+
+
+def test_corners_are_picked_on_validation_pictures():
+    evidence = World({"w8a8": alike(0.9), "w4a4": alike(0.8), "w2a2": alike(0.79)}, {}).evidence()
+    names = [name for _, name in static_corners(evidence)]
+    assert names == ["w2a2", "w8a8"]  # 0.8 at 0.3 lies below the line from 0.79 at 0.1 to 0.9 at 1
+    test = replace(evidence.test, correct=~evidence.test.correct)
+    assert [name for _, name in static_corners(replace(evidence, test=test))] == names
+
+
+def groups() -> Groups:
+    """One around each training family."""
+    count, d = len(TRAINED), len(NAMES)
+    means = np.zeros((count, d))
+    means[:, 0] = (0, 4, -4)
+    return Groups(np.zeros(d), np.full(d, 1000.0), np.full(count, 1 / count), means, np.stack([9 * np.eye(d)] * count))
+
+
+def test_swap_table():
+    world = specialists(0.02, 0.05)
+    lines = swap(routed(world, OWN), groups())
+    text = "\n".join(lines)
+    assert "3 of 3 private variants are better on their own group than the shared one and all others." in text
+    assert "| variant | group 0: 100 % clean | group 1: 100 % blur | group 2: 100 % noise |" in text
+    assert "| `w4a4` (shared) | 80.00 | 80.00 | 80.00 |" in text
+    assert "| `w4a4-q1` | 75.00 | **82.00** | 75.00 |" in text
+    assert "`w4a4-q1` on its own group is better than the shared `w4a4` by 2.00 points [" in text
+    text = "\n".join(swap(routed(specialists(0.0, 0.05), OWN), groups()))
+    assert "0 of 3 private variants" in text and "not better than the shared `w4a4` (+0.00 points" in text
+    plain = World({"w8a8": alike(0.9), "w4a4": alike(0.8)}, {}).evidence()
+    assert swap(plain, groups()) == []
+
+
+def bits_records(evidence: Evidence) -> list[dict]:
+    return arm_records(evidence, 0)
+
+
+@pytest.mark.parametrize("poor, words", [("w8a8", "more bits than"), ("w2a2", "fewer bits than")])
+def test_bits_by_severity_have_no_built_in_direction(poor, words):
+    world = World({n: alike(0.8) for n in ("w8a8", "w4a4", "w2a2")}, {})
+    evidence = world.evidence()
+    number = {v.name: k for k, v in enumerate(evidence.variants)}
+    variant = np.repeat([number[poor if s == 5 else "w4a4"] for _, s in PLACES], evidence.pictures)
+    variant[::7] = number["w4a4"]
+    arm = replace(taken(evidence, dict.fromkeys(OWN, "w4a4")), variant=variant, cost=evidence.costs[variant])
+    evidence = replace(evidence, arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4")), "adaptive": arm})
+    text = "\n".join(chosen_bits(bits_records(evidence), set(HELD_OUT), evidence))
+    assert f"Pictures of severity 5 get {words} clean ones: " in text
+    assert ("with severity they rise" if poor == "w8a8" else "with severity they fall") in text
+    same = replace(evidence, arms={**evidence.arms, "adaptive": evidence.arms["static"]})
+    assert "The bits do not differ with quality" in "\n".join(chosen_bits(bits_records(same), set(HELD_OUT), same))
+
+
+def test_evidence_comes_back_from_disk(tmp_path):
+    evidence = routed(specialists(0.01), OWN)
+    evidence = replace(evidence, curve=(np.random.default_rng(0).random((4, len(PLACES))),) * 2)
+    path = evidence.write(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["outcomes.npz"]
+    back = Evidence.read(tmp_path)
+    for name in ("variants", "places", "held_out", "trained"):
+        assert getattr(back, name) == getattr(evidence, name)
+    for name in ("labels", "full", "families", "severities"):
+        assert np.array_equal(getattr(back, name), getattr(evidence, name))
+    for mine, theirs in ((back.test, evidence.test), (back.seen, evidence.seen)):
+        for name in ("features", "correct", "margin"):
+            a, b = getattr(mine, name), getattr(theirs, name)
+            assert np.array_equal(a, b) and a.dtype == b.dtype
+    assert back.arms.keys() == evidence.arms.keys() and np.array_equal(back.curve, evidence.curve)
+    for name, arm in back.arms.items():
+        assert np.array_equal(arm.variant, evidence.arms[name].variant)
+        assert np.array_equal(arm.cost, evidence.arms[name].cost)
+    assert worth(back, compare(back)) == worth(evidence, compare(evidence))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="outcomes.npz: expected outcomes of format 1"):
+        Evidence.read(tmp_path)

@@ -1,0 +1,92 @@
+"""What arms come to on the families of a panel, resampled together, and how far each is above the static variants."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.arms import Answers, answers
+from train.bootstrap import Estimate, resampled
+from train.evidence import Evidence
+from train.frontier import cost_on_line, mix, over_line
+
+SEED = 0  # of the resamples
+TRAINED, HELD_OUT, CLEAN = "training families", "held-out families", "clean"
+
+Arm = tuple[str, str]  # (arm, variant)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Accuracy (0..1) and cost of each arm, [1 + R]: on the test pictures, then on every resample of them.
+
+    corners: arms of the static frontier by rising cost, picked on validation pictures: none of them profits here from
+    having been picked here.
+    """
+
+    accuracy: dict[Arm, np.ndarray]
+    cost: dict[Arm, np.ndarray]
+    corners: tuple[Arm, ...]
+
+    def gain(self, arm: Arm) -> Estimate:
+        """Accuracy above that of static variants at the same mean cost."""
+        return Estimate.of(over_line(self.accuracy[arm], self.cost[arm], *self._line()))
+
+    def cost_ratio(self, arm: Arm) -> Estimate:
+        """The cost at which static variants reach the arm's accuracy, of the arm's; infinite where they never do."""
+        return Estimate.of(cost_on_line(self.accuracy[arm], *self._line()) / self.cost[arm])
+
+    def difference(self, arm: Arm, other: Arm) -> Estimate:
+        return Estimate.of(self.accuracy[arm] - self.accuracy[other])
+
+    def line(self) -> list[tuple[float, float]]:
+        """Corners as (cost, accuracy in percent)."""
+        costs, corners = self._line()
+        return list(zip(costs.tolist(), (100 * corners[0]).tolist(), strict=True))
+
+    def _line(self) -> tuple[np.ndarray, np.ndarray]:
+        return (np.array([self.cost[arm][0] for arm in self.corners]),
+                np.stack([self.accuracy[arm] for arm in self.corners], 1))
+
+
+def panel_weights(evidence: Evidence) -> dict[str, np.ndarray]:
+    """Panel -> weight of each view [J], sum 1: families of a panel weigh alike, and severities of a family."""
+    within = {TRAINED: lambda f: f not in evidence.held_out, HELD_OUT: lambda f: f in evidence.held_out,
+              CLEAN: lambda f: f == "clean"}
+    out = {}
+    for panel, belongs in within.items():
+        views = [f for f, _ in evidence.places if belongs(f)]
+        if views:
+            out[panel] = np.array([1 / views.count(f) if belongs(f) else 0.0 for f, _ in evidence.places])
+            out[panel] /= out[panel].sum()
+    return out
+
+
+def compare(evidence: Evidence) -> dict[str, Comparison]:
+    """Panel -> comparison of all arms there, every panel resampled alike."""
+    given, weights = answers(evidence), panel_weights(evidence)
+    parts = [weight @ part for weight in weights.values() for pair in given.values() for part in pair]
+    columns = iter(resampled(np.stack(parts, 1), SEED).T)
+    out, corners = {}, static_corners(evidence)
+    for panel in weights:
+        pairs = {arm: (next(columns), next(columns)) for arm in given}
+        out[panel] = Comparison({a: p[0] for a, p in pairs.items()}, {a: p[1] for a, p in pairs.items()}, corners)
+    return out
+
+
+def curves(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
+    """Panel -> (cost, accuracy in percent) of the exported choice at all of its budgets."""
+    return {panel: list(zip((cost @ weight).tolist(), (100 * accuracy @ weight).tolist(), strict=True))
+            for panel, weight in panel_weights(evidence).items() for accuracy, cost in [evidence.curve]}
+
+
+def static_corners(evidence: Evidence) -> tuple[Arm, ...]:
+    """Variants with weights of their own that are corners of the frontier in validation."""
+    accuracy, by_point = evidence.seen.correct.mean(0), {}
+    for k in evidence.ladder:
+        by_point.setdefault((evidence.variants[k].cost, float(accuracy[k])), evidence.variants[k])
+    return tuple((by_point[point].method, by_point[point].name) for point in mix(list(by_point)))
+
+
+def arms_of(given: Answers | dict[Arm, np.ndarray], name: str) -> Arm | None:
+    """The arm of this name, None where the run has none."""
+    return next((arm for arm in given if arm[0] == name), None)
