@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.quality import features
-from train import checkpoint, configs, dqmq, fracbits, ilp
+from train import checkpoint, configs, csq, dqmq, fracbits, ilp
 from train.architectures import Architecture, architecture
 from train.batches import Batches
 from train.configs import Configs, Variant
@@ -24,7 +24,7 @@ from train.settings import Settings
 from train.weights import load_weights
 
 # method -> search(Search): trains, and returns what makes its configurations of the trained network
-SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "dqmq": dqmq.search}
+SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "csq": csq.search, "dqmq": dqmq.search}
 REESTIMATION_STEPS = 32  # batches whose statistics replace the running ones, where that pays
 
 
@@ -78,7 +78,7 @@ class Bits:
             found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
             return cls(settings, Configs(settings.costs, found), None)
         table = CostTable.of(cost, arch, settings.candidates)
-        table.check(settings.budget)
+        table.check(settings.budget, settings.activation_bits if settings.method == "csq" else None)
         return cls(settings, None, table)
 
     def find(self, run: Run, batches: Batches, teacher: Network, held: Held, resumed: dict | None) -> None:
@@ -139,6 +139,8 @@ def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, held
         student.inherit(teacher)
         for feed in fed:
             student.calibrate(batches.sample(CALIBRATION, feed.own), feed.arms)
+        if run.start is not None:
+            run.start(student)
     run.modules["student"] = student
     if not inside or resumed["phase"] == "joint":
         phase = Phase("joint", student, tuple(arm for feed in fed for arm in feed.arms), settings.epochs, settings.lr,

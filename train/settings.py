@@ -12,6 +12,7 @@ METHODS = {
     "fixed": "--bits as given",
     "fracbits": "a real width per layer, learned by gradient",
     "ilp": "an integer program over measured sensitivities",
+    "csq": "bit planes that are learned, and how many of them",
     "dqmq": "a policy that may depend on the picture's quality",
 }
 COSTS = ("bitops", "size", "latency")
@@ -50,6 +51,7 @@ class Settings:
     samples: int = _option(2, "dqmq: configurations that share a batch while the policy learns")
     groups: int = _option(0, "dqmq: kinds of quality to tell apart, 0 for as many as the data say")
     levels: int = _option(1, "dqmq: cost levels around the budget that the variants are spread over")
+    activation_bits: int = _option(4, "csq: width of all inner activations, one of --widths")
     sensitivity: str = _option("loss", "ilp: loss on held pictures, or steps for the learned steps alone")
     epochs: int = _option(12, "of the joint training of all variants")
     fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
@@ -94,6 +96,8 @@ class Settings:
                 raise SettingsError(f"{_flag(name)}: expected a rate between 0 and 1, got {getattr(self, name)}")
         if not 0 < self.budget <= 1:
             raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
+        if self.method == "csq" and self.activation_bits not in self.candidates:
+            raise SettingsError(f"--activation-bits: expected one of --widths {self.widths}, got {self.activation_bits}")
         self.uniform, self.candidates, self.training_families  # noqa: B018  (each raises where it makes no sense)
 
     @property
