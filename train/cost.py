@@ -104,7 +104,7 @@ class CostTable:
         return torch.stack([pair // len(self.widths), pair % len(self.widths)], 1)
 
     def check(self, budget: float, a_bits: int | None = None) -> None:
-        """Raises CostError for a budget that no configuration keeps; a_bits: width of all activations, if it is given."""
+        """Raises CostError for a budget that no configuration keeps; a_bits: of all inner activations, if given."""
         least, told = self.minimum, ""
         if a_bits is not None:
             least = self.rest + float(self.table[:, :, self.widths.index(a_bits)].min(1).values.sum())

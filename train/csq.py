@@ -98,7 +98,8 @@ class CsqPhase(SearchPhase):
         return self.net["depths"].round(self.search.table, self.a_index, self.search.settings.budget)
 
     def losses(self, run, batches, order, epoch, step):
-        (pictures, labels), progress = batches.get(order[0], self.name, epoch, step), self.progress(batches, epoch, step)
+        pictures, labels = batches.get(order[0], self.name, epoch, step)
+        progress = self.progress(batches, epoch, step)
         self.net["depths"].progress.fill_(progress)
         logits = self.net["open"](pictures, self.soft(progress))
         yield "task", distillation(logits, labels, answers(self.teacher, pictures)) / batches.batch
@@ -115,8 +116,11 @@ class CsqPhase(SearchPhase):
         return self.search.table.expected(torch.stack([shares, a], 1))
 
     def notes(self) -> dict[str, float]:
-        names = [layer.name for layer in open_layers(self.search.teacher.arch)]
-        return {f"w_bits/{n}": d + 1 for n, d in zip(names, self.net["depths"].depth.tolist(), strict=True)}
+        depths, table = self.net["depths"], self.search.table
+        real = [d + 1 for d in depths.depth.tolist()]
+        chosen = [float(table.widths[k]) for k in self.found()[:, 0].tolist()]
+        bits = real if float(depths.progress) < ANNEALED else chosen
+        return {f"w_bits/{layer.name}": b for layer, b in zip(open_layers(table.arch), bits, strict=True)}
 
     def stepped(self) -> None:
         super().stepped()
@@ -150,8 +154,7 @@ def start(net: RelaxedNetwork, found: Tensor, student: Network, pictures: Tensor
         for variant, config in student.bits.items():
             w_bits, a_bits = config[conv.layer.name]
             arm = theirs.arms[variant]
-            step = own.w.log_step if index is None else own.w.step(net.widths.index(w_bits)).log()
-            arm.w.log_step.copy_(step)
+            arm.w.log_step.copy_(own.w.log_step if index is None else own.w.log_step(net.widths.index(w_bits)))
             if arm.a is not None:
                 own_a = own.a if index is None else own.a.quantizers[net.widths.index(a_bits)]
                 arm.a.log_step.copy_(own_a.log_step)

@@ -57,7 +57,7 @@ def interpolate(bits: Tensor, widths: Tensor) -> Tensor:
 
 
 def uniform_width(table: CostTable, budget: float, a_bits: int | None = None) -> float:
-    """The real width that, in all open layers, costs the budget; of weights alone, where that of activations is given."""
+    """The real width that, in all open layers, costs the budget; of weights alone where a_bits is given."""
     widths = torch.tensor(table.widths, dtype=torch.float64)
     low, high = float(widths[0]), float(widths[-1])
     for _ in range(40):
@@ -84,9 +84,11 @@ class FracBitsPhase(SearchPhase):
             yield "budget", BUDGET_WEIGHT * over / run.group.processes
 
     def notes(self) -> dict[str, float]:
-        names = [layer.name for layer in open_layers(self.search.teacher.arch)]
-        pairs = zip(names, self.net["widths"].bits.tolist(), strict=True)
-        return {f"{head}_bits/{name}": pair[k] for name, pair in pairs for k, head in enumerate("wa")}
+        widths, layers = self.net["widths"], open_layers(self.search.teacher.arch)
+        real = int(widths.hardened[0, 0]) < 0
+        pairs = (widths.bits if real else widths.widths[widths.hardened]).tolist()
+        return {f"{head}_bits/{layer.name}": pair[k]
+                for layer, pair in zip(layers, pairs, strict=True) for k, head in enumerate("wa")}
 
     def stepped(self) -> None:
         super().stepped()

@@ -1,6 +1,6 @@
 """Weights as bit planes of positive and negative digits (CSQ, Xiao et al. 2023, arXiv 2212.02770).
 
-    W = s / (2^N - 1) * sum_j 2^(N-1-j) * gate_j * (f(P_j) - f(M_j)) / tanh(beta * LOGIT / 2),   f(z) = sigmoid(beta * z)
+    W = s / (2^N - 1) * sum_j 2^(N-1-j) * gate_j * (f(P_j) - f(M_j)) / tanh(beta * LOGIT / 2),   f(z) = sigmoid(beta z)
 
 over N planes, the most significant first; s per output channel. As beta grows, digits become bits, d_j = (P_j > 0) -
 (M_j > 0), and the leading n planes are an integer of n magnitude bits and a sign, of which 2^(N-n) folds into the step.
@@ -55,17 +55,18 @@ class Planes(nn.Module):
         kept = self.widths[index] - 1
         digits = (self.positive[:kept] > 0).int() - (self.negative[:kept] > 0).int()
         powers = 2 ** torch.arange(kept - 1, -1, -1, device=digits.device)
-        codes = (digits * powers.view(-1, 1, 1, 1)).sum(0).int()
+        codes = (digits * powers.view(-1, 1, 1, 1, 1)).sum(0).int()
         if int(codes.abs().max()) >= 1 << kept:
             raise ValueError(f"planes: expected codes of {kept + 1} bits with their sign, got {int(codes.abs().max())}")
         return codes
 
-    def step(self, index: int) -> Tensor:
-        """Of the codes of that width, [O, 1, 1, 1]."""
-        return self.log_scale.exp() * (2.0 ** (self.count + 1 - self.widths[index]) / (2**self.count - 1))
+    def log_step(self, index: int) -> Tensor:
+        """Logarithm of the step of the codes of that width, [O, 1, 1, 1]."""
+        return self.log_scale + math.log(2 ** (self.count + 1 - self.widths[index]) / (2**self.count - 1))
 
     def hard(self, index: int) -> Tensor:
-        return (self.codes(index) * self.step(index)).contiguous(memory_format=torch.channels_last)
+        """Exact weights of the width at an index, float [O, I, kH, kW]."""
+        return (self.codes(index) * self.log_step(index).exp()).contiguous(memory_format=torch.channels_last)
 
     def overlap(self, beta: float) -> Tensor:
         """Mean of f(P) f(M), which is 0 where a digit is written in one way only (1 - 1 is 0 too)."""

@@ -175,7 +175,7 @@ class RelaxedConv(QuantConv):
 class RelaxedNetwork(Network):
     """The network with its widths open, over the weights of a full-precision one; `widths` ascending.
 
-    planes: see RelaxedArm.
+    planes: see RelaxedArm; activations then have one width, so that a shortcut reads its block's codes.
     """
 
     def __init__(self, arch: Architecture, widths: tuple[int, ...], groups: int = 1, planes: int | None = None):
@@ -185,6 +185,10 @@ class RelaxedNetwork(Network):
 
     def conv(self, layer: Layer) -> RelaxedConv:
         return RelaxedConv(layer, self.arch.eps, self.positions.get(layer.name), self.widths, self.groups, self.planes)
+
+    def reads(self, layer: Layer, variant: str) -> str | None:
+        blocks = [block.conv1.name for block in self.arch.blocks if layer is block.shortcut]
+        return blocks[0] if blocks and self.planes is not None else super().reads(layer, variant)
 
     def forward(self, pictures: Tensor, mixture: Mixture, fit: bool = False) -> Tensor:
         """Logits [N, classes] of pictures uint8 [N, H, W, 3], batch norms by the statistics of these very pictures."""

@@ -97,7 +97,8 @@ class Settings:
         if not 0 < self.budget <= 1:
             raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
         if self.method == "csq" and self.activation_bits not in self.candidates:
-            raise SettingsError(f"--activation-bits: expected one of --widths {self.widths}, got {self.activation_bits}")
+            raise SettingsError(f"--activation-bits: expected one of --widths {self.widths}, got "
+                                f"{self.activation_bits}")
         self.uniform, self.candidates, self.training_families  # noqa: B018  (each raises where it makes no sense)
 
     @property
