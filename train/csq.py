@@ -142,12 +142,15 @@ def open_arms(net: RelaxedNetwork) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def start(net: RelaxedNetwork, found: Tensor, student: Network, pictures: Tensor) -> None:
+def start(net: RelaxedNetwork, found: Tensor, student: Network, pictures: Tensor,
+          groups: dict[str, int] | None = None) -> None:
     """Gives a network of variants the integers of a configuration, indices int64 [L, 2], and all steps.
 
     The variant of this configuration computes what `net` computes with exact bits; of a wider one the very same weights
-    have a finer step, of a narrower one they are rounded. Running statistics are those of the pictures.
+    have a finer step, of a narrower one they are rounded. Running statistics are those of the pictures. groups: variant
+    -> whose batch norm it takes, the first one's where it is not named.
     """
+    groups = groups or {}
     for name, conv in net.convs.items():
         own, theirs, index = conv.arms[RELAXED], student.convs[name], conv.position
         theirs.weight.copy_(conv.weight if index is None else own.w.hard(int(found[index, 0])))
@@ -158,7 +161,7 @@ def start(net: RelaxedNetwork, found: Tensor, student: Network, pictures: Tensor
             if arm.a is not None:
                 own_a = own.a if index is None else own.a.quantizers[net.widths.index(a_bits)]
                 arm.a.log_step.copy_(own_a.log_step)
-            arm.norm.load_state_dict(own.norms[0].state_dict(), strict=False)
+            arm.norm.load_state_dict(own.norms[groups.get(variant, 0)].state_dict(), strict=False)
     for variant in student.bits:
         student.streams[variant].load_state_dict(net.streams[RELAXED].state_dict())
         settle(student, variant, pictures)
@@ -196,8 +199,8 @@ def search(given: Search) -> Callable[[], None]:
     """Trains planes and depths; the function returned keeps the variants, which start from the integers found."""
     settings, table, device = given.settings, given.table, given.batches.device
     first = uniform_width(table, settings.budget, settings.activation_bits)
-    nearest = min(range(len(table.widths)), key=lambda k: abs(table.widths[k] - first))
-    net = nn.ModuleDict({"open": given.open_network(planes=nearest),
+    nearest = min(range(len(table.widths)), key=lambda k: abs(table.widths[k] - first))  # digits round best there
+    net = nn.ModuleDict({"open": given.open_network(planes=nearest, one_input=True),
                          "depths": Depths(len(table.table), table.widths, first).to(device)})
     given.enter(net)
     parts, phase = held_parts(given.held, device), CsqPhase.start(given, net, ("task", "budget", "overlap"))

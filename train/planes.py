@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from train.quant import search_step
 
-LOGIT = 0.1  # of a first digit: some LOGIT / learning rate steps turn it over, while f is still near linear
+LOGIT = 0.5  # of a first digit: some LOGIT / learning rate steps turn it over, while f is still near linear
 
 
 class Planes(nn.Module):

@@ -37,8 +37,8 @@ class Mixture:
     beta: float | None = None
 
     @classmethod
-    def of(cls, y: Tensor, group: int = 0) -> "Mixture":
-        return cls(y.flatten(0, 1).unbind(0), y.tolist(), group)
+    def of(cls, y: Tensor, group: int = 0, beta: float | None = None) -> "Mixture":
+        return cls(y.flatten(0, 1).unbind(0), y.tolist(), group, beta)
 
     def head(self, layer: int, head: int) -> tuple[Tensor, list[float]]:
         return self.rows[2 * layer + head], self.values[layer][head]
@@ -175,11 +175,12 @@ class RelaxedConv(QuantConv):
 class RelaxedNetwork(Network):
     """The network with its widths open, over the weights of a full-precision one; `widths` ascending.
 
-    planes: see RelaxedArm; activations then have one width, so that a shortcut reads its block's codes.
+    planes: see RelaxedArm; one_input: all activations have the same width, so that a shortcut reads its block's codes.
     """
 
-    def __init__(self, arch: Architecture, widths: tuple[int, ...], groups: int = 1, planes: int | None = None):
-        self.widths, self.groups, self.planes = widths, groups, planes
+    def __init__(self, arch: Architecture, widths: tuple[int, ...], groups: int = 1, planes: int | None = None,
+                 one_input: bool = False):
+        self.widths, self.groups, self.planes, self.one_input = widths, groups, planes, one_input
         self.positions = {layer.name: k for k, layer in enumerate(open_layers(arch))}
         super().__init__(arch, {RELAXED: {layer.name: END_BITS for layer in arch.layers}})
 
@@ -188,7 +189,7 @@ class RelaxedNetwork(Network):
 
     def reads(self, layer: Layer, variant: str) -> str | None:
         blocks = [block.conv1.name for block in self.arch.blocks if layer is block.shortcut]
-        return blocks[0] if blocks and self.planes is not None else super().reads(layer, variant)
+        return blocks[0] if blocks and self.one_input else super().reads(layer, variant)
 
     def forward(self, pictures: Tensor, mixture: Mixture, fit: bool = False) -> Tensor:
         """Logits [N, classes] of pictures uint8 [N, H, W, 3], batch norms by the statistics of these very pictures."""

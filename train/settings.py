@@ -16,6 +16,7 @@ METHODS = {
     "dqmq": "a policy that may depend on the picture's quality",
 }
 COSTS = ("bitops", "size", "latency")
+QUANTIZERS = {"lsq": "a learned step for each width", "csq": "bit planes that all widths share"}
 SENSITIVITIES = ("loss", "steps")
 WIDTHS = range(2, 9)
 CACHE = Path.home() / ".cache" / "bitgrade"
@@ -48,6 +49,7 @@ class Settings:
     search_epochs: int | None = _option(None, "of the search; as --epochs when not given")
     policy_lr: float = _option(0.03, "largest learning rate of what chooses the bits")
     policy_gradient: float = _option(0.5, "dqmq: weight of the policy gradient; 0 leaves the relaxation alone")
+    quantizer: str = _option("lsq", "dqmq: weights by " + ", or ".join(f"{k}: {v}" for k, v in QUANTIZERS.items()))
     samples: int = _option(2, "dqmq: configurations that share a batch while the policy learns")
     groups: int = _option(0, "dqmq: kinds of quality to tell apart, 0 for as many as the data say")
     levels: int = _option(1, "dqmq: cost levels around the budget that the variants are spread over")
@@ -75,6 +77,7 @@ class Settings:
         _among("--arch", self.arch, ARCHITECTURES)
         _among("--method", self.method, METHODS)
         _among("--cost", self.cost, COSTS)
+        _among("--quantizer", self.quantizer, QUANTIZERS)
         _among("--sensitivity", self.sensitivity, SENSITIVITIES)
         if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
