@@ -1,4 +1,4 @@
-"""Bit planes: soft and exact weights, gates, budget, integers, and whole searches from the teacher to the ONNX file."""
+"""CSQ: gates, budget, what the variants start from, and whole searches from the teacher to the ONNX file."""
 
 import copy
 import json
@@ -10,48 +10,27 @@ import torch
 from compile import reference
 from compile.onnx_import import load as load_onnx
 from tests.searches import ARCH, LAYERS, chance
+from tests.test_planes import WIDTHS, weights_by_hand
 from tests.test_search import SMALL, Killed
 from train import checkpoint, configs, csq
 from train.cost import CostError, CostTable, bitops, size
 from train.csq import Depths, budget_loss, exact, mixture, open_arms, start, temperatures
 from train.fracbits import uniform_width
+from train.loop import train
 from train.lowering import lower
 from train.networks import Network, key
 from train.onnx_writer import to_onnx
 from train.planes import Planes
-from train.quant import code_range
 from train.relaxed import RELAXED, RelaxedNetwork, open_layers
 from train.report import hardness
 from train.run import finish, learn, load, spread, thin
 from train.settings import parse
 from train.views import evaluation_views
 
-WIDTHS = tuple(range(2, 9))
-SHARP = 200.0
-
 
 @pytest.fixture(scope="module")
 def table() -> CostTable:
     return CostTable.of(size, ARCH, WIDTHS)
-
-
-def drawn(widths=WIDTHS, shape=(5, 3, 3, 3), seed=0) -> Planes:
-    """Planes of random digits, every combination of P and M included, well away from 0."""
-    planes = Planes(widths, shape, 0)
-    with torch.no_grad():
-        for logits, k in ((planes.positive, 0), (planes.negative, 1)):
-            signs = torch.randint(2, logits.shape, generator=chance(2 * seed + k)) * 2 - 1
-            logits.copy_(signs * (0.1 + torch.rand(logits.shape, generator=chance(9 + seed + k))))
-        planes.log_scale.uniform_(-2, 1, generator=chance(seed))
-    return planes
-
-
-def weights_by_hand(planes: Planes, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, step) in plain numpy: bits of P less bits of M, most significant first; what is dropped in the step."""
-    p, m = (t.detach().numpy() > 0 for t in (planes.positive, planes.negative))
-    codes = sum((p[j].astype(np.int64) - m[j]) * 2**(width - 2 - j) for j in range(width - 1))
-    most = planes.widths[-1] - 1
-    return codes, np.exp(planes.log_scale.detach().numpy()) * 2.0**(most - width + 1) / (2**most - 1)
 
 
 def tiny(widths=WIDTHS, fitted=1, seed=0):
@@ -71,51 +50,6 @@ def moved(net: RelaxedNetwork, by: float = 0.3) -> None:
             for logits in (arm.w.positive, arm.w.negative):
                 logits.add_(by * torch.randn(logits.shape, generator=chance(5)))
                 logits.copy_(torch.where(logits.abs() < 0.1, 0.1 * torch.sign(logits) + 1e-3, logits))
-
-
-@pytest.mark.parametrize("widths", [WIDTHS, (2, 3, 4, 8), (3, 5)])
-def test_exact_weights_are_those_of_plain_numpy_and_fit_their_width(widths):
-    planes = drawn(widths)
-    for k, width in enumerate(widths):
-        codes, step = weights_by_hand(planes, width)
-        assert np.array_equal(planes.codes(k).numpy(), codes)
-        assert np.abs(codes).max() < 2**(width - 1) and np.abs(codes).max() <= code_range(width, True)[1]
-        y = torch.eye(len(widths))[k]
-        np.testing.assert_allclose(planes(None, y, y.tolist()).detach(), codes * step, rtol=1e-6)
-
-
-def test_largest_codes_fit(table):
-    planes = Planes(WIDTHS, (2, 1, 1, 1), 0)
-    with torch.no_grad():
-        planes.positive[:, 0] = planes.negative[:, 1] = 1.0
-    for k, width in enumerate(WIDTHS):
-        assert planes.codes(k).flatten().tolist() == [2**(width - 1) - 1, 1 - 2**(width - 1)]
-
-
-def test_soft_weights_become_the_exact_ones():
-    planes, soft = drawn(), {}
-    for k in range(len(WIDTHS)):
-        y = torch.eye(len(WIDTHS))[k]
-        wanted = planes.hard(k)
-        for beta in (1.0, 20.0, SHARP):
-            with torch.no_grad():
-                soft.setdefault(beta, []).append(float((planes(None, y, y.tolist(), beta) - wanted).abs().max()))
-    # Logits of at least 0.1: sigmoid(20) is within 2.1e-9 of 1, below float32's own rounding of the sum.
-    assert max(soft[SHARP]) < 1e-6 < min(soft[20.0]) < min(soft[1.0])
-
-
-def test_first_weights_are_exact_at_every_temperature_and_round_at_every_width():
-    x, planes = torch.randn(6, 4, 3, 3, generator=chance()), Planes(WIDTHS, (6, 4, 3, 3), 3)
-    planes.fit(x)
-    for k, width in enumerate(WIDTHS):
-        y = torch.eye(len(WIDTHS))[k]
-        for beta in (1.0, 7.0, SHARP):
-            assert torch.allclose(planes(None, y, y.tolist(), beta), planes.hard(k), rtol=1e-4, atol=1e-6)
-        top, widest = 2**(width - 1) - 1, planes.hard(len(WIDTHS) - 1)
-        off = ((planes.hard(k) - widest).abs() / planes.log_step(k).exp()).detach()
-        inside = (widest / planes.log_step(k).exp()).abs() <= top
-        assert float(off[inside].max()) <= 0.5 + 1e-5  # a rounding: truncation would be off by up to 1
-    assert float(planes.overlap(SHARP).detach()) < 1e-6
 
 
 def test_first_network_is_close_to_the_teacher_of_learned_steps():
@@ -139,7 +73,7 @@ def test_gates_take_the_leading_planes_alone():
         for beta in (1.0, 20.0, 1e4):
             shares = depths(beta)
             assert torch.allclose(shares.sum(-1), torch.ones(3)) and bool((shares >= 0).all())
-            gates = torch.stack([planes.gates(row) for row in shares])
+            gates = torch.stack([planes.gates(row) for row in shares]).detach()
             assert bool((gates.diff(dim=1) <= 1e-6).all()) and float(gates.max()) <= 1 + 1e-6
         counts = gates.round().sum(1) + 1
         assert counts.tolist() == [float(min(widths, key=lambda b: abs(b - d - 1))) for d in depths.depth.tolist()]
@@ -186,7 +120,7 @@ def test_budget_counts_the_sign_and_every_layer_by_its_size(cost):
     bits = dict(zip((la.name for la in open_layers(ARCH)), (depths.depth + 1).tolist(), strict=True))
     whole = sum(cost(la, 8, 8) for la in ARCH.layers)
     wanted = sum(cost(la, bits.get(la.name, 8), 4 if la.name in bits else 8) for la in ARCH.layers) / whole
-    assert float(prices.expected(torch.stack([shares, a], 1))) == pytest.approx(wanted, rel=1e-6)
+    assert float(prices.expected(torch.stack([shares, a], 1)).detach()) == pytest.approx(wanted, rel=1e-6)
     depths = Depths(LAYERS, WIDTHS, 5.0)
     prices.expected(torch.stack([depths(1.0), a], 1)).backward()
     unit = torch.tensor([cost(la, 3, 4) - cost(la, 2, 4) for la in open_layers(ARCH)])
@@ -251,15 +185,6 @@ def test_variants_start_as_the_exact_network():
             assert by < 0 or bool((ours >= q.qmin).all() and (ours <= q.qmax).all())
 
 
-def test_exact_weights_do_not_depend_on_how_soft_the_planes_are():
-    planes, y = drawn(), torch.eye(len(WIDTHS))[3]
-    before, soft = planes.hard(3), planes(None, y, y.tolist(), 2.0)
-    with torch.no_grad():
-        planes.positive.mul_(3)
-        planes.negative.mul_(0.2)
-        assert torch.equal(planes.hard(3), before) and not torch.allclose(planes(None, y, y.tolist(), 2.0), soft)
-
-
 def options(folder, cache, *more) -> list[str]:
     return [*SMALL, "--method", "csq", "--widths", "2,3,4,5,8", "--variants", "2", "--hold-out", "pixelate",
             "--test-pictures", "12", "--out", str(folder), "--cache", str(cache), *more]
@@ -267,18 +192,19 @@ def options(folder, cache, *more) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """(run folder, cache, student, arguments of each `start` and a copy of the network that it left) of a small run."""
-    folder, begun, started = tmp_path_factory.mktemp("csq"), [], csq.start
+    """A small run: (folder, cache, student, what each `start` got and a copy of the network it left, the phase)."""
+    folder, begun, started, phases = tmp_path_factory.mktemp("csq"), [], csq.start, []
 
     def watched(net, found, student, pictures):
         started(net, found, student, pictures)
         begun.append((net, found, copy.deepcopy(student), pictures))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csq, "start", watched)
+        patch.setattr(csq, "train", lambda phase, *more: (phases.append(phase), train(phase, *more)))
         settings = parse(options(folder / "whole", folder))
         data, teacher, student, found, device = learn(settings)
     finish(settings, data, teacher, student, found, device)
-    return folder / "whole", folder, student, begun
+    return folder / "whole", folder, student, begun, phases[0]
 
 
 def records(folder) -> list[dict]:
@@ -286,7 +212,7 @@ def records(folder) -> list[dict]:
 
 
 def test_a_search_killed_and_resumed_ends_the_same(whole, tmp_path, monkeypatch):
-    (folder, cache, student, _), again = whole, tmp_path / "again"
+    (folder, cache, student, *_), again = whole, tmp_path / "again"
     save, saved = checkpoint.save, []
 
     def stop(folder, modules, optimizer, names, state):
@@ -308,7 +234,7 @@ def test_a_search_killed_and_resumed_ends_the_same(whole, tmp_path, monkeypatch)
 
 def test_joint_training_starts_where_the_exact_bits_were(whole):
     """Same logits of the same batch, so the same accuracy; running statistics are those of whole pictures."""
-    folder, _, student, begun = whole
+    folder, _, student, begun, _ = whole
     net, found, first, pictures = begun[-1]
     table = CostTable.of(bitops, student.arch, net.widths)
     name, = (n for n, bits in first.bits.items() if bits == table.config(found))
@@ -318,8 +244,25 @@ def test_joint_training_starts_where_the_exact_bits_were(whole):
     assert first.bits == student.bits and torch.equal(came, wanted)
 
 
+def test_the_end_is_sharp_and_nothing_decays(whole):
+    """Temperatures reach every layer's planes; depths have a rate of their own, and no weight decay."""
+    phase = whole[-1]
+    net, found, settings = phase.net["open"], phase.found(), phase.search.settings
+    soft = phase.soft(1.0)
+    assert soft.beta == 200.0 and phase.soft(0.0).beta == 1.0
+    for arm, k in zip(open_arms(net), found[:, 0].tolist(), strict=True):
+        y = torch.eye(len(net.widths))[k]
+        with torch.no_grad():
+            off = arm.w(None, y, y.tolist(), soft.beta) - arm.w.hard(k)
+            assert float((off.abs() / arm.w.log_step(k).exp() > 0.01).float().mean()) < 0.01
+    rates = {id(p): group["peak"] for group in phase.optimizer.param_groups for p in group["params"]}
+    assert {group["weight_decay"] for group in phase.optimizer.param_groups} == {0}
+    assert rates[id(phase.net["depths"].depth)] == settings.policy_lr
+    assert all(rates[id(arm.w.positive)] == settings.lr for arm in open_arms(net))
+
+
 def test_what_a_search_leaves(whole):
-    folder, _, student, _ = whole
+    folder, _, student, *_ = whole
     found, inner = configs.read(folder / configs.NAME), {la.name for la in open_layers(student.arch)}
     assert student.bits == found.bits and {v.method for v in found.variants} == {"csq"}
     assert {a for v in found.variants for name, (_, a) in v.bits.items() if name in inner} == {4}
@@ -339,7 +282,7 @@ def test_report_says_whether_planes_were_sharp_enough(gap, told):
 
 
 def test_files_compute_what_the_run_says(whole):
-    folder, cache, student, _ = whole
+    folder, cache, student, *_ = whole
     settings = parse(options(folder, cache))
     data = thin(load("digits", None, cache), settings.limit)
     chosen = spread(len(data.test_y), settings.test_pictures)
