@@ -1,256 +1,247 @@
-"""Prepared networks on this machine's GPU: are all logits right, how long do they take, beside PyTorch in fp16?
+"""Everything that prepared networks can show on this machine's GPU: are they right, are they clean, how fast are they?
 
-    python -m benchmarks.cuda cases --json cuda.json            # also: --check, only the logits
+    python -m benchmarks.cuda cases --out results               # prepared elsewhere by benchmarks.cuda_cases
+    python -m benchmarks.cuda cases --build --out results       # TVM and nvcc are here: prepare them first
 
-Needs numpy, torch with CUDA and apache-tvm-ffi; `python -m benchmarks.cuda_cases` prepares the folder elsewhere.
-Engines take turns as CUDA graphs; a time is the least mean of many rounds. peak_share: the time in which this GPU, by
-its own measured rate of matrix instructions, could do the multiply-adds, over the time that was taken.
+Needs numpy, torch with CUDA and apache-tvm-ffi; compute-sanitizer where there is one. In parts, each in processes of
+its own, so that what fails hides nothing else:
+
+    checks      all logits of all pictures, by `main` and by a CUDA graph of it; bundles through the engine
+    sanitizer   the smallest network under compute-sanitizer
+    times       milliseconds beside PyTorch in fp16, and the share of the GPU's own peak
+
+Leaves cuda.json (records) and cuda.md (tables) in --out; exits with 1 if anything differs or fails.
 """
 
 import argparse
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 
+from benchmarks.cuda_checks import Case
 from benchmarks.records import write_records
 
-ROUNDS, WARM = 15, 3
-BYTES_UNTIL = 90  # compute capability from which codes of 4 bits are multiplied as bytes
+ROOT = Path(__file__).parents[1]
+PARTS = ("checks", "sanitizer", "times")
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SANITIZER, FOUND_OBJECTIONS = "/usr/local/cuda/bin/compute-sanitizer", 9
+FEW = 2  # pictures under compute-sanitizer
+LIMIT = 1200  # seconds: a kernel that never ends must not hide what comes after it
 
 
 @dataclass(frozen=True)
-class Case:
-    """One folder: a network in one configuration, compiled for one batch."""
+class Job:
+    """One process: its part, a name that is a file name too, and its command; with `result`, it leaves that JSON."""
 
-    folder: Path
-    facts: dict
-
-    @staticmethod
-    def read(folder: Path) -> "Case":
-        return Case(folder, json.loads((folder / "case.json").read_text()))
-
-    @property
-    def batch(self) -> int:
-        return self.facts["batch"]
-
-    def data(self) -> dict[str, np.ndarray]:
-        """weights int8, table int32, pictures uint8 [N, H, W, C], logits int32 [N, classes]; N a multiple of batch."""
-        with np.load(self.folder / "data.npz", allow_pickle=False) as file:
-            return dict(file)
+    part: str
+    name: str
+    command: tuple[str, ...]
+    result: Path | None = None
+    environment: tuple[tuple[str, str], ...] = ()
 
 
-class Compiled:
-    """A case's `main` over buffers on the GPU that stay where they are."""
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job; `failure` is None where it ended as it should, `found` is what it left."""
 
-    def __init__(self, case: Case, device: str = "cuda"):
-        self.data = case.data()
-        to = lambda array: torch.tensor(array.reshape(-1), device=device)  # noqa: E731
-        self.pictures = to(self.data["pictures"][:case.batch])
-        self.logits = torch.zeros(case.batch * self.data["logits"].shape[1], dtype=torch.int32, device=device)
-        workspace = torch.zeros(case.facts["workspace"], dtype=torch.uint8, device=device)
-        self.arguments = (self.pictures, to(self.data["weights"]), to(self.data["table"]), workspace, self.logits)
-        self.main = load(case.folder / "main.so")
-
-    def __call__(self) -> None:
-        self.main(*self.arguments)
-
-    def differing(self) -> int:
-        """Logits of the golden pictures that are not what they must be."""
-        batch, wrong = len(self.pictures) * len(self.data["pictures"]) // self.data["pictures"].size, 0
-        for i in range(0, len(self.data["pictures"]), batch):
-            self.pictures.copy_(torch.from_numpy(self.data["pictures"][i:i + batch].reshape(-1)))
-            self()
-            expected = self.data["logits"][i:i + batch].reshape(-1)
-            wrong += int((self.logits.cpu().numpy() != expected).sum())
-        return wrong
+    job: Job
+    found: list[dict]
+    failure: str | None
 
 
-def load(library: Path) -> Callable:
-    """`main`, launching on torch's current stream."""
-    import tvm_ffi
-
-    main = tvm_ffi.load_module(str(library.absolute()))["main"]
-
-    def on_stream(*tensors) -> None:
-        with tvm_ffi.use_torch_stream():
-            main(*tensors)
-
-    return on_stream
-
-
-class Peer(nn.Module):
-    """The same network in floating point, from the layers of case.json; weights are random."""
-
-    def __init__(self, layers: list[dict]):
-        super().__init__()
-        self.layers = layers
-        self.convs = nn.ModuleDict({
-            str(i): nn.Conv2d(d["in_channels"], d["channels"], d["kernel"], d["stride"], groups=d["groups"])
-            for i, d in enumerate(layers) if d["op"] == "Conv"
-        })
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        values = {}
-        for i, layer in enumerate(self.layers):
-            inputs = [values.get(name, x) for name in layer["inputs"]]
-            values[layer["output"]] = self._layer(i, layer, *inputs)
-        return values[self.layers[-1]["output"]].flatten(1)
-
-    def _layer(self, i: int, layer: dict, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        if layer["op"] == "Conv":
-            y = self.convs[str(i)](_padded(x, layer["padding"]))
-            y = y if other is None else y + other
-            return F.relu(y) if layer["relu"] else y
-        if layer["op"] == "Add":
-            return F.relu(x + other)
-        if layer["op"] == "AvgPool":
-            return F.avg_pool2d(x, layer["kernel"], layer["stride"])
-        if layer["op"] == "MaxPool":
-            return F.max_pool2d(_padded(x, layer["padding"], float("-inf")), layer["kernel"], layer["stride"])
-        if layer["op"] == "Shortcut":
-            after = layer["channels"] - layer["before"] - x.shape[1]
-            return F.pad(x[:, :, ::layer["stride"], ::layer["stride"]], (0, 0, 0, 0, layer["before"], after))
-        raise ValueError(f"{layer['output']}: expected a layer that a peer knows, got {layer['op']}")
-
-
-def _padded(x: torch.Tensor, padding: list[int], value: float = 0.0) -> torch.Tensor:
-    top, left, bottom, right = padding
-    return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
-
-
-def graph_of(call: Callable[[], object]) -> Callable[[], None]:
-    """The call as a CUDA graph: a replay costs one launch."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream), torch.inference_mode():
-        for _ in range(WARM):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def gpu_ms(call: Callable[[], None], repeat: int) -> float:
-    """Mean milliseconds of a call, by the GPU's own clock."""
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(repeat):
-        call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / repeat
-
-
-def least(calls: dict[str, Callable[[], None]], timer: Callable[[Callable, int], float] = gpu_ms,
-          rounds: int = ROUNDS) -> dict[str, float]:
-    """Least mean milliseconds of each call; they take turns, each round about 10 ms of every one."""
-    repeat = {name: max(1, min(1000, int(10 / max(timer(call, 3), 1e-3)))) for name, call in calls.items()}
-    times = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(timer(call, repeat[name]))
-    return {name: min(found) for name, found in times.items()}
-
-
-def peers(case: Case, shape: tuple[int, ...]) -> dict[str, Callable[[], None]]:
-    """fp16, channels last: eager and compiled, both as CUDA graphs."""
-    network = Peer(case.facts["layers"]).half().cuda().eval().to(memory_format=torch.channels_last)
-    x = torch.rand((case.batch, shape[2], *shape[:2]), device="cuda", dtype=torch.float16)
-    x = x.to(memory_format=torch.channels_last)
-    found = {"torch fp16": graph_of(lambda: network(x))}
-    try:
-        compiled = torch.compile(network, mode="max-autotune-no-cudagraphs")
-        found["torch fp16 compiled"] = graph_of(lambda: compiled(x))
-    except RuntimeError as error:
-        print(f"torch.compile: left out, {str(error).splitlines()[0]}", file=sys.stderr)
-    return found
-
-
-def peak_share(work: dict[str, int], ms: float, peaks: dict[str, float], capability: int) -> float | None:
-    """work: multiply-adds by container; peaks: multiply-adds a millisecond by container. None where none is known."""
-    rate = {c: peaks.get("8" if capability >= BYTES_UNTIL else c) for c in work}
-    if any(work[c] and not rate[c] for c in work):
-        return None
-    return sum(work[c] / rate[c] for c in work if work[c]) / ms
-
-
-def measured_peaks(folder: Path) -> dict[str, float]:
-    """Multiply-adds a millisecond by container, of the prepared kernels that do nothing else."""
-    found = {}
-    for path in sorted(folder.glob("peak-*/case.json")):
-        facts = json.loads(path.read_text())
-        main = load(path.parent / "main.so")
-        make = lambda n, dtype: torch.zeros(n, dtype=dtype, device="cuda")  # noqa: E731
-        arguments = (make(16, torch.uint8), make(64, torch.int8), make(16, torch.int32), make(64, torch.uint8),
-                     make(facts["outputs"], torch.int32))
-        ms = least({"peak": lambda run=main, a=arguments: run(*a)})["peak"]
-        found[facts["bits"]] = facts["macs"] / ms
-    return found
-
-
-def record(case: Case, engine: str, bits: str, gpu: str, ms: float, exact: bool | None, share: float | None) -> dict:
-    return {"network": case.facts["network"], "engine": engine, "bits": bits, "batch": case.batch, "gpu": gpu, "ms": ms,
-            "exact": exact, "peak_share": share}
-
-
-def bench(case: Case, gpu: str, capability: int, peaks: dict[str, float]) -> list[dict]:
-    """Records of ours and of the peers."""
-    ours = Compiled(case)
-    exact = ours.differing() == 0
-    calls = {"bitgrade": graph_of(ours), **peers(case, ours.data["pictures"].shape[1:])}
-    times = least(calls)
-    share = peak_share(case.facts["macs"], times["bitgrade"], peaks, capability)
-    return [record(case, "bitgrade", case.facts["bits"], gpu, times.pop("bitgrade"), exact, share),
-            *(record(case, name, "fp16", gpu, ms, None, None) for name, ms in times.items())]
-
-
-def cases(folder: Path) -> list[Case]:
-    """Every network under a folder; raises ValueError where there is none."""
-    found = [Case.read(p.parent) for p in sorted(folder.glob("*/case.json")) if not p.parent.name.startswith("peak-")]
+def folders(root: Path, only: str = "*") -> list[Path]:
+    """Cases and bundles under a folder whose names match; raises ValueError where there is none."""
+    kept = (p for p in sorted(root.glob("*")) if fnmatch(p.name, only) and not p.name.startswith("peak-"))
+    found = [p for p in kept if (p / "case.json").exists() or (p / "manifest.json").exists()]
     if not found:
-        raise ValueError(f"{folder}: expected prepared networks, found none; make some with "
-                         "`python -m benchmarks.cuda_cases`")
+        raise ValueError(f"{root}: expected prepared networks named {only}, found none; make some with "
+                         "`python -m benchmarks.cuda_cases`, or with --build where TVM and nvcc are")
     return found
+
+
+def cases(found: Iterable[Path]) -> list[Case]:
+    """Those that are no bundles."""
+    return [Case.read(p) for p in found if (p / "case.json").exists()]
+
+
+def check_jobs(found: list[Path], out: Path) -> list[Job]:
+    return [_job("checks", f"checks-{p.name}", "benchmarks.cuda_checks", [p], out) for p in found]
+
+
+def time_jobs(found: list[Path], out: Path) -> list[Job]:
+    """One for each network and batch: its configurations take turns with each other and with the peers."""
+    together: dict[str, list[Path]] = {}
+    for case in cases(found):
+        together.setdefault(f"times-{case.facts['network']}-{case.batch}", []).append(case.folder)
+    return [_job("times", name, "benchmarks.cuda_times", group, out) for name, group in together.items()]
+
+
+def sanitizer_jobs(found: list[Path], sanitizer: str) -> list[Job]:
+    """The network of least work for the smallest batch, several configurations of it, under each tool."""
+    by_work = sorted(cases(found), key=lambda c: (sum(c.facts["macs"].values()), c.folder.name))
+    least = [c for c in by_work if (c.facts["network"], c.batch) == (by_work[0].facts["network"], by_work[0].batch)]
+    # each tensor in memory of its own: inside one large allocation no access would be out of bounds
+    alone = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)
+    return [Job("sanitizer", f"{tool}-{case.folder.name}",
+                (sanitizer, "--tool", tool, "--error-exitcode", str(FOUND_OBJECTIONS),
+                 *_python("benchmarks.cuda_checks"), str(case.folder), "--most", str(FEW)), environment=alone)
+            for case in least for tool in TOOLS]
+
+
+def find_sanitizer() -> str | None:
+    return shutil.which("compute-sanitizer") or (SANITIZER if Path(SANITIZER).exists() else None)
+
+
+def _python(module: str) -> tuple[str, ...]:
+    return sys.executable, "-m", module
+
+
+def _job(part: str, name: str, module: str, arguments: list[Path], out: Path) -> Job:
+    result = out / f"{name}.json"
+    return Job(part, name, (*_python(module), *map(str, arguments), "--json", str(result)), result)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with this checkout where Python looks for modules."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+
+
+def run(job: Job, seconds: float = LIMIT) -> Outcome:
+    """Runs a job to its end, or for so many seconds at most; shows what it said."""
+    print(f"== {job.name}", flush=True)
+    if job.result is not None:
+        job.result.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(job.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds,
+                              env={**_environment(), **dict(job.environment)})
+    except subprocess.TimeoutExpired:
+        return Outcome(job, [], f"no end after {seconds:g} s")
+    except OSError as error:
+        return Outcome(job, [], str(error))
+    print(done.stdout, end="", flush=True)
+    found = json.loads(job.result.read_text()) if job.result is not None and job.result.exists() else []
+    return Outcome(job, found, failure(job, found, done.returncode, done.stdout))
+
+
+def failure(job: Job, found: list[dict], code: int, said: str) -> str | None:
+    """What went wrong, in a line, or None. A check that counted differences has ended as it should."""
+    counted = code == 1 and any(f.get("differing") for f in found)
+    if counted or (code == 0 and (found or job.result is None)):
+        return None
+    lines = said.strip().splitlines() or ["said nothing"]
+    telling = [line for line in lines if re.match(r"error:|[\w.]*Error\b|========= ERROR SUMMARY", line)]
+    return f"exit code {code}: {(telling or lines)[-1].strip()}"
+
+
+def resumed(job: Job) -> Outcome | None:
+    """What an earlier run found, where it got so far."""
+    if job.result is None or not job.result.exists():
+        return None
+    return Outcome(job, json.loads(job.result.read_text()), None)
+
+
+def records(outcomes: list[Outcome], known: list[Case]) -> list[dict]:
+    """Records of all times; `exact` says whether every check of a case found every logit right, None: not checked."""
+    counted: dict[str, list[int]] = {}
+    for outcome in outcomes:
+        for f in outcome.found if outcome.job.part == "checks" else ():
+            counted.setdefault(f["case"], []).append(f["differing"])
+    exact = {(c.facts["network"], c.facts["bits"], c.batch): not any(counted[c.folder.name])
+             for c in known if c.folder.name in counted}
+    found = [r for outcome in outcomes if outcome.job.part == "times" for r in outcome.found]
+    return [{**r, "exact": exact.get((r["network"], r["bits"], r["batch"]))} for r in found]
+
+
+def wrong(outcomes: list[Outcome]) -> bool:
+    """Whether anything differs or failed."""
+    return any(o.failure or any(f.get("differing") for f in o.found) for o in outcomes)
+
+
+def markdown(outcomes: list[Outcome], found: list[dict], remarks: list[str]) -> str:
+    """Failures and differences first, then the tables."""
+    failures = [f"* {o.job.name}: **{o.failure}**" for o in outcomes if o.failure]
+    lines = ["# bitgrade on a GPU", "", *(f"* {r}" for r in remarks), *failures, ""]
+    checks = [f for o in outcomes if o.job.part == "checks" for f in o.found]
+    lines += _table(("network", "by", "pictures", "differing"),
+                    [(f["case"], f["part"], f["pictures"], f["differing"]) for f in checks])
+    lines += _table(("compute-sanitizer", "result"), [(o.job.name, o.failure or "no objection") for o in outcomes
+                                                     if o.job.part == "sanitizer"])
+    lines += _table(("network", "batch", "engine", "bits", "ms", "share of the peak", "exact"),
+                    [(r["network"], r["batch"], r["engine"], r["bits"], f"{r['ms']:.4f}", _share(r["peak_share"]),
+                      {True: "yes", False: "NO", None: ""}[r["exact"]]) for r in found])
+    return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple]) -> list[str]:
+    if not rows:
+        return []
+    return [" | ".join(map(str, row)).join(("| ", " |")) for row in (head, ("---",) * len(head), *rows)] + [""]
+
+
+def report(outcomes: list[Outcome], known: list[Case], remarks: list[str], out: Path) -> str:
+    """Writes cuda.json and cuda.md as far as things have got; returns the text."""
+    found = records(outcomes, known)
+    text = markdown(outcomes, found, remarks)
+    write_records(out / "cuda.json", found)
+    (out / "cuda.md").write_text(text + "\n")
+    return text
+
+
+def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__.splitlines()[0])
+    parser.add_argument("cases", type=Path, help="folder of benchmarks.cuda_cases")
+    parser.add_argument("--out", type=Path, required=True, help="folder for cuda.json, cuda.md and each part's results")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to run (default {','.join(PARTS)})")
+    parser.add_argument("--match", default="*", help="networks to run, such as 'resnet20-*' (default '*')")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier run has left in --out")
+    parser.add_argument("--build", action="store_true",
+                        help="make the cases first; further arguments go to benchmarks.cuda_cases")
+    args, rest = parser.parse_known_args(argv)
+    if rest and not args.build:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.only = args.only.split(",")
+    if unknown := set(args.only) - set(PARTS):
+        parser.error(f"--only: expected parts among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    return args, rest
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__.splitlines()[0])
-    parser.add_argument("cases", type=Path, help="folder of benchmarks.cuda_cases")
-    parser.add_argument("--check", action="store_true", help="compare the logits, measure nothing")
-    parser.add_argument("--json", type=Path, help="write the records there too")
-    args = parser.parse_args(argv)
+    """0 when all is right, 1 when anything differs or fails, 2 where nothing can be run."""
+    args, rest = arguments(argv)
     if not torch.cuda.is_available():
         print("error: expected an NVIDIA GPU and torch with CUDA, got none", file=sys.stderr)
         return 2
     try:
-        found, wrong = cases(args.cases), 0
-        if args.check:
-            for case in found:
-                differing = Compiled(case).differing()
-                wrong += differing
-                print(f"{case.folder.name}: {differing} logits differ")
-            return 1 if wrong else 0
-        major, minor = torch.cuda.get_device_capability()
-        peaks, records = measured_peaks(args.cases), []
-        for case in found:
-            records += bench(case, torch.cuda.get_device_name(), 10 * major + minor, peaks)
-            for r in records[-3:]:
-                print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.items()))
-        if args.json:
-            write_records(args.json, records)
-        return 0 if all(r["exact"] is not False for r in records) else 1
-    except (ValueError, OSError) as error:
+        args.out.mkdir(parents=True, exist_ok=True)
+        if args.build:
+            subprocess.run([*_python("benchmarks.cuda_cases"), str(args.cases), *rest], env=_environment(), check=True)
+        found, sanitizer = folders(args.cases, args.match), find_sanitizer()
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    absent = "sanitizer" in args.only and not sanitizer
+    remarks = ["compute-sanitizer: not found, nothing ran under it"] if absent else []
+    jobs = {"checks": check_jobs(found, args.out), "times": time_jobs(found, args.out),
+            "sanitizer": sanitizer_jobs(found, sanitizer) if sanitizer and cases(found) else []}
+    outcomes, text = [], ""
+    for job in (job for part in PARTS if part in args.only for job in jobs[part]):
+        outcomes.append((args.resume and resumed(job)) or run(job))
+        text = report(outcomes, cases(found), remarks, args.out)
+    print(text)
+    return 1 if wrong(outcomes) else 0
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Source:
     pictures: np.ndarray
     selector: dict | None
     budgets: list[dict]
+    escalation: dict | None = None
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -89,7 +90,8 @@ def _open_run(folder: Path) -> Source:
                 for v in run["variants"]
             ]
         return _checked(
-            Source(run["name"], variants, list(run["labels"]), pictures, run["selector"], run.get("budgets", []))
+            Source(run["name"], variants, list(run["labels"]), pictures, run["selector"], run.get("budgets", []),
+                   run.get("escalation"))
         )
     except FileNotFoundError as error:
         raise SourceError(

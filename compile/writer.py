@@ -19,7 +19,7 @@ from runtime.segments import Transform
 from runtime.weights import transformed
 from targets import Target
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,7 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
         "variants": variants,
         "selector": source.selector,
         "budgets": source.budgets,
+        "escalation": source.escalation,
         "golden": "golden.npz",
     }
 

@@ -47,16 +47,21 @@ def check(bundle: Path) -> list[dict]:
 
 
 def info(bundle: Path) -> list[dict]:
-    """A record {"variant", "level", "cost", "accuracy", "bytes", "macs"} of each, with the level that runs here."""
+    """A record {"variant", "level", "cost", "accuracy", "bytes", "macs", "unsure, then"} of each, with the level that
+    runs here, and the variant that may run after it, "" for none."""
     opened = open_bundle(bundle)
-    level = opened.level().name
+    level, escalation = opened.level().name, opened.manifest.escalation
+    names = [v.name for v in opened.variants]
+    after = [""] * len(names) if escalation is None else [
+        names[w] if w != v else "" for v, w in enumerate(escalation.up)]
     return [{"variant": v.name, "level": level, "cost": f"{v.cost:.3f}", "bytes": v.bytes, "macs": v.macs,
-             "accuracy": "not measured" if v.mean_accuracy is None else f"{v.mean_accuracy:.1%}"}
-            for v in opened.variants]
+             "accuracy": "not measured" if v.mean_accuracy is None else f"{v.mean_accuracy:.1%}", "unsure, then": then}
+            for v, then in zip(opened.variants, after, strict=True)]
 
 
 def bench(bundle: Path, calls: int, level: str | None = None, threads: int = 1) -> list[dict]:
-    """Microseconds of each variant's code, of the selector, and of a whole `infer`, over golden pictures.
+    """Microseconds of each variant's code, of the selector, of a variant and the one that runs after it where it is
+    unsure (both), and of a whole `infer`, over golden pictures.
 
     Records {"step", "variant", "level", "threads", "cpu", "calls", "min_us", "median_us", "p99_us"}. Steps take turns,
     so that a busy machine slows all alike.
@@ -66,6 +71,8 @@ def bench(bundle: Path, calls: int, level: str | None = None, threads: int = 1) 
         steps = {("run", name): lambda p, n=name: engine.logits(p, n) for name in engine.variants}
         if engine.selects:
             steps["select", ""] = lambda p: engine.choose(p[None])
+        for first, then in engine.escalates.items():
+            steps["both", f"{first}, {then}"] = lambda p, n=(first, then): [engine.logits(p, name) for name in n]
         steps["infer", ""] = engine.infer
         times = {key: [] for key in steps}
         for i in range(calls + 1):
@@ -82,14 +89,16 @@ def bench(bundle: Path, calls: int, level: str | None = None, threads: int = 1) 
 
 
 def infer(bundle: Path, files: list[Path], **options) -> list[dict]:
-    """A record {"picture", "label", "score", "variant", "quality", "ms"} of each file; options are the engine's."""
+    """A record {"picture", "label", "score", "variant", "first", "ms", "quality"} of each file; first: what ran before
+    where that was unsure. Options are the engine's."""
     rows = []
     with Engine(bundle, **options) as engine:
         for file in files:
             p = engine.infer(read_picture(file))
             quality = " ".join(f"{k}={v}" for k, v in p.quality.items()) if p.quality else ""
             rows.append({"picture": str(file), "label": p.label, "score": f"{p.scores[p.index]:.3f}",
-                         "variant": p.variant, "ms": 1000 * p.seconds, "quality": quality})
+                         "variant": p.variant, "first": p.first if p.escalated else "", "ms": 1000 * p.seconds,
+                         "quality": quality})
     return rows
 
 
@@ -106,6 +115,7 @@ def _arguments() -> argparse.ArgumentParser:
             command.add_argument("pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP, .npy; with Pillow any")
             command.add_argument("--budget", type=float, help="mean cost a picture may take, 1 = 8 bits everywhere")
             command.add_argument("--variant", help="run this one whatever the quality")
+            command.add_argument("--no-escalate", action="store_true", help="one pass a picture, sure or not")
         if name in ("infer", "bench"):
             command.add_argument("--level", help="whose code to run; left out: the best that this machine can run")
             command.add_argument("--threads", type=int, default=1, help="that work on a picture together (default 1)")
@@ -146,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
             if not args.pictures:
                 raise PictureError("expected the files of pictures to classify, got none; name at least one")
             rows = infer(bundle, args.pictures, budget=args.budget, variant=args.variant, level=args.level,
-                         threads=args.threads)
+                         threads=args.threads, escalate=not args.no_escalate)
         elif args.command == "bench":
             rows = bench(bundle, max(1, args.calls), args.level, args.threads)
         else:

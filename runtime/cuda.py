@@ -10,6 +10,7 @@ from runtime.fields import BundleError
 
 DRIVER = "libcuda.so.1"
 SLACK = 64  # bytes that kernels may read past the end of a buffer
+ALIGNMENT = 64  # bytes: of the buffers of a compiled function
 _DEVICE = 0
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
 _KDL_CUDA = 2
@@ -126,10 +127,10 @@ def _release(managed):
 
 
 class DeviceTensor:
-    """The first `count` values of a buffer as DLPack offers them; whoever takes it keeps the buffer's memory alive."""
+    """`count` values at an address of the GPU as DLPack offers them; whoever takes it keeps `owner` alive."""
 
-    def __init__(self, buffer: "DeviceBuffer", pointer: int, count: int, kind: np.dtype):
-        self._buffer, self._shape = buffer, (ctypes.c_int64 * 1)(count)
+    def __init__(self, owner: object, pointer: int, count: int, kind: np.dtype):
+        self._owner, self._shape = owner, (ctypes.c_int64 * 1)(count)
         dtype = (_DL_CODES[kind.kind], 8 * kind.itemsize, 1)
         tensor = _DLTensor(pointer, _KDL_CUDA, _DEVICE, 1, *dtype, self._shape, None, 0)
         self._managed = _DLManagedTensor(tensor, id(self), _release)
@@ -140,6 +141,14 @@ class DeviceTensor:
     def __dlpack__(self, **_):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # until the consumer calls _release
         return _new_capsule(ctypes.addressof(self._managed), _CAPSULE, None)
+
+
+def foreign(pointer: int, count: int, dtype) -> DeviceTensor:
+    """Somebody else's memory, who keeps it alive; raises ValueError for an address that kernels cannot use."""
+    if pointer <= 0 or pointer % ALIGNMENT:
+        raise ValueError(f"expected the address of memory on the GPU, a multiple of {ALIGNMENT}, got {pointer}; "
+                         "memory of cudaMalloc and of torch.empty is")
+    return DeviceTensor(None, pointer, count, np.dtype(dtype))
 
 
 class DeviceBuffer:

@@ -1,4 +1,4 @@
-"""Classifies pictures with a bundle: measures each picture's quality, picks the variant for it, runs that variant."""
+"""Classifies pictures with a bundle: measures the quality of each, picks the variant for it, runs that."""
 
 import math
 import threading
@@ -11,11 +11,12 @@ import numpy as np
 
 from runtime import quality
 from runtime.bundle import Bundle, newest_bundle, open_bundle
+from runtime.escalation import again, margin
 from runtime.fields import REBUILD, BundleError
 from runtime.image import as_picture, resize
 from runtime.library import Loaded
 from runtime.manifest import Variant
-from runtime.selector import Selector, lambda_for
+from runtime.selector import Selector, entry_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +24,9 @@ class Prediction:
     """What the bundle makes of one picture.
 
     label, index: the class with the largest logit. scores float32 [classes]: softmax. logits int32 [classes]: exact,
-    the same on every device. variant: the one that ran. quality: feature name -> integer, None where no selector
-    looked. seconds: all that was done for this picture (in a batch: its share).
+    the same on every device. variant: the one whose answer this is; first: the one that ran before it where that was
+    unsure, else the same. quality: feature name -> integer, None where no selector looked. seconds: all that was done
+    for this picture, with both passes (in a batch: its share).
     """
 
     label: str
@@ -32,8 +34,14 @@ class Prediction:
     scores: np.ndarray
     logits: np.ndarray
     variant: str
+    first: str
     quality: dict[str, int] | None
     seconds: float
+
+    @property
+    def escalated(self) -> bool:
+        """Whether a second variant ran."""
+        return self.variant != self.first
 
 
 class Engine:
@@ -45,6 +53,8 @@ class Engine:
         accurate variant within it runs for every picture, or the costliest where nobody measured accuracy.
     variant: the name of the one to run for every picture, whatever its quality; not together with a budget.
     level: the name of the one whose code runs; None: the best of the bundle's that this machine can run.
+    escalate: whether a picture of which its variant is unsure may run through a dearer one as well, where the bundle
+        knows when that pays; a budget then is the mean cost of all passes. False: one pass a picture, always.
     threads: how many work on a picture together. More than one pays where processors are idle; where they are busy, the
         calling thread soon does the work alone. After a fork the child's engine has the calling thread only.
 
@@ -53,14 +63,14 @@ class Engine:
     """
 
     def __init__(self, bundle: str | Path | None = None, budget: float | None = None, variant: str | None = None,
-                 level: str | None = None, threads: int = 1):
+                 level: str | None = None, threads: int = 1, escalate: bool = True):
         if bundle is None:
             bundle = newest_bundle()
             print(f"bundle: {bundle}")
         if budget is not None and variant is not None:
             raise ValueError(f"expected a budget or a variant, got both ({budget}, {variant!r}); leave one out")
         self.bundle = open_bundle(bundle)
-        self._selector, self._lam, self._fixed = _policy(self.bundle, budget, variant)
+        self._policy = _policy(self.bundle, budget, variant, escalate)
         self._loaded = Loaded(self.bundle, self.bundle.variants, level, threads)
         self.level, self.threads = self._loaded.level.name, threads
         self._lock = threading.Lock()
@@ -73,7 +83,13 @@ class Engine:
     @property
     def selects(self) -> bool:
         """Whether a selector looks at each picture; otherwise one variant runs for all."""
-        return self._fixed is None
+        return self._policy.fixed is None
+
+    @property
+    def escalates(self) -> dict[str, str]:
+        """Variant -> the one that runs after it where it is unsure; empty where every picture runs once."""
+        policy, names = self._policy, [v.name for v in self.bundle.variants]
+        return {names[v]: names[policy.up[v]] for v, below in enumerate(policy.margins) if below}
 
     def infer(self, img: np.ndarray, variant: str | None = None) -> Prediction:
         """Classifies one picture of any size: uint8 [H, W, 3] RGB, or what `runtime.image.as_picture` converts.
@@ -91,11 +107,11 @@ class Engine:
         return self._infer(imgs, variant) if imgs else []
 
     def choose(self, pictures: np.ndarray) -> tuple[list[str], list[dict[str, int] | None]]:
-        """Variant and quality of each picture uint8 [N, H, W, 3], of the input's size."""
-        if self._fixed is not None:
-            return [self._fixed.name] * len(pictures), [None] * len(pictures)
+        """First variant and quality of each picture uint8 [N, H, W, 3], of the input's size."""
+        if self._policy.fixed is not None:
+            return [self._policy.fixed.name] * len(pictures), [None] * len(pictures)
         features = quality.features(pictures)
-        chosen = self._selector.choose(features, self._lam)
+        chosen = self._policy.selector.choose(features, self._policy.lam)
         names = [self.bundle.variants[i].name for i in chosen]
         return names, [dict(zip(quality.NAMES, row, strict=True)) for row in features.tolist()]
 
@@ -106,6 +122,21 @@ class Engine:
             raise ValueError(f"expected a picture uint8 {list(shape)}, got {picture.dtype} {list(picture.shape)}; "
                              "`infer` resizes")
         return self._run(variant, picture[None])[0]
+
+    def launch(self, variant: str, pictures: int, logits: int, stream: int) -> None:
+        """Launches one variant's kernels on a CUDA stream and returns; no copy, no allocation on the GPU, no waiting.
+
+        pictures: address on GPU 0 of uint8 [n, H, W, 3], n the pictures that the bundle was built for, of the input's
+        size. logits: address of int32 [n, classes], written. Both are multiples of 64 and stay the caller's, as memory
+        of cudaMalloc and of torch are. stream: a cudaStream_t as an integer, 0 the default one.
+        May be captured in a CUDA graph, after one call that was not (it loads the kernels); keep the engine open as
+        long as the graph. All launches of an engine share one workspace: two must not be under way at a time, nor one
+        beside `infer`, so put them on one stream, or make an engine for each. Raises ValueError for a bundle that is
+        not for CUDA and for addresses that cannot be.
+        """
+        name = self.bundle.variant(variant).name
+        with self._lock:
+            self._require_open().launch(name, pictures, logits, stream)
 
     def close(self) -> None:
         """Ends its threads, frees libraries and memory; a second call does nothing."""
@@ -128,35 +159,53 @@ class Engine:
             names, qualities = self.choose(pictures)
         else:
             names, qualities = [self.bundle.variant(variant).name] * len(imgs), [None] * len(imgs)
-        shared = (time.perf_counter() - began) / len(imgs)
-        found = {}
+        seconds = np.full(len(imgs), (time.perf_counter() - began) / len(imgs))
+        logits, last = np.empty((len(imgs), len(self.bundle.manifest.labels)), np.int32), list(names)
+        self._run_all(dict(enumerate(names)), pictures, logits, seconds)
+        if variant is None and self.escalates:
+            unsure = self._unsure(names, logits)
+            self._run_all(unsure, pictures, logits, seconds)
+            for i, name in unsure.items():
+                last[i] = name
+        return [self._prediction(*of) for of in zip(logits, last, names, qualities, seconds.tolist(), strict=True)]
+
+    def _run_all(self, names: dict[int, str], pictures: np.ndarray, logits: np.ndarray, seconds: np.ndarray) -> None:
+        """Runs pictures, by index, through the variants named; sets their logits and adds to their seconds."""
         for together in _together(names, self.bundle.manifest.pictures):
             began = time.perf_counter()
-            logits = self._run(names[together[0]], pictures[together])
-            each = shared + (time.perf_counter() - began) / len(together)
-            found |= {i: self._prediction(row, names[i], qualities[i], each)
-                      for i, row in zip(together, logits, strict=True)}
-        return [found[i] for i in range(len(imgs))]
+            logits[together] = self._run(names[together[0]], pictures[together])
+            seconds[together] += (time.perf_counter() - began) / len(together)
 
-    def _prediction(self, logits: np.ndarray, name: str, features: dict[str, int] | None, before: float) -> Prediction:
+    def _unsure(self, names: list[str], logits: np.ndarray) -> dict[int, str]:
+        """Index of a picture -> the variant to run after the one that ran, for those that need it."""
+        policy, known = self._policy, [v.name for v in self.bundle.variants]
+        ran = np.array([known.index(name) for name in names])
+        last = again(ran, margin(logits), policy.up, policy.margins)
+        return {int(i): known[last[i]] for i in np.flatnonzero(last != ran)}
+
+    def _prediction(self, logits: np.ndarray, name: str, first: str, features: dict[str, int] | None,
+                    before: float) -> Prediction:
         began = time.perf_counter()
         index = int(logits.argmax())
         scores = softmax(logits, self.bundle.variant(name).logit_scale)
-        return Prediction(self.bundle.manifest.labels[index], index, scores, logits, name, features,
+        return Prediction(self.bundle.manifest.labels[index], index, scores, logits, name, first, features,
                           before + time.perf_counter() - began)
 
     def _run(self, variant: str, pictures: np.ndarray) -> np.ndarray:
         """int32 [n, classes] of pictures uint8 [n, H, W, 3] that run together."""
         with self._lock:
-            if self._loaded is None:
-                raise ValueError("expected an open engine, this one was closed; make a new Engine")
-            return self._loaded.run_together(variant, pictures)
+            return self._require_open().run_together(variant, pictures)
+
+    def _require_open(self) -> Loaded:
+        if self._loaded is None:
+            raise ValueError("expected an open engine, this one was closed; make a new Engine")
+        return self._loaded
 
 
-def _together(names: list[str], most: int) -> list[list[int]]:
+def _together(names: dict[int, str], most: int) -> list[list[int]]:
     """Indices of pictures of one variant, `most` at a time, in the order in which each group's first came."""
     by_name: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
+    for i, name in names.items():
         by_name.setdefault(name, []).append(i)
     groups = [found[at:at + most] for found in by_name.values() for at in range(0, len(found), most)]
     return sorted(groups)
@@ -168,26 +217,40 @@ def softmax(logits: np.ndarray, scale: float) -> np.ndarray:
     return (powers / powers.sum()).astype(np.float32)
 
 
-def _policy(bundle: Bundle, budget: float | None, name: str | None) -> tuple[Selector | None, float, Variant | None]:
-    """Selector and lambda, or one variant for every picture."""
+@dataclass(frozen=True, eq=False)
+class _Policy:
+    """Selector and lambda, or one variant for every picture; up, margins: what runs after which, below which margin."""
+
+    selector: Selector | None = None
+    lam: float = 0.0
+    fixed: Variant | None = None
+    up: tuple[int, ...] = ()
+    margins: tuple[int, ...] = ()
+
+
+def _policy(bundle: Bundle, budget: float | None, name: str | None, escalate: bool) -> _Policy:
+    manifest = bundle.manifest
     if name is not None:
-        return None, 0.0, bundle.variant(name)
-    if bundle.manifest.selector is None or len(bundle.variants) == 1:
-        return None, 0.0, _best_variant(bundle.variants, budget)
-    table = [{"budget": b.budget, "lambda": b.lam, "accuracy": b.accuracy} for b in bundle.manifest.budgets]
+        return _Policy(fixed=bundle.variant(name))
+    if manifest.selector is None or len(bundle.variants) == 1:
+        return _Policy(fixed=_best_variant(bundle.variants, budget))
+    escalation = manifest.escalation if escalate else None
+    table = [{"budget": b.budget, "accuracy": b.accuracy, "entry": b}
+             for b in (manifest.budgets if escalation is None else escalation.budgets)]
     if budget is not None and not table:
         raise BundleError(f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, it has none; "
                           f"leave the budget out, or {REBUILD}")
-    lam = lambda_for(table, math.inf if budget is None else budget) if table else 0.0
+    entry = entry_for(table, math.inf if budget is None else budget)["entry"] if table else None
+    lam = entry.lam if entry else 0.0
     try:
-        selector = Selector.from_dict(bundle.manifest.selector)
+        selector = Selector.from_dict(manifest.selector)
         selector.choose(np.zeros((1, len(quality.NAMES)), np.int32), lam)
     except ValueError as error:
         raise BundleError(f"{bundle.folder}: {error}; {REBUILD}") from error
     if selector.variants != len(bundle.variants):
         raise BundleError(f"{bundle.folder}: expected a selector among {len(bundle.variants)} variants, "
                           f"got one among {selector.variants}; {REBUILD}")
-    return selector, lam, None
+    return _Policy(selector, lam) if escalation is None else _Policy(selector, lam, None, escalation.up, entry.margins)
 
 
 def _best_variant(variants: tuple[Variant, ...], budget: float | None) -> Variant:

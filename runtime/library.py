@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.bundle import COPY, Bundle
-from runtime.cuda import DeviceBuffer
+from runtime.cuda import DeviceBuffer, foreign
 from runtime.fields import BundleError
 from runtime.manifest import Build, Variant
 from runtime.threads import Helpers, Pace, control_block
@@ -70,6 +70,7 @@ class Loaded:
             table = self._filled(bundle.table(b))
             arguments = (picture, weights[b.segments], table, self._tensor(workspace, b.workspace), logits)
             self._calls[v.name] = partial(libraries[v.library](b.function), *arguments)
+        self._logits.read()  # waits for all that was copied to a GPU: a launch may be on a stream that does not
         self._helpers = None
         if threads > 1:
             self._start_helpers(threads, libraries, builds)
@@ -86,6 +87,18 @@ class Loaded:
         self._picture.write(pictures.reshape(-1))
         call()
         return self._logits.read().reshape(self.pictures, -1)[:count]
+
+    def launch(self, name: str, pictures: int, logits: int, stream: int) -> None:
+        """Launches a variant's kernels; see Engine.launch. Raises ValueError where libraries do not run on a GPU."""
+        if self._memory is not DeviceBuffer:
+            raise ValueError("expected a bundle for CUDA, whose kernels can be launched on a stream; "
+                             "this one's run on the processor: use `infer`")
+        ffi, call = _ffi(), self._calls[name]
+        own_x, *rest, own_y = call.args
+        x = ffi.from_dlpack(foreign(pictures, own_x.shape[0], np.uint8))
+        y = ffi.from_dlpack(foreign(logits, own_y.shape[0], np.int32))
+        with ffi.use_raw_stream(ffi.device("cuda", 0), stream):
+            call.func(x, *rest, y)
 
     def close(self) -> None:
         """Ends the helpers; what still runs then, the calling thread does alone."""

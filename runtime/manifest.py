@@ -4,10 +4,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.escalation import Escalation, parse_escalation
 from runtime.fields import REBUILD, BundleError, Fields, inside
 from runtime.segments import BITS, Segment, parse_segment
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Manifest:
     variants: tuple[Variant, ...]
     selector: dict[str, Any] | None = field(hash=False)
     budgets: tuple[Budget, ...]
+    escalation: Escalation | None
     golden: str
     files: dict[str, FileInfo] = field(hash=False)
     pictures: int
@@ -122,15 +124,17 @@ def parse(text: bytes) -> Manifest:
     for path in files:
         inside(path, "manifest.json: files")
     target = _target(top.object("target"))
+    variants = tuple(_variant(v, target, files) for v in top.objects("variants", least=1))
     manifest = Manifest(
         name=top.text("name"),
         producer=top.get("producer", dict, "an object"),
         target=target,
         shape=_shape(top.object("input")),
         labels=tuple(top.texts("labels", least=1)),
-        variants=tuple(_variant(v, target, files) for v in top.objects("variants", least=1)),
+        variants=variants,
         selector=top.get("selector", (dict, type(None)), "an object or null"),
         budgets=tuple(_budget(b) for b in top.objects("budgets")),
+        escalation=_escalation(top, len(variants)),
         golden=top.path("golden"),
         files=files,
         pictures=top.object("input").whole("pictures", 1, 1 << 16),
@@ -164,6 +168,13 @@ def _shape(f: Fields) -> tuple[int, int, int]:
 
 def _budget(f: Fields) -> Budget:
     return Budget(f.real("budget", 0), f.real("lambda", 0), f.real("accuracy", 0, 1))
+
+
+def _escalation(top: Fields, variants: int) -> Escalation | None:
+    if top.get("escalation", (dict, type(None)), "an object or null") is None:
+        return None
+    top.require(top.data["selector"] is not None, "a selector beside an escalation", None)
+    return parse_escalation(top.object("escalation"), variants)
 
 
 def _bits(f: Fields, layer: str) -> tuple[int, int]:

@@ -3,29 +3,45 @@
     z         = clamp(((features - offset) * multiplier) >> shift)          # standardized, in 1/1024
     distance2 = min over groups g of |((z @ group_weight[g] - group_offset[g]) >> 10)|**2
     hidden    = max(0, (hidden_weight @ z + hidden_bias) >> hidden_shift)
-    accuracy  = (output_weight @ hidden + output_bias) >> output_shift       # one per variant, in 1/65536
+    score     = (output_weight @ hidden + output_bias) >> output_shift       # one per group, in 1/256 octave of odds
+    accuracy  = sum over g of 2**(score[g] / 256) * group_accuracy[g] / sum over g of 2**(score[g] / 256)
     variant   = argmax(accuracy - lambda * cost)                             # ties: the cheaper one
 
-A picture whose distance2 is over `threshold` looks like nothing seen in training: the mean accuracies of the variants
-(`fallback`) stand in for a prediction that nobody has tested there. That sums never overflow is proved when a selector
-is made.
+So a picture's accuracies are those of the groups it may be of, each as likely as the predictor finds it. A picture
+whose distance2 is over `threshold` looks like nothing seen in training: `fallback`, the mean accuracies of the variants
+that are for all pictures, stands in for a prediction that nobody has tested there, and no other variant can be chosen.
+That sums never overflow is proved when a selector is made.
 """
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from runtime.quality import NAMES
 
-FORMAT = 1
+FORMAT = 2
 ONE = 1 << 16  # 1.0 of accuracies, costs and lambdas
 Z_ONE, Z_MAX = 1 << 10, 1 << 13  # one standard deviation, and eight
 GROUP_SHIFT = 10
 MAX_LAMBDA = 1 << 14
 MAX_COST = 256 * ONE
-MAX_ACCURACY = 4 * ONE  # predictions are clamped to +-4: only nonsense lies beyond
+NEVER = -(1 << 40)  # fallback of a variant that is for some pictures only: below anything less lambda * cost
 SAFE = 1 << 62  # no sum may reach it; int64 ends at 1 << 63
+OCTAVE = 256  # of scores
+FAINTEST = 24 * OCTAVE  # below the best score: 2**-24 of its likelihood is none
 CHUNK = 4096  # pictures worked on at a time
+
+
+def _root(octaves: int) -> int:
+    """floor(2**16 * 2**(octaves / 256)), by integers alone: eight square roots in a row are the 256th root."""
+    x = 1 << (16 * OCTAVE + octaves)
+    for _ in range(8):
+        x = math.isqrt(x)
+    return x
+
+
+_POWERS = np.array([_root(i) for i in range(OCTAVE)], np.int64)
 
 
 class SelectorError(ValueError):
@@ -42,13 +58,14 @@ class Selector:
     hidden_weight: np.ndarray  # [H, D]
     hidden_bias: np.ndarray  # [H]
     hidden_shift: np.ndarray  # [] 0..40
-    output_weight: np.ndarray  # [K, H]
-    output_bias: np.ndarray  # [K]
+    output_weight: np.ndarray  # [G, H]
+    output_bias: np.ndarray  # [G]
     output_shift: np.ndarray  # [] 0..40
+    group_accuracy: np.ndarray  # [G, K] in 1/65536
     group_weight: np.ndarray  # [G, D, D] in 1/1024: whitens z of a group
     group_offset: np.ndarray  # [G, D]: the group's mean, after its weight
     threshold: np.ndarray  # [] of distance2, in 1/2**20
-    fallback: np.ndarray  # [K] mean accuracy of each variant, in 1/65536
+    fallback: np.ndarray  # [K] mean accuracy of each variant that is for all pictures, in 1/65536; of others NEVER
     costs: np.ndarray  # [K] relative to W8A8, in 1/65536
 
     def __post_init__(self):
@@ -84,11 +101,13 @@ class Selector:
         return {"format": FORMAT, "features": list(NAMES), **arrays}
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """int32 [M, D] -> predicted accuracy int64 [M, K], in 1/65536; mean accuracies for far pictures."""
+        """int32 [M, D] -> predicted accuracy int64 [M, K], in 1/65536; `fallback` for far pictures."""
         z = standardize(features, self.offset, self.multiplier, self.shift)
         hidden = np.maximum(0, (z @ self.hidden_weight.T + self.hidden_bias) >> self.hidden_shift)
-        accuracy = (hidden @ self.output_weight.T + self.output_bias) >> self.output_shift
-        accuracy = np.minimum(np.maximum(accuracy, -MAX_ACCURACY), MAX_ACCURACY)
+        score = (hidden @ self.output_weight.T + self.output_bias) >> self.output_shift
+        below = np.minimum(score.max(1, keepdims=True) - score, FAINTEST)
+        likely = _POWERS[-below % OCTAVE] >> -(-below // OCTAVE)
+        accuracy = likely @ self.group_accuracy // likely.sum(1, keepdims=True)
         return np.where((self._distance2(z) > self.threshold)[:, None], self.fallback, accuracy)
 
     def far(self, features: np.ndarray) -> np.ndarray:
@@ -134,19 +153,19 @@ def decide(accuracy: np.ndarray, costs: np.ndarray, lam: float) -> np.ndarray:
     return by_cost[value.argmax(1)]
 
 
-def lambda_for(table: list[dict], budget: float) -> float:
-    """The lambda of the most accurate entry of a budget table whose mean cost is at most `budget`."""
+def entry_for(table: list[dict], budget: float) -> dict:
+    """The most accurate entry of a table of budgets whose mean cost is at most `budget`."""
     entries = [entry for entry in table if entry["budget"] <= budget * (1 + 1e-9)]
     if not entries:
         least = min((entry["budget"] for entry in table), default=None)
         raise ValueError(f"budget {budget!r}: expected at least {least}, the mean cost of the cheapest variant")
-    return max(entries, key=lambda entry: (entry["accuracy"], -entry["budget"]))["lambda"]
+    return max(entries, key=lambda entry: (entry["accuracy"], -entry["budget"]))
 
 
 _SHAPES = {
     "offset": "D", "multiplier": "D", "shift": "D", "hidden_weight": "HD", "hidden_bias": "H", "hidden_shift": "",
-    "output_weight": "KH", "output_bias": "K", "output_shift": "", "group_weight": "GDD", "group_offset": "GD",
-    "threshold": "", "fallback": "K", "costs": "K",
+    "output_weight": "GH", "output_bias": "G", "output_shift": "", "group_accuracy": "GK", "group_weight": "GDD",
+    "group_offset": "GD", "threshold": "", "fallback": "K", "costs": "K",
 }
 
 
@@ -176,12 +195,15 @@ def _check_shape(name: str, array, letters: str, sizes: dict[str, int]) -> None:
 def _check_ranges(s: Selector) -> None:
     ranges = {
         "offset": (-1 << 31, 1 << 31), "multiplier": (0, (1 << 30) - 1), "shift": (0, 40), "hidden_shift": (0, 40),
-        "output_shift": (0, 40), "threshold": (0, SAFE), "fallback": (0, ONE), "costs": (0, MAX_COST),
+        "output_shift": (0, 40), "threshold": (0, SAFE), "group_accuracy": (0, ONE), "fallback": (NEVER, ONE),
+        "costs": (0, MAX_COST),
     }
     for name, (low, high) in ranges.items():
         array = getattr(s, name)
         if array.min() < low or array.max() > high:
             raise SelectorError(f"selector.{name}: expected {low}..{high}, got {array.min()}..{array.max()}")
+    if (s.fallback < 0).all() or ((s.fallback < 0) & (s.fallback != NEVER)).any():
+        raise SelectorError(f"selector.fallback: expected 0..{ONE} or {NEVER}, and one that is not, got {s.fallback}")
 
 
 def _check_sums(s: Selector) -> None:

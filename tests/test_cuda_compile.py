@@ -1,6 +1,7 @@
 """What nvcc makes of the kernels: the promised instructions on every GPU, nothing spilled. Needs nvcc and cuobjdump."""
 
 import platform
+import re
 import shutil
 from dataclasses import replace
 
@@ -97,3 +98,6 @@ def test_a_library_for_orin_built_here(tmp_path):
     assert found.machine == "aarch64" and facts["archs"] == ["sm_87"]
     assert {"libtvm_ffi.so", f"libcudart.so.{facts['compiler'].split('.')[0]}"} <= set(found.needed)
     assert (tmp_path / "rebuild.sh").exists()
+    cuda = {name for name in found.undefined if name.startswith("cuda")}
+    assert "cudaLaunchKernelExC" in cuda  # and nothing that allocates, copies or waits: main fits into a CUDA graph
+    assert not [name for name in cuda if re.search("Malloc|Free|Mem|Sync|Wait|Event|StreamCreate", name)]

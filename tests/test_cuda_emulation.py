@@ -133,3 +133,37 @@ def test_too_large_a_launch_is_refused(tmp_path, mirrored):
     run = runner(tmp_path, re.sub(r"blockDim = dim3\(\w+", "blockDim = dim3(1025", mirrored))
     with pytest.raises(emulate.EmulationError, match="CUDA launch: cudaErrorInvalidConfiguration"):
         run_mirror(run)
+
+
+# all that the host function may ask of CUDA and of tvm_ffi: nothing of it allocates, copies or waits
+ASKED = {"cudaGetDevice", "cudaGetLastError", "cudaGetErrorString", "cudaLaunchKernelEx"}
+ASKED_OF_FFI = {"TVMFFIEnvGetStream", "TVMFFIErrorSetRaisedFromCStr", "TVMFFIErrorSetRaisedFromCStrParts"}
+
+
+def test_main_only_launches():
+    """So it can be captured in a CUDA graph: of a network with every operator, the calls in the source."""
+    text = toolchain.source(lower(random_graph(0, ops=OPS), find("cuda"), 3).module, find("cuda"))
+    host = text[text.index("#include <tvm/ffi/c_api.h>"):]
+    assert host.count("cudaLaunchKernelEx(") == 1 and host.count("tvm_cuda_host_launch(::") > 5
+    assert set(re.findall(r"\b(cuda[A-Z]\w+)\s*\(", host)) == ASKED
+    assert set(re.findall(r"\b(TVMFFI\w+)\s*\(", host)) == ASKED_OF_FFI
+    assert host.count("TVMFFIEnvGetStream(kDLCUDA, ") == host.count("tvm_cuda_host_launch(::")
+    assert "<<<" not in host and not re.search(r"\bcu[A-Z]\w+\s*\(", host)
+
+
+def test_every_launch_is_on_the_stream_of_the_environment(tmp_path, mirrored):
+    """The emulation sets another one for each call."""
+    run = runner(tmp_path, mirrored)
+    for _ in range(3):
+        np.testing.assert_array_equal(*run_mirror(run))
+    kept = re.sub(r"static_cast<cudaStream_t>\(TVMFFIEnvGetStream[^;]*;", "0;", mirrored)
+    assert kept != mirrored
+    with pytest.raises(emulate.EmulationError, match="a launch on another stream than that of tvm_ffi's environment"):
+        run_mirror(runner(tmp_path, kept))
+
+
+@pytest.mark.parametrize("call", ["cudaDeviceSynchronize()", "cudaStreamSynchronize(cuda_stream_0)",
+                                  "cudaMalloc((void**)args, 8)", "cudaMemcpy(args, args, 8, cudaMemcpyHostToDevice)"])
+def test_a_host_function_that_waits_or_allocates_is_refused(tmp_path, mirrored, call):
+    with pytest.raises(emulate.EmulationError, match=f"does not describe:(.|\n)*{call.partition('(')[0]}"):
+        runner(tmp_path, mirrored.replace("  return 0;\n  } catch", f"  {call};\n  return 0;\n  }} catch"))

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from runtime import BundleError, cuda, library, open_bundle
+from runtime import BundleError, Engine, cuda, library, open_bundle
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
 FAKE = r"""
@@ -129,3 +129,51 @@ def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch
     assert live(fake) == before + 3 + 2 + 3  # picture, logits, workspace; weights of two kinds; three tables
     del loaded
     assert live(fake) == before
+
+
+@pytest.fixture
+def launched(driver, small_bundle, monkeypatch):
+    """(engine over the stand-in's memory, what each call of a function got: addresses and the stream)."""
+    calls = []
+
+    def main(*tensors):
+        stream = tvm_ffi.get_raw_stream(tvm_ffi.device("cuda", 0))
+        calls.append(([t.data_ptr() for t in tensors], [(tuple(t.shape), str(t.dtype)) for t in tensors], stream))
+
+    family = open_bundle(small_bundle).manifest.target.family
+    monkeypatch.setitem(library._MEMORY, family, cuda.DeviceBuffer)
+    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
+    with Engine(small_bundle) as engine:
+        yield engine, calls
+
+
+def test_launch_takes_addresses_and_a_stream(launched):
+    """Picture and logits are the caller's, the rest is the engine's; the stream is set for that call alone."""
+    engine, calls = launched
+    name, other = list(engine.variants)[:2]
+    engine.infer_batch([np.zeros((16, 16, 3), np.uint8)], variant=name)
+    engine.launch(name, 1 << 20, 2 << 20, 0x57AE)
+    engine.launch(other, 3 << 20, 4 << 20, 0)
+    (own, shapes, default), (given, same, stream), (third, _, last) = calls
+    assert (default, stream, last) == (0, 0x57AE, 0) and same == shapes
+    assert given == [1 << 20, *own[1:4], 2 << 20] and third[0] == 3 << 20 and third[4] == 4 << 20
+    assert shapes[0] == ((768,), "uint8") and shapes[4] == ((10,), "int32")
+
+
+def test_launch_refuses_what_cannot_be(launched, small_bundle):
+    engine, calls = launched
+    name = next(iter(engine.variants))
+    for pictures, logits in ((0, 64), (64, 0), (1, 64), (64, 96), (-64, 64)):
+        with pytest.raises(ValueError, match="expected the address of memory on the GPU, a multiple of 64"):
+            engine.launch(name, pictures, logits, 0)
+    with pytest.raises(BundleError, match="expected a variant among"):
+        engine.launch("none", 64, 64, 0)
+    assert not calls
+    engine.close()
+    with pytest.raises(ValueError, match="expected an open engine"):
+        engine.launch(name, 64, 64, 0)
+
+
+def test_only_a_bundle_for_cuda_can_launch(small_bundle):
+    with Engine(small_bundle) as engine, pytest.raises(ValueError, match="expected a bundle for CUDA"):
+        engine.launch(next(iter(engine.variants)), 64, 64, 0)

@@ -34,6 +34,7 @@ def test_prediction(small_bundle, graphs):
     with Engine(small_bundle) as engine:
         p = engine.infer(x)
     assert isinstance(p, Prediction) and p.variant == "w8a8" and p.quality is None  # the most accurate of the fixture
+    assert p.first == p.variant and not p.escalated
     assert p.logits.dtype == np.int32 and p.logits.shape == (10,) and p.index == p.logits.argmax()
     assert p.label == f"class {p.index}" and 0 < p.seconds < 5
     assert p.scores.dtype == np.float32 and p.scores.argmax() == p.index and abs(p.scores.sum() - 1) < 1e-6
@@ -101,7 +102,7 @@ def test_one_variant_for_all(selecting):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"format": 2}, "expected format 1"), ({"costs": [1, 2]}, "costs"), ({"offset": None}, "offset"),
+    ({"format": 1}, "expected format 2"), ({"costs": [1, 2]}, "costs"), ({"offset": None}, "offset"),
     ({"threshold": 1.5}, "threshold"), ({"features": ["noise"]}, "features"),
 ])
 def test_damaged_selectors_are_refused(selecting, change, words):

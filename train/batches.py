@@ -37,10 +37,11 @@ class Batches:
         """An epoch's; what does not fill a batch is left for another epoch's order."""
         return self.pictures // self.batch
 
-    def order(self, phase: str, epoch: int, own: Tensor | None = None) -> Order:
+    def order(self, phase: str, epoch: int, own: Tensor | None = None, share: float = OWN) -> Order:
         """Pictures and families, int64 [pictures] each.
 
-        own: bool [F, N], views of which most of every batch shall be; None for every picture once, families in turn.
+        own: bool [F, N], views of which `share` of the pictures shall be; None for every picture once, families in
+        turn.
         """
         chance = generator(self.seed, phase, epoch)
         order = torch.randperm(self.count, generator=chance)[:self.pictures]
@@ -49,7 +50,7 @@ class Batches:
             return order, families
         views = own.flatten().nonzero()[:, 0]
         drawn = views[torch.randint(len(views), (self.pictures,), generator=chance)]
-        mine = torch.rand(self.pictures, generator=chance) < OWN
+        mine = torch.rand(self.pictures, generator=chance) < share
         return torch.where(mine, drawn % self.count, order), torch.where(mine, drawn // self.count, families)
 
     def alike(self, phase: str, epoch: int, groups: Tensor) -> tuple[Order, Tensor]:

@@ -4,22 +4,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.selector import Selector, lambda_for
+from runtime.selector import Selector, entry_for
+from train.escalation import Rule, escalation_table
 from train.outcomes import Outcomes
-from train.selector import budget_table, train_selector
+from train.selector import budget_table, lambdas_of, train_selector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
-    """A trained selector, its table of budgets, and the lambda that keeps to the budget where it was trained.
+    """A trained selector, its tables, and what keeps to the budget where it was trained.
 
-    A budget below the cheapest variant's cost means that variant. static: index of the one variant that, for every
-    picture, gets most right within the budget there. costs: float [V] relative to 8 bits.
+    A budget below the cheapest variant's cost means that variant. escalation: {"up", "budgets"}, None where nothing
+    runs twice. lam, margins int64 [V]: those of the entry within the budget. static: index of the one variant that, for
+    every picture, gets most right within the budget there. costs: float [V] relative to 8 bits.
     """
 
     selector: dict
     budgets: list[dict]
+    escalation: dict | None
     lam: float
+    margins: np.ndarray
     static: int
     costs: np.ndarray
 
@@ -29,16 +33,49 @@ class Choice:
 
     def run(self, seen: Outcomes) -> tuple[np.ndarray, np.ndarray]:
         """(index int64 [M] of the variant whose answer counts, cost float64 [M] of all that was run for it)."""
-        last = self.first(seen.features)
-        return last, self.costs[last]
+        up = np.arange(len(self.costs)) if self.escalation is None else np.array(self.escalation["up"])
+        return Rule(up, self.margins).run(self.first(seen.features), seen, self.costs)
 
 
-def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int) -> Choice:
-    """From pictures that no variant was trained on. groups: int64 [M], the kind of quality each is of."""
+def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int, *, shared: np.ndarray,
+               escalate: bool = False, by_quality: bool = True, pictures: np.ndarray | None = None) -> Choice:
+    """From pictures that no variant was trained on.
+
+    groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
+    only they get one of an unseen kind. escalate: whether a variant that is unsure may be followed by a dearer one.
+    by_quality: whether the first choice may depend on the picture; False: the same variant for all, the best at its
+    cost. pictures: int64 [M], which picture each is a view of; None: the k-th of every group are views of the same.
+    """
     costs = np.asarray(costs, np.float64)
-    selector = train_selector(seen.features, seen.correct, groups, costs, seed)
-    table = budget_table(selector, seen.features, seen.correct, costs)
-    budget = max(budget, table[0]["budget"])
+    selector = train_selector(seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality)
+    table = taken = budget_table(selector, seen.features, seen.correct, costs)
+    escalation = None
+    if escalate:
+        half = _half(_places(groups) if pictures is None else pictures, seed)
+        fixed = Selector.from_dict(selector)
+        accuracy = fixed.predict(seen.features)
+        escalation = escalation_table(accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs))
+        taken = escalation["budgets"]
+    entry = entry_for(taken, max(budget, taken[0]["budget"]))
     within = np.flatnonzero(costs <= max(budget, costs.min()) * (1 + 1e-9))
     best = max(within, key=lambda v: (seen.correct[:, v].mean(), -costs[v]))
-    return Choice(selector, table, lambda_for(table, budget), int(best), costs)
+    margins = np.array(entry.get("margins", [0] * len(costs)), np.int64)
+    return Choice(selector, table, escalation, entry["lambda"], margins, int(best), costs)
+
+
+def _places(groups: np.ndarray) -> np.ndarray:
+    """int64 [M]: how many of the same group come before each."""
+    places = np.empty(len(groups), np.int64)
+    for group in np.unique(groups):
+        mine = np.flatnonzero(groups == group)
+        places[mine] = np.arange(len(mine))
+    return places
+
+
+def _half(pictures: np.ndarray, seed: int) -> np.ndarray:
+    """bool [M]: whether each is of the second half of the pictures, drawn at random."""
+    known, number = np.unique(pictures, return_inverse=True)
+    if len(known) < 2:
+        raise ValueError(f"expected views of at least 2 pictures, to judge by one what the other teaches; got {known}")
+    order = np.random.default_rng(seed).permutation(len(known))
+    return order[number] >= len(known) // 2

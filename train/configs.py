@@ -20,7 +20,8 @@ class Variant:
     """A bit configuration and what is known of it.
 
     cost: of 8 bits everywhere, as the run counts it; method: what found it; groups: quality groups whose pictures it is
-    trained with, empty for all alike; loss: on held pictures at widths still open, None where not measured.
+    trained with, empty for all alike; loss: on held pictures at widths still open, None where not measured; base: the
+    variant whose integer weights a private one shares, empty for one with weights of its own.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Variant:
     method: str
     groups: tuple[int, ...] = ()
     loss: float | None = None
+    base: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from train.batches import Batches, Order, generator
 from train.configs import Variant
 from train.csq import SETTLING, start, temperatures
 from train.fracbits import uniform_width
-from train.groups import Groups, find_groups, teacher_losses, view_features
+from train.groups import Groups, quality_groups, view_features
 from train.loop import answers, distillation, train
 from train.networks import Network
 from train.policy import Policy, entropy, policy_gradient, sample
@@ -34,7 +34,6 @@ WARM, FREEZE = 0.1, 0.8  # shares of the steps: at the widest widths before, at 
 COST = 4.0  # weight of the budget
 ENTROPY = 0.02  # weight of the entropy when the policy starts to learn; falls to 0 until it is frozen
 HOT, COLD = 1.0, 0.1  # temperature, falling geometrically in between
-GROUPED = 2048  # views that the groups are found on
 REDUCED = 768  # views whose configurations are clustered
 
 
@@ -119,15 +118,8 @@ def reward(logits: Tensor, taught: Tensor | None, labels: Tensor) -> float:
 
 def find_quality(given: Search) -> tuple[Groups, Quality]:
     """Groups from a spread of the training views, and the quality of all of them."""
-    batches, settings = given.batches, given.settings
-    quality = view_features(batches.views_numpy())
-    families, count = quality.shape[:2]
-    picture = np.linspace(0, count - 1, min(GROUPED, count)).astype(np.int64)
-    family = np.arange(len(picture)) % families
-    views = batches.views_numpy()[family, picture]
-    losses = teacher_losses(given.teacher, views, batches.labels.cpu()[picture], batches.device)
-    groups = find_groups(quality[family, picture], losses, settings.groups, settings.seed)
-    return groups, Quality.of(groups, quality)
+    groups = quality_groups(given.batches, given.teacher, given.settings.groups, given.settings.seed)
+    return groups, Quality.of(groups, view_features(given.batches.views_numpy()))
 
 
 def reduce(given: Search, policy: Policy, quality: Quality) -> list[Variant]:

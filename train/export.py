@@ -52,6 +52,7 @@ def export_run(folder: Path, graphs: dict[str, Graph], run: dict, golden_images:
         "format": FORMAT,
         "input": {"shape": shape},
         "selector": None,
+        "escalation": None,
         **run,
         "variants": variants,
         "golden": GOLDEN,

@@ -1,6 +1,7 @@
-"""Kinds of picture quality, found without labels: a Gaussian mixture over quality features and the teacher's loss.
+"""Kinds of picture quality: one Gaussian a family of degradations, or found without labels by a Gaussian mixture.
 
-The loss only helps to find the groups. Which group a picture is of is told by its features alone, as on a device.
+The mixture is over quality features and the teacher's loss, which only helps to find the groups. Which group a picture
+is of is told by its features alone, as on a device: a mild degradation may well count as clean.
 """
 
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from runtime.quality import features
+from train.batches import Batches
 from train.loop import answers
 from train.networks import Network
 
+FAMILIES = "families"
 MOST = 6  # groups tried when their number is open
 LEAST_DEVIATION = 4.0  # of a feature, in its units: what never varies must not decide
 RIDGE = 1e-2  # added to every variance of standardized features
 CLIP = 8.0  # deviations
 BATCH = 256
+GROUPED = 8192  # views that the groups are found on
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,16 @@ class Groups:
         return cls(**{k: np.array(v, np.float64) for k, v in content.items()})
 
 
+def groups_of_families(quality: np.ndarray, family: np.ndarray) -> Groups:
+    """A Gaussian for each family: features int32 [M, D] of pictures whose family int64 [M] is known."""
+    offset, deviation = quality.mean(0), np.maximum(quality.std(0), LEAST_DEVIATION)
+    q = np.clip((quality - offset) / deviation, -CLIP, CLIP)
+    parts = [q[family == f] for f in np.unique(family)]
+    ridge = RIDGE * np.eye(q.shape[1])
+    return Groups(offset, deviation, np.array([len(p) / len(q) for p in parts]), np.array([p.mean(0) for p in parts]),
+                  np.array([np.cov(p.T, bias=True) + ridge for p in parts]))
+
+
 def find_groups(quality: np.ndarray, losses: np.ndarray, count: int, seed: int) -> Groups:
     """Groups of pictures with features int32 [M, D] and the teacher's losses [M]; count 0: as many as BIC prefers."""
     offset, deviation = quality.mean(0), np.maximum(quality.std(0), LEAST_DEVIATION)
@@ -66,6 +80,22 @@ def find_groups(quality: np.ndarray, losses: np.ndarray, count: int, seed: int) 
     best = min(fits, key=lambda fit: fit.bic(points))
     d = q.shape[1]  # a Gaussian's marginal is had by leaving out the other dimensions
     return Groups(offset, deviation, best.weights_, best.means_[:, :d], best.covariances_[:, :d, :d])
+
+
+def quality_groups(batches: Batches, teacher: Network, wanted: str, seed: int) -> Groups:
+    """Groups from a spread of the training views, in equal shares of the families.
+
+    wanted: FAMILIES for one a family, where there are several; else how many to find, "0" for as many as BIC prefers.
+    """
+    views = batches.views_numpy()
+    picture = np.linspace(0, batches.count - 1, min(GROUPED, batches.count)).astype(np.int64)
+    family = np.arange(len(picture)) % batches.families
+    chosen = views[family, picture]
+    if wanted == FAMILIES and batches.families > 1:
+        return groups_of_families(features(chosen), family)
+    count = 0 if wanted == FAMILIES else int(wanted)
+    losses = teacher_losses(teacher, chosen, batches.labels.cpu()[picture], batches.device)
+    return find_groups(features(chosen), losses, count, seed)
 
 
 def view_features(views: np.ndarray) -> np.ndarray:

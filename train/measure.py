@@ -25,12 +25,16 @@ def bit_operations(graph: Graph) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A trained variant. method: what found its bits; cost: of 8 bits everywhere, as the run counts it."""
+    """A trained variant.
+
+    method: what found its bits; cost: of 8 bits everywhere, as the run counts it; shared: for pictures of every kind.
+    """
 
     name: str
     method: str
     graph: Graph
     cost: float
+    shared: bool = True
 
     def mean_bits(self) -> tuple[float, float]:
         """Widths of weights and activations that a multiply-add meets on average."""
@@ -50,12 +54,14 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
 
 
 def choose(variants: list[Measured], views: np.ndarray, labels: np.ndarray, budget: float, seed: int,
-           device) -> Choice:
+           device, escalate: bool = False) -> Choice:
     """A choice learned from pictures that were not trained on: views uint8 [F, N, H, W, 3], labels int64 [N]."""
     families, count = views.shape[:2]
     seen = outcomes({v.name: v.graph for v in variants}, views.reshape(-1, *views.shape[2:]), np.tile(labels, families),
                     device)
-    return fit_choice(seen, np.repeat(np.arange(families), count), [v.cost for v in variants], budget, seed)
+    shared = np.array([v.shared for v in variants])
+    return fit_choice(seen, np.repeat(np.arange(families), count), [v.cost for v in variants], budget, seed,
+                      shared=shared if shared.any() else ~shared, escalate=escalate)
 
 
 def measure(variants: list[Measured], teacher: Network, choice: Choice, views: Views, labels: np.ndarray,

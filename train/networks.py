@@ -114,6 +114,13 @@ class Network(nn.Module):
             a = None if self.reads(layer, name) else Quantizer(a_bits, False)
             self.convs[key(layer)].add_arm(name, w_bits, a)
 
+    def add_private(self, name: str, base: str) -> None:
+        """A variant that starts as another and shares its bits; its steps and batch norms are its own."""
+        self.add_variant(name, self.bits[base])
+        self.streams[name].load_state_dict(self.streams[base].state_dict())
+        for conv in self.convs.values():
+            conv.arms[name].load_state_dict(conv.arms[base].state_dict())
+
     def reads(self, layer: Layer, variant: str) -> str | None:
         """Whose codes a layer takes as they are: "picture", "stream", or its block's first layer by name; else None."""
         config = self.bits[variant]

@@ -1,31 +1,27 @@
 """The phases of training: a full-precision network, a search for bits, and from both all variants together."""
 
-import copy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from runtime.quality import features
 from train import checkpoint, configs, csq, dqmq, fracbits, ilp
 from train.architectures import Architecture, architecture
 from train.batches import Batches
 from train.configs import Configs, Variant
 from train.cost import CostTable, layer_cost, relative
 from train.data import Dataset
-from train.groups import Groups, view_features
+from train.feeds import accuracy, feeds, reestimate
 from train.loop import Phase, Run, keep, train
-from train.measure import float_correct
 from train.networks import FULL, Network
 from train.relaxed import END_BITS
 from train.search import CALIBRATION, Held, Search
 from train.settings import Settings
-from train.weights import load_weights
+from train.weights import load_weights, save_weights
 
 # method -> search(Search): trains, and returns what makes its configurations of the trained network
 SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "csq": csq.search, "dqmq": dqmq.search}
-REESTIMATION_STEPS = 32  # batches whose statistics replace the running ones, where that pays
+FULL_NAME = "full.safetensors"  # the full-precision network of a run, which another can start from
+AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases of a checkpoint whose configurations are found
 
 
 def variant_bits(arch: Architecture, w_bits: int, a_bits: int) -> dict[str, tuple[int, int]]:
@@ -54,7 +50,9 @@ def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Netw
     if resumed is None or resumed["phase"] == "full":
         phase = Phase("full", teacher, (FULL,), settings.teacher_epochs, settings.lr)
         start = None if resumed is None else phase.restore(resumed)
-        train(phase, batches, run, start, lambda phase: {f"accuracy/{FULL}": _accuracy(teacher, FULL, held, batches)})
+        train(phase, batches, run, start, lambda phase: {f"accuracy/{FULL}": accuracy(teacher, FULL, held, batches)})
+        if run.group.writes:
+            save_weights(teacher, run.folder / FULL_NAME)
     teacher.eval()
 
 
@@ -86,7 +84,7 @@ class Bits:
         inside = resumed is not None and resumed["phase"] == "search"
         if resumed is not None and resumed["configs"] is not None:
             run.configs = Configs.from_dict(resumed["configs"], "the checkpoint")
-        if resumed is not None and resumed["phase"] in ("joint", "done"):
+        if resumed is not None and resumed["phase"] in AFTER_SEARCH:
             return
         if self.given is not None:
             run.configs = self.given
@@ -102,85 +100,31 @@ class Bits:
         del run.modules["search"]
 
 
-@dataclass(frozen=True)
-class Feed:
-    """Variants that learn from the same pictures: their own views bool [F, N] (None: all alike), and held ones."""
-
-    arms: tuple[str, ...]
-    own: Tensor | None
-    held: Held
-
-
-def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
-    """One for each set of quality groups that some variants are for."""
-    if all(not v.groups for v in found.variants):
-        return [Feed(tuple(v.name for v in found.variants), None, held)]
-    groups, out = Groups.from_dict(found.groups), []
-    of_view = groups.assign(groups.standardize(view_features(batches.views_numpy())))
-    of_held = groups.assign(groups.standardize(features(held.pictures)))
-    for mine in sorted({v.groups for v in found.variants}):
-        arms = tuple(v.name for v in found.variants if v.groups == mine)
-        own, some = np.isin(of_view, mine), np.isin(of_held, mine)
-        few = not mine or not own.any() or not some.any()
-        out.append(Feed(arms, None, held) if few else
-                   Feed(arms, torch.from_numpy(own), Held(held.pictures[some], held.labels[some])))
-    return out
-
-
 def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held,
           resumed: dict | None) -> Network:
     """Trains all variants together, taught by the full-precision network; each batch goes through all of its feed."""
     student = Network(teacher.arch, run.configs.bits).to(batches.device)
-    fed = feeds(run.configs, batches, held)
-    inside = resumed is not None and resumed["phase"] in ("joint", "done")
+    inside = resumed is not None and resumed["phase"] in AFTER_SEARCH
     if inside:
         student.load_state_dict(checkpoint.part(resumed["tensors"], "student"))
     else:
         student.inherit(teacher)
-        for feed in fed:
-            student.calibrate(batches.sample(CALIBRATION, feed.own), feed.arms)
-        if run.start is not None:
-            run.start(student)
     run.modules["student"] = student
     if not inside or resumed["phase"] == "joint":
+        fed = feeds(run.configs, batches, held)
+        if not inside:
+            for feed in fed:
+                student.calibrate(batches.sample(CALIBRATION, feed.own), feed.arms)
+            if run.start is not None:
+                run.start(student)
         phase = Phase("joint", student, tuple(arm for feed in fed for arm in feed.arms), settings.epochs, settings.lr,
                       teacher, tuple((feed.own, feed.arms) for feed in fed))
 
         def validate(phase: Phase) -> dict[str, float]:
-            return {f"accuracy/{arm}": _accuracy(student, arm, feed.held, batches)
+            return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches)
                     for feed in fed for arm in feed.arms}
         train(phase, batches, run, phase.restore(resumed) if inside else None, validate)
+        reestimate(run, batches, student, fed)
         if run.group.writes:
-            _reestimate(run, batches.alone(), student, fed)
-            keep(None, run, {"phase": "done"})
+            keep(None, run, {"phase": "joined"})
     return student.eval()
-
-
-def _accuracy(net: Network, arm: str, held: Held, batches: Batches) -> float:
-    return float(float_correct(net, arm, held.pictures, held.labels, batches.device).mean())
-
-
-@torch.no_grad()
-def _reestimate(run: Run, batches: Batches, student: Network, fed: list[Feed]) -> None:
-    """Replaces a variant's running statistics, which lag behind the weights, by fresh means where accuracy gains."""
-    record = {"phase": "statistics", "epoch": 0, "step": 0}
-    for feed in fed:
-        order = batches.order("statistics", 0, feed.own)
-        for name in feed.arms:
-            arms = [conv.arms[name].norm for conv in student.convs.values()]
-            norms = [norm for norm in arms if isinstance(norm, nn.BatchNorm2d)]
-            before, kept = _accuracy(student, name, feed.held, batches), [copy.deepcopy(m.state_dict()) for m in norms]
-            momentum = norms[0].momentum
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # a plain mean over all batches
-            student.train()
-            for step in range(min(REESTIMATION_STEPS, batches.steps)):
-                student(batches.get(order, "statistics", 0, step)[0], name)
-            after = _accuracy(student, name, feed.held, batches)
-            for norm, state in zip(norms, kept, strict=True):
-                norm.momentum = momentum
-                if after <= before:
-                    norm.load_state_dict(state)
-            record |= {f"before/{name}": before, f"after/{name}": after}
-    run.journal.write(record)

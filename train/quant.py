@@ -33,12 +33,12 @@ class _FakeQuantize(torch.autograd.Function):
             grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x = torch.ops.aten.hardtanh_backward(grad, ratio, qmin, qmax)
         # d out / d step is code - ratio inside the range and the code itself outside, where grad_x is zero.
-        inner = _inner(grad, out, step) / step - _inner(grad_x, ratio, step)
+        slope = inner(grad, out, step) / step - inner(grad_x, ratio, step)
         elements = grad.numel() // (len(grad) if step.numel() == 1 else step.numel())
-        return grad_x, inner / math.sqrt(elements * max(qmax, 1)), None, None
+        return grad_x, slope / math.sqrt(elements * max(qmax, 1)), None, None
 
 
-def _inner(a: Tensor, b: Tensor, step: Tensor) -> Tensor:
+def inner(a: Tensor, b: Tensor, step: Tensor) -> Tensor:
     """Sum of a * b over all that shares one step; a flat view in the order of channels_last needs no copy."""
     if step.numel() == 1:
         order = (0, 2, 3, 1) if a.dim() == 4 else tuple(range(a.dim()))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from train.architectures import Architecture, Layer
 from train.networks import FULL, Bias, Network, Pass, QuantConv
 from train.planes import Planes
-from train.quant import Quantizer
+from train.quant import Quantizer, inner
 
 RELAXED = "relaxed"
 END_BITS = (8, 8)  # of the first layer and the classifier, whose widths are not open
@@ -67,16 +67,9 @@ class _Attach(torch.autograd.Function):
         x, dense_grad = x.contiguous(memory_format=dense), grad.contiguous(memory_format=dense)
         slopes = []
         for (qmin, qmax), step in zip(ctx.ranges, steps, strict=True):
-            value = x if qmax is None else (x / step + 0.5).floor_().clamp_(qmin, qmax).mul_(step)
-            slopes.append(_dot(dense_grad, value))
+            codes = x if qmax is None else (x / step).add_(0.5).floor_().clamp_(qmin, qmax)
+            slopes.append((inner(dense_grad, codes, step) * step).sum())
         return grad, torch.stack(slopes).to(ctx.like), None, None, *[None] * len(steps)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of products of two tensors of the same dense layout, without a copy."""
-    if a.dim() == 4:
-        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 class Mixed(nn.Module):
@@ -89,10 +82,11 @@ class Mixed(nn.Module):
     def forward(self, x: Tensor, y: Tensor, values: list[float]) -> Tensor:
         """x float [N or O, ...]; y [W] with `values` its numbers; widths of no share are not computed."""
         parts = [(share, x if q is None else q(x)) for q, share in zip(self.quantizers, values, strict=True) if share]
-        if len(parts) == 1:
-            mixed = parts[0][1]
-        else:
-            mixed = sum(share * part for share, part in parts)
+        share, mixed = parts[0]
+        if len(parts) > 1:
+            mixed = share * mixed
+        for share, part in parts[1:]:
+            mixed = mixed.add(part, alpha=share)
         if not y.requires_grad:
             return mixed
         ranges = [(0, None) if q is None else (q.qmin, q.qmax) for q in self.quantizers]

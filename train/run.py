@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from train import checkpoint, phases
+from train import checkpoint, phases, private
 from train.batches import Batches
 from train.configs import Configs
 from train.cost import layer_cost, relative
@@ -23,6 +23,7 @@ from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
 from train.measure import Measured, accuracy_by_family, bit_operations, choose, measure
+from train.memory import keep_freed_memory
 from train.networks import Network
 from train.outcomes import outcomes
 from train.parallel import Group, join, leave, pick_device
@@ -72,6 +73,7 @@ def learn(settings: Settings):
     phases.full_precision(settings, run, batches, teacher, held, resumed)
     bits.find(run, batches, teacher, held, resumed)
     student = phases.joint(settings, run, batches, teacher, held, resumed)
+    private.specialize(settings, run, batches, teacher, student, held, resumed)
     if not group.writes:
         return None
     run.journal.close()
@@ -121,7 +123,7 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
     """Lowering, selector, measurement, export and report of a trained family."""
     graphs, console = {name: lower(student, name) for name in student.bits}, Console(stderr=True)
     cost = layer_cost(settings.cost, settings.target)
-    variants = [Measured(v.name, v.method, graphs[v.name], relative(cost, student.arch, v.bits))
+    variants = [Measured(v.name, v.method, graphs[v.name], relative(cost, student.arch, v.bits), not v.groups)
                 for v in found.variants]
     options = (settings.seed, settings.cache, settings.workers)
     val = dataclasses.replace(dataset, train_x=dataset.val_x, train_y=dataset.val_y)
@@ -129,7 +131,7 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
                                       for f in ("train_x", "train_y")})
     with console.status("selector"):
         choice = choose(variants, training_views(val, settings.training_families, *options), val.train_y,
-                        settings.budget, settings.seed, device)
+                        settings.budget, settings.seed, device, settings.escalate)
     test = spread(len(dataset.test_y), settings.test_pictures)
     families = settings.training_families + settings.held_out
     views = evaluation_views(dataset.test_x[test], families, *options)
@@ -162,7 +164,8 @@ def about(settings: Settings, dataset: Dataset, measured, records: list[dict], m
                 for v in measured]
     return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
             "method": settings.method, "labels": list(dataset.labels), "variants": variants,
-            "selector": choice.selector, "budgets": choice.budgets, "lambda": choice.lam, "settings": settings.record()}
+            "selector": choice.selector, "budgets": choice.budgets, "escalation": choice.escalation,
+            "lambda": choice.lam, "settings": settings.record()}
 
 
 def show(records: list[dict], console: Console) -> None:
@@ -212,6 +215,7 @@ def _threads() -> None:
 if __name__ == "__main__":
     try:
         _threads()
+        keep_freed_memory()
         main(parse())
     except (DataError, checkpoint.CheckpointError, TrainingError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

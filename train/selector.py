@@ -1,19 +1,20 @@
 """Trains the selector: predicted accuracy of each variant from quality features, rounded to fixed point and checked.
 
-Nothing here believes that poor pictures need more bits: which variant suits which quality, and whether any does better
-than another, is learned from which pictures each variant got right.
+Which kind of quality a picture is of is learned from the kinds alone, which are known without error; how well each
+variant does on a kind is a mean over all its pictures. So a variant that is right for one picture more in a hundred of
+a kind is found among tens of thousands, where a network that predicts right and wrong itself sees but the pictures'
+difficulties. Nothing here believes that poor pictures need more bits: that too is left to the means.
 """
 
 import numpy as np
 import torch
 
 from runtime.quality import NAMES
-from runtime.selector import GROUP_SHIFT, ONE, Z_ONE, Selector, decide, lambda_for, standardize
+from runtime.selector import GROUP_SHIFT, NEVER, OCTAVE, ONE, Z_ONE, Selector, decide, standardize
+from train.escalation import rising
 
-__all__ = ["budget_table", "fit", "lambda_for", "train_selector"]
-
-HIDDEN = 16
-STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 1500, 2048, 1e-2, 1e-4
+HIDDEN = 32
+STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 1500, 1024, 1e-2, 1e-4
 # With CIFAR-10's families, 95 % let two thirds of unseen pixelation fall back and 99 % only a quarter; a picture that
 # falls back without need loses little, one of an unseen kind that does not can lose much.
 INSIDE = 0.95
@@ -23,53 +24,62 @@ WEIGHT_BITS, HIDDEN_BITS = 12, 14  # of fraction
 TOLERANCE = 1 / 256  # of accuracy, between fixed point and float
 
 
-def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray, costs, seed: int,
-                   inside: float = INSIDE) -> dict:
+def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray, costs, seed: int, *,
+                   shared: np.ndarray, by_quality: bool = True, inside: float = INSIDE) -> dict:
     """The selector as JSON (`runtime.selector.Selector.to_dict`), learned from pictures the variants did not train on.
 
-    features: int32 [M, D] of runtime.quality; correct: 0 or 1, uint8 [M, V], whether variant v got picture m right;
-    groups: int64 [M], the kind of quality (family) a picture is of; costs: float [V] relative to W8A8;
-    inside: share of these pictures near enough to a group not to fall back. Raises ValueError for unfit arguments.
+    features: int32 [M, D] of runtime.quality; correct: 0 or 1, [M, V], whether variant v got picture m right;
+    groups: int64 [M], the kind of quality (family) a picture is of; costs: float [V] relative to W8A8; shared: bool
+    [V], variants that a picture of an unseen kind may get; by_quality: False for predictions that are the same for
+    every picture; inside: share of these pictures near enough to a group not to fall back. Raises ValueError for unfit
+    arguments.
     """
-    costs = np.asarray(costs, np.float64)
-    _check(features, correct, groups, costs)
+    costs, shared = np.asarray(costs, np.float64), np.asarray(shared)
+    _check(features, correct, groups, costs, shared)
     z_integers = _standardization(features)
     z = standardize(features, **z_integers)
-    hidden_weight, hidden_bias, output_weight, output_bias = fit(z / Z_ONE, correct, seed)
-    fixed = _fixed_point(hidden_weight, hidden_bias, output_weight, output_bias)
-    parts = {**z_integers, **fixed, **_groups(z, groups), "fallback": _rint(correct.mean(0, dtype=np.float64) * ONE),
-             "costs": _rint(costs * ONE)}
+    mean = correct.mean(0, dtype=np.float64)
+    accuracy = np.array([correct[groups == g].mean(0) if by_quality else mean for g in np.unique(groups)])
+    weights = fit(z / Z_ONE, groups, seed, STEPS if by_quality else 0)
+    parts = {**z_integers, **_fixed_point(*weights), **_groups(z, groups), "group_accuracy": _rint(accuracy * ONE),
+             "fallback": np.where(shared, _rint(mean * ONE), NEVER), "costs": _rint(costs * ONE)}
     # No picture is outside yet: this gives the predictions to check and the distances to set the threshold by.
     selector = Selector(**parts, threshold=np.array(1 << 62))
-    expected = np.maximum(z / Z_ONE @ hidden_weight.T + hidden_bias, 0) @ output_weight.T + output_bias
-    error = np.abs(selector.predict(features) / ONE - expected).max()
+    error = np.abs(selector.predict(features) / ONE - likelihood(z / Z_ONE, weights) @ accuracy).max()
     if error > TOLERANCE:
         raise ValueError(f"the selector's fixed point is off by {error:.4f} of accuracy (at most {TOLERANCE:.4f}); "
-                         f"weights up to {np.abs(output_weight).max():.1f}: give it more pictures")
+                         f"weights up to {np.abs(weights[2]).max():.1f}: give it more pictures")
     threshold = np.quantile(selector.distance2(features), inside, method="higher")
     return Selector(**parts, threshold=np.array(threshold, np.int64)).to_dict()
 
 
-def fit(z: np.ndarray, correct: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A network D -> HIDDEN -> V by least squares on standardized features; its float64 weights and biases."""
+def fit(z: np.ndarray, groups: np.ndarray, seed: int, steps: int = STEPS) -> tuple[np.ndarray, ...]:
+    """A network D -> HIDDEN -> G for the logits of each group, of standardized features; float64 weights and biases."""
     generator = torch.Generator().manual_seed(seed)
-    x, y = torch.as_tensor(z, dtype=torch.float32), torch.as_tensor(correct, dtype=torch.float32)
-    d, v = x.shape[1], y.shape[1]
+    kinds, y = np.unique(groups, return_inverse=True)
+    x, y, d, g = torch.as_tensor(z, dtype=torch.float32), torch.as_tensor(y), z.shape[1], len(kinds)
     weights = [torch.randn(HIDDEN, d, generator=generator) * (2 / d) ** 0.5, torch.zeros(HIDDEN),
-               torch.randn(v, HIDDEN, generator=generator) * 0.01, y.mean(0)]
+               torch.randn(g, HIDDEN, generator=generator) * 0.01, torch.zeros(g)]
     for w in weights:
         w.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    for _ in range(steps if g > 1 else 0):
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         hidden = torch.relu(torch.addmm(weights[1], x[rows], weights[0].T))
-        loss = torch.nn.functional.mse_loss(torch.addmm(weights[3], hidden, weights[2].T), y[rows])
+        loss = torch.nn.functional.cross_entropy(torch.addmm(weights[3], hidden, weights[2].T), y[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     return tuple(w.detach().numpy().astype(np.float64) for w in weights)
+
+
+def likelihood(z: np.ndarray, weights) -> np.ndarray:
+    """Of each group, float64 [M, G], by the network that `fit` returned."""
+    logits = np.maximum(z @ weights[0].T + weights[1], 0) @ weights[2].T + weights[3]
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
 
 
 def budget_table(selector: Selector | dict, features: np.ndarray, correct: np.ndarray, costs,
@@ -82,32 +92,30 @@ def budget_table(selector: Selector | dict, features: np.ndarray, correct: np.nd
     selector = selector if isinstance(selector, Selector) else Selector.from_dict(selector)
     costs, accuracy = np.asarray(costs, np.float64), selector.predict(features)
     rows, entries = np.arange(len(features)), []
-    for lam in _lambdas(accuracy, selector.costs, points):
+    for lam in lambdas_of(accuracy, selector.costs, points):
         chosen = decide(accuracy, selector.costs, lam)
         budget, right = float(costs[chosen].mean()), float(correct[rows, chosen].mean())
         entries.append({"budget": budget, "lambda": lam, "accuracy": right})
-    entries.sort(key=lambda entry: (entry["budget"], -entry["accuracy"]))
-    kept = entries[:1]
-    for entry in entries[1:]:
-        if entry["accuracy"] > kept[-1]["accuracy"]:
-            kept.append(entry)
-    return kept
+    return rising(entries)
 
 
-def _lambdas(accuracy: np.ndarray, costs: np.ndarray, points: int) -> list[float]:
-    """0, quantiles of the lambdas at which some picture changes its variant, and one at which all take the cheapest."""
+def lambdas_of(accuracy: np.ndarray, costs: np.ndarray, points: int = 33) -> list[float]:
+    """0, quantiles of the lambdas at which some picture changes its variant, and one at which all take the cheapest.
+
+    accuracy int64 [M, K] and costs int64 [K] in 1/65536.
+    """
     slopes = [np.zeros(1)]
     for dear in range(len(costs)):
         for cheap in range(len(costs)):
             if costs[dear] > costs[cheap]:
                 slope = (accuracy[:, dear] - accuracy[:, cheap]) / (costs[dear] - costs[cheap])
-                slopes.append(slope[slope > 0])
+                slopes.append(slope[(slope > 0) & (accuracy[:, cheap] != NEVER)])
     slopes = np.concatenate(slopes)
     return sorted({float(np.ceil(s * ONE) / ONE) for s in np.quantile(slopes, np.linspace(0, 1, points))}
                   | {0.0, float(np.ceil(slopes.max() * ONE + 1) / ONE)})
 
 
-def _check(features, correct, groups, costs) -> None:
+def _check(features, correct, groups, costs, shared) -> None:
     m = len(features)
     if features.dtype != np.int32 or features.shape != (m, len(NAMES)) or m < 2:
         raise ValueError(f"expected features int32 [M >= 2, {len(NAMES)}], got {features.dtype} {list(features.shape)}")
@@ -115,6 +123,9 @@ def _check(features, correct, groups, costs) -> None:
         raise ValueError(f"expected correct 0 or 1 [{m}, {len(costs)}], got {correct.dtype} {list(correct.shape)}")
     if groups.shape != (m,) or not (np.isfinite(costs).all() and (costs >= 0).all()):
         raise ValueError(f"expected groups [{m}] and costs >= 0, got {list(groups.shape)} and {costs}")
+    if shared.shape != costs.shape or shared.dtype != bool or not shared.any():
+        raise ValueError(f"expected shared bool [{len(costs)}], at least one true: variants for pictures of unseen "
+                         f"kinds; got {shared.tolist()}")
 
 
 def _rint(x) -> np.ndarray:
@@ -130,14 +141,15 @@ def _standardization(features: np.ndarray) -> dict[str, np.ndarray]:
 
 def _fixed_point(hidden_weight, hidden_bias, output_weight, output_bias) -> dict[str, np.ndarray]:
     hidden_shift = Z_ONE.bit_length() - 1 + WEIGHT_BITS - HIDDEN_BITS
-    hidden_unit, output_unit = Z_ONE << WEIGHT_BITS, ONE << HIDDEN_BITS
+    hidden_unit, output_unit = Z_ONE << WEIGHT_BITS, OCTAVE / np.log(2) * (1 << WEIGHT_BITS)
+    output_shift = WEIGHT_BITS + HIDDEN_BITS
     return {  # biases carry the half that turns the shift's floor into rounding
         "hidden_weight": _rint(hidden_weight * (1 << WEIGHT_BITS)),
         "hidden_bias": _rint(hidden_bias * hidden_unit) + (1 << (hidden_shift - 1)),
         "hidden_shift": np.array(hidden_shift, np.int64),
-        "output_weight": _rint(output_weight * ONE),
-        "output_bias": _rint(output_bias * output_unit) + (1 << (HIDDEN_BITS - 1)),
-        "output_shift": np.array(HIDDEN_BITS, np.int64),
+        "output_weight": _rint(output_weight * output_unit),
+        "output_bias": _rint(output_bias * output_unit * (1 << HIDDEN_BITS)) + (1 << (output_shift - 1)),
+        "output_shift": np.array(output_shift, np.int64),
     }
 
 

@@ -51,11 +51,14 @@ class Settings:
     policy_gradient: float = _option(0.5, "dqmq: weight of the policy gradient; 0 leaves the relaxation alone")
     quantizer: str = _option("lsq", "dqmq: weights by " + ", or ".join(f"{k}: {v}" for k, v in QUANTIZERS.items()))
     samples: int = _option(2, "dqmq: configurations that share a batch while the policy learns")
-    groups: int = _option(0, "dqmq: kinds of quality to tell apart, 0 for as many as the data say")
+    groups: str = _option("families", "kinds of quality to tell apart: families, or how many to find without labels, "
+                                      "0 for as many as the data say")
     levels: int = _option(1, "dqmq: cost levels around the budget that the variants are spread over")
     activation_bits: int = _option(4, "csq: width of all inner activations, one of --widths")
     sensitivity: str = _option("loss", "ilp: loss on held pictures, or steps for the learned steps alone")
     epochs: int = _option(12, "of the joint training of all variants")
+    private_epochs: int = _option(0, "after it, of the private variants of every kind of quality; 0 for none of them")
+    private_lr: float = _option(1e-3, "largest learning rate of what is private")
     fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
     epoch_pictures: int = _option(0, "pictures an epoch, 0 for all")
     batch: int = _option(64, "pictures a step, over all processes")
@@ -66,6 +69,8 @@ class Settings:
     limit: int = _option(0, "use only so many pictures of each part of the data set, 0 for all")
     test_pictures: int = _option(1000, "pictures per degradation to test with and to fit the selector on, 0 for all")
     budget: float = _option(0.5, "mean cost allowed, of that of 8 bits")
+    escalate: bool = _option(False, "let a dearer variant look again where the chosen is unsure: fewer errors at the "
+                                    "same mean cost, but some pictures cost both")
     out: Path | None = _option(None, "folder of the run; runs/DATASET-ARCH-METHOD when not given")
     cache: Path = _option(CACHE, "folder for degraded pictures and fetched data")
     device: str = _option("auto", "auto, cpu, cuda, or cuda:N")
@@ -94,9 +99,12 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise SettingsError(f"{_flag(name)}: expected at least {least}, got {value}")
-        for name in ("lr", "policy_lr"):
+        for name in ("lr", "policy_lr", "private_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise SettingsError(f"{_flag(name)}: expected a rate between 0 and 1, got {getattr(self, name)}")
+        if self.groups != "families" and not self.groups.isdecimal():
+            raise SettingsError(f"--groups: expected families or how many, 0 for as many as the data say, got "
+                                f"{self.groups!r}")
         if not 0 < self.budget <= 1:
             raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
         if self.method == "csq" and self.activation_bits not in self.candidates:
@@ -173,9 +181,9 @@ class Settings:
                 for f in fields(self) if f.name not in beside}
 
 
-_LEAST = {"epochs": 1, "search_epochs": 1, "variants": 1, "samples": 1, "groups": 0, "levels": 1, "policy_gradient": 0,
-          "fp_epochs": 0, "epoch_pictures": 0, "batch": 2, "seed": 0, "limit": 0, "test_pictures": 0,
-          "workers": 1, "checkpoint_minutes": 0}
+_LEAST = {"epochs": 1, "private_epochs": 0, "search_epochs": 1, "variants": 1, "samples": 1, "levels": 1,
+          "policy_gradient": 0, "fp_epochs": 0, "epoch_pictures": 0, "batch": 2, "seed": 0, "limit": 0,
+          "test_pictures": 0, "workers": 1, "checkpoint_minutes": 0}
 
 
 def _flag(name: str) -> str:

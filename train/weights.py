@@ -1,8 +1,11 @@
-"""Published checkpoints as weights of our networks, whose picture enters as (uint8 - zero_point) / 64."""
+"""Published checkpoints as weights of our networks, whose picture enters as (uint8 - zero_point) / 64; and our own."""
 
+import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from train.architectures import INPUT_SCALE
@@ -12,11 +15,26 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation 
 RAW = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # pictures as 0..255
 
 
-def load_weights(net: Network, path: Path) -> None:
-    """Fills the full-precision arm from a checkpoint: a state dict, or one under "state_dict" (then ImageNet's mean).
+def save_weights(net: Network, path: Path) -> None:
+    """Writes a full-precision network as safetensors, under a temporary name first; `load_weights` takes it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    save_file({k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}, temporary)
+    os.replace(temporary, path)
 
-    Exact but where the padding lies, since a zero point is an integer. Raises ValueError naming what does not fit.
+
+def load_weights(net: Network, path: Path) -> None:
+    """Fills the full-precision arm from a file of `save_weights`, or from a published checkpoint.
+
+    The latter: a state dict, or one under "state_dict" (then ImageNet's mean); exact but where the padding lies, since
+    a zero point is an integer. Raises ValueError naming what does not fit.
     """
+    if path.suffix == ".safetensors":
+        try:
+            net.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} holds no {net.arch.name} that a run has left ({error}); give the --arch it was "
+                             "trained as") from error
+        return
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     normalization = IMAGENET if "state_dict" in loaded else RAW
     state = {k.replace("module.", "", 1): v for k, v in loaded.get("state_dict", loaded).items()}

@@ -71,6 +71,7 @@ namespace emulated {
 constexpr size_t kStack = 128 << 10;
 constexpr unsigned kLanes = 32;
 static std::mt19937 order(0);  // seeded by the driver
+static cudaStream_t stream;     // that tvm_ffi's environment has, the only one to launch on
 static void* kernel = nullptr;  // what runs, for messages
 static bool barriers = false;   // whether the source has any: threads are fibers then
 
@@ -194,6 +195,7 @@ static inline void block_with_barriers(unsigned count) {
 static inline cudaError_t launch(const cudaLaunchConfig_t& config, void* function, const std::function<void()>& run) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;
   const size_t count = size_t(block.x) * block.y * block.z;
+  if (config.stream != stream) fail("a launch on another stream than that of tvm_ffi's environment");
   if (config.dynamicSmemBytes) return cudaErrorNotSupported;
   if (!count || count > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 ||
       grid.x > 2147483647u)

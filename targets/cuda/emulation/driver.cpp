@@ -1,5 +1,6 @@
 // Runs the `main` of one .cu file on the CPU: reads sizes, weights and table once, then pictures, from standard input;
-// writes the logits of each. Buffers lie between pages without access, inputs are read-only.
+// writes the logits of each. Buffers lie between pages without access, inputs are read-only; every call has a stream of
+// its own.
 #include <prelude.h>
 
 #include <signal.h>
@@ -96,13 +97,15 @@ int main(int, char** arguments) {
     read_all(buffers[i].data, buffers[i].bytes);
     protect(buffers[i], false);
   }
-  for (;;) {
+  for (uintptr_t stream = 0x57AE;;) {
     protect(buffers[0], true);
     read_all(buffers[0].data, buffers[0].bytes);
     protect(buffers[0], false);
     for (int i : {3, 4})  // what a kernel forgets to write shows
       for (size_t k = 0; k < buffers[i].bytes; ++k) buffers[i].data[k] = static_cast<char>(emulated::order());
     TVMFFIAny result{};
+    emulated::stream = reinterpret_cast<cudaStream_t>(++stream);
+    TVMFFIEnvSetStream(kDLCUDA, 0, emulated::stream, nullptr);
     if (__tvm_ffi_main(nullptr, args, 5, &result) != 0) {
       fprintf(stderr, "main reported %s\n", tvm::ffi::details::MoveFromSafeCallRaised().what());
       _Exit(3);

@@ -1,0 +1,178 @@
+"""Prepared networks on this machine's GPU: how long do they take, beside PyTorch in fp16 and the GPU's own peak?
+
+    python -m benchmarks.cuda_times cases/resnet20-w8a8-8 cases/resnet20-w4a4-8 --json times.json
+
+The cases are one network for one batch. Engines take turns as CUDA graphs over the same pictures; a time is the least
+mean of many rounds. peak_share: the time in which this GPU, by its own measured rate of matrix instructions, could do
+the multiply-adds, over the time that was taken.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.cuda_checks import Captured, Case, Compiled, bind, buffer
+from benchmarks.records import write_records
+
+ROUNDS = 15
+BYTES_UNTIL = 90  # compute capability from which codes of 4 bits are multiplied as bytes
+
+
+class Peer(nn.Module):
+    """The same network in floating point, from the layers of case.json; weights are random."""
+
+    def __init__(self, layers: list[dict]):
+        super().__init__()
+        self.layers = layers
+        self.convs = nn.ModuleDict({
+            str(i): nn.Conv2d(d["in_channels"], d["channels"], d["kernel"], d["stride"], groups=d["groups"])
+            for i, d in enumerate(layers) if d["op"] == "Conv"
+        })
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values = {}
+        for i, layer in enumerate(self.layers):
+            inputs = [values.get(name, x) for name in layer["inputs"]]
+            values[layer["output"]] = self._layer(i, layer, *inputs)
+        return values[self.layers[-1]["output"]].flatten(1)
+
+    def _layer(self, i: int, layer: dict, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        if layer["op"] == "Conv":
+            y = self.convs[str(i)](_padded(x, layer["padding"]))
+            y = y if other is None else y + other
+            return F.relu(y) if layer["relu"] else y
+        if layer["op"] == "Add":
+            return F.relu(x + other)
+        if layer["op"] == "AvgPool":
+            return F.avg_pool2d(x, layer["kernel"], layer["stride"])
+        if layer["op"] == "MaxPool":
+            return F.max_pool2d(_padded(x, layer["padding"], float("-inf")), layer["kernel"], layer["stride"])
+        if layer["op"] == "Shortcut":
+            after = layer["channels"] - layer["before"] - x.shape[1]
+            return F.pad(x[:, :, ::layer["stride"], ::layer["stride"]], (0, 0, 0, 0, layer["before"], after))
+        raise ValueError(f"{layer['output']}: expected a layer that a peer knows, got {layer['op']}")
+
+
+def _padded(x: torch.Tensor, padding: list[int], value: float = 0.0) -> torch.Tensor:
+    top, left, bottom, right = padding
+    return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
+
+
+def gpu_ms(call: Callable[[], None], repeat: int) -> float:
+    """Mean milliseconds of a call, by the GPU's own clock."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(repeat):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / repeat
+
+
+def least(calls: dict[str, Callable[[], None]], timer: Callable[[Callable, int], float] = gpu_ms,
+          rounds: int = ROUNDS) -> dict[str, float]:
+    """Least mean milliseconds of each call; they take turns, each round about 10 ms of every one."""
+    for call in calls.values():
+        timer(call, 3)  # the first replay of a graph brings it to the GPU
+    repeat = {name: max(1, min(1000, int(10 / max(timer(call, 3), 1e-3)))) for name, call in calls.items()}
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timer(call, repeat[name]))
+    return {name: min(found) for name, found in times.items()}
+
+
+def peers(case: Case, shape: tuple[int, ...]) -> dict[str, Callable[[], None]]:
+    """fp16, channels last: eager and compiled, both as CUDA graphs. shape: [H, W, C] of a picture."""
+    network = Peer(case.facts["layers"]).half().cuda().eval().to(memory_format=torch.channels_last)
+    x = torch.rand((case.batch, shape[2], *shape[:2]), device="cuda", dtype=torch.float16)
+    x = x.to(memory_format=torch.channels_last)
+    found = {"torch fp16": Captured(lambda: network(x))}
+    try:
+        compiled = torch.compile(network, mode="max-autotune-no-cudagraphs")
+        found["torch fp16 compiled"] = Captured(lambda: compiled(x))
+    except Exception as error:  # a compiler's errors are of many kinds, and the other engines are still to be timed
+        print(f"torch.compile: left out, {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+    return found
+
+
+def peak_share(work: dict[str, int], ms: float, peaks: dict[str, float], capability: int) -> float | None:
+    """work: multiply-adds by container; peaks: multiply-adds a millisecond by container. None where none is known."""
+    rate = {c: peaks.get("8" if capability >= BYTES_UNTIL else c) for c in work}
+    if any(work[c] and not rate[c] for c in work):
+        return None
+    return sum(work[c] / rate[c] for c in work if work[c]) / ms
+
+
+def measured_peaks(folder: Path) -> dict[str, float]:
+    """Multiply-adds a millisecond by container, of the prepared kernels that do nothing else."""
+    found = {}
+    for path in sorted(folder.glob("peak-*/case.json")):
+        facts = json.loads(path.read_text())
+        sizes = ((16, np.uint8), (64, np.int8), (16, np.int32), (64, np.uint8), (facts["outputs"], np.int32))
+        call = bind(path.parent / "main.so", tuple(buffer(np.zeros(n, dtype), "cuda") for n, dtype in sizes))
+        found[facts["bits"]] = facts["macs"] / least({"peak": call})["peak"]
+    return found
+
+
+def record(case: Case, engine: str, bits: str, gpu: str, ms: float, share: float | None) -> dict:
+    """`exact` is for whoever has compared the logits to fill in."""
+    return {"network": case.facts["network"], "engine": engine, "bits": bits, "batch": case.batch, "gpu": gpu, "ms": ms,
+            "exact": None, "peak_share": share}
+
+
+def bench(cases: list[Case], gpu: str, capability: int, peaks: dict[str, float]) -> list[dict]:
+    """Records of ours, one for each case, and of the peers."""
+    ours = {case.facts["bits"]: Compiled(case) for case in cases}
+    others = peers(cases[0], next(iter(ours.values())).golden.shape[1:])
+    times = least({**{bits: Captured(compiled) for bits, compiled in ours.items()}, **others})
+    found = []
+    for case in cases:
+        ms = times[case.facts["bits"]]
+        share = peak_share(case.facts["macs"], ms, peaks, capability)
+        found.append(record(case, "bitgrade", case.facts["bits"], gpu, ms, share))
+    return found + [record(cases[0], name, "fp16", gpu, times[name], None) for name in others]
+
+
+def one_kind(folders: list[Path]) -> list[Case]:
+    """The cases; raises ValueError unless they are one network for one batch, each configuration once."""
+    cases = [Case.read(folder) for folder in folders]
+    kinds = {(case.facts["network"], case.batch) for case in cases}
+    if len(kinds) > 1 or len({case.facts["bits"] for case in cases}) < len(cases):
+        raise ValueError(f"expected one network for one batch, each configuration once, got "
+                         f"{[f.name for f in folders]}")
+    return cases
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda_times", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="cases of benchmarks.cuda_cases")
+    parser.add_argument("--json", type=Path, help="write the records there too")
+    args = parser.parse_args(argv)
+    try:
+        cases = one_kind(args.folders)
+        torch.backends.cudnn.benchmark = True  # the peer picks the fastest of its algorithms
+        major, minor = torch.cuda.get_device_capability()
+        peaks = measured_peaks(args.folders[0].parent)
+        found = bench(cases, torch.cuda.get_device_name(), 10 * major + minor, peaks)
+    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for container, rate in peaks.items():
+        print(f"peak of {container}-bit instructions: {2e3 * rate / 1e12:.1f} TOPS")
+    for r in found:
+        print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.items()))
+    if args.json:
+        write_records(args.json, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

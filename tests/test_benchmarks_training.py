@@ -1,0 +1,101 @@
+"""Training benchmark: what it times is training itself, every method is in it, and memory stays with the process."""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import training
+from train import phases
+from train.networks import Network
+
+CPU = torch.device("cpu")
+FIELDS = {"network", "method", "device", "batch", "threads", "pictures_per_second", "ratio_to_fp32"}
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch) -> training.Bench:
+    monkeypatch.setattr(training, "SIDE", 16)
+    return training.Bench.of("resnet8", 8, CPU, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["fp32", *training.FIXED, *phases.SEARCHES])
+def test_what_is_timed_trains(bench, method):
+    """Two steps move the weights, and most parameters: what stays is of widths that no step went through."""
+    phase = bench.phase(method)
+    before = [p.detach().clone() for p in phase.parameters]
+    step = training.phase_step(bench, phase)
+    assert all(np.isfinite(step(k)) for k in (0, 1))
+    moved = [not torch.equal(p, old) for p, old in zip(phase.parameters, before, strict=True)]
+    weights = [m for n, m in zip(phase.names, moved, strict=True) if n.endswith("_conv1.weight")]
+    assert all(weights) and len(weights) == 3 and np.mean(moved) > 0.5
+
+
+def test_searches_are_met_in_their_middle(bench):
+    for method in phases.SEARCHES:
+        phase = bench.phase(method)
+        seen = [phase.progress(bench.batches, training.EPOCH, k) for k in range(training.STEPS)]
+        assert phase.name == "search" and all(0.5 <= p < 0.8 for p in seen)
+
+
+@pytest.mark.parametrize("network", training.NETWORKS)
+def test_reference_has_the_network_s_multiplications(network):
+    """The plain network's parameters are as many as the described one's in full precision."""
+    described = Network(phases.architecture(network, (32, 32, 3), training.CLASSES), {})
+    counts = [sum(p.numel() for p in net.parameters()) for net in (described, training.plain(network))]
+    shapes = [sorted(tuple(p.shape) for n, p in net.named_parameters() if p.dim() == 4)
+              for net in (described, training.plain(network))]
+    assert shapes[0] == sorted([*shapes[1], (10, 64, 1, 1)]) and counts[0] == counts[1]
+
+
+def test_records_say_what_ran(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SIDE", 16)
+    path = tmp_path / "training.json"
+    words = ["--networks", "resnet8", "--batch", "8", "--methods", "fixed:8,2", "--device", "cpu", "--turns", "1"]
+    assert training.main([*words, "--json", str(path)]) == 0
+    records = json.loads(path.read_text())
+    assert [r["method"] for r in records] == ["torch", "fp32", "fixed:8,2"] and all(set(r) == FIELDS for r in records)
+    assert records[1]["ratio_to_fp32"] == 1
+    for r in records:
+        assert r["pictures_per_second"] * r["ratio_to_fp32"] == pytest.approx(records[1]["pictures_per_second"])
+
+
+def test_unknown_methods_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        training.main(["--methods", "guess"])
+    assert "expected fixed:BITS or some of fracbits" in capsys.readouterr().err
+
+
+def test_steps_that_diverge_are_not_timed():
+    with pytest.raises(ValueError, match="a loss is nan in turn 0"):
+        training.seconds([lambda k: float("nan")], CPU, 1)
+
+
+FREED = """
+import resource, torch
+from train.memory import keep_freed_memory
+if {keep}:
+    assert keep_freed_memory()
+def work():
+    parts = [torch.zeros(1 << 20) + k for k in range(16)]
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or resource.getpagesize() != 4096,
+                    reason="a choice that glibc has, counted in pages of 4 KiB")
+def test_freed_memory_is_not_asked_for_again():
+    """64 MiB made twice: of their 16,384 pages, the second time brings in a few at most (and more where left alone)."""
+    root = str(Path(__file__).parents[1])
+    found = [int(subprocess.run([sys.executable, "-c", FREED.format(keep=keep)], cwd=root, capture_output=True,
+                                text=True, check=True).stdout) for keep in (True, False)]
+    assert found[0] < 2048 and found[1] > 8192

@@ -1,0 +1,157 @@
+"""Private variants: the same integer weights, statistics and steps of their own, trained in turns."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train.architectures import architecture
+from train.batches import Batches
+from train.checkpoint import load, part
+from train.configs import NAME as CONFIGS
+from train.configs import read
+from train.groups import groups_of_families
+from train.lowering import lower
+from train.networks import Network
+from train.private import PrivatePhase
+from train.run import learn
+from train.settings import SettingsError, parse
+from train.weights import load_weights, save_weights
+
+ARCH = architecture("resnet8", (8, 8, 3), 10)
+SMALL = ["--limit", "96", "--batch", "16", "--epochs", "1", "--fp-epochs", "1", "--families", "clean,gaussian_noise",
+         "--bits", "4,2", "--workers", "1", "--private-epochs", "2"]
+
+
+def trained(out, *more):
+    learn(parse([*SMALL, *more, "--out", str(out)]))
+    tensors, state = load(out)
+    return tensors, state
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("private")
+    return out, *trained(out)
+
+
+def test_every_shared_variant_gets_one_for_every_quality(run):
+    out, _, state = run
+    found = read(out / CONFIGS)
+    shared = [v for v in found.variants if not v.base]
+    private = [v for v in found.variants if v.base]
+    assert [v.name for v in shared] == ["w4a4", "w2a2"] and all(not v.groups for v in shared)
+    assert {(v.base, v.groups) for v in private} == {(v.name, (g,)) for v in shared for g in range(2)}
+    assert all(v.bits == found.bits[v.base] and v.cost == found.variants[0 if v.base == "w4a4" else 1].cost
+               for v in private)
+    assert state["phase"] == "done" and [v["name"] for v in state["configs"]["variants"]] == list(found.bits)
+
+
+def test_private_variants_share_integer_weights_and_nothing_else_that_learns(run):
+    out, tensors, _ = run
+    found = read(out / CONFIGS)
+    net = Network(ARCH, found.bits)
+    net.load_state_dict(part(tensors, "student"))
+    for v in (v for v in found.variants if v.base):
+        mine, base = lower(net, v.name), lower(net, v.base)
+        for a, b in zip(mine.nodes, base.nodes, strict=True):
+            if hasattr(a, "weight"):
+                assert np.array_equal(a.weight, b.weight), (v.name, a.name)
+        assert any(not np.array_equal(a.bias, b.bias) for a, b in zip(mine.nodes, base.nodes, strict=True)
+                   if hasattr(a, "bias"))
+        for conv in net.convs.values():
+            own, first = conv.arms[v.name], conv.arms[v.base]
+            assert torch.equal(own.w.log_step, first.w.log_step)
+        assert not torch.equal(net.streams[v.name].log_base, net.streams[v.base].log_base)
+
+
+def test_weights_rest_and_turns_train_one_quality_at_a_time():
+    torch.manual_seed(0)
+    net = Network(ARCH, {"w4a4": {layer.name: (4, 4) for layer in ARCH.layers}})
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 8, 8, 3), np.uint8)
+    batches = Batches(pictures, np.arange(32) % 10, batch=8, pictures=0, seed=0, flip=False,
+                      device=torch.device("cpu"))
+    net.calibrate(batches.sample(16))
+    net.add_private("w4a4-q0", "w4a4")
+    own = torch.zeros(2, 32, dtype=torch.bool)
+    own[1] = True
+    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, ((None, ("w4a4",)), (own, ("w4a4-q0",))))
+    order = phase.order(batches, 0)
+    assert bool((order[1][1] == 1).all())  # only views of its own quality
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    for turn, arm in enumerate(("w4a4", "w4a4-q0")):
+        (name, loss), = phase.losses(None, batches, order, 0, turn)
+        assert name == "w4a4"
+        phase.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        moved = {n for n, p in net.named_parameters() if p.grad is not None}
+        assert moved and all(f"arms.{arm}." in n or n == f"streams.{arm}.log_base" for n in moved)
+        assert not any(".w." in n or n.endswith("conv.weight") for n in moved)
+        phase.optimizer.step()
+    changed = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+    assert {n.split(".arms.")[1].split(".")[0] for n in changed if ".arms." in n} == {"w4a4", "w4a4-q0"}
+
+
+def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, monkeypatch):
+    whole = run[0]
+    stopped = tmp_path / "stopped"
+    from train import loop
+    real, seen = loop.keep, []
+
+    def keep(phase, run, state):
+        real(phase, run, state)
+        if phase is not None and phase.name == "private" and state["epoch"] == 1:
+            seen.append(1)
+            raise KeyboardInterrupt
+    monkeypatch.setattr(loop, "keep", keep)
+    with pytest.raises(KeyboardInterrupt):
+        trained(stopped)
+    monkeypatch.setattr(loop, "keep", real)
+    assert seen
+    tensors, state = trained(stopped, "--resume")
+    wanted, ended = run[1:]
+    assert state == ended and tensors.keys() == wanted.keys()
+    assert all(torch.equal(t, wanted[k]) for k, t in tensors.items())
+    assert (stopped / CONFIGS).read_bytes() == (whole / CONFIGS).read_bytes()
+
+
+def test_without_private_epochs_nothing_is_added(tmp_path):
+    learn(parse([*SMALL[:-2], "--out", str(tmp_path)]))
+    assert list(read(tmp_path / CONFIGS).bits) == ["w4a4", "w2a2"]
+
+
+def test_full_precision_network_of_a_run_can_start_another(run, tmp_path):
+    out, tensors, _ = run
+    net = Network(ARCH, {})
+    load_weights(net, out / "full.safetensors")
+    assert all(torch.equal(t, load_file(out / "full.safetensors")[k]) for k, t in net.state_dict().items())
+    assert all(torch.equal(t, part(tensors, "teacher")[k]) for k, t in net.state_dict().items())
+    save_weights(net, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (out / "full.safetensors").read_bytes()
+    other = Network(architecture("resnet20", (8, 8, 3), 10), {})
+    with pytest.raises(ValueError, match="give the --arch it was trained as"):
+        load_weights(other, out / "full.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="broken.safetensors"):
+        load_weights(net, tmp_path / "broken.safetensors")
+
+
+def test_groups_of_families_tell_families_apart_and_mild_pictures_count_as_what_they_look_like():
+    chance = np.random.default_rng(0)
+    centres = 1000 * np.eye(3, 12)
+    family = np.repeat(np.arange(3), 400)
+    quality = (centres[family] + chance.normal(0, 50, (1200, 12))).astype(np.int32)
+    quality[family == 2] = np.where(chance.random((400, 1)) < 0.3, quality[family == 0], quality[family == 2])
+    groups = groups_of_families(quality, family)
+    found = groups.assign(groups.standardize(quality))
+    looks = np.linalg.norm(quality[:, None] - centres, axis=-1).argmin(1)
+    assert len(groups) == 3 and (found == looks)[family < 2].mean() > 0.99
+    assert np.isclose(groups.shares, 1 / 3).all()
+    again = groups.from_dict(groups.to_dict())
+    assert np.array_equal(again.assign(again.standardize(quality)), found)
+
+
+@pytest.mark.parametrize("wrong", ["many", "-1", ""])
+def test_bad_groups_say_what_was_expected(wrong):
+    with pytest.raises((SettingsError, SystemExit)):
+        parse(["--groups=" + wrong])

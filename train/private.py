@@ -1,0 +1,109 @@
+"""Private variants: a shared one's integer weights for one quality group, with batch norms and steps of its own.
+
+A batch norm folds into biases and multipliers, so that a private variant costs a small table and no time. Pictures of
+one kind of degradation shift a network's statistics together (AdaBN, Li et al. 2016, arXiv 1603.04779; Schneider et al.
+2020, arXiv 2006.16971); here batch norms and activation steps also learn, while all weights and their steps rest.
+"""
+
+from dataclasses import dataclass, replace
+
+from train.batches import Batches
+from train.configs import Configs
+from train.feeds import accuracy, feeds, reestimate
+from train.groups import Groups, quality_groups
+from train.loop import Phase, Run, answers, distillation, keep, train
+from train.networks import Network
+from train.search import Held
+from train.settings import Settings
+
+OWN = 1.0  # share of a group's own views in what its variants see
+
+
+def with_private(found: Configs, groups: Groups) -> Configs:
+    """The same variants, and for each that is for all pictures one private variant a quality group."""
+    shared = [v for v in found.variants if not v.groups]
+    private = [replace(v, name=f"{v.name}-q{k}", groups=(k,), loss=None, base=v.name)
+               for v in shared for k in range(len(groups))]
+    return replace(found, variants=(*found.variants, *private), groups=groups.to_dict())
+
+
+@dataclass
+class PrivatePhase(Phase):
+    """Steps go in turns: each is one group's, and trains its variants of every base; shared variants have a turn too.
+
+    arms: names of the bases; every feed has as many arms, in their order.
+    """
+
+    def parameters_by_rate(self):
+        trained = {arm for _, arms in self.feeds for arm in arms}
+        named = dict(self.net.named_parameters())
+        for name, parameter in named.items():
+            parameter.requires_grad_(_owner(name) in trained and not _of_weights(name))
+        return [(self.lr, [(n, p) for n, p in named.items() if p.requires_grad])]
+
+    def order(self, batches, epoch):
+        return [batches.order(self.name, epoch, own, OWN) for own, _ in self.feeds]
+
+    def losses(self, run, batches, order, epoch, step):
+        turn = (epoch * batches.steps + step) % len(self.feeds)
+        pictures, labels = batches.get(order[turn], self.name, epoch, step)
+        taught = answers(self.teacher, pictures)
+        for base, arm in zip(self.arms, self.feeds[turn][1], strict=True):
+            yield base, distillation(self.net(pictures, arm), labels, taught) / batches.batch
+
+
+def _owner(parameter: str) -> str | None:
+    """Of "convs.KEY.arms.NAME..." or "streams.NAME...": NAME; None for what all variants share."""
+    _, _, rest = parameter.partition(".arms.") if ".arms." in parameter else parameter.partition("streams.")
+    for end in (".w.", ".a.", ".norm.", ".log_base"):
+        rest = rest.split(end)[0]
+    return rest or None
+
+
+def _of_weights(parameter: str) -> bool:
+    return ".w.log_step" in parameter
+
+
+def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network, student: Network, held: Held,
+               resumed: dict | None) -> Network:
+    """Adds private variants to the trained ones and trains what is theirs; nothing where --private-epochs is 0.
+
+    Shared variants train their batch norms and steps on all qualities in the same phase, as long as each private one.
+    """
+    if resumed is not None and resumed["phase"] == "done":
+        return student.eval()
+    inside = resumed is not None and resumed["phase"] == "private"
+    bases = [v for v in run.configs.variants if not v.groups]
+    if settings.private_epochs and bases:
+        if not inside:
+            groups = Groups.from_dict(run.configs.groups) if run.configs.groups else \
+                quality_groups(batches, teacher, settings.groups, settings.seed)
+            run.configs = with_private(run.configs, groups)
+            for v in run.configs.variants:
+                if v.base:
+                    student.add_private(v.name, v.base)
+            if run.group.writes:
+                run.configs.write(run.folder)
+        student.to(batches.device)
+        _train(settings, run, batches, teacher, student, held, resumed if inside else None)
+    if run.group.writes:
+        keep(None, run, {"phase": "done"})
+    return student.eval()
+
+
+def _train(settings: Settings, run: Run, batches: Batches, teacher: Network, student: Network, held: Held,
+           resumed: dict | None) -> None:
+    bases = [v.name for v in run.configs.variants if not v.groups]
+    fed = feeds(_only_based(run.configs), batches, held)
+    phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, teacher,
+                         tuple((feed.own, feed.arms) for feed in fed))
+
+    def validate(phase: Phase) -> dict[str, float]:
+        return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}
+    train(phase, batches, run, None if resumed is None else phase.restore(resumed), validate)
+    reestimate(run, batches, student, fed, OWN)
+
+
+def _only_based(found: Configs) -> Configs:
+    """Without variants that a policy made for some groups: those have statistics of their own already."""
+    return replace(found, variants=tuple(v for v in found.variants if v.base or not v.groups))
