@@ -34,8 +34,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
 
 
 @pytest.mark.parametrize("wrong,message", [
+    ({"method": "csq", "activation_bits": 5}, "--activation-bits: expected one of --widths 2,3,4,8, got 5"),
     ({"arch": "resnet9"}, "--arch: expected one of resnet8"),
-    ({"method": "csq"}, "--method: expected one of fixed, fracbits"),
+    ({"method": "hawq"}, "--method: expected one of fixed, fracbits"),
     ({"bits": "8,9"}, "--bits: expected widths from 2 to 8"),
     ({"bits": "4,w4a4"}, "w4a4 is there twice"),
     ({"bits": "four"}, "got 'four'"),

@@ -103,11 +103,15 @@ class CostTable:
         pair = self.table.flatten(1).argmin(1)
         return torch.stack([pair // len(self.widths), pair % len(self.widths)], 1)
 
-    def check(self, budget: float) -> None:
-        """Raises CostError for a budget that no configuration keeps."""
-        if budget < self.minimum * (1 - TOLERANCE):
+    def check(self, budget: float, a_bits: int | None = None) -> None:
+        """Raises CostError for a budget that no configuration keeps; a_bits: of all inner activations, if given."""
+        least, told = self.minimum, ""
+        if a_bits is not None:
+            least = self.rest + float(self.table[:, :, self.widths.index(a_bits)].min(1).values.sum())
+            told = f" with {a_bits}-bit activations"
+        if budget < least * (1 - TOLERANCE):
             widths = ", ".join(map(str, self.widths))
-            raise CostError(f"--budget {budget:g}: the least that widths {widths} can reach is {self.minimum:.4f} of "
+            raise CostError(f"--budget {budget:g}: the least that widths {widths} can reach{told} is {least:.4f} of "
                             "the cost of 8 bits; raise the budget or give smaller --widths")
 
     def widened(self, indices: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 The task's gradient reaches the policy through the one-hot widths (straight-through Gumbel softmax); the policy gradient
 corrects what that leaves out. Batches are of one quality each, since a convolution has one weight for its whole batch.
 Policy and weights learn in the same steps: taking turns (MetaMix, arXiv 2311.06798) left both behind after as many.
+With --quantizer csq all widths of a layer's weights share bit planes, and the policy says how many of them count.
 """
 
 import dataclasses
@@ -19,11 +20,14 @@ from torch import Tensor, nn
 from runtime.quality import features
 from train.batches import Batches, Order, generator
 from train.configs import Variant
+from train.csq import SETTLING, start, temperatures
+from train.fracbits import uniform_width
 from train.groups import Groups, quality_groups, view_features
 from train.loop import answers, distillation, train
+from train.networks import Network
 from train.policy import Policy, entropy, policy_gradient, sample
 from train.reduction import clusters, items, within
-from train.relaxed import Mixture, one_hot
+from train.relaxed import Mixture, RelaxedNetwork, one_hot
 from train.search import Search, SearchPhase, held_parts, judge
 
 WARM, FREEZE = 0.1, 0.8  # shares of the steps: at the widest widths before, at the most likely ones behind
@@ -65,12 +69,12 @@ class PolicyPhase(SearchPhase):
         pictures, labels = batches.get(views, self.name, epoch, step)
         q = self._mean_quality(views, batches, step)
         taught, past = answers(self.teacher, pictures), self._past(batches, epoch, step)
-        learning = 0 <= past < 1
+        learning, beta = 0 <= past < 1, temperatures(self.progress(batches, epoch, step))[0]
         chance = generator(batches.seed, self.name, "widths", epoch, step)
         drawn, rewards, parts = [], [], settings.samples if learning else 1
         for part in range(parts):
             y, indices = self._widths(policy(q), past, chance)
-            logits = self.net["open"](pictures[part::parts], Mixture.of(y, int(groups[step])))
+            logits = self.net["open"](pictures[part::parts], Mixture.of(y, int(groups[step]), beta))
             known, wanted = None if taught is None else taught[part::parts], labels[part::parts]
             yield "task", distillation(logits, wanted, known) / batches.batch
             drawn.append(indices)
@@ -144,7 +148,11 @@ def search(given: Search) -> Callable[[], None]:
     table, device = given.table, given.batches.device
     groups, quality = find_quality(given)
     given.run.configs = dataclasses.replace(given.configs(), groups=groups.to_dict())
-    net = nn.ModuleDict({"open": given.open_network(len(groups)),
+    planes = None
+    if given.settings.quantizer == "csq":
+        width = uniform_width(table, given.settings.budget)
+        planes = min(range(len(table.widths)), key=lambda k: abs(table.widths[k] - width))
+    net = nn.ModuleDict({"open": given.open_network(len(groups), planes),
                          "policy": Policy(len(table.table), table.widths, quality.q.shape[-1]).to(device)})
     given.enter(net)
     held = torch.from_numpy(groups.assign(groups.standardize(features(given.held.pictures))))
@@ -168,4 +176,14 @@ def search(given: Search) -> Callable[[], None]:
     phase = PolicyPhase.start(given, net, ("task", "policy"))
     phase.quality = quality
     train(phase, given.batches, given.run, given.state(phase), validate)
+    if planes is not None:
+        given.run.start = lambda student: start_shared(given, net["open"], student)
     return keep
+
+
+def start_shared(given: Search, net: RelaxedNetwork, student: Network) -> None:
+    """Gives the variants the exact bits of the planes they share: the widest theirs, the others theirs rounded."""
+    variants = given.run.configs.variants
+    widest = torch.stack([given.table.indices(v.bits) for v in variants]).amax(0)
+    first = {v.name: v.groups[0] for v in variants if v.groups}
+    start(net, widest, student, given.batches.sample(SETTLING), first)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from train.cost import TOLERANCE, CostTable
 from train.loop import answers, distillation, train
-from train.relaxed import Mixture, one_hot
+from train.relaxed import Mixture, one_hot, open_layers
 from train.search import Search, SearchPhase, held_parts, judge
 
 HARDEN = 0.8  # share of the steps with real widths
@@ -56,13 +56,14 @@ def interpolate(bits: Tensor, widths: Tensor) -> Tensor:
     return below * (1 - share)[..., None] + above * share[..., None]
 
 
-def uniform_width(table: CostTable, budget: float) -> float:
-    """The real width that, in all open layers, costs the budget."""
+def uniform_width(table: CostTable, budget: float, a_bits: int | None = None) -> float:
+    """The real width that, in all open layers, costs the budget; of weights alone where a_bits is given."""
     widths = torch.tensor(table.widths, dtype=torch.float64)
     low, high = float(widths[0]), float(widths[-1])
     for _ in range(40):
         middle = (low + high) / 2
-        y = interpolate(torch.full((len(table.table), 2), middle, dtype=torch.float64), widths)
+        pair = torch.tensor([middle, a_bits or middle], dtype=torch.float64)
+        y = interpolate(pair.expand(len(table.table), 2), widths)
         low, high = (middle, high) if float(table.expected(y)) <= budget else (low, middle)
     return low
 
@@ -81,6 +82,13 @@ class FracBitsPhase(SearchPhase):
         if real:
             over = torch.relu(table.expected(widths()) / budget - 1)
             yield "budget", BUDGET_WEIGHT * over / run.group.processes
+
+    def notes(self) -> dict[str, float]:
+        widths, layers = self.net["widths"], open_layers(self.search.teacher.arch)
+        real = int(widths.hardened[0, 0]) < 0
+        pairs = (widths.bits if real else widths.widths[widths.hardened]).tolist()
+        return {f"{head}_bits/{layer.name}": pair[k]
+                for layer, pair in zip(layers, pairs, strict=True) for k, head in enumerate("wa")}
 
     def stepped(self) -> None:
         super().stepped()

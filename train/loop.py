@@ -42,6 +42,7 @@ class Run:
     console: Console
     modules: dict[str, nn.Module] = field(default_factory=dict)  # all that a checkpoint holds
     configs: Configs | None = None  # what the search found so far
+    start: Callable[[Network], None] | None = None  # gives the variants a search's tensors in place of the teacher's
     last_checkpoint: Path | None = None
 
 
@@ -96,6 +97,10 @@ class Phase:
     def stepped(self) -> None:
         """Called after each step of the optimizer."""
         self.net.keep_gains_positive()
+
+    def notes(self) -> dict[str, float]:
+        """What is written in the journal beside the losses."""
+        return {}
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -185,7 +190,8 @@ def _epoch(phase: Phase, batches: Batches, run: Run, state: dict, advance: Calla
 def _note(phase: Phase, run: Run, state: dict, step: int, rate: float) -> None:
     means = {f"loss/{arm}": total / state["counted"] for arm, total in zip(phase.arms, state["sums"], strict=True)}
     if run.group.writes:
-        run.journal.write({"phase": phase.name, "epoch": state["epoch"] + 1, "step": step, "lr": rate, **means})
+        run.journal.write({"phase": phase.name, "epoch": state["epoch"] + 1, "step": step, "lr": rate, **means,
+                           **phase.notes()})
     state |= {"sums": [0.0] * len(phase.arms), "counted": 0}
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from train import checkpoint, configs, dqmq, fracbits, ilp
+from train import checkpoint, configs, csq, dqmq, fracbits, ilp
 from train.architectures import Architecture, architecture
 from train.batches import Batches
 from train.configs import Configs, Variant
@@ -19,7 +19,7 @@ from train.settings import Settings
 from train.weights import load_weights, save_weights
 
 # method -> search(Search): trains, and returns what makes its configurations of the trained network
-SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "dqmq": dqmq.search}
+SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "csq": csq.search, "dqmq": dqmq.search}
 FULL_NAME = "full.safetensors"  # the full-precision network of a run, which another can start from
 AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases of a checkpoint whose configurations are found
 
@@ -76,7 +76,7 @@ class Bits:
             found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
             return cls(settings, Configs(settings.costs, found), None)
         table = CostTable.of(cost, arch, settings.candidates)
-        table.check(settings.budget)
+        table.check(settings.budget, settings.activation_bits if settings.method == "csq" else None)
         return cls(settings, None, table)
 
     def find(self, run: Run, batches: Batches, teacher: Network, held: Held, resumed: dict | None) -> None:
@@ -115,6 +115,8 @@ def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, held
         if not inside:
             for feed in fed:
                 student.calibrate(batches.sample(CALIBRATION, feed.own), feed.arms)
+            if run.start is not None:
+                run.start(student)
         phase = Phase("joint", student, tuple(arm for feed in fed for arm in feed.arms), settings.epochs, settings.lr,
                       teacher, tuple((feed.own, feed.arms) for feed in fed))
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -212,6 +213,30 @@ def training(metrics: list[dict]) -> Figure | None:
         if kind == "accuracy":
             axis.yaxis.set_major_formatter(PERCENT)
         axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def widths(metrics: list[dict]) -> Figure | None:
+    """Real widths while bits are searched: "w_bits/NAME" and "a_bits/NAME" of metrics.jsonl, a curve a layer (or a
+    quality group), from dark to light in running order; None without any."""
+    curves = {}
+    for record in metrics:
+        for name, value in record.items():
+            head, _, layer = name.partition("/")
+            if layer and head in ("w_bits", "a_bits"):
+                curves.setdefault(head, {}).setdefault(layer, {})[record["step"]] = value
+    if not curves:
+        return None
+    figure = Figure(figsize=(4.6 * len(curves) + 1.8, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    for axis, (head, by_layer) in zip(axes, curves.items(), strict=True):
+        for k, (layer, points) in enumerate(by_layer.items()):
+            axis.plot(list(points), list(points.values()), linewidth=1.3, label=layer,
+                      color=colormaps["viridis"](0.9 * k / max(1, len(by_layer) - 1)))
+        _plain(axis)
+        axis.set_title({"w_bits": "bits of weights", "a_bits": "bits of activations"}[head], fontsize=10, color=INK)
+        axis.set_xlabel("step of the search", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
     return figure
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from train.architectures import Architecture, Layer
 from train.networks import FULL, Bias, Network, Pass, QuantConv
+from train.planes import Planes
 from train.quant import Quantizer, inner
 
 RELAXED = "relaxed"
@@ -27,16 +28,17 @@ class Mixture:
     """Shares of the widths in every open layer.
 
     y: [L, 2, W], rows summing to 1: shares for weights (head 0) and activations (head 1); its gradient is that of the
-    loss. values: y as nested lists, read once. group: which batch norm.
+    loss. values: y as nested lists, read once. group: which batch norm. beta: how sharp bit planes are, None for exact.
     """
 
     rows: tuple[Tensor, ...]  # the L * 2 rows of y
     values: list
     group: int = 0
+    beta: float | None = None
 
     @classmethod
-    def of(cls, y: Tensor, group: int = 0) -> "Mixture":
-        return cls(y.flatten(0, 1).unbind(0), y.tolist(), group)
+    def of(cls, y: Tensor, group: int = 0, beta: float | None = None) -> "Mixture":
+        return cls(y.flatten(0, 1).unbind(0), y.tolist(), group, beta)
 
     def head(self, layer: int, head: int) -> tuple[Tensor, list[float]]:
         return self.rows[2 * layer + head], self.values[layer][head]
@@ -99,11 +101,15 @@ class Mixed(nn.Module):
 
 
 class RelaxedArm(nn.Module):
-    """The open widths of one layer: steps for each, and a batch norm (of the batch itself) for each quality group."""
+    """The open widths of one layer: steps for each, and a batch norm (of the batch itself) for each quality group.
 
-    def __init__(self, layer: Layer, eps: float, widths: tuple[int, ...], groups: int):
+    planes: None for weights of learned steps, else they are bit planes fitted at the width of that index.
+    """
+
+    def __init__(self, layer: Layer, eps: float, widths: tuple[int, ...], groups: int, planes: int | None):
         super().__init__()
-        self.w = Mixed(widths, True, layer.outputs)
+        shape = (layer.outputs, layer.inputs, layer.kernel, layer.kernel)
+        self.w = Mixed(widths, True, layer.outputs) if planes is None else Planes(widths, shape, planes)
         self.a = Mixed(widths, False, plain=layer.source == "stream")
         self.norms = norms(layer, eps, groups)
 
@@ -118,9 +124,10 @@ def norms(layer: Layer, eps: float, groups: int) -> nn.ModuleList:
 class RelaxedConv(QuantConv):
     """A convolution of open widths; `position` is its row in a mixture, None for one that stays at 8 bits."""
 
-    def __init__(self, layer: Layer, eps: float, position: int | None, widths: tuple[int, ...], groups: int):
+    def __init__(self, layer: Layer, eps: float, position: int | None, widths: tuple[int, ...], groups: int,
+                 planes: int | None):
         super().__init__(layer, eps)
-        self.position, self.widths, self.groups = position, widths, groups
+        self.position, self.widths, self.groups, self.planes = position, widths, groups, planes
 
     def add_arm(self, name: str, w_bits: int, a: Quantizer | None) -> None:
         if self.position is None:
@@ -128,7 +135,7 @@ class RelaxedConv(QuantConv):
             self.arms[name].norm = None
             self.arms[name].norms = norms(self.layer, self.eps, self.groups)
         else:
-            self.arms[name] = RelaxedArm(self.layer, self.eps, self.widths, self.groups)
+            self.arms[name] = RelaxedArm(self.layer, self.eps, self.widths, self.groups, self.planes)
 
     def inherit(self, name: str) -> None:
         trained = dict(self.arms[FULL].norm.named_parameters())
@@ -152,22 +159,31 @@ class RelaxedConv(QuantConv):
             weight = self._mix(own.w, self.weight, how, 0)
         return own.norms[how.mixture.group](self.convolve(x, weight))
 
-    def _mix(self, mixed: Mixed, x: Tensor, how: MixedPass, head: int) -> Tensor:
+    def _mix(self, mixed: Mixed | Planes, x: Tensor, how: MixedPass, head: int) -> Tensor:
         if how.fit:
             mixed.fit(x)
-        return mixed(x, *how.mixture.head(self.position, head))
+        shares = how.mixture.head(self.position, head)
+        return mixed(x, *shares, how.mixture.beta) if isinstance(mixed, Planes) else mixed(x, *shares)
 
 
 class RelaxedNetwork(Network):
-    """The network with its widths open, over the weights of a full-precision one; `widths` ascending."""
+    """The network with its widths open, over the weights of a full-precision one; `widths` ascending.
 
-    def __init__(self, arch: Architecture, widths: tuple[int, ...], groups: int = 1):
-        self.widths, self.groups = widths, groups
+    planes: see RelaxedArm; one_input: all activations have the same width, so that a shortcut reads its block's codes.
+    """
+
+    def __init__(self, arch: Architecture, widths: tuple[int, ...], groups: int = 1, planes: int | None = None,
+                 one_input: bool = False):
+        self.widths, self.groups, self.planes, self.one_input = widths, groups, planes, one_input
         self.positions = {layer.name: k for k, layer in enumerate(open_layers(arch))}
         super().__init__(arch, {RELAXED: {layer.name: END_BITS for layer in arch.layers}})
 
     def conv(self, layer: Layer) -> RelaxedConv:
-        return RelaxedConv(layer, self.arch.eps, self.positions.get(layer.name), self.widths, self.groups)
+        return RelaxedConv(layer, self.arch.eps, self.positions.get(layer.name), self.widths, self.groups, self.planes)
+
+    def reads(self, layer: Layer, variant: str) -> str | None:
+        blocks = [block.conv1.name for block in self.arch.blocks if layer is block.shortcut]
+        return blocks[0] if blocks and self.one_input else super().reads(layer, variant)
 
     def forward(self, pictures: Tensor, mixture: Mixture, fit: bool = False) -> Tensor:
         """Logits [N, classes] of pictures uint8 [N, H, W, 3], batch norms by the statistics of these very pictures."""

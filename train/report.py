@@ -20,6 +20,7 @@ from train.swap import swap
 from train.worth import worth
 
 SAMPLES = "samples.npz"
+HARD = 0.1  # points that soft bit planes may be better than exact ones
 COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
          "size": "bits of storage", "latency": "the target's measured time"}
 
@@ -58,6 +59,7 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
         if figure is not None:
             plots.save(figure, folder / "plots" / f"{name}.png")
             lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
+    lines += hardness(_metrics(folder / "metrics.jsonl"))
     lines += _notes(records, run.get("settings", {}).get("cost", "bitops"))
     temporary = folder / f"report.md.{os.getpid()}.tmp"
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -87,7 +89,20 @@ def _figures(folder, run, records, accuracy, held_out, points, ladder, curve):
     yield "pareto", "Configurations the search saw", plots.pareto(*found) if found else None
     pictures = _samples(folder / "plots" / SAMPLES)
     yield "samples", "One picture in every quality", plots.samples(pictures) if pictures else None
+    yield "widths", "Bits over time", plots.widths(_metrics(folder / "metrics.jsonl"))
     yield "training", "Training", plots.training(_metrics(folder / "metrics.jsonl"))
+
+
+def hardness(metrics: list[dict]) -> list[str]:
+    """A section on what exact bits cost where planes were soft, from the search's last record with a "gap"."""
+    last = next((r for r in reversed(metrics) if "gap" in r), None)
+    if last is None:
+        return []
+    verdict = f"over {HARD} point: planes are not sharp enough yet, so search for longer (`--search-epochs`)"
+    return ["## Soft and exact bits", "",
+            f"At the search's end soft bit planes got {100 * last['accuracy/soft']:.2f} % of the held pictures, the "
+            f"exact integers {100 * last['accuracy/hard']:.2f} %: {last['gap']:+.2f} points lost, "
+            f"{verdict if last['gap'] > HARD else f'not over {HARD} point'}.", ""]
 
 
 def _points(records, accuracy, within) -> dict[tuple[str, str], tuple[float, float]]:

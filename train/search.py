@@ -42,10 +42,10 @@ class Search:
     table: CostTable
     resumed: dict | None
 
-    def open_network(self, groups: int = 1) -> RelaxedNetwork:
-        """Starts from the full-precision network, or from the checkpoint (see `enter`)."""
-        settings = self.settings
-        net = RelaxedNetwork(self.teacher.arch, settings.candidates, groups).to(self.batches.device)
+    def open_network(self, groups: int = 1, planes: int | None = None, one_input: bool = False) -> RelaxedNetwork:
+        """Starts from the full-precision network, or from the checkpoint (see `enter`); planes: see RelaxedArm."""
+        arch, widths = self.teacher.arch, self.settings.candidates
+        net = RelaxedNetwork(arch, widths, groups, planes, one_input).to(self.batches.device)
         net.inherit(self.teacher)
         if self.resumed is None:
             net.calibrate(self.batches.sample(CALIBRATION))

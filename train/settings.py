@@ -12,9 +12,11 @@ METHODS = {
     "fixed": "--bits as given",
     "fracbits": "a real width per layer, learned by gradient",
     "ilp": "an integer program over measured sensitivities",
+    "csq": "bit planes that are learned, and how many of them",
     "dqmq": "a policy that may depend on the picture's quality",
 }
 COSTS = ("bitops", "size", "latency")
+QUANTIZERS = {"lsq": "a learned step for each width", "csq": "bit planes that all widths share"}
 SENSITIVITIES = ("loss", "steps")
 WIDTHS = range(2, 9)
 CACHE = Path.home() / ".cache" / "bitgrade"
@@ -47,10 +49,12 @@ class Settings:
     search_epochs: int | None = _option(None, "of the search; as --epochs when not given")
     policy_lr: float = _option(0.03, "largest learning rate of what chooses the bits")
     policy_gradient: float = _option(0.5, "dqmq: weight of the policy gradient; 0 leaves the relaxation alone")
+    quantizer: str = _option("lsq", "dqmq: weights by " + ", or ".join(f"{k}: {v}" for k, v in QUANTIZERS.items()))
     samples: int = _option(2, "dqmq: configurations that share a batch while the policy learns")
     groups: str = _option("families", "kinds of quality to tell apart: families, or how many to find without labels, "
                                       "0 for as many as the data say")
     levels: int = _option(1, "dqmq: cost levels around the budget that the variants are spread over")
+    activation_bits: int = _option(4, "csq: width of all inner activations, one of --widths")
     sensitivity: str = _option("loss", "ilp: loss on held pictures, or steps for the learned steps alone")
     epochs: int = _option(12, "of the joint training of all variants")
     private_epochs: int = _option(0, "after it, of the private variants of every kind of quality; 0 for none of them")
@@ -78,6 +82,7 @@ class Settings:
         _among("--arch", self.arch, ARCHITECTURES)
         _among("--method", self.method, METHODS)
         _among("--cost", self.cost, COSTS)
+        _among("--quantizer", self.quantizer, QUANTIZERS)
         _among("--sensitivity", self.sensitivity, SENSITIVITIES)
         if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
@@ -102,6 +107,9 @@ class Settings:
                                 f"{self.groups!r}")
         if not 0 < self.budget <= 1:
             raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
+        if self.method == "csq" and self.activation_bits not in self.candidates:
+            raise SettingsError(f"--activation-bits: expected one of --widths {self.widths}, got "
+                                f"{self.activation_bits}")
         self.uniform, self.candidates, self.training_families  # noqa: B018  (each raises where it makes no sense)
 
     @property
