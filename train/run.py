@@ -157,7 +157,7 @@ def gather(settings: Settings, dataset: Dataset, teacher: Network, graphs: dict[
     cost, trained = layer_cost(settings.cost, settings.target), settings.training_families
     variants = tuple(measured(v, graphs[v.name], relative(cost, teacher.arch, v.bits)) for v in found.variants)
     options = (settings.seed, settings.cache, settings.workers)
-    some = spread(len(dataset.val_y), settings.test_pictures)
+    some = spread(len(dataset.val_y), settings.selector_pictures)
     val = dataclasses.replace(dataset, train_x=dataset.val_x[some], train_y=dataset.val_y[some])
     test = spread(len(dataset.test_y), settings.test_pictures)
     views = evaluation_views(dataset.test_x[test], trained + settings.held_out, *options)

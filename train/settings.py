@@ -67,7 +67,8 @@ class Settings:
     families: str = _option("all", "degradations to train with, by name and comma; all that are not held out")
     hold_out: str = _option(",".join(HELD_OUT), "degradations only tested with; none for no such")
     limit: int = _option(0, "use only so many pictures of each part of the data set, 0 for all")
-    test_pictures: int = _option(1000, "pictures per degradation to test with and to fit the selector on, 0 for all")
+    test_pictures: int = _option(1000, "pictures per degradation to test with, 0 for all")
+    selector_pictures: int = _option(2000, "held pictures per degradation to fit the selector on, 0 for all")
     budget: float = _option(0.5, "mean cost allowed, of that of 8 bits")
     escalate: bool = _option(False, "let a dearer variant look again where the chosen is unsure: fewer errors at the "
                                     "same mean cost, but some pictures cost both")
@@ -183,7 +184,7 @@ class Settings:
 
 _LEAST = {"epochs": 1, "private_epochs": 0, "search_epochs": 1, "variants": 1, "samples": 1, "levels": 1,
           "policy_gradient": 0, "fp_epochs": 0, "epoch_pictures": 0, "batch": 2, "seed": 0, "limit": 0,
-          "test_pictures": 0, "workers": 1, "checkpoint_minutes": 0}
+          "test_pictures": 0, "selector_pictures": 0, "workers": 1, "checkpoint_minutes": 0}
 
 
 def _flag(name: str) -> str:
