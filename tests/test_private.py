@@ -10,11 +10,12 @@ from train.batches import Batches
 from train.checkpoint import load, part
 from train.configs import NAME as CONFIGS
 from train.configs import read
+from train.evidence import Evidence
 from train.groups import groups_of_families
 from train.lowering import lower
 from train.networks import Network
 from train.private import PrivatePhase
-from train.run import learn
+from train.run import learn, main
 from train.settings import SettingsError, parse
 from train.weights import load_weights, save_weights
 
@@ -155,3 +156,13 @@ def test_groups_of_families_tell_families_apart_and_mild_pictures_count_as_what_
 def test_bad_groups_say_what_was_expected(wrong):
     with pytest.raises((SettingsError, SystemExit)):
         parse(["--groups=" + wrong])
+
+
+def test_pictures_of_unknown_quality_get_private_variants_of_groups_found_without_labels(tmp_path):
+    main(parse(["--limit", "200", "--batch", "20", "--epochs", "1", "--families", "clean", "--hold-out", "none",
+                "--bits", "8,4", "--workers", "1", "--private-epochs", "1", "--groups", "2", "--test-pictures", "40",
+                "--out", str(tmp_path)]))
+    evidence = Evidence.read(tmp_path)
+    assert set(evidence.kinds.tolist()) == {0, 1} and not evidence.families.any()
+    assert [v.name for v in evidence.variants if v.base] == ["w8a8-q0", "w8a8-q1", "w4a4-q0", "w4a4-q1"]
+    assert "private" in evidence.arms and "swap" in (tmp_path / "report.md").read_text().lower()

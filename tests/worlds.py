@@ -38,9 +38,10 @@ class World:
         test = self.outcomes(rng, PLACES)
         places = tuple((f, k % 5 + 1 if f != "clean" else 0) for f in TRAINED for k in range(self.pictures))
         seen = self.outcomes(rng, tuple((f, None) for f in TRAINED))
+        family = np.array([TRAINED.index(f) for f, _ in places])
         return Evidence(self.variants, PLACES, HELD_OUT, TRAINED, np.zeros(self.pictures, np.int64), test,
-                        np.ones(len(test), bool), seen, np.array([TRAINED.index(f) for f, _ in places]),
-                        np.array([s for _, s in places]), {}, (np.empty((0, len(PLACES))),) * 2)
+                        np.ones(len(test), bool), seen, family, np.array([s for _, s in places]), family, {},
+                        (np.empty((0, len(PLACES))),) * 2)
 
     def outcomes(self, rng: np.random.Generator, places) -> Outcomes:
         """Exactly the stated share of every view is right: a variant's accuracy has no error of sampling."""

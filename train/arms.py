@@ -134,8 +134,8 @@ def _alike(variant: int, evidence: Evidence) -> Taken:
 
 def _part(evidence: Evidence, chosen: list[int], budget: float, seed: int, **way) -> Taken:
     """A choice among some variants only, learned as the exported one is."""
-    choice = fit_choice(evidence.seen.of_variants(chosen), evidence.families, evidence.costs[chosen], budget, seed,
-                        shared=evidence.shared[chosen], **way)
+    choice = fit_choice(evidence.seen.of_variants(chosen), evidence.kinds, evidence.costs[chosen], budget, seed,
+                        shared=evidence.shared[chosen], pictures=evidence.subjects, **way)
     last, cost = choice.run(evidence.test.of_variants(chosen))
     return Taken(np.array(chosen)[last], cost)
 

@@ -47,7 +47,8 @@ class Evidence:
 
     test: outcomes on J * N pictures; full: bool [J * N], whether the float network is right; labels: int64 [N];
     places: family and severity of each view; held_out: families never trained with. seen: outcomes on M validation
-    pictures; families, severities: int64 [M], which of `trained` and how strong. arms: name -> what was taken on test.
+    pictures; families, severities: int64 [M], which of `trained` and how strong; kinds: int64 [M], the kind of quality
+    each counts as: its family, or a group found without labels. arms: name -> what was taken on test.
     curve: accuracy and mean cost of the exported choice on each view, float64 [B, J] each, for B budgets, rising.
     """
 
@@ -61,6 +62,7 @@ class Evidence:
     seen: Outcomes
     families: np.ndarray
     severities: np.ndarray
+    kinds: np.ndarray
     arms: dict[str, Taken]
     curve: tuple[np.ndarray, np.ndarray]
 
@@ -84,6 +86,11 @@ class Evidence:
         shared = np.array([not v.groups for v in self.variants])
         return shared if shared.any() else ~shared
 
+    @property
+    def subjects(self) -> np.ndarray:
+        """int64 [M]: which validation picture each is a view of."""
+        return np.arange(len(self.seen)) % (len(self.seen) // len(self.trained))
+
     def private(self, base: int) -> list[int]:
         """Variants that share the weights of another."""
         return [k for k, v in enumerate(self.variants) if v.base == self.variants[base].name]
@@ -99,7 +106,8 @@ class Evidence:
         arrays = {f"{name}_{key}": value for name, outcomes in (("test", self.test), ("seen", self.seen))
                   for key, value in _packed(outcomes).items()}
         arrays |= {"about": np.array(json.dumps(about)), "labels": self.labels, "full": np.packbits(self.full),
-                   "families": self.families, "severities": self.severities, "curve": np.stack(self.curve)}
+                   "families": self.families, "severities": self.severities, "kinds": self.kinds,
+                   "curve": np.stack(self.curve)}
         if self.arms:
             arrays["arm_variant"] = np.stack([a.variant for a in self.arms.values()]).astype(np.int16)
             arrays["arm_cost"] = np.stack([a.cost for a in self.arms.values()])
@@ -129,7 +137,7 @@ class Evidence:
                    places=tuple((family, severity) for family, severity in about["places"]),
                    held_out=tuple(about["held_out"]), trained=tuple(about["trained"]), labels=file["labels"], test=test,
                    full=np.unpackbits(file["full"], count=len(test)).astype(bool), seen=seen, families=file["families"],
-                   severities=file["severities"],
+                   severities=file["severities"], kinds=file["kinds"],
                    arms={name: Taken(file["arm_variant"][k].astype(np.int64), file["arm_cost"][k])
                          for k, name in enumerate(about["arms"])}, curve=tuple(file["curve"]))
 

@@ -6,6 +6,7 @@ import torch
 from compile.graph import Graph, macs
 from train.configs import Variant
 from train.evidence import Evidence, Measured, Place
+from train.groups import Groups
 from train.networks import FULL, Network
 from train.outcomes import outcomes
 
@@ -40,11 +41,12 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
 
 def measure(variants: tuple[Measured, ...], graphs: dict[str, Graph], teacher: Network, seen: np.ndarray,
             seen_labels: np.ndarray, severities: np.ndarray, trained: tuple[str, ...], views: Views,
-            labels: np.ndarray, device) -> Evidence:
+            labels: np.ndarray, groups: Groups | None, device) -> Evidence:
     """Evidence without arms or a curve.
 
     seen: validation pictures uint8 [F, M, H, W, 3], a row for each family of `trained`, with labels int64 [M] and
-    severities [F, M]; views: test pictures, the same N in each, with labels int64 [N]; graphs: in the variants' order.
+    severities [F, M]; views: test pictures, the same N in each, with labels int64 [N]; graphs: in the variants' order;
+    groups: how kinds of quality are told apart, None where families are the kinds.
     """
     families, count = seen.shape[:2]
     learned = outcomes(graphs, seen.reshape(-1, *seen.shape[2:]), np.tile(seen_labels, families), device)
@@ -52,9 +54,11 @@ def measure(variants: tuple[Measured, ...], graphs: dict[str, Graph], teacher: N
     full = [float_correct(teacher, FULL, pictures, labels, device) for pictures in views.values()]
     test = type(learned)(*(np.concatenate([getattr(part, name) for part in parts])
                            for name in ("features", "correct", "margin")))
+    families_of = np.repeat(np.arange(families), count)
+    kinds = families_of if groups is None else groups.assign(groups.standardize(learned.features))
     return Evidence(variants, tuple(views), tuple(dict.fromkeys(f for f, _ in views if f not in trained)), trained,
-                    labels, test, np.concatenate(full), learned, np.repeat(np.arange(families), count),
-                    severities.reshape(-1).astype(np.int64), {}, (np.empty((0, len(views))),) * 2)
+                    labels, test, np.concatenate(full), learned, families_of,
+                    severities.reshape(-1).astype(np.int64), kinds, {}, (np.empty((0, len(views))),) * 2)
 
 
 def accuracy_by_family(records: list[dict], arm: str, variant: str) -> dict[str, float]:

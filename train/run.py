@@ -24,6 +24,8 @@ from train.data import DataError, Dataset, load
 from train.degrade import FAMILIES
 from train.evidence import Evidence
 from train.export import export_run
+from train.groups import FAMILIES as BY_FAMILY
+from train.groups import Groups
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
@@ -132,8 +134,8 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
         evidence, views = gather(settings, dataset, teacher, graphs, found, device)
         mixed = mixed_correct(settings, dataset, graphs, device)
     with console.status("selector"):
-        choice = fit_choice(evidence.seen, evidence.families, evidence.costs, settings.budget, settings.seed,
-                            shared=evidence.shared, escalate=settings.escalate)
+        choice = fit_choice(evidence.seen, evidence.kinds, evidence.costs, settings.budget, settings.seed,
+                            shared=evidence.shared, escalate=settings.escalate, pictures=evidence.subjects)
         evidence = take(evidence, choice, settings.budget, settings.seed)
     records = arm_records(evidence, settings.seed)
     evidence.write(settings.folder)
@@ -162,8 +164,15 @@ def gather(settings: Settings, dataset: Dataset, teacher: Network, graphs: dict[
     test = spread(len(dataset.test_y), settings.test_pictures)
     views = evaluation_views(dataset.test_x[test], trained + settings.held_out, *options)
     evidence = measure(variants, graphs, teacher, training_views(val, trained, *options), val.train_y,
-                       severities(len(some), trained, settings.seed), trained, views, dataset.test_y[test], device)
+                       severities(len(some), trained, settings.seed), trained, views, dataset.test_y[test],
+                       found_groups(settings, found), device)
     return evidence, views
+
+
+def found_groups(settings: Settings, found: Configs) -> Groups | None:
+    """The groups that were found without labels; None where a picture's family says its kind."""
+    by_family = settings.groups == BY_FAMILY and len(settings.training_families) > 1
+    return None if by_family or not found.groups else Groups.from_dict(found.groups)
 
 
 def mixed_correct(settings: Settings, dataset: Dataset, graphs, device: torch.device) -> dict[str, int]:
