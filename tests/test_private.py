@@ -1,5 +1,7 @@
 """Private variants: the same integer weights, statistics and steps of their own, trained in turns."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,25 @@ def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, mo
     assert state == ended and tensors.keys() == wanted.keys()
     assert all(torch.equal(t, wanted[k]) for k, t in tensors.items())
     assert (stopped / CONFIGS).read_bytes() == (whole / CONFIGS).read_bytes()
+
+
+def test_private_weights_are_own_integers_and_their_bytes_count(tmp_path):
+    more = [*SMALL, "--bits", "4", "--test-pictures", "40"]
+    main(parse([*more, "--out", str(tmp_path / "shared")]))
+    main(parse([*more, "--private-weights", "--private-lr", "0.01", "--out", str(tmp_path / "own")]))
+    tensors, _ = load(tmp_path / "own")
+    found = read(tmp_path / "own" / CONFIGS)
+    net = Network(ARCH, found.bits)
+    for v in found.variants[1:]:
+        net.own_weights(v.name)
+    net.load_state_dict(part(tensors, "student"))
+    base, own = (lower(net, v.name) for v in found.variants[:2])
+    assert any(not np.array_equal(a.weight, b.weight) for a, b in zip(own.nodes, base.nodes, strict=True)
+               if hasattr(a, "weight"))
+    stored = {k: json.loads((tmp_path / k / "run.json").read_text())["bytes"] for k in ("shared", "own")}
+    assert stored["own"]["tables"] == stored["shared"]["tables"]
+    assert 2 * stored["shared"]["weights"] < stored["own"]["weights"] <= 3 * stored["shared"]["weights"]
+    learn(parse([*more, "--private-weights", "--private-lr", "0.01", "--resume", "--out", str(tmp_path / "own")]))
 
 
 def test_without_private_epochs_nothing_is_added(tmp_path):

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from compile import reference
-from compile.graph import Graph, Requant, macs
+from compile.graph import Conv, Graph, Requant, macs
 from compile.onnx_import import from_model
+from train.cost import TABLE_BITS
 from train.derived import ExportError
 from train.onnx_writer import FORMAT, to_onnx
 
@@ -54,10 +55,21 @@ def export_run(folder: Path, graphs: dict[str, Graph], run: dict, golden_images:
         "selector": None,
         "escalation": None,
         **run,
+        "bytes": stored_bytes(graphs),
         "variants": variants,
         "golden": GOLDEN,
     }
     _write(folder / "run.json", json.dumps(complete, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def stored_bytes(graphs: dict[str, Graph]) -> dict[str, int]:
+    """Bytes of all variants together: "weights", packed, those of equal integers once; "tables" of every channel."""
+    weights, tables = {}, 0
+    for graph in graphs.values():
+        for node in (n for n in graph.nodes if isinstance(n, Conv)):
+            weights[node.w_bits, node.weight.tobytes()] = (node.weight.size * node.w_bits + 7) // 8
+            tables += node.weight.shape[0] * TABLE_BITS // 8
+    return {"weights": sum(weights.values()), "tables": tables}
 
 
 def difference(a: Graph, b: Graph) -> str | None:

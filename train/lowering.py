@@ -191,5 +191,5 @@ class _Builder:
         """Weight codes int64 [O, kH, kW, I], rounded in the arithmetic of the forward pass."""
         conv = self.net.convs[key(layer)]
         quantizer = conv.arms[self.variant].w
-        codes = (conv.weight / quantizer.step() + 0.5).floor().clamp(quantizer.qmin, quantizer.qmax)
+        codes = (conv.weight_of(self.variant) / quantizer.step() + 0.5).floor().clamp(quantizer.qmin, quantizer.qmax)
         return codes.permute(0, 2, 3, 1).cpu().numpy().astype(np.int64)

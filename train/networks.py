@@ -32,16 +32,17 @@ class Bias(nn.Module):
 
 
 class Arm(nn.Module):
-    """What a variant has of its own in one layer: steps, and batch norm or bias."""
+    """What a variant has of its own in one layer: steps, and batch norm or bias; weight: None where it shares that."""
 
     def __init__(self, layer: Layer, eps: float, w: Quantizer | None, a: Quantizer | None):
         super().__init__()
         self.w, self.a = w, a
+        self.register_parameter("weight", None)
         self.norm = nn.BatchNorm2d(layer.outputs, eps=eps) if layer.norm else Bias(layer.outputs)
 
 
 class QuantConv(nn.Module):
-    """A convolution whose weights all variants share."""
+    """A convolution whose weights all variants share that have none of their own."""
 
     def __init__(self, layer: Layer, eps: float):
         super().__init__()
@@ -69,7 +70,16 @@ class QuantConv(nn.Module):
 
     def forward(self, x: Tensor, how: Pass) -> Tensor:
         own = self.arms[how.arm]
-        return own.norm(self.convolve(x, quantized(own.w, self.weight, how.fit)))
+        return own.norm(self.convolve(x, quantized(own.w, self.weight_of(how.arm), how.fit)))
+
+    def weight_of(self, arm: str) -> nn.Parameter:
+        own = self.arms[arm].weight
+        return self.weight if own is None else own
+
+    def own_weight(self, arm: str) -> None:
+        """Gives an arm weights of its own, which start as the shared ones."""
+        copy = self.weight.detach().clone(memory_format=torch.preserve_format)
+        self.arms[arm].weight = nn.Parameter(copy)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         top, left, bottom, right = self.layer.padding
@@ -114,12 +124,20 @@ class Network(nn.Module):
             a = None if self.reads(layer, name) else Quantizer(a_bits, False)
             self.convs[key(layer)].add_arm(name, w_bits, a)
 
-    def add_private(self, name: str, base: str) -> None:
-        """A variant that starts as another and shares its bits; its steps and batch norms are its own."""
+    def add_private(self, name: str, base: str, weights: bool = False) -> None:
+        """A variant that starts as another and shares its bits; its steps and batch norms, and where asked its weights,
+        are its own."""
         self.add_variant(name, self.bits[base])
         self.streams[name].load_state_dict(self.streams[base].state_dict())
         for conv in self.convs.values():
             conv.arms[name].load_state_dict(conv.arms[base].state_dict())
+        if weights:
+            self.own_weights(name)
+
+    def own_weights(self, name: str) -> None:
+        """Gives a variant weights of its own, which start as the shared ones."""
+        for conv in self.convs.values():
+            conv.own_weight(name)
 
     def reads(self, layer: Layer, variant: str) -> str | None:
         """Whose codes a layer takes as they are: "picture", "stream", or its block's first layer by name; else None."""

@@ -103,7 +103,12 @@ class Bits:
 def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held,
           resumed: dict | None) -> Network:
     """Trains all variants together, taught by the full-precision network; each batch goes through all of its feed."""
-    student = Network(teacher.arch, run.configs.bits).to(batches.device)
+    student = Network(teacher.arch, run.configs.bits)
+    if settings.private_weights:
+        for v in run.configs.variants:
+            if v.base:  # made by a phase after this one, which is resumed
+                student.own_weights(v.name)
+    student = student.to(batches.device)
     inside = resumed is not None and resumed["phase"] in AFTER_SEARCH
     if inside:
         student.load_state_dict(checkpoint.part(resumed["tensors"], "student"))

@@ -37,8 +37,10 @@ class PrivatePhase(Phase):
     def parameters_by_rate(self):
         trained = {arm for _, arms in self.feeds for arm in arms}
         named = dict(self.net.named_parameters())
+        # The step of shared weights rests with them: another would make other integers of them.
+        moving = {n.replace(".weight", ".w.log_step") for n in named if n.endswith(".weight") and ".norm." not in n}
         for name, parameter in named.items():
-            parameter.requires_grad_(_owner(name) in trained and not _of_weights(name))
+            parameter.requires_grad_(_owner(name) in trained and (name in moving or ".w.log_step" not in name))
         return [(self.lr, [(n, p) for n, p in named.items() if p.requires_grad])]
 
     def order(self, batches, epoch):
@@ -55,19 +57,16 @@ class PrivatePhase(Phase):
 def _owner(parameter: str) -> str | None:
     """Of "convs.KEY.arms.NAME..." or "streams.NAME...": NAME; None for what all variants share."""
     _, _, rest = parameter.partition(".arms.") if ".arms." in parameter else parameter.partition("streams.")
-    for end in (".w.", ".a.", ".norm.", ".log_base"):
+    for end in (".w.", ".a.", ".norm.", ".weight", ".log_base"):
         rest = rest.split(end)[0]
     return rest or None
-
-
-def _of_weights(parameter: str) -> bool:
-    return ".w.log_step" in parameter
 
 
 def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network, student: Network, held: Held,
                resumed: dict | None) -> Network:
     """Adds private variants to the trained ones and trains what is theirs; nothing where --private-epochs is 0.
 
+    With --private-weights that is weights too, whose integers are then shared no longer.
     Shared variants train their batch norms and steps on all qualities in the same phase, as long as each private one.
     """
     if resumed is not None and resumed["phase"] == "done":
@@ -81,7 +80,7 @@ def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network,
             run.configs = with_private(run.configs, groups)
             for v in run.configs.variants:
                 if v.base:
-                    student.add_private(v.name, v.base)
+                    student.add_private(v.name, v.base, settings.private_weights)
             if run.group.writes:
                 run.configs.write(run.folder)
         student.to(batches.device)

@@ -23,7 +23,7 @@ from train.cost import layer_cost, relative
 from train.data import DataError, Dataset, load
 from train.degrade import FAMILIES
 from train.evidence import Evidence
-from train.export import export_run
+from train.export import export_run, stored_bytes
 from train.groups import FAMILIES as BY_FAMILY
 from train.groups import Groups
 from train.journal import Journal
@@ -150,6 +150,8 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
     Console().print(verdicts(compare(evidence))[0])
     right = ", ".join(f"{name} {count}" for name, count in mixed.items())
     Console().print(f"right among all {len(dataset.test_y)} test pictures, each degraded at random: {right}")
+    stored = stored_bytes(graphs)
+    Console().print(f"stored: {stored['weights']:,} bytes of weights and {stored['tables']:,} of tables, all variants")
     Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
 
 

@@ -58,6 +58,7 @@ class Settings:
     sensitivity: str = _option("loss", "ilp: loss on held pictures, or steps for the learned steps alone")
     epochs: int = _option(12, "of the joint training of all variants")
     private_epochs: int = _option(0, "after it, of the private variants of every kind of quality; 0 for none of them")
+    private_weights: bool = _option(False, "private variants get weights of their own, which costs their bytes")
     private_lr: float = _option(1e-3, "largest learning rate of what is private")
     fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
     epoch_pictures: int = _option(0, "pictures an epoch, 0 for all")
