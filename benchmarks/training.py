@@ -64,7 +64,7 @@ class Bench:
 
     @classmethod
     def of(cls, network: str, batch: int, device: torch.device, folder: Path) -> "Bench":
-        settings = Settings(dataset="cifar10", arch=network, batch=batch, groups=GROUPS, epochs=EPOCHS)
+        settings = Settings(dataset="cifar10", arch=network, batch=batch, groups=str(GROUPS), epochs=EPOCHS)
         views = pictures(EPOCH_STEPS * batch)
         y = np.arange(views.shape[1]) % CLASSES
         dataset = Dataset("synthetic", tuple("0123456789"), views[0], y, *[a[:CALIBRATION] for a in (views[0], y)] * 2)

@@ -1,0 +1,67 @@
+"""The trained runs that lie in the repository: whole, exact, good for compiling without any training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compile import reference
+from compile.build import build
+from compile.onnx_import import load
+from runtime import Engine
+from runtime.selector import Selector
+from targets import find
+from train.evidence import Evidence
+
+ZOO = Path(__file__).parents[1] / "train" / "zoo"
+RUNS = sorted(path.parent for path in ZOO.glob("*/run.json"))
+
+
+def about_golden(run: Path) -> str:
+    return json.loads((run / "run.json").read_text())["golden"]
+
+
+def test_there_are_runs():
+    assert {"resnet8", "resnet20"} <= {run.name for run in RUNS}
+    assert sum(p.stat().st_size for p in ZOO.rglob("*")) < 16e6
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_a_run_is_whole_and_its_golden_data_are_the_reference_s(run):
+    about, golden = json.loads((run / "run.json").read_text()), np.load(run / about_golden(run))
+    Selector.from_dict(about["selector"])
+    assert len(about["labels"]) == 10 and about["bytes"]["weights"] > 0
+    for variant in about["variants"][:4]:
+        graph = load(run / variant["onnx"])
+        assert {k: list(v) for k, v in graph.bit_config().items()} == variant["bits"]
+        assert np.array_equal(reference.run(graph, golden["images"][:2]), golden[f"logits_{variant['name']}"][:2])
+    bases = {v["base"] for v in about["variants"] if v["base"]}
+    for base in bases:  # a private variant has the integer weights of its base
+        one = load(run / f"{base}.onnx")
+        other = load(run / next(v["onnx"] for v in about["variants"] if v["base"] == base))
+        for a, b in zip(one.nodes, other.nodes, strict=True):
+            assert not hasattr(a, "weight") or np.array_equal(a.weight, b.weight)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_results_are_those_of_the_outcomes(run):
+    evidence, records = Evidence.read(run), json.loads((run / "results.json").read_text())
+    right = evidence.by_view(evidence.test.correct)
+    places = {place: j for j, place in enumerate(evidence.places)}
+    for k, v in enumerate(evidence.variants):
+        mine = [r for r in records if (r["arm"], r["variant"]) == (v.method, v.name)]
+        assert len(mine) == len(places)
+        assert all(r["correct"] == right[places[r["family"], r["severity"]], :, k].sum() for r in mine)
+
+
+def test_a_run_of_the_zoo_compiles_and_runs(tmp_path):
+    run = ZOO / "resnet8"
+    about, golden = json.loads((run / "run.json").read_text()), np.load(run / about_golden(run))
+    build([run], find("x86:avx2"), tmp_path / "bundle", golden=1, times=False)
+    with Engine(tmp_path / "bundle") as engine:
+        answers = [engine.infer(picture) for picture in golden["images"][:8]]
+    names = [v["name"] for v in about["variants"]]
+    for k, p in enumerate(answers):
+        assert p.variant in names
+        assert p.label == about["labels"][golden[f"logits_{p.variant}"][k].argmax()]
