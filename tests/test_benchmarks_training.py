@@ -27,14 +27,16 @@ def bench(tmp_path, monkeypatch) -> training.Bench:
 
 @pytest.mark.parametrize("method", ["fp32", *training.FIXED, *phases.SEARCHES])
 def test_what_is_timed_trains(bench, method):
-    """Two steps move the weights, and most parameters: what stays is of widths that no step went through."""
+    """Two steps move the weights (csq: planes), and most parameters: what stays is of widths no step went through."""
     phase = bench.phase(method)
     before = [p.detach().clone() for p in phase.parameters]
     step = training.phase_step(bench, phase)
     assert all(np.isfinite(step(k)) for k in (0, 1))
     moved = [not torch.equal(p, old) for p, old in zip(phase.parameters, before, strict=True)]
-    weights = [m for n, m in zip(phase.names, moved, strict=True) if n.endswith("_conv1.weight")]
-    assert all(weights) and len(weights) == 3 and np.mean(moved) > 0.5
+    ends = "_conv1.arms.relaxed.w.positive" if method == "csq" else "_conv1.weight"
+    weights = [m for n, m in zip(phase.names, moved, strict=True) if n.endswith(ends)]
+    used = [m for n, m in zip(phase.names, moved, strict=True) if method != "csq" or not n.endswith("conv1.weight")]
+    assert all(weights) and len(weights) == 3 and np.mean(used) > 0.5
 
 
 def test_searches_are_met_in_their_middle(bench):
