@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tvm_ffi import StructuralKey
 
 from compile import reference
 from compile.build import build
+from compile.lower import lower
 from compile.onnx_import import load
 from runtime import Engine
 from runtime.selector import Selector
@@ -65,3 +67,10 @@ def test_a_run_of_the_zoo_compiles_and_runs(tmp_path):
     for k, p in enumerate(answers):
         assert p.variant in names
         assert p.label == about["labels"][golden[f"logits_{p.variant}"][k].argmax()]
+
+
+def test_private_variants_run_the_code_of_their_base_on_x86():
+    run = ZOO / "resnet8"
+    private = [v for v in json.loads((run / "run.json").read_text())["variants"] if v["base"] == "w4a4"]
+    keys = {StructuralKey(lower(load(run / v["onnx"]), find("x86:avx2")).module) for v in private}
+    assert len(private) > 2 and len(keys) == 1

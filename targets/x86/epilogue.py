@@ -17,6 +17,7 @@ from targets.kernel import Step
 from targets.vector import LANES, folded_bias, load, splat, store
 from targets.x86.proof import LARGEST, Range, Scaling, float_scaling, fraction
 
+FRACTION = OFFSETS - 1  # place in a ratio's table
 PACKED = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]  # channels as packs leave them; its own inverse
 
 
@@ -129,6 +130,8 @@ class X86Ratio(_Scaled, RatioEpilogue):
         if self.scaling is not None:
             scale, offset = self.scaling.rows()
             table[0], table[OFFSETS : OFFSETS + offset.size] = scale[0], offset
+        if self.fraction is not None:
+            table[FRACTION] = self.fraction.multiplier * 0x10001  # twice, as int16
         return table
 
     def constants(self, table, column):
@@ -146,7 +149,9 @@ class X86Ratio(_Scaled, RatioEpilogue):
         constant = lambda value: T.broadcast(T.int16(value), LANES)  # noqa: E731
         zero_point = -int(self.step.reads[0].tensor.zero_points()[0])
         words = T.shift_left(words + constant(zero_point), constant(self.fraction.left))
-        words = intrinsic("x86.avx2.pmul.hr.sw", f"int16x{LANES}", words, constant(self.fraction.multiplier))
+        # From the table, so that variants which differ in their steps alone have the same code.
+        multiplier = T.reinterpret(splat(self._value(table, FRACTION), LANES // 2), dtype=f"int16x{LANES}")
+        words = intrinsic("x86.avx2.pmul.hr.sw", f"int16x{LANES}", words, multiplier)
         self._leave(words + constant(self.step.write.tensor.zero_point[0]), (write,), table, y, x, channel, count)
 
 
