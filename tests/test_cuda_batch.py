@@ -71,8 +71,9 @@ def test_the_engine_runs_pictures_together(bundle, graphs, here, count):
 
 
 def test_pictures_of_one_variant_go_together():
-    assert _together(["a", "b", "a", "a", "b", "a"], 3) == [[0, 2, 3], [1, 4], [5]]
-    assert _together(["a", "b", "a"], 1) == [[0], [1], [2]]
+    assert _together(dict(enumerate("abaaba")), 3) == [[0, 2, 3], [1, 4], [5]]
+    assert _together(dict(enumerate("aba")), 1) == [[0], [1], [2]]
+    assert _together({4: "a", 7: "b", 9: "a"}, 3) == [[4, 9], [7]]
 
 
 def test_a_processor_takes_one_picture(bundle, graphs, tmp_path, capsys):
