@@ -27,6 +27,13 @@ WAY = {"fp32": "fp32", "random": "shares", "oracle": "groups"}  # what stands fo
 Answers = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]  # (arm, variant) -> correct, cost, float64 [J, N] each
 
 
+def choose(evidence: Evidence, budget: float, seed: int, escalate: bool) -> tuple[Choice, Evidence]:
+    """The choice to export, learned on validation pictures, and the evidence with what every arm did."""
+    choice = fit_choice(evidence.seen, evidence.kinds, evidence.costs, budget, seed, shared=evidence.shared,
+                        escalate=escalate, pictures=evidence.subjects)
+    return choice, take(evidence, choice, budget, seed)
+
+
 def take(evidence: Evidence, choice: Choice, budget: float, seed: int) -> Evidence:
     """The same with what each arm did on the test pictures; arms that make no sense here are left out.
 

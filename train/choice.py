@@ -27,6 +27,10 @@ class Choice:
     static: int
     costs: np.ndarray
 
+    def to_dict(self) -> dict:
+        """The fields of run.json that say how to choose."""
+        return {"selector": self.selector, "budgets": self.budgets, "escalation": self.escalation, "lambda": self.lam}
+
     def first(self, features: np.ndarray) -> np.ndarray:
         """Index of the variant that each picture is given to, int64 [M], of features int32 [M, D]."""
         return Selector.from_dict(self.selector).choose(features, self.lam)
