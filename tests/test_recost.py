@@ -33,7 +33,7 @@ def files(folder) -> dict[str, bytes]:
 
 
 def test_another_budget_is_what_training_with_it_gives(run, tmp_path):
-    more = ["--budget", "0.2", "--escalate"]
+    more = ["--budget", "0.2", "--escalate", "--unseen-loss", "0.1"]
     main(parse([*SMALL, *more, "--out", str(tmp_path / "trained" / "b")]))
     recost(**words([str(run), "--out", str(tmp_path / "chosen" / "b"), *more]))
     trained, chosen = (files(tmp_path / name / "b") for name in ("trained", "chosen"))

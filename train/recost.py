@@ -18,7 +18,7 @@ from train.report import SAMPLES, write_report
 from train.settings import COSTS
 from train.worth import verdicts
 
-CHANGED = ("cost", "target", "budget", "escalate")  # of a run's settings
+CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
 BESIDE = ("metrics.jsonl", "full.safetensors", f"plots/{SAMPLES}")  # files of a run that stay as they are
 
 
@@ -33,8 +33,13 @@ def recost(run: Path, out: Path, **changes) -> Path:
         raise ValueError(f"--out {out}: expected another folder than the run's, whose files stay as they are")
     about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.NAME)
     settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
+    missing = sorted(set(CHANGED) - set(settings))
+    if missing:
+        raise ValueError(f"{run}: an older run, which says nothing of {', '.join(missing)}; give them here")
     if not 0 < settings["budget"] <= 1:
         raise ValueError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {settings['budget']}")
+    if not 0 <= settings["unseen_loss"] <= 1:
+        raise ValueError(f"--unseen-loss: expected a share of the pictures, in 0..1, got {settings['unseen_loss']}")
     arch = architecture(about["arch"], tuple(about["input"]["shape"]), len(about["labels"]))
     cost = layer_cost(settings["cost"], settings["target"])
 
@@ -45,7 +50,8 @@ def recost(run: Path, out: Path, **changes) -> Path:
     found = replace(found, about={**found.about, **costs}, variants=priced(found.variants), seen=priced(found.seen))
     prices = {v.name: v.cost for v in found.variants}
     evidence = replace(evidence, variants=tuple(replace(v, cost=prices[v.name]) for v in evidence.variants))
-    choice, evidence = choose(evidence, settings["budget"], settings["seed"], settings["escalate"])
+    choice, evidence = choose(evidence, settings["budget"], settings["seed"], escalate=settings["escalate"],
+                              most=settings["unseen_loss"])
     variants = [{**v, "cost": prices[v["name"]]} for v in about["variants"]]
     found.write(out)
     evidence.write(out)
@@ -90,6 +96,7 @@ def parse(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--budget", type=float, help="mean cost allowed, of that of 8 bits")
     parser.add_argument("--escalate", action=argparse.BooleanOptionalAction, default=None,
                         help="let a dearer variant look again where the chosen is unsure")
+    parser.add_argument("--unseen-loss", type=float, help="accuracy (0..1) that a kind of quality never seen may lose")
     return vars(parser.parse_args(arguments))
 
 

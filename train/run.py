@@ -134,7 +134,8 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
         evidence, views = gather(settings, dataset, teacher, graphs, found, device)
         mixed = mixed_correct(settings, dataset, graphs, device)
     with console.status("selector"):
-        choice, evidence = choose(evidence, settings.budget, settings.seed, settings.escalate)
+        choice, evidence = choose(evidence, settings.budget, settings.seed, escalate=settings.escalate,
+                                  most=settings.unseen_loss)
     records = arm_records(evidence, settings.seed)
     evidence.write(settings.folder)
     write_json(settings.folder / "results.json", records)
