@@ -201,3 +201,24 @@ def test_pictures_of_unknown_quality_get_private_variants_of_groups_found_withou
     assert set(evidence.kinds.tolist()) == {0, 1} and not evidence.families.any()
     assert [v.name for v in evidence.variants if v.base] == ["w8a8-q0", "w8a8-q1", "w4a4-q0", "w4a4-q1"]
     assert "private" in evidence.arms and "swap" in (tmp_path / "report.md").read_text().lower()
+
+
+def test_another_network_can_teach(run, tmp_path):
+    """The full-precision network given as teacher changes nothing; another one does."""
+    own = run[0] / "full.safetensors"
+    torch.manual_seed(1)
+    other = Network(architecture("resnet20", (32, 32, 3), 10), {})
+    save_weights(other, tmp_path / "other.safetensors")
+    given = ["--weights", str(own), "--fp-epochs", "0", "--bits", "4"]
+    alone, same, taught = (trained(tmp_path / name, *given, *more)[0] for name, *more in (
+        ("alone",), ("same", "--teacher", str(own), "--teacher-arch", "resnet8"),
+        ("taught", "--teacher", str(tmp_path / "other.safetensors"), "--teacher-arch", "resnet20")))
+    assert alone.keys() == same.keys() == taught.keys()
+    assert all(torch.equal(alone[k], same[k]) for k in alone)
+    students = [k for k in alone if k.startswith("student.") and k.endswith("conv1.weight")]
+    assert students and all(not torch.equal(alone[k], taught[k]) for k in students)
+    assert all(torch.equal(alone[k], taught[k]) for k in alone if k.startswith("teacher."))
+    with pytest.raises(ValueError, match="holds no resnet20"):
+        trained(tmp_path / "no", *given, "--teacher", str(own), "--teacher-arch", "resnet20")
+    with pytest.raises(SystemExit):
+        parse(["--teacher", str(tmp_path / "missing.th")])

@@ -41,6 +41,15 @@ def full_network(settings: Settings, dataset: Dataset, device: torch.device) -> 
     return teacher.to(device)
 
 
+def tutor(settings: Settings, dataset: Dataset, teacher: Network, device: torch.device) -> Network:
+    """What the variants learn from beside labels: the network of --teacher at rest, else the full-precision one."""
+    if settings.teacher is None:
+        return teacher
+    other = Network(architecture(settings.teacher_arch, dataset.shape, len(dataset.labels)), {})
+    load_weights(other, settings.teacher)
+    return other.to(device).eval()
+
+
 def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held,
                    resumed: dict | None) -> None:
     """Trains the teacher on mixed quality, from scratch or from given weights."""
@@ -100,9 +109,10 @@ class Bits:
         del run.modules["search"]
 
 
-def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held,
+def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held,
           resumed: dict | None) -> Network:
-    """Trains all variants together, taught by the full-precision network; each batch goes through all of its feed."""
+    """Trains all variants together from the teacher's weights and the tutor's answers; each batch goes through all of
+    its feed."""
     student = Network(teacher.arch, run.configs.bits)
     if settings.private_weights:
         for v in run.configs.variants:
@@ -123,7 +133,7 @@ def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, held
             if run.start is not None:
                 run.start(student)
         phase = Phase("joint", student, tuple(arm for feed in fed for arm in feed.arms), settings.epochs, settings.lr,
-                      teacher, tuple((feed.own, feed.arms) for feed in fed))
+                      tutor, tuple((feed.own, feed.arms) for feed in fed))
 
         def validate(phase: Phase) -> dict[str, float]:
             return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches)

@@ -65,7 +65,7 @@ def _owner(parameter: str) -> str | None:
     return rest or None
 
 
-def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network, student: Network, held: Held,
+def specialize(settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held,
                resumed: dict | None) -> Network:
     """Adds private variants to the trained ones and trains what is theirs; nothing where --private-epochs is 0.
 
@@ -79,7 +79,7 @@ def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network,
     if settings.private_epochs and bases:
         if not inside:
             groups = Groups.from_dict(run.configs.groups) if run.configs.groups else \
-                quality_groups(batches, teacher, settings.groups, settings.seed)
+                quality_groups(batches, tutor, settings.groups, settings.seed)
             run.configs = with_private(run.configs, groups)
             for v in run.configs.variants:
                 if v.base:
@@ -87,17 +87,17 @@ def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network,
             if run.group.writes:
                 run.configs.write(run.folder)
         student.to(batches.device)
-        _train(settings, run, batches, teacher, student, held, resumed if inside else None)
+        _train(settings, run, batches, tutor, student, held, resumed if inside else None)
     if run.group.writes:
         keep(None, run, {"phase": "done"})
     return student.eval()
 
 
-def _train(settings: Settings, run: Run, batches: Batches, teacher: Network, student: Network, held: Held,
+def _train(settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held,
            resumed: dict | None) -> None:
     bases = [v.name for v in run.configs.variants if not v.groups]
     fed = feeds(_only_based(run.configs), batches, held)
-    phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, teacher,
+    phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, tutor,
                          tuple((feed.own, feed.arms) for feed in fed), settings.private_weights)
 
     def validate(phase: Phase) -> dict[str, float]:

@@ -67,6 +67,7 @@ def learn(settings: Settings):
     with group.writer_first():
         dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
         teacher = phases.full_network(settings, dataset, device)
+        tutor = phases.tutor(settings, dataset, teacher, device)
         bits = phases.Bits.of(settings, teacher.arch)
         views, held = training_pictures(settings, dataset)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
@@ -80,8 +81,8 @@ def learn(settings: Settings):
         run.last_checkpoint = run.folder / checkpoint.NAME
     phases.full_precision(settings, run, batches, teacher, held, resumed)
     bits.find(run, batches, teacher, held, resumed)
-    student = phases.joint(settings, run, batches, teacher, held, resumed)
-    private.specialize(settings, run, batches, teacher, student, held, resumed)
+    student = phases.joint(settings, run, batches, teacher, tutor, held, resumed)
+    private.specialize(settings, run, batches, tutor, student, held, resumed)
     if not group.writes:
         return None
     run.journal.close()

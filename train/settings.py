@@ -38,6 +38,9 @@ class Settings:
     data: Path | None = _option(None, "folder that holds cifar-10-batches-py")
     arch: str = _option("resnet8", ", ".join(ARCHITECTURES))
     weights: Path | None = _option(None, "checkpoint to start from, in place of random weights")
+    teacher: Path | None = _option(None, "checkpoint of another network, whose answers the variants learn from in "
+                                         "place of the full-precision one's")
+    teacher_arch: str = _option("resnet56", "of --teacher")
     method: str = _option("fixed", "how the bits are found; " + "; ".join(f"{k}: {v}" for k, v in METHODS.items()))
     bits: str = _option("8,4,2", "for fixed, one variant per entry: 4 for 4-bit weights and activations, w4a8 for both")
     widths: str = _option("2,3,4,8", "candidates that a search chooses from")
@@ -95,8 +98,11 @@ class Settings:
         if self.data is not None and not (self.data.is_dir() or self.data.parent.is_dir()):
             raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py, "
                                 "or one to be made for it in a folder that there is")
-        if self.weights is not None and not self.weights.is_file():
-            raise SettingsError(f"--weights {self.weights}: there is no such file")
+        _among("--teacher-arch", self.teacher_arch, ARCHITECTURES)
+        for name in ("weights", "teacher"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise SettingsError(f"{_flag(name)} {path}: there is no such file")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SettingsError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
         for name, least in _LEAST.items():
