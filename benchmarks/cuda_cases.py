@@ -60,7 +60,8 @@ def write_case(folder: Path, network: str, bits: str, graph: Graph, target: Targ
     arrays = {"weights": lowered.weights(), "table": lowered.table, "pictures": pictures, "logits": logits}
     facts = {"network": network, "bits": bits, "batch": batch, "target": target.name, "requires": target.requires,
              "workspace": lowered.sizes.workspace, "macs": macs_by_container(graph, lowered, batch),
-             "command": built["command"], "layers": layers(graph), "arrays": {name: write_array(folder, a) for name, a in arrays.items()}}
+             "command": built["command"], "layers": layers(graph),
+             "arrays": {name: write_array(folder, a) for name, a in arrays.items()}}
     (case / "case.json").write_text(json.dumps(facts, indent=1) + "\n")
     return case
 

@@ -53,7 +53,7 @@ class Driver:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The context is the calling thread's; the one that it had, another GPU's in torch say, is its own again after."""
+        """The context is the calling thread's; afterwards the one that it had is, another GPU's in torch, say."""
         self._call("cuCtxPushCurrent_v2", self._context)
         try:
             yield
