@@ -23,7 +23,7 @@ from benchmarks.cuda_checks import ERRORS, Captured, Compiled, bind, buffer
 from benchmarks.records import write_records
 
 ROUNDS = 15
-BYTES_UNTIL = 90  # compute capability from which codes of 4 bits are multiplied as bytes
+BYTES_FROM = 90  # compute capability from which codes of 4 bits are multiplied as bytes
 
 
 class Peer(nn.Module):
@@ -120,24 +120,32 @@ def compiled_peer(network: Peer, x: torch.Tensor) -> dict[str, Callable[[], None
         return {}
 
 
+def containers(capability: int) -> set[str]:
+    """Bits of a code inside a GPU's own matrix instructions."""
+    return {"8"} if capability >= BYTES_FROM else {"8", "4"}
+
+
 def peak_share(work: dict[str, int], ms: float, peaks: dict[str, float], capability: int) -> float | None:
     """work: multiply-adds by container; peaks: multiply-adds a millisecond by container. None where none is known."""
-    rate = {c: peaks.get("8" if capability >= BYTES_UNTIL else c) for c in work}
+    rate = {c: peaks.get(c if c in containers(capability) else "8") for c in work}
     if any(work[c] and not rate[c] for c in work):
         return None
     return sum(work[c] / rate[c] for c in work if work[c]) / ms
 
 
-def measured_peaks(folder: Path) -> dict[str, float]:
+def measured_peaks(folder: Path, capability: int) -> dict[str, float]:
     """Multiply-adds a millisecond by container, of the prepared kernels that do nothing else."""
     found, rng = {}, np.random.default_rng(0)
     words = rng.integers(0, 1 << 32, 16, np.uint32).view(np.int32)  # zeros would cost the GPU less power than codes do
-    for path in sorted(folder.glob("peak-*/case.json")):
-        facts = json.loads(path.read_text())
+    for container in sorted(containers(capability)):
+        path = folder / f"peak-{container}"
+        if not path.exists():
+            continue
+        facts = json.loads((path / "case.json").read_text())
         arrays = (np.zeros(16, np.uint8), np.zeros(64, np.int8), words, np.zeros(64, np.uint8),
                   np.zeros(facts["outputs"], np.int32))
-        call = bind(path.parent / "main.so", tuple(buffer(a, "cuda") for a in arrays))
-        found[facts["bits"]] = facts["macs"] / least({"peak": call})["peak"]
+        call = bind(path / "main.so", tuple(buffer(a, "cuda") for a in arrays))
+        found[container] = facts["macs"] / least({"peak": call})["peak"]
     return found
 
 
@@ -188,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
             case.require(torch.cuda.get_device_capability())
         torch.backends.cudnn.benchmark = True  # the peer picks the fastest of its algorithms
         major, minor = torch.cuda.get_device_capability()
-        peaks = measured_peaks(args.folders[0].parent)
+        peaks = measured_peaks(args.folders[0].parent, 10 * major + minor)
         for container, rate in peaks.items():
             print(f"peak of {container}-bit instructions: {2e3 * rate / 1e12:.1f} TOPS")
         for found in bench(cases, torch.cuda.get_device_name(), 10 * major + minor, peaks):

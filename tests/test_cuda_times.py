@@ -137,3 +137,23 @@ def test_the_peak_keeps_every_processor_busy(processors):
     """Blocks that are left when others have none idle at most a twentieth of a GPU's time."""
     rounds = -(-cuda_cases.PEAK_BLOCKS // processors)
     assert cuda_cases.PEAK_BLOCKS / (rounds * processors) > 0.95
+
+
+@pytest.mark.parametrize("capability, measured", [(90, ["8"]), (120, ["8"]), (87, ["4", "8"])])
+def test_peaks_are_of_instructions_that_the_gpu_has(capability, measured, tmp_path, monkeypatch):
+    """Over words of all kinds: with zeros a GPU may clock higher than it ever does at work."""
+    for container in ("8", "4"):
+        (tmp_path / f"peak-{container}").mkdir()
+        (tmp_path / f"peak-{container}" / "case.json").write_text(json.dumps({"macs": 100, "outputs": 64}))
+    words, bound = [], []
+    monkeypatch.setattr(cuda_times, "buffer", lambda values, device: values)
+    monkeypatch.setattr(cuda_times, "least", lambda calls: {"peak": 2.0})
+
+    def bind(library, tensors):
+        bound.append(library.parent.name)
+        words.append(tensors[2])
+
+    monkeypatch.setattr(cuda_times, "bind", bind)
+    assert cuda_times.measured_peaks(tmp_path, capability) == {c: 50.0 for c in measured}
+    assert bound == [f"peak-{c}" for c in measured]
+    assert all(w.dtype == "int32" and len(set(w.tolist())) == 16 and w.min() < 0 < w.max() for w in words)
