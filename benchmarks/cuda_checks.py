@@ -147,7 +147,7 @@ def graph_logits(engine: Engine, variant: str, pictures: np.ndarray) -> np.ndarr
         x.copy_(torch.from_numpy(np.resize(part, (batch, *part.shape[1:])).reshape(-1)))
         y.fill_(-STALE)
         replay()
-        found.append(y.cpu().numpy().reshape(batch, classes)[:len(part)])
+        found.append(y.to("cpu", copy=True).numpy().reshape(batch, classes)[:len(part)])
     return np.concatenate(found)
 
 

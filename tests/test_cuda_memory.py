@@ -2,66 +2,14 @@
 
 import ctypes
 import gc
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
 from runtime import BundleError, Engine, cuda, library, open_bundle
+from tests.fake_driver import array
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
-FAKE = r"""
-#include <stdlib.h>
-#include <string.h>
-typedef unsigned long long ptr;
-#define OURS (void *)0x1234567890
-static void *contexts[8] = {0};
-static int depth, live, fail;
-static int current(void) { return contexts[depth] == OURS; }
-void *fake_context(void) { return contexts[depth]; }
-int fake_depth(void) { return depth; }
-void fake_set_context(void *context) { contexts[depth] = context; }
-int fake_fail(int code) { fail = code; return 0; }
-int fake_live(void) { return live; }
-int cuInit(unsigned flags) { return fail; }
-int cuDeviceGet(int *device, int ordinal) { *device = 7; return 0; }
-int cuDevicePrimaryCtxRetain(void **context, int device) {
-  *context = OURS; return device == 7 ? 0 : 101; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 7; return 0; }
-int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Fake GPU", size); return 0; }
-int cuCtxPushCurrent_v2(void *context) { contexts[++depth] = context; return context == OURS ? 0 : 201; }
-int cuCtxPopCurrent_v2(void **context) { *context = contexts[depth--]; return *context == OURS ? 0 : 201; }
-int cuMemAlloc_v2(ptr *p, size_t n) {
-  if (fail) return fail;
-  live++; *p = (ptr)aligned_alloc(256, (n + 255) / 256 * 256); return current() ? 0 : 201; }
-int cuMemFree_v2(ptr p) { live--; free((void *)p); return current() ? 0 : 201; }
-int cuMemcpyHtoD_v2(ptr to, const void *from, size_t n) { memcpy((void *)to, from, n); return current() ? 0 : 201; }
-int cuMemcpyDtoH_v2(void *to, ptr from, size_t n) { memcpy(to, (void *)from, n); return current() ? 0 : 201; }
-int cuGetErrorString(int code, const char **text) { *text = code == 2 ? "out of memory" : 0; return 0; }
-"""
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory):
-    """Path of the stand-in for libcuda.so.1."""
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc to build a stand-in for NVIDIA's driver")
-    folder = tmp_path_factory.mktemp("fake")
-    (folder / "fake.c").write_text(FAKE)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libfake.so", folder / "fake.c"], check=True)
-    return folder / "libfake.so"
-
-
-@pytest.fixture
-def driver(fake, monkeypatch):
-    """The process's driver is the stand-in, until the test ends."""
-    monkeypatch.setattr(cuda, "DRIVER", str(fake))
-    cuda.driver.cache_clear()
-    ctypes.CDLL(str(fake)).fake_fail(0)
-    yield cuda.driver()
-    ctypes.CDLL(str(fake)).fake_fail(0)
-    cuda.driver.cache_clear()
 
 
 def live(fake) -> int:
@@ -132,8 +80,7 @@ def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch
 
     def main(*tensors):
         assert all(str(t.device) == "cuda:0" for t in tensors)
-        names = {"uint8": ctypes.c_uint8, "int8": ctypes.c_int8, "int32": ctypes.c_int32}
-        arrays = [np.ctypeslib.as_array((names[str(t.dtype)] * t.shape[0]).from_address(t.data_ptr())) for t in tensors]
+        arrays = [array(t) for t in tensors]
         seen.append([a.copy() for a in arrays])
         arrays[4][:] = np.arange(10) * int(arrays[0].sum())
 
