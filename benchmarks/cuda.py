@@ -9,7 +9,7 @@ than the CUDA that compiled the networks, and for another processor than theirs.
 so that what fails hides nothing else:
 
     checks      all logits of all pictures, by `main` and by a CUDA graph of it; bundles through the engine
-    sanitizer   the smallest network under compute-sanitizer
+    sanitizer   the smallest network under each tool of compute-sanitizer, the others under memcheck
     times       milliseconds beside PyTorch in fp16, and the share of the GPU's own peak
 
 Leaves cuda.json (records) and cuda.md (tables) in --out; exits with 1 if anything differs or fails.
@@ -75,15 +75,23 @@ def time_jobs(found: list[Path], out: Path) -> list[Job]:
 
 
 def sanitizer_jobs(found: list[Path], sanitizer: str) -> list[Job]:
-    """The network of least work for the smallest batch, several configurations of it, under each tool."""
+    """The network of least work in all its configurations under each tool, one of every other network under memcheck.
+
+    For the smallest batch there is. Other networks have kernels of their own: depthwise layers, pooling.
+    """
     by_work = sorted(cases(found), key=lambda c: (sum(c.facts["macs"].values()), c.folder.name))
-    least = [c for c in by_work if (c.facts["network"], c.batch) == (by_work[0].facts["network"], by_work[0].batch)]
+    groups: dict[str, list[Case]] = {}
+    for case in by_work:
+        groups.setdefault(case.facts["network"], []).append(case)
+    least, *others = ([c for c in group if c.batch == group[0].batch] for group in groups.values())
+    asked = [(case, tool) for case in least for tool in TOOLS]
+    asked += [(min(group, key=lambda c: c.folder.name), "memcheck") for group in others]
     # each tensor in memory of its own: inside one large allocation no access would be out of bounds
     alone = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)
     return [Job("sanitizer", f"{tool}-{case.folder.name}",
-                (sanitizer, "--tool", tool, *options, "--error-exitcode", str(FOUND_OBJECTIONS),
+                (sanitizer, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(FOUND_OBJECTIONS),
                  *_python("benchmarks.cuda_checks"), str(case.folder), "--most", str(FEW)), environment=alone)
-            for case in least for tool, options in TOOLS.items()]
+            for case, tool in asked]
 
 
 def find_sanitizer() -> str | None:

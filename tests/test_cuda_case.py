@@ -1,5 +1,6 @@
 """Running prepared networks' processes: what a machine must have, how jobs end, what they leave; nvcc where it is."""
 
+import json
 import os
 import subprocess
 import sys
@@ -84,6 +85,22 @@ def test_a_gpu_that_is_too_old_is_told(requires, capability):
         case.require(capability)
     case.require((12, 0))
     case.require((9, 0))
+
+
+def test_every_network_runs_under_memcheck(tmp_path):
+    """All tools only where there is least to do: a race costs them a lot of time."""
+    for network, work in (("large", 900), ("small", 100)):
+        for bits, batch in (("w8a8", 1), ("mixed", 1), ("mixed", 8)):
+            folder = tmp_path / f"{network}-{bits}-{batch}"
+            folder.mkdir()
+            facts = {"network": network, "bits": bits, "batch": batch, "macs": {"8": work * batch, "4": 0}}
+            (folder / "case.json").write_text(json.dumps(facts))
+    jobs = cuda.sanitizer_jobs(cuda.folders(tmp_path), "compute-sanitizer")
+    assert [j.name for j in jobs] == [*(f"{tool}-small-{bits}-1" for bits in ("mixed", "w8a8") for tool in cuda.TOOLS),
+                                      "memcheck-large-mixed-1"]
+    # torch tries calls of CUDA that a driver may lack, and goes on: those are no objections
+    assert [j.name for j in jobs if "--report-api-errors" in j.command] == [
+        j.name for j in jobs if j.name.startswith("memcheck")]
 
 
 REBUILD = """#!/bin/sh
