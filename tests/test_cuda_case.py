@@ -61,6 +61,16 @@ def test_the_telling_line(tmp_path, said, told):
     assert cuda.failure(job(tmp_path, ""), [], 2, said).startswith(f"exit code 2: {told}")
 
 
+@pytest.mark.parametrize("said, failure", [
+    ("a: 0 of 2 pictures differ\n========= ERROR SUMMARY: 0 errors", None),
+    ("========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", None),
+    ("a: 0 of 2 pictures differ", "compute-sanitizer watched nothing"),
+    ("========= Target application terminated before first instrumented API call\n========= ERROR SUMMARY: 0 errors",
+     "compute-sanitizer watched nothing")])
+def test_a_sanitizer_that_watched_nothing_has_found_nothing(said, failure):
+    assert cuda.failure(cuda.Job("sanitizer", "memcheck-a", ()), [], 0, said) == failure
+
+
 @pytest.mark.parametrize("module, package", [("torch", "torch"), ("tvm_ffi", "apache-tvm-ffi")])
 def test_a_missing_package_is_told(tmp_path, module, package):
     """At once, not by every job."""
