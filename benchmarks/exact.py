@@ -80,11 +80,11 @@ def compare(graph: Graph, run: Run, pictures: np.ndarray, labels: np.ndarray, ti
     return {"pictures": len(pictures), "differing": differing, "correct": correct}
 
 
-def exact(bundle: Bundle, pictures: np.ndarray, labels: np.ndarray) -> list[dict]:
-    """A record {"variant", "target", "cpu", "pictures", "differing", "correct"} of each variant."""
+def exact(bundle: Bundle, pictures: np.ndarray, labels: np.ndarray, names: list[str]) -> list[dict]:
+    """A record {"variant", "target", "cpu", "pictures", "differing", "correct"} of each variant named."""
     size, records = bundle.manifest.shape[:2], []
     pictures = np.stack([resize(p, size) for p in pictures])
-    for variant in bundle.variants:
+    for variant in map(bundle.variant, names):
         run, name = compiled(bundle, variant)
         counts = compare(graph_of(bundle, variant), run, pictures, labels, variant.name)
         records.append({"variant": variant.name, "target": bundle.manifest.target.name, "cpu": name, **counts})
@@ -117,15 +117,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="where the data set is")
     parser.add_argument("--count", type=int, default=1000, help="test pictures (default 1000)")
     parser.add_argument("--seed", type=int, default=MIXED_SEED, help=f"of the degradations (default {MIXED_SEED})")
+    parser.add_argument("--variants", metavar="NAME,NAME", help="only these (default all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
     args = parser.parse_args(argv)
     try:
         bundle = open_bundle(args.bundle or newest_bundle(), here=False)
         print(f"bundle: {bundle.folder}")
+        names = args.variants.split(",") if args.variants else [v.name for v in bundle.variants]
         data = load_data(args.dataset, args.data, CACHE)
         count = min(max(1, args.count), len(data.test_x))
         pictures, _, _ = mixed_views(data.test_x[:count], FAMILIES, args.seed, CACHE)
-        records = exact(bundle, pictures, data.test_y[:count])
+        records = exact(bundle, pictures, data.test_y[:count], names)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

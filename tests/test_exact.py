@@ -38,6 +38,12 @@ def test_records(bundles, tmp_path, monkeypatch, name, count, runs_on):
     assert all(0 <= r["correct"] <= count and r["cpu"].startswith(runs_on) for r in records)
 
 
+def test_some_variants_only(bundles, tmp_path):
+    arguments = ["--dataset", "digits", "--count", "2", "--variants", "w4a4", "--json", str(tmp_path / "e.json")]
+    assert exact.main([str(bundles["x86"]), *arguments]) == 0
+    assert [r["variant"] for r in json.loads((tmp_path / "e.json").read_text())] == ["w4a4"]
+
+
 def test_differing_pictures_and_right_classes_are_counted(small_bundle):
     graph, bundle = resnet_like(BITS["w4a4"], seed=2, size=16), open_bundle(small_bundle)
     x = pictures(graph, 30, 6)
@@ -60,6 +66,8 @@ def test_errors(small_bundle, tmp_path, capsys):
     assert exact.main([str(tmp_path)]) == 2
     assert exact.main([str(small_bundle), "--dataset", "cifar10", "--data", str(tmp_path / "no"), "--count", "1"]) == 2
     assert "error: " in capsys.readouterr().err
+    assert exact.main([str(small_bundle), "--dataset", "digits", "--count", "1", "--variants", "w9"]) == 2
+    assert "expected a variant among w8a8, w4a4" in capsys.readouterr().err
     bundle = open_bundle(small_bundle)
     object.__setattr__(bundle.manifest, "files", {})
     with pytest.raises(BundleError, match="expected an ONNX file of w8a8"):

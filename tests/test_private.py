@@ -68,31 +68,45 @@ def test_private_variants_share_integer_weights_and_nothing_else_that_learns(run
         assert not torch.equal(net.streams[v.name].log_base, net.streams[v.base].log_base)
 
 
-def test_weights_rest_and_turns_train_one_quality_at_a_time():
+def turns(own_weights: bool) -> list[set[str]]:
+    """Names of the parameters that the shared variant's turn and the private one's bring a gradient."""
     torch.manual_seed(0)
     net = Network(ARCH, {"w4a4": {layer.name: (4, 4) for layer in ARCH.layers}})
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 8, 8, 3), np.uint8)
     batches = Batches(pictures, np.arange(32) % 10, batch=8, pictures=0, seed=0, flip=False,
                       device=torch.device("cpu"))
     net.calibrate(batches.sample(16))
-    net.add_private("w4a4-q0", "w4a4")
+    net.add_private("w4a4-q0", "w4a4", own_weights)
     own = torch.zeros(2, 32, dtype=torch.bool)
     own[1] = True
-    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, ((None, ("w4a4",)), (own, ("w4a4-q0",))))
-    order = phase.order(batches, 0)
+    fed = (None, ("w4a4",)), (own, ("w4a4-q0",))
+    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, fed, own_weights)
+    order, reached = phase.order(batches, 0), []
     assert bool((order[1][1] == 1).all())  # only views of its own quality
-    before = {n: p.detach().clone() for n, p in net.named_parameters()}
-    for turn, arm in enumerate(("w4a4", "w4a4-q0")):
+    for turn in range(2):
         (name, loss), = phase.losses(None, batches, order, 0, turn)
         assert name == "w4a4"
         phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        moved = {n for n, p in net.named_parameters() if p.grad is not None}
+        before = {n: p.detach().clone() for n, p in net.named_parameters()}
+        phase.optimizer.step()
+        reached.append({n for n, p in net.named_parameters() if p.grad is not None})
+        assert {n for n, p in net.named_parameters() if not torch.equal(p, before[n])} <= reached[-1]
+    return reached
+
+
+def test_weights_rest_and_turns_train_one_quality_at_a_time():
+    for moved, arm in zip(turns(False), ("w4a4", "w4a4-q0"), strict=True):
         assert moved and all(f"arms.{arm}." in n or n == f"streams.{arm}.log_base" for n in moved)
         assert not any(".w." in n or n.endswith("conv.weight") for n in moved)
-        phase.optimizer.step()
-    changed = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
-    assert {n.split(".arms.")[1].split(".")[0] for n in changed if ".arms." in n} == {"w4a4", "w4a4-q0"}
+
+
+def test_with_private_weights_those_of_shared_variants_train_too():
+    shared, private = turns(True)
+    steps = {f"convs.conv1.arms.{name}.w.log_step" for name in ("w4a4", "w4a4-q0")}
+    assert shared & {"convs.conv1.weight", *steps} == {"convs.conv1.weight", "convs.conv1.arms.w4a4.w.log_step"}
+    assert private & {"convs.conv1.weight", *steps} == {"convs.conv1.arms.w4a4-q0.w.log_step"}
+    assert "convs.conv1.arms.w4a4-q0.weight" in private
 
 
 def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, monkeypatch):

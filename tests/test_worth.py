@@ -15,7 +15,7 @@ from train.compare import TRAINED as KNOWN
 from train.evidence import Evidence
 from train.groups import Groups
 from train.swap import swap
-from train.worth import worth
+from train.worth import at_budgets, worth
 
 
 def test_a_gain_of_one_point_is_found_and_covered():
@@ -63,6 +63,21 @@ def test_mixing_two_rungs_at_random_gains_nothing_over_their_line():
     assert c.cost[arm][0] == pytest.approx((1 + 0.3 + 0.3) / 3) and c.accuracy[arm][0] == pytest.approx(2.5 / 3)
     assert c.gain(arm).value == pytest.approx(0, abs=1e-9) and c.gain(arm).verdict == 0
     assert c.cost_ratio(arm).value == pytest.approx(1)
+
+
+def test_other_budgets_are_told_from_the_curve():
+    """0.8 at 0.3 and 0.9 at 1 are the static line; 0.85 at 0.3 is 0.05 above it, had elsewhere at 0.65."""
+    evidence = World({"w8a8": alike(0.9), "w4a4": alike(0.8)}, {}).evidence()
+    assert at_budgets(evidence, compare(replace(evidence, arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4"))
+                                                                }))) == []
+    accuracy, cost = (np.repeat([[a], [b], [c]], len(PLACES), 1) for a, b, c in ((0.8, 0.85, 0.95), (0.3, 0.3, 1)))
+    evidence = replace(evidence, curve=(accuracy, cost), arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4"))})
+    text = "\n".join(at_budgets(evidence, compare(evidence)))
+    for row in ("| 0.300 | 80.00 % | +0.00 | × 1.00 |", "| 1.000 | 95.00 % | +5.00 | never reached |"):
+        assert row in text
+    accuracy[0] = 0.85
+    text = "\n".join(at_budgets(replace(evidence, curve=(accuracy, cost)), compare(evidence)))
+    assert "| 0.300 | 85.00 % | +5.00 | × 2.17 |" in text
 
 
 def test_families_weigh_alike_and_panels_are_apart():

@@ -19,12 +19,25 @@ import numpy as np
 from train.choice import Choice, fit_choice
 from train.evidence import Evidence, Taken
 from train.outcomes import Outcomes
+from train.unseen import careful_inside
 
 FULL_COST = 32 * 32 / (8 * 8)  # of the float network, relative to 8-bit weights and activations
 BY_RULE = ("fp32", "static", "private", "bits", "cascade", "adaptive", "random", "shuffled", "oracle")
 WAY = {"fp32": "fp32", "random": "shares", "oracle": "groups"}  # what stands for the variant in a record
 
 Answers = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]  # (arm, variant) -> correct, cost, float64 [J, N] each
+
+
+def choose(evidence: Evidence, budget: float, seed: int, *, escalate: bool, most: float) -> tuple[Choice, Evidence]:
+    """The choice to export, learned on validation pictures, and the evidence with what every arm did.
+
+    most: accuracy that a kind of quality never seen may lose (`train.unseen`).
+    """
+    seen, kinds, shared = evidence.seen, evidence.kinds, evidence.shared
+    inside = careful_inside(seen, kinds, evidence.costs, seed, shared=shared, most=most)
+    choice = fit_choice(seen, kinds, evidence.costs, budget, seed, shared=shared, escalate=escalate, inside=inside,
+                        pictures=evidence.subjects)
+    return choice, take(evidence, choice, budget, seed)
 
 
 def take(evidence: Evidence, choice: Choice, budget: float, seed: int) -> Evidence:
@@ -39,9 +52,9 @@ def take(evidence: Evidence, choice: Choice, budget: float, seed: int) -> Eviden
     arms = {"static": _alike(static, evidence)}
     whole = len(evidence.variants) if choice.escalation is None else 0  # a part that is all of adaptive shows nothing
     if 1 < len(private) != whole:
-        arms["private"] = _part(evidence, private, evidence.costs[static], seed)
+        arms["private"] = _part(evidence, private, evidence.costs[static], seed, inside=choice.inside)
     if 1 < len(ladder) != whole:
-        arms["bits"] = _part(evidence, ladder, budget, seed)
+        arms["bits"] = _part(evidence, ladder, budget, seed, inside=choice.inside)
     if levels:
         arms["cascade"] = _part(evidence, ladder, budget, seed, escalate=True, by_quality=False)
     arms["adaptive"] = Taken(*choice.run(test))

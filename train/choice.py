@@ -7,7 +7,7 @@ import numpy as np
 from runtime.selector import Selector, entry_for
 from train.escalation import Rule, escalation_table
 from train.outcomes import Outcomes
-from train.selector import budget_table, lambdas_of, train_selector
+from train.selector import INSIDE, budget_table, lambdas_of, train_selector
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,8 @@ class Choice:
 
     A budget below the cheapest variant's cost means that variant. escalation: {"up", "budgets"}, None where nothing
     runs twice. lam, margins int64 [V]: those of the entry within the budget. static: index of the one variant that, for
-    every picture, gets most right within the budget there. costs: float [V] relative to 8 bits.
+    every picture, gets most right within the budget there. costs: float [V] relative to 8 bits. inside: share of these
+    pictures near enough to a known kind not to fall back.
     """
 
     selector: dict
@@ -26,6 +27,11 @@ class Choice:
     margins: np.ndarray
     static: int
     costs: np.ndarray
+    inside: float
+
+    def to_dict(self) -> dict:
+        """The fields of run.json that say how to choose."""
+        return {"selector": self.selector, "budgets": self.budgets, "escalation": self.escalation, "lambda": self.lam}
 
     def first(self, features: np.ndarray) -> np.ndarray:
         """Index of the variant that each picture is given to, int64 [M], of features int32 [M, D]."""
@@ -38,16 +44,19 @@ class Choice:
 
 
 def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int, *, shared: np.ndarray,
-               escalate: bool = False, by_quality: bool = True, pictures: np.ndarray | None = None) -> Choice:
+               escalate: bool = False, by_quality: bool = True, inside: float = INSIDE,
+               pictures: np.ndarray | None = None) -> Choice:
     """From pictures that no variant was trained on.
 
     groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
     only they get one of an unseen kind. escalate: whether a variant that is unsure may be followed by a dearer one.
     by_quality: whether the first choice may depend on the picture; False: the same variant for all, the best at its
-    cost. pictures: int64 [M], which picture each is a view of; None: the k-th of every group are views of the same.
+    cost. inside: share of these pictures near enough to a known kind not to fall back. pictures: int64 [M], which
+    picture each is a view of; None: the k-th of every group are views of the same.
     """
     costs = np.asarray(costs, np.float64)
-    selector = train_selector(seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality)
+    selector = train_selector(seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality,
+                              inside=inside)
     table = taken = budget_table(selector, seen.features, seen.correct, costs)
     escalation = None
     if escalate:
@@ -60,7 +69,7 @@ def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: i
     within = np.flatnonzero(costs <= max(budget, costs.min()) * (1 + 1e-9))
     best = max(within, key=lambda v: (seen.correct[:, v].mean(), -costs[v]))
     margins = np.array(entry.get("margins", [0] * len(costs)), np.int64)
-    return Choice(selector, table, escalation, entry["lambda"], margins, int(best), costs)
+    return Choice(selector, table, escalation, entry["lambda"], margins, int(best), costs, inside)
 
 
 def _places(groups: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ FIXED = ("#0b3c6f", "#1c7ed6", "#12a39a", "#6fbf44", "#7048c6", "#c2255c", "#8a6
 IN_FAMILIES = ("fp32", "static", "adaptive", "random")  # beside single variants: more lines could not be told apart
 MARKERS = {"adaptive": ("*", 12), "random": ("x", 7), "static": ("+", 11), "private": ("P", 8), "bits": ("s", 7),
            "cascade": ("D", 6), "shuffled": ("v", 7), "oracle": ("^", 7)}
+RARE = 0.03  # share of pictures
 NAMED = 8  # single variants at most that a legend names
 PERCENT = FuncFormatter(lambda value, _: f"{value:g} %")
 DPI = 130
@@ -165,13 +166,21 @@ def pareto(seen: list[dict], variants: list[dict]) -> Figure:
 
 
 def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure:
-    """by_family: family -> variant -> share of its pictures for which the selector chose it."""
+    """by_family: family -> variant -> share of its pictures for which the selector chose it.
+
+    Variants that no family has for more than RARE of its pictures are drawn together.
+    """
     names = list(by_family)
-    figure = Figure(figsize=(7, 0.34 * len(names) + 1.2), layout="constrained")
+    variants = [v for v in by_family[names[0]] if max(by_family[f][v] for f in names) > RARE]
+    colours = FIXED if len(variants) <= len(FIXED) else [colormaps["tab20"](k % 20) for k in range(len(variants))]
+    parts = [(v, c, np.array([100 * by_family[f][v] for f in names])) for v, c in zip(variants, colours, strict=False)]
+    rest = 100 - sum((width for *_, width in parts), np.zeros(len(names)))
+    parts += [("others", GRID, rest)] * (len(variants) < len(by_family[names[0]]))
+    columns = min(6, len(parts))
+    figure = Figure(figsize=(7, 0.34 * len(names) + 1 + 0.22 * -(-len(parts) // columns)), layout="constrained")
     axis, left = figure.subplots(), np.zeros(len(names))
-    for k, variant in enumerate(next(iter(by_family.values()))):
-        width = np.array([100 * by_family[f][variant] for f in names])
-        axis.barh(range(len(names)), width, left=left, color=FIXED[k % len(FIXED)], label=variant, height=0.72)
+    for variant, colour, width in parts:
+        axis.barh(range(len(names)), width, left=left, color=colour, label=variant, height=0.72)
         for y, (w, x) in enumerate(zip(width, left, strict=True)):
             if w >= 8:
                 axis.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", color="white", fontsize=8)
@@ -182,13 +191,16 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
     axis.xaxis.set_major_formatter(PERCENT)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    columns = min(6, len(next(iter(by_family.values()))))
     figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 
 def training(metrics: list[dict]) -> Figure | None:
-    """The curves of metrics.jsonl, phases one after another; None when there is nothing to draw."""
+    """The curves of metrics.jsonl, phases one after another; None when there is nothing to draw.
+
+    Beyond NAMED variants, those that lack a loss of their own (private ones, which are watched on other pictures) are
+    left out.
+    """
     curves, ends = {}, {}
     for record in metrics:
         before = sum(end for phase, end in ends.items() if phase != record["phase"])
@@ -199,6 +211,8 @@ def training(metrics: list[dict]) -> Figure | None:
                 curves.setdefault(kind, {}).setdefault(variant, []).append((before + record["step"], value))
     if not curves:
         return None
+    if len(curves.get("accuracy", {})) > NAMED:
+        curves["accuracy"] = {v: c for v, c in curves["accuracy"].items() if v in curves.get("loss", {}) or v == "full"}
     figure = Figure(figsize=(4.6 * len(curves), 3.2), layout="constrained")
     for axis, (kind, by_variant) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         alone = [("variant", v) for v in by_variant if v not in ("fp32", "full")]

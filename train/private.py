@@ -31,16 +31,19 @@ def with_private(found: Configs, groups: Groups) -> Configs:
 class PrivatePhase(Phase):
     """Steps go in turns: each is one group's, and trains its variants of every base; shared variants have a turn too.
 
-    arms: names of the bases; every feed has as many arms, in their order.
+    arms: names of the bases; every feed has as many arms, in their order. own_weights: whether private variants have
+    weights of their own; those of the shared variants then train too, so that they have no less of the phase.
     """
 
+    own_weights: bool = False
+
     def parameters_by_rate(self):
-        trained = {arm for _, arms in self.feeds for arm in arms}
+        trained = {arm for _, arms in self.feeds for arm in arms} | ({None} if self.own_weights else set())
         named = dict(self.net.named_parameters())
-        # The step of shared weights rests with them: another would make other integers of them.
-        moving = {n.replace(".weight", ".w.log_step") for n in named if n.endswith(".weight") and ".norm." not in n}
         for name, parameter in named.items():
-            parameter.requires_grad_(_owner(name) in trained and (name in moving or ".w.log_step" not in name))
+            # The step of shared weights rests with them: another would make other integers of them.
+            resting = ".w.log_step" in name and not self.own_weights
+            parameter.requires_grad_(_owner(name) in trained and not resting)
         return [(self.lr, [(n, p) for n, p in named.items() if p.requires_grad])]
 
     def order(self, batches, epoch):
@@ -67,7 +70,7 @@ def specialize(settings: Settings, run: Run, batches: Batches, teacher: Network,
     """Adds private variants to the trained ones and trains what is theirs; nothing where --private-epochs is 0.
 
     With --private-weights that is weights too, whose integers are then shared no longer.
-    Shared variants train their batch norms and steps on all qualities in the same phase, as long as each private one.
+    Shared variants train the same of theirs on all qualities in the same phase, as long as each private one.
     """
     if resumed is not None and resumed["phase"] == "done":
         return student.eval()
@@ -95,7 +98,7 @@ def _train(settings: Settings, run: Run, batches: Batches, teacher: Network, stu
     bases = [v.name for v in run.configs.variants if not v.groups]
     fed = feeds(_only_based(run.configs), batches, held)
     phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, teacher,
-                         tuple((feed.own, feed.arms) for feed in fed))
+                         tuple((feed.own, feed.arms) for feed in fed), settings.private_weights)
 
     def validate(phase: Phase) -> dict[str, float]:
         return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}

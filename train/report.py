@@ -17,7 +17,7 @@ from train.frontier import mix
 from train.groups import Groups
 from train.seeds import over_seeds
 from train.swap import swap
-from train.worth import worth
+from train.worth import at_budgets, worth
 
 SAMPLES = "samples.npz"
 HARD = 0.1  # points that soft bit planes may be better than exact ones
@@ -52,7 +52,8 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
              *([] if compared else [*_summary(points), ""]), *_families(accuracy, held_out), ""]
     if evidence is not None:
         groups = _groups(folder / configs.NAME)
-        lines += [*worth(evidence, compared), *(swap(evidence, groups) if groups else [])]
+        lines += [*worth(evidence, compared), *at_budgets(evidence, compared),
+                  *(swap(evidence, groups) if groups else [])]
     lines += chosen_bits(records, held_out, evidence)
     lines_of = {name: c.line() for name, c in compared.items()}, {} if evidence is None else curves(evidence)
     for name, title, figure in _figures(folder, run, records, accuracy, held_out, points, *lines_of):

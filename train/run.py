@@ -14,9 +14,9 @@ from rich.table import Table
 
 from compile.graph import Graph
 from train import checkpoint, phases, private
-from train.arms import BY_RULE, arm_records, take
+from train.arms import BY_RULE, arm_records, choose
 from train.batches import Batches
-from train.choice import Choice, fit_choice
+from train.choice import Choice
 from train.compare import compare
 from train.configs import Configs
 from train.cost import layer_cost, relative
@@ -134,9 +134,8 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
         evidence, views = gather(settings, dataset, teacher, graphs, found, device)
         mixed = mixed_correct(settings, dataset, graphs, device)
     with console.status("selector"):
-        choice = fit_choice(evidence.seen, evidence.kinds, evidence.costs, settings.budget, settings.seed,
-                            shared=evidence.shared, escalate=settings.escalate, pictures=evidence.subjects)
-        evidence = take(evidence, choice, settings.budget, settings.seed)
+        choice, evidence = choose(evidence, settings.budget, settings.seed, escalate=settings.escalate,
+                                  most=settings.unseen_loss)
     records = arm_records(evidence, settings.seed)
     evidence.write(settings.folder)
     write_json(settings.folder / "results.json", records)
@@ -192,9 +191,8 @@ def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], eviden
                  "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
                 for v in evidence.variants]
     return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
-            "method": settings.method, "labels": list(dataset.labels), "variants": variants,
-            "selector": choice.selector, "budgets": choice.budgets, "escalation": choice.escalation,
-            "lambda": choice.lam, "settings": settings.record()}
+            "method": settings.method, "labels": list(dataset.labels), "variants": variants, **choice.to_dict(),
+            "settings": settings.record()}
 
 
 def show(records: list[dict], console: Console, hidden: set[str]) -> None:

@@ -73,6 +73,8 @@ class Settings:
     budget: float = _option(0.5, "mean cost allowed, of that of 8 bits")
     escalate: bool = _option(False, "let a dearer variant look again where the chosen is unsure: fewer errors at the "
                                     "same mean cost, but some pictures cost both")
+    unseen_loss: float = _option(0.005, "accuracy (0..1) that a kind of quality never seen may lose by private "
+                                        "variants, judged by leaving out each known one; 1 to take no such care")
     out: Path | None = _option(None, "folder of the run; runs/DATASET-ARCH-METHOD when not given")
     cache: Path = _option(CACHE, "folder for degraded pictures and fetched data")
     device: str = _option("auto", "auto, cpu, cuda, or cuda:N")
@@ -109,6 +111,8 @@ class Settings:
                                 f"{self.groups!r}")
         if not 0 < self.budget <= 1:
             raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
+        if not 0 <= self.unseen_loss <= 1:
+            raise SettingsError(f"--unseen-loss: expected a share of the pictures, in 0..1, got {self.unseen_loss}")
         if self.method == "csq" and self.activation_bits not in self.candidates:
             raise SettingsError(f"--activation-bits: expected one of --widths {self.widths}, got "
                                 f"{self.activation_bits}")

@@ -3,20 +3,48 @@
 import numpy as np
 
 from train.bootstrap import Estimate
-from train.compare import CLEAN, TRAINED, Arm, Comparison, arms_of
+from train.compare import CLEAN, TRAINED, Arm, Comparison, arms_of, curves
 from train.evidence import Evidence
+from train.frontier import cost_on_line, over_line
 
 IDEAS = {"private": "private variants chosen by quality, at the bits of the best static",
          "bits": "bits chosen by quality", "cascade": "escalation by confidence alone",
          "adaptive": "all together, as exported"}
 BOUND = "oracle"
 TITLE = "Does it pay?"
+ROWS = 9
 
 
 def worth(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
     """Lines of the section."""
     return [f"## {TITLE}", "", *verdicts(compared), "", *_controls(compared[TRAINED]), "", *_table(evidence, compared),
             "", *_notes(evidence, compared)]
+
+
+def at_budgets(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
+    """A section with the exported choice at ROWS budgets of its table, about evenly apart; none without a curve."""
+    if len(evidence.curve[0]) < 2:
+        return []
+    given = curves(evidence)
+    price = np.log([cost for cost, _ in given[TRAINED]])
+    rows = dict.fromkeys(int(np.abs(price - x).argmin()) for x in np.linspace(price[0], price[-1], ROWS))
+    lines = ["## At other budgets", "",
+             "The same selector with other budgets, on the test pictures: accuracy, how far it is above static "
+             "variants at equal cost, and what static variants cost for the same accuracy, as a multiple. Without "
+             "intervals: those of the budget above are about right for its neighbours.", "",
+             "| " + " | ".join(f"{p}: cost | accuracy | over static | static cost" for p in compared) + " |",
+             "|" + " ---: |" * (4 * len(compared))]
+    for k in rows:
+        cells = [cell for panel, c in compared.items() for cell in _at_budget(*given[panel][k], c.line())]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _at_budget(cost: float, accuracy: float, line: list[tuple[float, float]]) -> tuple[str, ...]:
+    corner_costs, corners = np.array(line).T
+    gain = over_line(np.array([accuracy]), np.array([cost]), corner_costs, corners[None])[0]
+    ratio = cost_on_line(np.array([accuracy]), corner_costs, corners[None])[0] / cost
+    return f"{cost:.3f}", f"{accuracy:.2f} %", f"{gain:+.2f}", "never reached" if np.isinf(ratio) else f"× {ratio:.2f}"
 
 
 def against(e: Estimate, what: str) -> str:

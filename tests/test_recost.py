@@ -1,0 +1,77 @@
+"""Choosing anew without training gives what training with those settings would have given."""
+
+import json
+
+import numpy as np
+import pytest
+
+from train.architectures import architecture
+from train.configs import NAME as CONFIGS
+from train.configs import read
+from train.cost import layer_cost, relative
+from train.evidence import NAME as OUTCOMES
+from train.recost import parse as words
+from train.recost import recost
+from train.run import main
+from train.settings import parse
+
+SMALL = ["--limit", "96", "--batch", "16", "--epochs", "1", "--fp-epochs", "1", "--families", "clean,gaussian_noise",
+         "--bits", "8,4,2", "--workers", "1", "--test-pictures", "40"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "b"  # the name is in the files
+    main(parse([*SMALL, "--out", str(out)]))
+    return out
+
+
+def files(folder) -> dict[str, bytes]:
+    """Content of all that both ways of making a run leave, but for times of training."""
+    names = ("*.onnx", "results.json", "settings.json", "golden.npz", "report.md", CONFIGS, "plots/*.png")
+    return {p.name: p.read_bytes() for name in names for p in folder.glob(name)}
+
+
+def test_another_budget_is_what_training_with_it_gives(run, tmp_path):
+    more = ["--budget", "0.2", "--escalate", "--unseen-loss", "0.1"]
+    main(parse([*SMALL, *more, "--out", str(tmp_path / "trained" / "b")]))
+    recost(**words([str(run), "--out", str(tmp_path / "chosen" / "b"), *more]))
+    trained, chosen = (files(tmp_path / name / "b") for name in ("trained", "chosen"))
+    assert trained.keys() == chosen.keys() and [k for k in trained if trained[k] != chosen[k]] == []
+    abouts = [json.loads((tmp_path / name / "b" / "run.json").read_text()) for name in ("trained", "chosen")]
+    assert abouts[0] == abouts[1]
+    with np.load(tmp_path / "trained" / "b" / OUTCOMES) as a, np.load(tmp_path / "chosen" / "b" / OUTCOMES) as b:
+        assert set(a.files) == set(b.files) and all(np.array_equal(a[k], b[k]) for k in a.files)
+
+
+def test_another_cost_is_that_of_its_table(run, tmp_path):
+    out = recost(run, tmp_path / "b", cost="latency", target="x86", budget=0.9)
+    about = json.loads((out / "run.json").read_text())
+    cost, arch = layer_cost("latency", "x86"), architecture("resnet8", tuple(about["input"]["shape"]), 10)
+    wanted = {name: relative(cost, arch, bits) for name, bits in read(run / CONFIGS).bits.items()}
+    assert {v["name"]: v["cost"] for v in about["variants"]} == wanted
+    assert {v.name: v.cost for v in read(out / CONFIGS).variants} == wanted
+    assert about["settings"]["cost"] == "latency" and about["settings"]["budget"] == 0.9
+    records = json.loads((out / "results.json").read_text())
+    assert {r["cost"] for r in records if r["variant"] == "w4a4" and r["arm"] == "fixed"} == {wanted["w4a4"]}
+    assert "Cost is the target's measured time" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"budget": 2.0}, "--budget: expected a share"),
+    ({"cost": "latency", "target": "z80"}, "z80"),
+])
+def test_what_cannot_be_is_refused_and_leaves_nothing(run, tmp_path, changes, told):
+    with pytest.raises(ValueError, match=told):
+        recost(run, tmp_path / "b", **changes)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_is_no_whole_run_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="expected another folder"):
+        recost(run, run)
+    with pytest.raises(ValueError, match="expected a finished run"):
+        recost(tmp_path, tmp_path / "b")
+    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
+    with pytest.raises(ValueError, match="expected outcomes"):
+        recost(tmp_path, tmp_path / "b")

@@ -1,0 +1,107 @@
+"""Chooses anew among the variants of a finished run, for another cost, target or budget, without any training."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from train import configs
+from train.architectures import architecture
+from train.arms import arm_records, choose
+from train.compare import compare
+from train.cost import layer_cost, relative
+from train.evidence import Evidence
+from train.report import SAMPLES, write_report
+from train.settings import COSTS
+from train.worth import verdicts
+
+CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
+BESIDE = ("metrics.jsonl", "full.safetensors", f"plots/{SAMPLES}")  # files of a run that stay as they are
+
+
+def recost(run: Path, out: Path, **changes) -> Path:
+    """Writes a run folder `out` with the variants of `run`, their costs, selector, budgets and results made anew.
+
+    changes: of CHANGED, None for what the run had. One trained family so serves boards of different speeds. Returns
+    `out`. Raises ValueError for a folder that is no whole run, a cost that cannot be had, or `out` being `run`.
+    """
+    run, out = Path(run), Path(out)
+    if out.resolve() == run.resolve():
+        raise ValueError(f"--out {out}: expected another folder than the run's, whose files stay as they are")
+    about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.NAME)
+    settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
+    missing = sorted(set(CHANGED) - set(settings))
+    if missing:
+        raise ValueError(f"{run}: an older run, which says nothing of {', '.join(missing)}; give them here")
+    if not 0 < settings["budget"] <= 1:
+        raise ValueError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {settings['budget']}")
+    if not 0 <= settings["unseen_loss"] <= 1:
+        raise ValueError(f"--unseen-loss: expected a share of the pictures, in 0..1, got {settings['unseen_loss']}")
+    arch = architecture(about["arch"], tuple(about["input"]["shape"]), len(about["labels"]))
+    cost = layer_cost(settings["cost"], settings["target"])
+
+    def priced(variants):
+        return tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in variants)
+    target = settings["target"] if settings["cost"] == "latency" else None
+    costs = {"cost": settings["cost"], "target": target, "budget": settings["budget"]}
+    found = replace(found, about={**found.about, **costs}, variants=priced(found.variants), seen=priced(found.seen))
+    prices = {v.name: v.cost for v in found.variants}
+    evidence = replace(evidence, variants=tuple(replace(v, cost=prices[v.name]) for v in evidence.variants))
+    choice, evidence = choose(evidence, settings["budget"], settings["seed"], escalate=settings["escalate"],
+                              most=settings["unseen_loss"])
+    variants = [{**v, "cost": prices[v["name"]]} for v in about["variants"]]
+    found.write(out)
+    evidence.write(out)
+    _copy(run, out, [about["golden"], *(v["onnx"] for v in variants), *(f for f in BESIDE if (run / f).is_file())])
+    _write(out / "settings.json", settings)
+    _write(out / "results.json", arm_records(evidence, settings["seed"]))
+    _write(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.name,
+                              "settings": settings})
+    write_report(out)
+    print("\n".join(verdicts(compare(evidence))))
+    return out
+
+
+def _about(run: Path) -> dict:
+    try:
+        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return {**about, "settings": dict(about["settings"])}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{run}: expected a finished run with its settings ({error!r})") from error
+
+
+def _copy(run: Path, out: Path, names: list[str]) -> None:
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        temporary = out / f"{name}.{os.getpid()}.tmp"
+        shutil.copyfile(run / name, temporary)
+        os.replace(temporary, out / name)
+
+
+def _write(path: Path, content) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def parse(arguments: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(prog="python -m train.recost", description=sys.modules[__name__].__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run that is made")
+    parser.add_argument("--cost", choices=COSTS, help="what the budget counts; as the run's when not given, as below")
+    parser.add_argument("--target", help="hardware whose measured table --cost latency takes")
+    parser.add_argument("--budget", type=float, help="mean cost allowed, of that of 8 bits")
+    parser.add_argument("--escalate", action=argparse.BooleanOptionalAction, default=None,
+                        help="let a dearer variant look again where the chosen is unsure")
+    parser.add_argument("--unseen-loss", type=float, help="accuracy (0..1) that a kind of quality never seen may lose")
+    return vars(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    try:
+        print(f"run: {recost(**parse())}")
+    except ValueError as problem:
+        sys.exit(str(problem))
