@@ -1,13 +1,15 @@
 """Everything that prepared networks can show on this machine's GPU: are they right, are they clean, how fast are they?
 
     python -m benchmarks.cuda cases --out results               # prepared elsewhere by benchmarks.cuda_cases
+    python -m benchmarks.cuda cases --compile --out results     # the same, compiled by this machine's nvcc first
     python -m benchmarks.cuda cases --build --out results       # TVM and nvcc are here: prepare them first
 
-Needs numpy, torch with CUDA and apache-tvm-ffi; compute-sanitizer where there is one. In parts, each in processes of
-its own, so that what fails hides nothing else:
+Needs numpy, torch with CUDA and apache-tvm-ffi; compute-sanitizer where there is one. --compile is for a driver older
+than the CUDA that compiled the networks, and for another processor than theirs. In parts, each in processes of its own,
+so that what fails hides nothing else:
 
     checks      all logits of all pictures, by `main` and by a CUDA graph of it; bundles through the engine
-    sanitizer   the smallest network under compute-sanitizer
+    sanitizer   the smallest network under each tool of compute-sanitizer, the others under memcheck
     times       milliseconds beside PyTorch in fp16, and the share of the GPU's own peak
 
 Leaves cuda.json (records) and cuda.md (tables) in --out; exits with 1 if anything differs or fails.
@@ -18,22 +20,25 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
-from benchmarks.cuda_checks import Case
+from benchmarks.cuda_case import Case, cases, compile_all, folders
 from benchmarks.records import write_records
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("checks", "sanitizer", "times")
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+# tool of compute-sanitizer -> its options; calls of CUDA that fail are told by whoever makes them, torch tries some
+TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": (), "initcheck": (), "synccheck": ()}
+PACKAGES = {"torch": "torch", "tvm_ffi": "apache-tvm-ffi"}  # module -> what brings it
 SANITIZER, FOUND_OBJECTIONS = "/usr/local/cuda/bin/compute-sanitizer", 9
+SUMMARY, SAW_NOTHING = re.compile(r"={9} (\w+ )?SUMMARY"), "before first instrumented API call"  # its words
 FEW = 2  # pictures under compute-sanitizer
 LIMIT = 1200  # seconds: a kernel that never ends must not hide what comes after it
 
@@ -58,21 +63,6 @@ class Outcome:
     failure: str | None
 
 
-def folders(root: Path, only: str = "*") -> list[Path]:
-    """Cases and bundles under a folder whose names match; raises ValueError where there is none."""
-    kept = (p for p in sorted(root.glob("*")) if fnmatch(p.name, only) and not p.name.startswith("peak-"))
-    found = [p for p in kept if (p / "case.json").exists() or (p / "manifest.json").exists()]
-    if not found:
-        raise ValueError(f"{root}: expected prepared networks named {only}, found none; make some with "
-                         "`python -m benchmarks.cuda_cases`, or with --build where TVM and nvcc are")
-    return found
-
-
-def cases(found: Iterable[Path]) -> list[Case]:
-    """Those that are no bundles."""
-    return [Case.read(p) for p in found if (p / "case.json").exists()]
-
-
 def check_jobs(found: list[Path], out: Path) -> list[Job]:
     return [_job("checks", f"checks-{p.name}", "benchmarks.cuda_checks", [p], out) for p in found]
 
@@ -86,15 +76,23 @@ def time_jobs(found: list[Path], out: Path) -> list[Job]:
 
 
 def sanitizer_jobs(found: list[Path], sanitizer: str) -> list[Job]:
-    """The network of least work for the smallest batch, several configurations of it, under each tool."""
+    """The network of least work in all its configurations under each tool, one of every other network under memcheck.
+
+    For the smallest batch there is. Other networks have kernels of their own: depthwise layers, pooling.
+    """
     by_work = sorted(cases(found), key=lambda c: (sum(c.facts["macs"].values()), c.folder.name))
-    least = [c for c in by_work if (c.facts["network"], c.batch) == (by_work[0].facts["network"], by_work[0].batch)]
+    groups: dict[str, list[Case]] = {}
+    for case in by_work:
+        groups.setdefault(case.facts["network"], []).append(case)
+    least, *others = ([c for c in group if c.batch == group[0].batch] for group in groups.values())
+    asked = [(case, tool) for case in least for tool in TOOLS]
+    asked += [(min(group, key=lambda c: c.folder.name), "memcheck") for group in others]
     # each tensor in memory of its own: inside one large allocation no access would be out of bounds
     alone = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)
     return [Job("sanitizer", f"{tool}-{case.folder.name}",
-                (sanitizer, "--tool", tool, "--error-exitcode", str(FOUND_OBJECTIONS),
+                (sanitizer, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(FOUND_OBJECTIONS),
                  *_python("benchmarks.cuda_checks"), str(case.folder), "--most", str(FEW)), environment=alone)
-            for case in least for tool in TOOLS]
+            for case, tool in asked]
 
 
 def find_sanitizer() -> str | None:
@@ -112,7 +110,9 @@ def _job(part: str, name: str, module: str, arguments: list[Path], out: Path) ->
 
 def _environment() -> dict[str, str]:
     """This process's, with this checkout where Python looks for modules."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # tvm_ffi would compile an extension for older versions of torch, which nothing here needs
+    return {**os.environ, "PYTHONPATH": path, "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1"}
 
 
 def run(job: Job, seconds: float = LIMIT) -> Outcome:
@@ -121,25 +121,49 @@ def run(job: Job, seconds: float = LIMIT) -> Outcome:
     if job.result is not None:
         job.result.unlink(missing_ok=True)
     try:
-        done = subprocess.run(job.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds,
-                              env={**_environment(), **dict(job.environment)})
-    except subprocess.TimeoutExpired:
-        return Outcome(job, [], f"no end after {seconds:g} s")
+        code, said = _finished(job, seconds)
     except OSError as error:
         return Outcome(job, [], str(error))
-    print(done.stdout, end="", flush=True)
+    print(said, end="", flush=True)
     found = json.loads(job.result.read_text()) if job.result is not None and job.result.exists() else []
-    return Outcome(job, found, failure(job, found, done.returncode, done.stdout))
+    return Outcome(job, found, f"no end after {seconds:g} s" if code is None else failure(job, found, code, said))
+
+
+def _finished(job: Job, seconds: float) -> tuple[int | None, str]:
+    """Exit code, None after so many seconds, and what was said; processes that the job started end with it.
+
+    Said into a file: a process that stays behind would keep a pipe open, and its reader waiting.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(job.command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+                                   env={**_environment(), **dict(job.environment)})
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        said.seek(0)
+        return code, said.read().decode(errors="replace")
 
 
 def failure(job: Job, found: list[dict], code: int, said: str) -> str | None:
-    """What went wrong, in a line, or None. A check that counted differences has ended as it should."""
+    """What went wrong, in a line, or None. A check that counted differences has ended as it should.
+
+    compute-sanitizer objects to nothing, too, where it saw no call of CUDA.
+    """
     counted = code == 1 and any(f.get("differing") for f in found)
-    if counted or (code == 0 and (found or job.result is None)):
+    watched = job.part != "sanitizer" or (SUMMARY.search(said) and SAW_NOTHING not in said)
+    if counted or (code == 0 and watched and (found or job.result is None)):
         return None
+    if code == 0 and not watched:
+        return "compute-sanitizer watched nothing"
     lines = said.strip().splitlines() or ["said nothing"]
-    telling = [line for line in lines if re.match(r"error:|[\w.]*Error\b|========= ERROR SUMMARY", line)]
-    return f"exit code {code}: {(telling or lines)[-1].strip()}"
+    ours = [line for line in lines if line.startswith("error:")]
+    telling = [line for line in lines if re.match(r"[\w.]*Error\b", line) or SUMMARY.match(line)]
+    return f"exit code {code}: {(ours[:1] or telling[-1:] or lines[-1:])[0].strip()}"
 
 
 def resumed(job: Job) -> Outcome | None:
@@ -169,7 +193,8 @@ def wrong(outcomes: list[Outcome]) -> bool:
 def markdown(outcomes: list[Outcome], found: list[dict], remarks: list[str]) -> str:
     """Failures and differences first, then the tables."""
     failures = [f"* {o.job.name}: **{o.failure}**" for o in outcomes if o.failure]
-    lines = ["# bitgrade on a GPU", "", *(f"* {r}" for r in remarks), *failures, ""]
+    gpus = [f"* {gpu}" for gpu in sorted({r["gpu"] for r in found})]
+    lines = ["# bitgrade on a GPU", "", *gpus, *(f"* {r}" for r in remarks), *failures, ""]
     checks = [f for o in outcomes if o.job.part == "checks" for f in o.found]
     lines += _table(("network", "by", "pictures", "differing"),
                     [(f["case"], f["part"], f["pictures"], f["differing"]) for f in checks])
@@ -207,6 +232,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts to run (default {','.join(PARTS)})")
     parser.add_argument("--match", default="*", help="networks to run, such as 'resnet20-*' (default '*')")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run has left in --out")
+    parser.add_argument("--compile", action="store_true", help="compile the networks with this machine's nvcc first")
     parser.add_argument("--build", action="store_true",
                         help="make the cases first; further arguments go to benchmarks.cuda_cases")
     args, rest = parser.parse_known_args(argv)
@@ -218,17 +244,34 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return args, rest
 
 
+def lacking() -> str | None:
+    """What keeps this machine from running anything, or None."""
+    if absent := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
+        return f"expected the packages {', '.join(PACKAGES.values())} for {sys.executable}, got no {', '.join(absent)}"
+    import torch  # here, so that its absence can be told
+
+    return None if torch.cuda.is_available() else "expected an NVIDIA GPU and torch with CUDA, got none"
+
+
+def prepared(args: argparse.Namespace, rest: list[str]) -> list[Path]:
+    """Folders of networks, made or compiled first where that was asked for. Raises ValueError, OSError."""
+    if args.build:
+        subprocess.run([*_python("benchmarks.cuda_cases"), str(args.cases), *rest], env=_environment(), check=True)
+    found = folders(args.cases, args.match)
+    if args.compile:
+        compile_all(found)
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """0 when all is right, 1 when anything differs or fails, 2 where nothing can be run."""
     args, rest = arguments(argv)
-    if not torch.cuda.is_available():
-        print("error: expected an NVIDIA GPU and torch with CUDA, got none", file=sys.stderr)
+    if lack := lacking():
+        print(f"error: {lack}", file=sys.stderr)
         return 2
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        if args.build:
-            subprocess.run([*_python("benchmarks.cuda_cases"), str(args.cases), *rest], env=_environment(), check=True)
-        found, sanitizer = folders(args.cases, args.match), find_sanitizer()
+        found, sanitizer = prepared(args, rest), find_sanitizer()
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -42,7 +42,8 @@ from train.views import MIXED_SEED, mixed_views
 GOLDEN = 4  # pictures of noise, where no others are given
 PICTURE_BYTES = 31_000_000  # 10,000 of CIFAR-10
 BUNDLE_BITS, BUNDLE_BATCH = ("w8a8", "mixed"), 2
-PEAK_BLOCKS, PEAK_WARPS, PEAK_TURNS, PEAK_CHAINS = 4 * 132, 8, 4096, 8
+# many blocks to a processor, whatever their number: those that still run when others have none left count little
+PEAK_BLOCKS, PEAK_WARPS, PEAK_TURNS, PEAK_CHAINS = 64 * 132, 8, 256, 8
 
 
 def write_case(folder: Path, network: str, bits: str, graph: Graph, target: Target, batch: int, pictures: np.ndarray,
@@ -54,12 +55,13 @@ def write_case(folder: Path, network: str, bits: str, graph: Graph, target: Targ
     case = folder / f"{network}-{bits}-{batch}"
     case.mkdir(parents=True, exist_ok=True)
     lowered = lower(graph, target, batch)
-    toolchain.build(lowered.module, target, case / "main.so", case, source_only)
+    built = toolchain.build(lowered.module, target, case / "main.so", case, source_only)
     (case / "rebuild.sh").unlink()  # it is for bundles
     arrays = {"weights": lowered.weights(), "table": lowered.table, "pictures": pictures, "logits": logits}
     facts = {"network": network, "bits": bits, "batch": batch, "target": target.name, "requires": target.requires,
              "workspace": lowered.sizes.workspace, "macs": macs_by_container(graph, lowered, batch),
-             "layers": layers(graph), "arrays": {name: write_array(folder, a) for name, a in arrays.items()}}
+             "command": built["command"], "layers": layers(graph),
+             "arrays": {name: write_array(folder, a) for name, a in arrays.items()}}
     (case / "case.json").write_text(json.dumps(facts, indent=1) + "\n")
     return case
 
@@ -165,11 +167,12 @@ def write_peak(folder: Path, container: int, target: Target, source_only: bool =
     case = folder / f"peak-{container}"
     case.mkdir(parents=True, exist_ok=True)
     route = routes.Route(container, container)
-    toolchain.build(peak_module(route), target, case / "main.so", case, source_only)
+    built = toolchain.build(peak_module(route), target, case / "main.so", case, source_only)
     each = 16 * 8 * 8 * (32 // container)
     (case / "rebuild.sh").unlink()
     total = each * PEAK_BLOCKS * PEAK_WARPS * PEAK_TURNS * PEAK_CHAINS
-    facts = {"network": "peak", "bits": str(container), "macs": total, "outputs": PEAK_BLOCKS * PEAK_WARPS * LANES}
+    facts = {"network": "peak", "bits": str(container), "macs": total, "outputs": PEAK_BLOCKS * PEAK_WARPS * LANES,
+             "command": built["command"]}
     (case / "case.json").write_text(json.dumps(facts) + "\n")
     return case
 

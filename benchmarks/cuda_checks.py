@@ -7,41 +7,21 @@ process of its own, since an error of a kernel leaves its process without a GPU.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.cuda_case import Case
 from benchmarks.records import write_records
 from runtime import Engine
 from runtime.cuda import SLACK
 
+ERRORS = (ValueError, OSError, RuntimeError, AssertionError, ImportError)  # torch without CUDA: AssertionError
 WARM = 3
 STALE = 0xA5  # what logits and workspace hold before a call: nothing an earlier call left may matter
-
-
-@dataclass(frozen=True)
-class Case:
-    """One folder: a network in one configuration, compiled for one batch."""
-
-    folder: Path
-    facts: dict
-
-    @staticmethod
-    def read(folder: Path) -> "Case":
-        return Case(folder, json.loads((folder / "case.json").read_text()))
-
-    @property
-    def batch(self) -> int:
-        return self.facts["batch"]
-
-    def array(self, name: str) -> np.ndarray:
-        """weights int8, table int32, pictures uint8 [N, H, W, C] or logits int32 [N, classes]; read as it is used."""
-        return np.load(self.folder.parent / self.facts["arrays"][name], mmap_mode="r", allow_pickle=False)
 
 
 class Compiled:
@@ -105,18 +85,20 @@ def bind(library: Path, tensors: tuple[torch.Tensor, ...]) -> Callable[[], None]
 class Captured:
     """A call as a CUDA graph: a replay costs one launch, on torch's current stream.
 
-    It holds the call, too: the graph knows addresses only, and what lies there must stay as long as the graph.
+    It holds the call, too: the graph knows addresses only, and what lies there must stay as long as the graph. Not in
+    inference mode: a first graph that is captured in it leaves torch's random numbers in tensors that nothing outside
+    that mode may write, such as a later capture.
     """
 
     def __init__(self, call: Callable[[], object]):
         self._call, self._graph = call, torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.inference_mode():
+        with torch.cuda.stream(stream), torch.no_grad():
             for _ in range(WARM):
                 call()
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.inference_mode(), torch.cuda.graph(self._graph):
+        with torch.no_grad(), torch.cuda.graph(self._graph):
             call()
 
     def __call__(self) -> None:
@@ -165,7 +147,7 @@ def graph_logits(engine: Engine, variant: str, pictures: np.ndarray) -> np.ndarr
         x.copy_(torch.from_numpy(np.resize(part, (batch, *part.shape[1:])).reshape(-1)))
         y.fill_(-STALE)
         replay()
-        found.append(y.cpu().numpy().reshape(batch, classes)[:len(part)])
+        found.append(y.to("cpu", copy=True).numpy().reshape(batch, classes)[:len(part)])
     return np.concatenate(found)
 
 
@@ -177,9 +159,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write what was found there too")
     args = parser.parse_args(argv)
     try:
-        bundle = (args.folder / "manifest.json").exists()
-        found = bundle_checks(args.folder) if bundle else case_checks(Case.read(args.folder), args.most)
-    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        if (args.folder / "manifest.json").exists():
+            found = bundle_checks(args.folder)
+        else:
+            case = Case.read(args.folder)
+            case.require(torch.cuda.get_device_capability())
+            found = case_checks(case, args.most)
+    except ERRORS as error:
         print(f"error: {args.folder}: {error}", file=sys.stderr)
         return 2
     for f in found:

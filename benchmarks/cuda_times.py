@@ -4,13 +4,14 @@
 
 The cases are one network for one batch. Engines take turns as CUDA graphs over the same pictures; a time is the least
 mean of many rounds. peak_share: the time in which this GPU, by its own measured rate of matrix instructions, could do
-the multiply-adds, over the time that was taken.
+the multiply-adds, over the time that was taken; by mma.sync, which all code here uses, though GPUs from compute
+capability 9.0 on have faster instructions too.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.cuda_checks import Captured, Case, Compiled, bind, buffer
+from benchmarks.cuda_case import Case
+from benchmarks.cuda_checks import ERRORS, Captured, Compiled, bind, buffer
 from benchmarks.records import write_records
 
 ROUNDS = 15
-BYTES_UNTIL = 90  # compute capability from which codes of 4 bits are multiplied as bytes
+BYTES_FROM = 90  # compute capability from which codes of 4 bits are multiplied as bytes
 
 
 class Peer(nn.Module):
-    """The same network in floating point, from the layers of case.json; weights are random."""
+    """The same network in floating point, from the layers of case.json; weights are random.
+
+    As one would write it in PyTorch: what pads alike on both sides is left to the convolution or the pooling.
+    """
 
     def __init__(self, layers: list[dict]):
         super().__init__()
@@ -45,7 +50,8 @@ class Peer(nn.Module):
 
     def _layer(self, i: int, layer: dict, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         if layer["op"] == "Conv":
-            y = self.convs[str(i)](_padded(x, layer["padding"]))
+            conv, (x, padding) = self.convs[str(i)], _padded(x, layer)
+            y = F.conv2d(x, conv.weight, conv.bias, layer["stride"], padding, 1, layer["groups"])
             y = y if other is None else y + other
             return F.relu(y) if layer["relu"] else y
         if layer["op"] == "Add":
@@ -53,16 +59,24 @@ class Peer(nn.Module):
         if layer["op"] == "AvgPool":
             return F.avg_pool2d(x, layer["kernel"], layer["stride"])
         if layer["op"] == "MaxPool":
-            return F.max_pool2d(_padded(x, layer["padding"], float("-inf")), layer["kernel"], layer["stride"])
+            x, padding = _padded(x, layer, float("-inf"))
+            return F.max_pool2d(x, layer["kernel"], layer["stride"], padding)
         if layer["op"] == "Shortcut":
             after = layer["channels"] - layer["before"] - x.shape[1]
             return F.pad(x[:, :, ::layer["stride"], ::layer["stride"]], (0, 0, 0, 0, layer["before"], after))
         raise ValueError(f"{layer['output']}: expected a layer that a peer knows, got {layer['op']}")
 
 
-def _padded(x: torch.Tensor, padding: list[int], value: float = 0.0) -> torch.Tensor:
-    top, left, bottom, right = padding
-    return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
+def _padded(x: torch.Tensor, layer: dict, value: float = 0.0) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Input and padding of a layer's operator: a kernel of its own pads only where no even padding has its shape."""
+    top, left, bottom, right = layer["padding"]
+    even = max(top, bottom), max(left, right)
+    sizes = zip(x.shape[2:], layer["kernel"], (top + bottom, left + right), even, strict=True)
+    alike = [2 * e <= k and (size + both - k) // layer["stride"] == (size + 2 * e - k) // layer["stride"]
+             for size, k, both, e in sizes]
+    if all(alike):
+        return x, even
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
 
 
 def gpu_ms(call: Callable[[], None], repeat: int) -> float:
@@ -89,36 +103,50 @@ def least(calls: dict[str, Callable[[], None]], timer: Callable[[Callable, int],
     return {name: min(found) for name, found in times.items()}
 
 
-def peers(case: Case, shape: tuple[int, ...]) -> dict[str, Callable[[], None]]:
-    """fp16, channels last: eager and compiled, both as CUDA graphs. shape: [H, W, C] of a picture."""
+def peer(case: Case, shape: tuple[int, ...]) -> tuple[Peer, torch.Tensor]:
+    """fp16, channels last, and pictures for it. shape: [H, W, C] of a picture."""
     network = Peer(case.facts["layers"]).half().cuda().eval().to(memory_format=torch.channels_last)
     x = torch.rand((case.batch, shape[2], *shape[:2]), device="cuda", dtype=torch.float16)
-    x = x.to(memory_format=torch.channels_last)
-    found = {"torch fp16": Captured(lambda: network(x))}
+    return network, x.to(memory_format=torch.channels_last)
+
+
+def compiled_peer(network: Peer, x: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """What torch.compile makes of it, as a CUDA graph; nothing where it cannot, which is told."""
     try:
         compiled = torch.compile(network, mode="max-autotune-no-cudagraphs")
-        found["torch fp16 compiled"] = Captured(lambda: compiled(x))
-    except Exception as error:  # a compiler's errors are of many kinds, and the other engines are still to be timed
-        print(f"torch.compile: left out, {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
-    return found
+        return {"torch fp16 compiled": Captured(lambda: compiled(x))}
+    except Exception as error:  # a compiler's errors are of many kinds, and the other engines have their times
+        said = str(error).strip().splitlines() or ["said nothing"]
+        print(f"torch.compile: left out, {type(error).__name__}: {said[0]}", file=sys.stderr)
+        return {}
+
+
+def containers(capability: int) -> set[str]:
+    """Bits of a code inside a GPU's own matrix instructions."""
+    return {"8"} if capability >= BYTES_FROM else {"8", "4"}
 
 
 def peak_share(work: dict[str, int], ms: float, peaks: dict[str, float], capability: int) -> float | None:
     """work: multiply-adds by container; peaks: multiply-adds a millisecond by container. None where none is known."""
-    rate = {c: peaks.get("8" if capability >= BYTES_UNTIL else c) for c in work}
+    rate = {c: peaks.get(c if c in containers(capability) else "8") for c in work}
     if any(work[c] and not rate[c] for c in work):
         return None
     return sum(work[c] / rate[c] for c in work if work[c]) / ms
 
 
-def measured_peaks(folder: Path) -> dict[str, float]:
+def measured_peaks(folder: Path, capability: int) -> dict[str, float]:
     """Multiply-adds a millisecond by container, of the prepared kernels that do nothing else."""
-    found = {}
-    for path in sorted(folder.glob("peak-*/case.json")):
-        facts = json.loads(path.read_text())
-        sizes = ((16, np.uint8), (64, np.int8), (16, np.int32), (64, np.uint8), (facts["outputs"], np.int32))
-        call = bind(path.parent / "main.so", tuple(buffer(np.zeros(n, dtype), "cuda") for n, dtype in sizes))
-        found[facts["bits"]] = facts["macs"] / least({"peak": call})["peak"]
+    found, rng = {}, np.random.default_rng(0)
+    words = rng.integers(0, 1 << 32, 16, np.uint32).view(np.int32)  # zeros would cost the GPU less power than codes do
+    for container in sorted(containers(capability)):
+        path = folder / f"peak-{container}"
+        if not path.exists():
+            continue
+        facts = json.loads((path / "case.json").read_text())
+        arrays = (np.zeros(16, np.uint8), np.zeros(64, np.int8), words, np.zeros(64, np.uint8),
+                  np.zeros(facts["outputs"], np.int32))
+        call = bind(path / "main.so", tuple(buffer(a, "cuda") for a in arrays))
+        found[container] = facts["macs"] / least({"peak": call})["peak"]
     return found
 
 
@@ -128,17 +156,24 @@ def record(case: Case, engine: str, bits: str, gpu: str, ms: float, share: float
             "exact": None, "peak_share": share}
 
 
-def bench(cases: list[Case], gpu: str, capability: int, peaks: dict[str, float]) -> list[dict]:
-    """Records of ours, one for each case, and of the peers."""
+def bench(cases: list[Case], gpu: str, capability: int, peaks: dict[str, float]) -> Iterator[list[dict]]:
+    """Records of ours, one for each case, and of the peers: first without the compiled one, which may take long."""
     ours = {case.facts["bits"]: Compiled(case) for case in cases}
-    others = peers(cases[0], next(iter(ours.values())).golden.shape[1:])
-    times = least({**{bits: Captured(compiled) for bits, compiled in ours.items()}, **others})
-    found = []
-    for case in cases:
-        ms = times[case.facts["bits"]]
-        share = peak_share(case.facts["macs"], ms, peaks, capability)
-        found.append(record(case, "bitgrade", case.facts["bits"], gpu, ms, share))
-    return found + [record(cases[0], name, "fp16", gpu, times[name], None) for name in others]
+    network, x = peer(cases[0], next(iter(ours.values())).golden.shape[1:])
+    calls = {bits: Captured(compiled) for bits, compiled in ours.items()} | {"torch fp16": Captured(lambda: network(x))}
+
+    def records() -> list[dict]:
+        found, times = [], least(calls)
+        for case in cases:
+            ms = times.pop(case.facts["bits"])
+            share = peak_share(case.facts["macs"], ms, peaks, capability)
+            found.append(record(case, "bitgrade", case.facts["bits"], gpu, ms, share))
+        return found + [record(cases[0], name, "fp16", gpu, ms, None) for name, ms in times.items()]
+
+    yield records()
+    if compiled := compiled_peer(network, x):
+        calls |= compiled
+        yield records()
 
 
 def one_kind(folders: list[Path]) -> list[Case]:
@@ -158,19 +193,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         cases = one_kind(args.folders)
+        for case in cases:
+            case.require(torch.cuda.get_device_capability())
         torch.backends.cudnn.benchmark = True  # the peer picks the fastest of its algorithms
         major, minor = torch.cuda.get_device_capability()
-        peaks = measured_peaks(args.folders[0].parent)
-        found = bench(cases, torch.cuda.get_device_name(), 10 * major + minor, peaks)
-    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        peaks = measured_peaks(args.folders[0].parent, 10 * major + minor)
+        for container, rate in peaks.items():
+            print(f"peak of {container}-bit instructions: {2e3 * rate / 1e12:.1f} TOPS")
+        for found in bench(cases, torch.cuda.get_device_name(), 10 * major + minor, peaks):
+            if args.json:
+                write_records(args.json, found)
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for container, rate in peaks.items():
-        print(f"peak of {container}-bit instructions: {2e3 * rate / 1e12:.1f} TOPS")
     for r in found:
         print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.items()))
-    if args.json:
-        write_records(args.json, found)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 import ctypes
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -49,32 +51,37 @@ class Driver:
         self._call("cuDeviceGetName", text, len(text), self._device)
         return text.value.decode(errors="replace")
 
-    def enter(self) -> None:
-        """Makes the context current in the calling thread."""
-        self._call("cuCtxSetCurrent", self._context)
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """The context is the calling thread's; afterwards the one that it had is, another GPU's in torch, say."""
+        self._call("cuCtxPushCurrent_v2", self._context)
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
 
     def allocate(self, size: int) -> int:
         """Address of `size` bytes on the device; at least 256-byte aligned."""
         pointer = ctypes.c_uint64()
-        self.enter()
-        self._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(size))
+        with self.entered():
+            self._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(size))
         return pointer.value
 
     def free(self, pointer: int) -> None:
-        self.enter()
-        self._call("cuMemFree_v2", ctypes.c_uint64(pointer))
+        with self.entered():
+            self._call("cuMemFree_v2", ctypes.c_uint64(pointer))
 
     def upload(self, pointer: int, array: np.ndarray) -> None:
         """Copies a contiguous array to the device; returns when it may be reused."""
-        self.enter()
         source, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-        self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(pointer), source, size)
+        with self.entered():
+            self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(pointer), source, size)
 
     def download(self, pointer: int, array: np.ndarray) -> None:
-        """Waits for the kernels launched before, then copies from the device into a contiguous array."""
-        self.enter()
+        """Waits for the kernels launched before on the default stream, then copies into a contiguous array."""
         to, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-        self._call("cuMemcpyDtoH_v2", to, ctypes.c_uint64(pointer), size)
+        with self.entered():
+            self._call("cuMemcpyDtoH_v2", to, ctypes.c_uint64(pointer), size)
 
     def _call(self, name: str, *arguments) -> None:
         code = getattr(self._lib, name)(*arguments)

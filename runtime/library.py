@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +86,8 @@ class Loaded:
         if count < self.pictures:
             pictures = np.resize(pictures, (self.pictures, *pictures.shape[1:]))
         self._picture.write(pictures.reshape(-1))
-        call()
+        with self._on(0):  # that of the copies, whatever stream the caller's libraries are on
+            call()
         return self._logits.read().reshape(self.pictures, -1)[:count]
 
     def launch(self, name: str, pictures: int, logits: int, stream: int) -> None:
@@ -97,13 +99,19 @@ class Loaded:
         own_x, *rest, own_y = call.args
         x = ffi.from_dlpack(foreign(pictures, own_x.shape[0], np.uint8))
         y = ffi.from_dlpack(foreign(logits, own_y.shape[0], np.int32))
-        with ffi.use_raw_stream(ffi.device("cuda", 0), stream):
+        with self._on(stream):
             call.func(x, *rest, y)
 
     def close(self) -> None:
         """Ends the helpers; what still runs then, the calling thread does alone."""
         if self._helpers is not None:
             self._helpers.close()
+
+    def _on(self, stream: int) -> AbstractContextManager:
+        """The CUDA stream of what is launched meanwhile; elsewhere nothing."""
+        if self._memory is not DeviceBuffer:
+            return nullcontext()
+        return _ffi().use_raw_stream(_ffi().device("cuda", 0), stream)
 
     def _start_helpers(self, threads: int, libraries: dict[str, Callable], builds: dict[Variant, Build]) -> None:
         if any(b.parallel is None for b in builds.values()):

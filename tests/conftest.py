@@ -1,13 +1,17 @@
 """Fixtures that several test files share: small bundles for this machine, built from random integer networks."""
 
+import ctypes
 import json
 import platform
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+from tests import fake_driver
 
 settings.register_profile("shared", deadline=None)  # time says more of the machine than of the code
 settings.load_profile("shared")
@@ -98,3 +102,27 @@ def escalating(selecting):
         {"budget": 0.9, "lambda": 1000.0, "accuracy": 0.8, "worst": 1.5, "margins": [0, int(margins[8]), 0]}]}
     (selecting / "manifest.json").write_text(json.dumps(manifest))
     return selecting
+
+
+@pytest.fixture(scope="session")
+def fake(tmp_path_factory) -> Path:
+    """Path of the stand-in for libcuda.so.1."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc to build a stand-in for NVIDIA's driver")
+    folder = tmp_path_factory.mktemp("fake")
+    (folder / "fake.c").write_text(fake_driver.SOURCE)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libfake.so", folder / "fake.c"], check=True)
+    return folder / "libfake.so"
+
+
+@pytest.fixture
+def driver(fake, monkeypatch):
+    """The process's driver is the stand-in, until the test ends."""
+    from runtime import cuda
+
+    monkeypatch.setattr(cuda, "DRIVER", str(fake))
+    cuda.driver.cache_clear()
+    ctypes.CDLL(str(fake)).fake_fail(0)
+    yield cuda.driver()
+    ctypes.CDLL(str(fake)).fake_fail(0)
+    cuda.driver.cache_clear()

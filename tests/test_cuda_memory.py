@@ -2,59 +2,14 @@
 
 import ctypes
 import gc
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
 from runtime import BundleError, Engine, cuda, library, open_bundle
+from tests.fake_driver import array
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
-FAKE = r"""
-#include <stdlib.h>
-#include <string.h>
-typedef unsigned long long ptr;
-static int current, live, fail;
-int fake_fail(int code) { fail = code; return 0; }
-int fake_live(void) { return live; }
-int cuInit(unsigned flags) { return fail; }
-int cuDeviceGet(int *device, int ordinal) { *device = 7; return 0; }
-int cuDevicePrimaryCtxRetain(void **context, int device) {
-  *context = (void *)0x1234567890; return device == 7 ? 0 : 101; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 7; return 0; }
-int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Fake GPU", size); return 0; }
-int cuCtxSetCurrent(void *context) { current = context == (void *)0x1234567890; return current ? 0 : 201; }
-int cuMemAlloc_v2(ptr *p, size_t n) {
-  if (fail) return fail;
-  live++; *p = (ptr)aligned_alloc(256, (n + 255) / 256 * 256); return current ? 0 : 201; }
-int cuMemFree_v2(ptr p) { live--; free((void *)p); return 0; }
-int cuMemcpyHtoD_v2(ptr to, const void *from, size_t n) { memcpy((void *)to, from, n); return current ? 0 : 201; }
-int cuMemcpyDtoH_v2(void *to, ptr from, size_t n) { memcpy(to, (void *)from, n); return current ? 0 : 201; }
-int cuGetErrorString(int code, const char **text) { *text = code == 2 ? "out of memory" : 0; return 0; }
-"""
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory):
-    """Path of the stand-in for libcuda.so.1."""
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc to build a stand-in for NVIDIA's driver")
-    folder = tmp_path_factory.mktemp("fake")
-    (folder / "fake.c").write_text(FAKE)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libfake.so", folder / "fake.c"], check=True)
-    return folder / "libfake.so"
-
-
-@pytest.fixture
-def driver(fake, monkeypatch):
-    """The process's driver is the stand-in, until the test ends."""
-    monkeypatch.setattr(cuda, "DRIVER", str(fake))
-    cuda.driver.cache_clear()
-    ctypes.CDLL(str(fake)).fake_fail(0)
-    yield cuda.driver()
-    ctypes.CDLL(str(fake)).fake_fail(0)
-    cuda.driver.cache_clear()
 
 
 def live(fake) -> int:
@@ -102,14 +57,30 @@ def test_driver_errors_are_explained(driver, fake):
         cuda.Driver(str(fake))
 
 
+def test_the_callers_context_stays(driver, fake):
+    """Another library's context, of another GPU say, is the thread's again after every call, one that fails too."""
+    library = ctypes.CDLL(str(fake))
+    library.fake_context.restype = ctypes.c_void_p
+    library.fake_set_context(ctypes.c_void_p(0xF0E))
+    buffer = cuda.DeviceBuffer(10, np.int32)
+    buffer.write(np.arange(10, dtype=np.int32))
+    assert buffer.read()[9] == 9 and library.fake_context() == 0xF0E
+    library.fake_fail(2)
+    with pytest.raises(BundleError):
+        driver.allocate(10)
+    del buffer
+    gc.collect()
+    assert library.fake_context() == 0xF0E and library.fake_depth() == 0
+    library.fake_set_context(None)
+
+
 def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch):
     """A function over the pointers it is given stands for a CUDA library: everything arrives, and the logits return."""
     bundle, seen = open_bundle(small_bundle), []
 
     def main(*tensors):
         assert all(str(t.device) == "cuda:0" for t in tensors)
-        names = {"uint8": ctypes.c_uint8, "int8": ctypes.c_int8, "int32": ctypes.c_int32}
-        arrays = [np.ctypeslib.as_array((names[str(t.dtype)] * t.shape[0]).from_address(t.data_ptr())) for t in tensors]
+        arrays = [array(t) for t in tensors]
         seen.append([a.copy() for a in arrays])
         arrays[4][:] = np.arange(10) * int(arrays[0].sum())
 
@@ -158,6 +129,16 @@ def test_launch_takes_addresses_and_a_stream(launched):
     assert (default, stream, last) == (0, 0x57AE, 0) and same == shapes
     assert given == [1 << 20, *own[1:4], 2 << 20] and third[0] == 3 << 20 and third[4] == 4 << 20
     assert shapes[0] == ((768,), "uint8") and shapes[4] == ((10,), "int32")
+
+
+def test_infer_launches_on_the_stream_of_its_copies(launched):
+    """Whatever stream the caller has set: copies wait for the default stream only, a result could come too early."""
+    engine, calls = launched
+    gpu = tvm_ffi.device("cuda", 0)
+    with tvm_ffi.use_raw_stream(gpu, 0x57AE):
+        engine.infer(np.zeros((16, 16, 3), np.uint8), variant=next(iter(engine.variants)))
+        assert tvm_ffi.get_raw_stream(gpu) == 0x57AE
+    assert [stream for _, _, stream in calls] == [0]
 
 
 def test_launch_refuses_what_cannot_be(launched, small_bundle):

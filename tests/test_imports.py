@@ -36,8 +36,15 @@ ONLY = {
     "compile/scales.py": {"numpy", "compile.graph", "compile.nodes"},
     "runtime/library.py": {"numpy", "runtime", "tvm_ffi"},
     "runtime/pictures.py": {"numpy", "runtime", "PIL"},
+    # on a GPU's machine there are numpy, torch and tvm_ffi alone
+    "benchmarks/cuda.py": {"benchmarks.cuda_case", "benchmarks.records", "torch"},
+    "benchmarks/cuda_case.py": {"numpy"},
+    "benchmarks/cuda_checks.py": {"benchmarks.cuda_case", "benchmarks.records", "numpy", "torch", "tvm_ffi", "runtime"},
+    "benchmarks/cuda_times.py": {"benchmarks.cuda_case", "benchmarks.cuda_checks", "benchmarks.records", "numpy",
+                                 "torch"},
 }
-LAZY = {"runtime/library.py": {"tvm_ffi"}, "runtime/pictures.py": {"PIL"}}  # inside a function only
+# inside a function only
+LAZY = {"runtime/library.py": {"tvm_ffi"}, "runtime/pictures.py": {"PIL"}, "benchmarks/cuda.py": {"torch"}}
 
 
 def imports(path: Path) -> set[tuple[str, bool]]:
