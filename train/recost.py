@@ -15,6 +15,7 @@ from train.compare import compare
 from train.cost import layer_cost, relative
 from train.evidence import Evidence
 from train.report import SAMPLES, write_report
+from train.run import write_json
 from train.settings import COSTS
 from train.worth import verdicts
 
@@ -56,10 +57,10 @@ def recost(run: Path, out: Path, **changes) -> Path:
     found.write(out)
     evidence.write(out)
     _copy(run, out, [about["golden"], *(v["onnx"] for v in variants), *(f for f in BESIDE if (run / f).is_file())])
-    _write(out / "settings.json", settings)
-    _write(out / "results.json", arm_records(evidence, settings["seed"]))
-    _write(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.name,
-                              "settings": settings})
+    write_json(out / "settings.json", settings)
+    write_json(out / "results.json", arm_records(evidence, settings["seed"]))
+    write_json(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.name,
+                                  "settings": settings})
     write_report(out)
     print("\n".join(verdicts(compare(evidence))))
     return out
@@ -79,12 +80,6 @@ def _copy(run: Path, out: Path, names: list[str]) -> None:
         temporary = out / f"{name}.{os.getpid()}.tmp"
         shutil.copyfile(run / name, temporary)
         os.replace(temporary, out / name)
-
-
-def _write(path: Path, content) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def parse(arguments: list[str] | None = None) -> dict:
