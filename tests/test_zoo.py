@@ -39,12 +39,19 @@ def test_a_run_is_whole_and_its_golden_data_are_the_reference_s(run):
         graph = load(run / variant["onnx"])
         assert {k: list(v) for k, v in graph.bit_config().items()} == variant["bits"]
         assert np.array_equal(reference.run(graph, golden["images"][:2]), golden[f"logits_{variant['name']}"][:2])
-    bases = {v["base"] for v in about["variants"] if v["base"]}
-    for base in bases:  # a private variant has the integer weights of its base
-        one = load(run / f"{base}.onnx")
-        other = load(run / next(v["onnx"] for v in about["variants"] if v["base"] == base))
-        for a, b in zip(one.nodes, other.nodes, strict=True):
-            assert not hasattr(a, "weight") or np.array_equal(a.weight, b.weight)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_private_variants_have_the_integer_weights_of_their_base(run):
+    """But for a channel of next to no gain, whose codes lowering makes smaller still: in one of both, as a whole."""
+    variants = json.loads((run / "run.json").read_text())["variants"]
+    graphs, channels, shrunk = {v["name"]: load(run / v["onnx"]) for v in variants}, 0, 0
+    for v in (v for v in variants if v["base"]):
+        for mine, base in zip(graphs[v["name"]].nodes, graphs[v["base"]].nodes, strict=True):
+            for a, b in zip(getattr(mine, "weight", ()), getattr(base, "weight", ()), strict=True):
+                channels, shrunk, (a, b) = channels + 1, shrunk + (a != b).any(), np.abs([a, b], dtype=np.int64)
+                assert (a <= b).all() or (b <= a).all(), (v["name"], mine.name)
+    assert channels > 1000 and shrunk < channels / 100
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
