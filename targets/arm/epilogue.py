@@ -249,11 +249,11 @@ class NeonRatio(NeonEpilogue):
         if self.short.least:
             codes = T.max(codes, T.broadcast(T.cast(self.value(table, 2), "uint8"), lanes))
         multiplier = T.cast(T.broadcast(T.cast(self.value(table, 0), "uint8"), lanes), wide)
-        sums, offset = T.cast(codes, wide) * multiplier, T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes)
+        offset, product = T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes), T.cast(codes, wide) * multiplier
         if self.short.finer:
-            sums = T.bind(sums)
-            sums = sums + T.shift_right(sums, T.broadcast(T.uint16(self.short.finer), lanes))
-        sums = sums + offset
+            product = T.bind(product)
+            product = product + T.shift_right(product, T.broadcast(T.uint16(self.short.finer), lanes))
+        sums = offset + product
         narrow = T.cast(T.shift_right(sums, T.broadcast(T.uint16(self.short.shift), lanes)), f"uint8x{lanes}")
         return T.bind(T.min(narrow, T.broadcast(T.uint8(self.step.node.qmax), lanes)))
 
