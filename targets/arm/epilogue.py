@@ -215,11 +215,11 @@ class Short:
     @classmethod
     def find(cls, expected: np.ndarray, qmax: int) -> "Short | None":
         """expected: the answers for codes 0, 1, ...; larger ones than qmax may come out where qmax is expected."""
-        codes, least = np.arange(len(expected), dtype=np.int64), max(0, int(np.argmax(expected > expected[0])) - 1)
+        codes, last_least = np.arange(len(expected), dtype=np.int64), max(0, int(np.argmax(expected > expected[0])) - 1)
         rises = np.flatnonzero(np.diff(expected)) + 1
         first, last = (rises[0], rises[-1]) if len(rises) > 1 else (0, len(expected) - 1)
         slope = (expected[last] - expected[first]) / (last - first)
-        for finer, shift in itertools.product((0, 8, 9, 10, 11), range(15, 7, -1)):
+        for finer, least, shift in itertools.product((0, 8, 9, 10, 11), sorted({0, last_least}), range(15, 7, -1)):
             centre = round(slope * (1 << shift))
             for multiplier in sorted(range(max(1, centre * 3 // 4), min(255, centre * 4 // 3) + 1),
                                      key=lambda m, c=centre: abs(m - c)):
