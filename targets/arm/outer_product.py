@@ -4,6 +4,7 @@ Lanes are channels, so nothing is added across them and K need not fill vectors 
 real weights allow, often to the end: then half of the sums' registers and of what follows them is saved.
 """
 
+import bisect
 import math
 
 import numpy as np
@@ -25,10 +26,12 @@ def longest_run(weight: np.ndarray, qmax: int) -> int:
     rows = weight.astype(np.int64).reshape(-1, weight.shape[2] * weight.shape[3] // STEP, STEP) * qmax
     ends = [np.maximum(rows, 0).sum(2), -np.minimum(rows, 0).sum(2)]
     sums = np.stack([np.concatenate([np.zeros_like(e[:, :1]), np.cumsum(e, 1)], 1) for e in ends])
-    run = 0
-    while run < rows.shape[1] and (sums[:, :, run + 1:] - sums[:, :, :-run - 1]).max() <= long_multiply.INT16_MAX:
-        run += 1
-    return run
+    count = rows.shape[1]
+
+    def exceeds(n: int) -> bool:
+        return (sums[:, :, n:] - sums[:, :, :count + 1 - n]).max() > long_multiply.INT16_MAX
+
+    return bisect.bisect_left(range(1, count + 1), True, key=exceeds)
 
 
 def cycles(step: Step) -> float:

@@ -175,6 +175,7 @@ def tiled(step: Step, epilogues: Epilogues, rule: str, tile: Tile, weights_of_bl
             at(reads, writes, weights, table, copies, y, T.min(t * pixels, ow - pixels))
 
     def of_run(reads, writes, weights, table, t):
+        # the last tile overlaps the one before, whoever computes it: both write the same codes
         at(reads, writes, weights, table, None, 0, T.bind(T.min(t * pixels, span.width - pixels)))
 
     emit, units = (over_rows(step, of_run), span.tiles) if one_run else (over_rows(step, row), oh)
