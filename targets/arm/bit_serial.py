@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.arm import long_multiply, outer_product
+from targets.arm import long_multiply, outer_product, winograd
 from targets.arm.epilogue import QUAD, joined, lanes_of, neon
 from targets.arm.tile import applies, zeros
 from targets.epilogue import Epilogue, Epilogues
@@ -69,7 +69,8 @@ def cheaper(step: Step) -> bool:
     lanes = -(-oh // rows) * rows * -(-ow // segment) * segment
     counted = lanes / LANES * -(-o // OUTPUTS) * OUTPUTS * kh * kw * -(-i // BYTE) * (3 * node.w_bits * a_bits + 1) / 2
     ends = lanes * o * 1.5 + lanes * node.stride**2 * i * 0.5  # transposing, and packing codes
-    return 1.1 * (counted + ends) < min(long_multiply.cycles(step), outer_product.cycles(step))
+    others = (long_multiply.cycles(step), outer_product.cycles(step), winograd.cycles(step))
+    return 1.1 * (counted + ends) < min(others)
 
 
 def bit_serial(step: Step, epilogues: Epilogues) -> Kernel | None:

@@ -7,6 +7,7 @@
 Output channels are the lanes, so that no sums are added across them.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from targets.winograd_kernel import winograd
 from targets.winograd_plan import Multiplier, Plan
 
 TILINGS = {"2x2": Tiling(TWO, TWO), "4x2": Tiling(FOUR, TWO), "4x4": Tiling(FOUR, FOUR)}
+DOT, LONG = 32, 8  # products of bytes in a cycle
 REQUANTIZED = 1.2  # cycles for each sum that becomes, or goes into, a code
 SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 
@@ -60,16 +62,21 @@ def plans(step: Step, dot: bool) -> list[Plan]:
 
 
 def winograd_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    return _cheapest(plans(step, True), epilogues, 32)
+    return _cheapest(plans(step, True), epilogues, DOT)
 
 
 def winograd_long_multiply(step: Step, epilogues: Epilogues) -> Kernel | None:
-    return _cheapest(plans(step, False), epilogues, 8)
+    return _cheapest(plans(step, False), epilogues, LONG)
 
 
 def _cheapest(found: list[Plan], epilogues: Epilogues, rate: int) -> Kernel | None:
     plan = min(found, key=lambda p: cost(p, rate), default=None)
     return winograd(plan, epilogues) if plan is not None and cost(plan, rate) < direct_cost(plan.step, rate) else None
+
+
+def cycles(step: Step) -> float:
+    """About what the cheapest takes by long multiplies; infinity where none applies."""
+    return min((cost(plan, LONG) for plan in plans(step, False)), default=math.inf)
 
 
 def cost(plan: Plan, rate: int) -> float:
