@@ -47,11 +47,13 @@ class Epilogue:
         raise NotImplementedError
 
     def put(self, acc, reads, writes, table, y, x, channel, count: int, column=None, lanes: int = LANES) -> None:
-        """Stores the first `count` channels from `channel` on of pixel (y, x), for a vector of `lanes` int32 sums.
+        """Stores the first `count` channels from `channel` on of pixel (y, x), for a vector of `lanes` int32 sums (or
+        int16, which are widened).
 
         column: where the channels lie in a row of the table, if elsewhere than `channel`.
         """
         layout, column = self.step.write, channel if column is None else column
+        acc = T.cast(acc, f"int32x{lanes}") if acc.ty.dtype.bits == 16 else acc
         codes = T.bind(self.codes(acc, reads, table, y, x, channel, column, lanes))
         narrow = codes if layout.dtype == "int32" else T.cast(codes, f"uint8x{lanes}")
         store(writes[0], layout.at(y, x, channel), narrow, count, lanes)

@@ -73,6 +73,15 @@ def test_arm_tables_hold_the_networks_layers_as_modelled_cycles(target):
                 in costs.predict(NETWORKS[name].graph(bits, 96 if name == "mobilenetv2" else None))} == {MEASURED}
 
 
+@pytest.mark.parametrize("target,slack", [("arm:cortex-a72", 1), ("arm:cortex-a76", 1.02)])  # sdot costs the same
+@pytest.mark.parametrize("name,side", [("resnet8", None), ("resnet20", None), ("mobilenetv2", 96)])
+def test_fewer_bits_never_take_longer_by_the_tables(target, slack, name, side):
+    costs = load(target)
+    eight, four, two = (sum(time for _, time, _ in costs.predict(NETWORKS[name].graph(bits, side)))
+                        for bits in ("w8a8", "w4a4", "w2a2"))
+    assert two <= slack * four and four <= slack * eight
+
+
 def test_latency_of_a_family_is_that_of_its_last_level():
     arch, table = architecture("resnet20", (32, 32, 3), 10), load("arm:cortex-a72")
     cost = latency("arm")

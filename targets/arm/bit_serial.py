@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.tirx.script import builder as T
 
+from targets.arm import long_multiply, outer_product, winograd
 from targets.arm.epilogue import QUAD, joined, lanes_of, neon
-from targets.arm.long_multiply import INT16_MAX
 from targets.arm.tile import applies, zeros
 from targets.epilogue import Epilogue, Epilogues
 from targets.kernel import Kernel, Step
@@ -61,7 +61,7 @@ def planes(weight: np.ndarray, w_bits: int) -> np.ndarray:
 
 
 def cheaper(step: Step) -> bool:
-    """Whether counting takes less than long multiplies, at about 8 products a cycle."""
+    """Whether counting takes less than multiplying, which is about 8 products a cycle."""
     node, a_bits = step.node, step.reads[0].tensor.bits
     oh, ow, o = step.write.tensor.shape
     segment, rows = _shape(ow)
@@ -69,8 +69,8 @@ def cheaper(step: Step) -> bool:
     lanes = -(-oh // rows) * rows * -(-ow // segment) * segment
     counted = lanes / LANES * -(-o // OUTPUTS) * OUTPUTS * kh * kw * -(-i // BYTE) * (3 * node.w_bits * a_bits + 1) / 2
     ends = lanes * o * 1.5 + lanes * node.stride**2 * i * 0.5  # transposing, and packing codes
-    multiplied = oh * -(-ow // 4) * 4 * -(-o // 4) * 4 * kh * -(-kw * i // 16) * 16 / 8
-    return counted + ends < multiplied
+    others = (long_multiply.cycles(step), outer_product.cycles(step), winograd.cycles(step))
+    return 1.1 * (counted + ends) < min(others)
 
 
 def bit_serial(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -80,7 +80,7 @@ def bit_serial(step: Step, epilogues: Epilogues) -> Kernel | None:
     node, x = step.node, step.reads[0].tensor
     largest = np.abs(node.weight.astype(np.int64)).sum((1, 2, 3)).max() * x.qmax
     counters = len(Powers.make(node.w_bits, x.bits).counters)
-    if counters > REGISTERS // VECTORS or largest > INT16_MAX or not cheaper(step):
+    if counters > REGISTERS // VECTORS or largest > long_multiply.INT16_MAX or not cheaper(step):
         return None
     kernel = _BitSerial(step, epilogues.conv(step))
     weights = planes(node.weight, node.w_bits)
@@ -178,8 +178,8 @@ class _BitSerial:
                 lines = [T.bind(sums[T.ramp(o * VECTORS * LANES + group * 8, 1, 8)]) for o in range(OUTPUTS)]
                 halves = [[T.bind(v) for v in transposed(lines[q:q + QUAD])] for q in range(0, OUTPUTS, QUAD)]
                 tile = [[lanes_of(half[p % QUAD], p // QUAD * QUAD, QUAD) for half in halves] for p in range(pixels)]
-                self.epilogue.put_tile(tile, reads, writes, table, y + row + dy, x0 + x, b * OUTPUTS, count,
-                                       halves=True)
+                places = [(y + row + dy, x0 + x + p) for p in range(pixels)]
+                self.epilogue.put_tile(tile, reads, writes, table, places, b * OUTPUTS, count, halves=True)
 
     def count(self, weights, packed, row, x0, output) -> dict:
         """int16x8 sums of the channels from `output` on that go together: (channel, register, half) -> vector."""

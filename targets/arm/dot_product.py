@@ -3,18 +3,17 @@
 from tvm.tirx.script import builder as T
 
 from targets.arm.epilogue import QUAD, neon
-from targets.arm.tile import Tile, Window, applies, rows_of, tiled, zeros
+from targets.arm.tile import Span, Tile, Window, applies, rows_of, tiled, zeros
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
 TILES = ((4, 16), (8, 8))  # pixels, channels: 16 accumulators
 
 
-def tile_of(width: int, channels: int) -> tuple[int, int]:
+def tile_of(step: Step) -> tuple[int, int]:
     """The tile that computes least beyond the map's edge; of two the one with fewer loads of codes."""
     def work(tile: tuple[int, int]) -> int:
-        pixels = min(tile[0], width)
-        return -(-width // pixels) * pixels * -(-channels // tile[1]) * tile[1]
+        return Span.of(step, tile[0]).computed * -(-step.write.tensor.shape[2] // tile[1]) * tile[1]
 
     return min(TILES, key=work)
 
@@ -23,8 +22,7 @@ def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
     """Weights are stored [block][kH][four bytes of K][quad][4 channels][4 bytes]."""
     if not applies(step):
         return None
-    _, width, outputs = step.write.tensor.shape
-    pixels, channels = tile_of(width, outputs)
+    pixels, channels = tile_of(step)
     weight = rows_of(step.node.weight, channels, 4)
     blocks, _, kh, k = weight.shape
     fours, quads = k // 4, channels // QUAD

@@ -5,6 +5,7 @@ narrowing that follows saturates at 0 and 255, so clamps cost only where a range
 share is loaded once, before the first store: LLVM cannot know that codes are not written over the table.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from targets.kernel import Step
 from targets.vector import LANES, folded_bias, padded, store
 
 QUAD = 4  # int32 lanes of a register
+
+Places = list[tuple[Any, Any]]  # of pixels: row and column
 
 
 def neon(name: str, dtype: str, *args):
@@ -59,11 +62,11 @@ class NeonEpilogue(Epilogue):
     def put(self, acc, reads, writes, table, y, x, channel, count: int, column=None, lanes: int = LANES) -> None:
         acc = T.bind(acc)
         quads = [lanes_of(acc, i, QUAD) for i in range(0, lanes, QUAD)] if lanes > QUAD else [acc]
-        self.put_tile([quads], reads, writes, table, y, x, channel, count, column)
+        self.put_tile([quads], reads, writes, table, [(y, x)], channel, count, column, acc.ty.dtype.bits == 16)
 
-    def put_tile(self, tile: list[list], reads, writes, table, y, x, channel, count: int, column=None,
+    def put_tile(self, tile: list[list], reads, writes, table, places: Places, channel, count: int, column=None,
                  halves: bool = False) -> None:
-        """Stores the first `count` channels from `channel` on of the pixels (y, x), (y, x + 1), ...
+        """Stores the first `count` channels from `channel` on of some pixels, (row, column) each.
 
         tile: int32x4 sums (int16x4 if `halves`), [pixels][quads of channels]; those of channels beyond `count` are left
         out.
@@ -74,53 +77,53 @@ class NeonEpilogue(Epilogue):
         constants += [[e.constants(table, channel + q * QUAD) for q in range(quads)] for e in every[1:]]
         group = max(1, 2 // quads)  # pixels narrowed together: eight codes at least
         for first in range(0, len(tile), group):
-            pixels = range(first, min(first + group, len(tile)))
-            sums = [acc for p in pixels for acc in self._sums(tile[p], constants[0], reads, y, x + p, channel, halves)]
-            codes = self._store(sums, constants[0], writes[0], y, x, pixels, channel, count)
+            pixels = places[first:first + group]
+            sums = [acc for quads_of, place in zip(tile[first:first + group], pixels, strict=True)
+                    for acc in self._sums(quads_of, constants[0], reads, place, channel, halves)]
+            codes = self._store(sums, constants[0], writes[0], pixels, channel, count)
             for also, these, write in zip(self._also, constants[1:], writes[1:], strict=True):
                 if also.short is not None:
-                    also._spread(also.shortened(codes, table, _width(len(sums))), quads, write, y, x, pixels, channel,
-                                 count)
+                    also._spread(also.shortened(codes, table, _width(len(sums))), quads, write, pixels, channel, count)
                     continue
                 wide = [T.cast(lanes_of(codes, i * QUAD, QUAD), "int32x4") for i in range(len(sums))]
                 sums_also = [_shifted(w, these[i % quads]) for i, w in enumerate(wide)]
-                also._store(sums_also, these, write, y, x, pixels, channel, count)
+                also._store(sums_also, these, write, pixels, channel, count)
 
-    def _sums(self, quads: list, constants: list[Constants], reads, y, x, channel, halves: bool) -> list:
+    def _sums(self, quads: list, constants: list[Constants], reads, place, channel, halves: bool) -> list:
         """A pixel's, in the unit of the requantization, with what the residual operand adds."""
         sums = [_shifted(acc, c, halves) for acc, c in zip(quads, constants, strict=False)]
         if constants[0].skip is None:
             return sums
         lanes = QUAD * len(constants)
-        codes = T.bind(T.cast(reads[-1][T.ramp(self.step.reads[1].at(y, x, channel), 1, lanes)], f"int16x{lanes}"))
+        codes = T.bind(T.cast(reads[-1][T.ramp(self.step.reads[1].at(*place, channel), 1, lanes)], f"int16x{lanes}"))
         four = [lanes_of(codes, i * QUAD, QUAD) if lanes > QUAD else codes for i in range(len(constants))]
         return [acc + T.cast(v, "int32x4") * T.cast(c.skip, "int32x4")
                 for acc, v, c in zip(sums, four, constants, strict=True)]
 
-    def _store(self, sums: list, constants: list[Constants], write, y, x, pixels: range, channel, count: int):
+    def _store(self, sums: list, constants: list[Constants], write, pixels: Places, channel, count: int):
         """Requantizes the quads of some pixels and stores them; the codes, uint8, bound."""
         layout, quads = self.step.write, len(constants)
         if constants[0].multiplier is None:
             for i, acc in enumerate(sums):
-                p, q = pixels[i // quads], i % quads
-                at = layout.at(y, x + p, channel + q * QUAD)
+                q = i % quads
+                at = layout.at(*pixels[i // quads], channel + q * QUAD)
                 store(write, at, acc, min(QUAD, count - q * QUAD), QUAD)
             return None
         codes = T.bind(self._narrowed([self._scaled(acc, constants[i % quads]) for i, acc in enumerate(sums)]))
-        self._spread(codes, quads, write, y, x, pixels, channel, count)
+        self._spread(codes, quads, write, pixels, channel, count)
         return codes
 
-    def _spread(self, codes, quads: int, write, y, x, pixels: range, channel, count: int) -> None:
+    def _spread(self, codes, quads: int, write, pixels: Places, channel, count: int) -> None:
         """Stores the codes of some pixels."""
         lanes = quads * QUAD
-        for i, p in enumerate(pixels):
+        for i, place in enumerate(pixels):
             if len(pixels) == 1 and lanes == _width(quads):
                 part = codes
             elif quads == 1:  # as a word: LLVM would take four bytes out one by one
                 part = T.reinterpret(T.Shuffle([T.reinterpret(codes, dtype="int32x2")], [i]), dtype="uint8x4")
             else:
                 part = lanes_of(codes, i * lanes, lanes)
-            store(write, self.step.write.at(y, x + p, channel), part, count, lanes)
+            store(write, self.step.write.at(*place, channel), part, count, lanes)
 
     def _scaled(self, acc, c: Constants):
         code = neon("srshl.v4i32", "int32x4", neon("sqdmulh.v4i32", "int32x4", acc, c.multiplier), c.right)
@@ -192,27 +195,40 @@ class NeonConv(NeonEpilogue):
 
 @dataclass(frozen=True)
 class Short:
-    """requant(code - zero_point) as (code * multiplier + offset) >> shift in 16 bits, the same for every code."""
+    """requant(code - zero_point) as (product + offset) >> shift in 16 bits, the same for every code.
+
+    product: p = max(code, least) * multiplier, or p + (p >> finer) where 8 bits of multiplier are too coarse; `least`
+    is 0 unless the codes below it all become the smallest one.
+    """
 
     multiplier: int  # 8 bits
-    offset: int
+    offset: int  # below 0 where `least` is above it
     shift: int
+    least: int = 0
+    finer: int = 0
+
+    def products(self, codes: np.ndarray) -> np.ndarray:
+        """int64, of int64 codes."""
+        p = np.maximum(codes, self.least) * self.multiplier
+        return p + (p >> self.finer) if self.finer else p
 
     @classmethod
     def find(cls, expected: np.ndarray, qmax: int) -> "Short | None":
         """expected: the answers for codes 0, 1, ...; larger ones than qmax may come out where qmax is expected."""
-        x = np.arange(len(expected), dtype=np.int64)
-        rising = expected[expected < qmax]
-        slope = (rising[-1] - rising[0] + 1) / rising.size if rising.size else 0
-        for shift in range(15, 7, -1):
+        codes, last_least = np.arange(len(expected), dtype=np.int64), max(0, int(np.argmax(expected > expected[0])) - 1)
+        rises = np.flatnonzero(np.diff(expected)) + 1
+        first, last = (rises[0], rises[-1]) if len(rises) > 1 else (0, len(expected) - 1)
+        slope = (expected[last] - expected[first]) / (last - first)
+        for finer, least, shift in itertools.product((0, 8, 9, 10, 11), sorted({0, last_least}), range(15, 7, -1)):
             centre = round(slope * (1 << shift))
             for multiplier in sorted(range(max(1, centre * 3 // 4), min(255, centre * 4 // 3) + 1),
                                      key=lambda m, c=centre: abs(m - c)):
-                low = ((expected << shift) - x * multiplier).max()
-                high = np.where(expected < qmax, (expected + 1 << shift) - 1 - x * multiplier, 1 << 16).min()
-                offset = max(0, low)
-                if offset <= high and x[-1] * multiplier + offset < 1 << 16:
-                    return cls(multiplier, int(offset), shift)
+                products = cls(multiplier, 0, shift, least, finer).products(codes)
+                low = ((expected << shift) - products).max()
+                high = np.where(expected < qmax, (expected + 1 << shift) - 1 - products, 1 << 16).min()
+                offset = low if least else max(0, low)
+                if offset <= high and max(products[-1], products[-1] + offset) < 1 << 16:
+                    return cls(multiplier, int(offset), shift, least, finer)
         return None
 
 
@@ -224,14 +240,20 @@ class NeonRatio(NeonEpilogue):
         shifted = np.asarray(offsets, np.int64) << self._left  # (sum + offset) << left
         self.short = _short(step) if isinstance(step.node, Rescale) else None
         if self.short is not None:
-            values = (*values, self.short.multiplier, self.short.offset)
+            values = (*values, self.short.multiplier, self.short.offset, self.short.least)
         super().__init__(step, ratio_table(step.node.requant, shifted, *values), base)
 
     def shortened(self, codes, table, lanes: int):
         """Codes of what is written, uint8, bound."""
         wide = f"uint16x{lanes}"
+        if self.short.least:
+            codes = T.max(codes, T.broadcast(T.cast(self.value(table, 2), "uint8"), lanes))
         multiplier = T.cast(T.broadcast(T.cast(self.value(table, 0), "uint8"), lanes), wide)
-        sums = T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes) + T.cast(codes, wide) * multiplier
+        offset, product = T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes), T.cast(codes, wide) * multiplier
+        if self.short.finer:
+            product = T.bind(product)
+            product = product + T.shift_right(product, T.broadcast(T.uint16(self.short.finer), lanes))
+        sums = offset + product
         narrow = T.cast(T.shift_right(sums, T.broadcast(T.uint16(self.short.shift), lanes)), f"uint8x{lanes}")
         return T.bind(T.min(narrow, T.broadcast(T.uint8(self.step.node.qmax), lanes)))
 

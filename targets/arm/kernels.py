@@ -5,6 +5,7 @@ from targets.arm.bit_serial import bit_serial
 from targets.arm.dot_product import dot_product
 from targets.arm.epilogue import EPILOGUES
 from targets.arm.long_multiply import long_multiply
+from targets.arm.outer_product import outer_product
 from targets.arm.winograd import winograd_dot_product, winograd_long_multiply
 from targets.depthwise import depthwise
 from targets.epilogue import bound
@@ -19,7 +20,7 @@ def rules(target: Target) -> list[Rule]:
     if "asimddp" in target.requires:
         own = (winograd_dot_product, dot_product, depthwise)
     else:
-        own = (bit_serial, winograd_long_multiply, long_multiply, depthwise)
+        own = (bit_serial, winograd_long_multiply, outer_product, long_multiply, depthwise)
     return [*(bound(rule, EPILOGUES) for rule in own), *portable.rules(EPILOGUES)]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.arm.epilogue import QUAD, lanes_of, neon
-from targets.arm.tile import Tile, Window, applies, rows_of, tiled, zeros
+from targets.arm.tile import Span, Tile, Window, applies, gathered, rows_of, tiled, zeros
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
@@ -25,6 +25,13 @@ def longest_chain(weight: np.ndarray, largest: int) -> int:
     while chain < lanes.shape[1] and (sums[:, chain + 1 :] - sums[:, : -chain - 1]).max() <= INT16_MAX:
         chain += 1
     return chain
+
+
+def cycles(step: Step) -> float:
+    """About what the kernel takes: 8 products a cycle, and sums to add across lanes."""
+    o, kh, kw, i = step.node.weight.shape
+    k = 16 * -(-kh * kw * i // 16) if gathered(step.node.weight, 16) else 16 * kh * -(-kw * i // 16)
+    return Span.of(step, PIXELS).computed * -(-o // QUAD) * (k * QUAD / 8 + 14)
 
 
 def long_multiply(step: Step, epilogues: Epilogues) -> Kernel | None:

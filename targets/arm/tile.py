@@ -14,22 +14,53 @@ from compile.graph import Conv
 from targets.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 from targets.vector import over_rows
+from targets.winograd_plan import at_once
 
 
 @dataclass(frozen=True)
 class Tile:
     """Pixels of a row by channels; sums(codes, filters, pixels) gives int32x4 sums [pixels][quads of channels].
 
-    codes(p, dy, k): int8x16 at byte k of kernel row dy of pixel p. filters(n): int8x16, the block's n-th of its own.
+    codes(p, dy, k, lanes=16): int8 vector at byte k of kernel row dy of pixel p. filters(n): int8x16, the block's n-th
+    of its own. halves: the sums are int16x4.
     """
 
     pixels: int
     channels: int
     sums: Callable
+    halves: bool = False
 
 
 def applies(step: Step) -> bool:
     return isinstance(step.node, Conv) and step.node.groups == 1
+
+
+@dataclass(frozen=True)
+class Span:
+    """Pixels of the output as `rows` of some width, taken `pixels` at a time."""
+
+    rows: int
+    width: int
+    pixels: int
+
+    @property
+    def tiles(self) -> int:
+        """Of a row."""
+        return -(-self.width // self.pixels)
+
+    @classmethod
+    def of(cls, step: Step, most: int) -> "Span":
+        """The output's own rows; or all of them in one where each pixel is made of one of a map without gaps, and that
+        leaves less to compute in vain."""
+        node, (oh, ow, _), (_, left, _, right) = step.node, step.write.tensor.shape, step.reads[0].border
+        own, one = cls(oh, ow, at_once(ow, most)), cls(1, oh * ow, at_once(oh * ow, most))
+        alone = node.weight.shape[1:3] == (1, 1) and node.stride == 1 and not any(node.padding) and left + right == 0
+        return one if alone and one.computed < own.computed else own
+
+    @property
+    def computed(self) -> int:
+        """Pixels, with those computed in vain."""
+        return self.rows * self.tiles * self.pixels
 
 
 def zeros(count: int, dtype: str, lanes: int):
@@ -65,10 +96,11 @@ def signed(step: Step) -> bool:
     return step.reads[0].tensor.qmax < 128
 
 
-def signed_codes(buffer, at, as_they_are: bool):
-    """int8x16 of the 16 codes at an index: as they are, or less 128."""
-    x = buffer[T.ramp(at, 1, 16)]
-    return T.reinterpret(x if as_they_are else T.bitwise_xor(x, T.broadcast(T.uint8(128), 16)), dtype="int8x16")
+def signed_codes(buffer, at, as_they_are: bool, lanes: int = 16):
+    """int8 vector of the codes from an index on: as they are, or less 128."""
+    x = buffer[T.ramp(at, 1, lanes)]
+    x = x if as_they_are else T.bitwise_xor(x, T.broadcast(T.uint8(128), lanes))
+    return T.reinterpret(x, dtype=f"int8x{lanes}")
 
 
 class Window:
@@ -95,11 +127,11 @@ class Window:
                     T.buffer_store(copies, value, [T.ramp(x * self.stride + dy * self.bytes + k, 1, 16)])
         return copies
 
-    def read(self, codes, copies, y, x, dy, k):
-        """int8x16 at byte k of kernel row dy of pixel (y, x)."""
+    def read(self, codes, copies, y, x, dy, k, lanes: int):
+        """int8 vector at byte k of kernel row dy of pixel (y, x)."""
         if copies is None:
-            return signed_codes(codes, self._at(y, x, dy) + k, self.plain)
-        return signed_codes(copies, x * self.stride + k, self.plain)
+            return signed_codes(codes, self._at(y, x, dy) + k, self.plain, lanes)
+        return signed_codes(copies, x * self.stride + k, self.plain, lanes)
 
     def _at(self, y, x, dy):
         node = self.node
@@ -108,28 +140,43 @@ class Window:
 
 def tiled(step: Step, epilogues: Epilogues, rule: str, tile: Tile, weights_of_block: np.ndarray,
           window: Window) -> Kernel:
-    """weights_of_block: int8 [blocks, vectors, 16]."""
+    """weights_of_block: int8 [blocks, vectors, 16]. Units are rows of the output, or tiles of one run of pixels."""
     node, (oh, ow, o) = step.node, step.write.tensor.shape
     blocks, vectors, _ = weights_of_block.shape
-    epilogue, pixels = epilogues.conv(step, offset=0 if window.plain else 128), min(tile.pixels, ow)
+    epilogue, span = epilogues.conv(step, offset=0 if window.plain else 128), Span.of(step, tile.pixels)
+    pixels, one_run = span.pixels, span.width > ow
+    apart = one_run and any(layout.border[1] + layout.border[3] for layout in (*step.writes, *step.reads[1:]))
 
-    def block(reads, writes, weights, table, copies, y, x0, b, count):
-        def codes(p, dy, k):
-            return window.read(reads[0], copies, y, x0 + p, dy, k)
+    def at(reads, writes, weights, table, copies, y, x0):
+        """A tile's pixels, in every block of channels."""
+        places = [(y, x0 + p) for p in range(pixels)]
+        if apart:
+            places = [(T.bind((x0 + p) // ow), T.bind((x0 + p) % ow)) for p in range(pixels)]
 
-        def filters(n):
-            return weights[T.ramp((b * vectors + n) * 16, 1, 16)]
+        def block(b, count):
+            def codes(p, dy, k, lanes=16):
+                return window.read(reads[0], copies, y, x0 + p, dy, k, lanes)
 
-        sums = tile.sums(codes, filters, pixels)
-        epilogue.put_tile(sums, reads, writes, table, y, x0, b * tile.channels, count)
+            def filters(n):
+                return weights[T.ramp((b * vectors + n) * 16, 1, 16)]
+
+            sums = tile.sums(codes, filters, pixels)
+            epilogue.put_tile(sums, reads, writes, table, places, b * tile.channels, count, halves=tile.halves)
+
+        if blocks > 1:
+            with T.serial(blocks - 1) as b:
+                block(b, tile.channels)
+        block(blocks - 1, o - (blocks - 1) * tile.channels)
 
     def row(reads, writes, weights, table, y):
         copies = window.prepare(reads[0], y)
-        with T.serial(-(-ow // pixels)) as t:
-            x0 = T.min(t * pixels, ow - pixels)  # the last tile of a row overlaps the one before
-            if blocks > 1:
-                with T.serial(blocks - 1) as b:
-                    block(reads, writes, weights, table, copies, y, x0, b, tile.channels)
-            block(reads, writes, weights, table, copies, y, x0, blocks - 1, o - (blocks - 1) * tile.channels)
+        with T.serial(span.tiles) as t:
+            # the last tile of a row overlaps the one before
+            at(reads, writes, weights, table, copies, y, T.min(t * pixels, ow - pixels))
 
-    return Kernel(rule, weights_of_block.reshape(-1), node.w_bits, epilogue.table, over_rows(step, row), oh)
+    def of_run(reads, writes, weights, table, t):
+        # the last tile overlaps the one before, whoever computes it: both write the same codes
+        at(reads, writes, weights, table, None, 0, T.bind(T.min(t * pixels, span.width - pixels)))
+
+    emit, units = (over_rows(step, of_run), span.tiles) if one_run else (over_rows(step, row), oh)
+    return Kernel(rule, weights_of_block.reshape(-1), node.w_bits, epilogue.table, emit, units)

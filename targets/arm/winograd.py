@@ -7,6 +7,7 @@
 Output channels are the lanes, so that no sums are added across them.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from targets.winograd_kernel import winograd
 from targets.winograd_plan import Multiplier, Plan
 
 TILINGS = {"2x2": Tiling(TWO, TWO), "4x2": Tiling(FOUR, TWO), "4x4": Tiling(FOUR, FOUR)}
+DOT, LONG = 32, 8  # products of bytes in a cycle
+REQUANTIZED = 1.2  # cycles for each sum that becomes, or goes into, a code
 SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 
 
@@ -59,11 +62,11 @@ def plans(step: Step, dot: bool) -> list[Plan]:
 
 
 def winograd_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    return _cheapest(plans(step, True), epilogues, 16)
+    return _cheapest(plans(step, True), epilogues, DOT)
 
 
 def winograd_long_multiply(step: Step, epilogues: Epilogues) -> Kernel | None:
-    return _cheapest(plans(step, False), epilogues, 8)
+    return _cheapest(plans(step, False), epilogues, LONG)
 
 
 def _cheapest(found: list[Plan], epilogues: Epilogues, rate: int) -> Kernel | None:
@@ -71,18 +74,23 @@ def _cheapest(found: list[Plan], epilogues: Epilogues, rate: int) -> Kernel | No
     return winograd(plan, epilogues) if plan is not None and cost(plan, rate) < direct_cost(plan.step, rate) else None
 
 
+def cycles(step: Step) -> float:
+    """About what the cheapest takes by long multiplies; infinity where none applies."""
+    return min((cost(plan, LONG) for plan in plans(step, False)), default=math.inf)
+
+
 def cost(plan: Plan, rate: int) -> float:
-    """In vector instructions, `rate` being the products of bytes in one."""
+    """In cycles, about, `rate` being the products of bytes in one."""
     products, values, sums, size = plan.work()
     each = plan.multiplier.group * plan.multiplier.bytes / rate
-    return products * each + 4 * values / 16 * plan.multiplier.bytes + 16 * sums / 16 + size / 16
+    return products * each + values / 4 * plan.multiplier.bytes + REQUANTIZED * sums + size / 16
 
 
 def direct_cost(step: Step, rate: int) -> float:
     """Of the direct kernels, likewise."""
     o, kh, kw, i = step.node.weight.shape
     oh, ow, _ = step.write.tensor.shape
-    return (oh * ow * 16 / rate + 1) * (-(-o // 8) * 8) * kh * -(-kw * i // 16)
+    return (oh * ow * 16 / rate + 1) * (-(-o // 8) * 8) * kh * -(-kw * i // 16) + REQUANTIZED * oh * ow * o
 
 
 def _registers(count: int, dtype: str, lanes: int):
