@@ -96,7 +96,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or resource.getpagesize() != 4096,
                     reason="a choice that glibc has, counted in pages of 4 KiB")
 def test_freed_memory_is_not_asked_for_again():
-    """64 MiB made twice: of their 16,384 pages, the second time brings in a small part, and never more than where left alone."""
+    """64 MiB made twice: of 16,384 pages the second time brings in a small part, never more than where left alone."""
     root = str(Path(__file__).parents[1])
     found = [int(subprocess.run([sys.executable, "-c", FREED.format(keep=keep)], cwd=root, capture_output=True,
                                 text=True, check=True).stdout) for keep in (True, False)]
