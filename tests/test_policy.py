@@ -192,7 +192,7 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
     centres = torch.stack([q[group == g].mean(0) for g in (0, 1)])
     quality = Quality(q, group, centres, torch.tensor([0.5, 0.5]))
     settings = Settings(method="dqmq", budget=0.3, variants=4, levels=levels)
-    found = distinct(reduce(Search(settings, None, None, None, None, table, None), policy, quality))
+    found = distinct(reduce(Search(settings, None, None, None, None, None, table, None), policy, quality))
     shared, = (v for v in found if v.name.startswith("shared"))
     assert shared.cost <= 0.3 and shared.groups == () and 3 <= len(found) <= 5
     assert sum(not v.groups for v in found) <= levels

@@ -42,7 +42,7 @@ def full_network(settings: Settings, dataset: Dataset, device: torch.device) -> 
 
 
 def tutor(settings: Settings, dataset: Dataset, teacher: Network, device: torch.device) -> Network:
-    """What the variants learn from beside labels: the network of --teacher at rest, else the full-precision one."""
+    """What searches and variants learn from beside labels: the network of --teacher at rest, else the full-precision one."""
     if settings.teacher is None:
         return teacher
     other = Network(architecture(settings.teacher_arch, dataset.shape, len(dataset.labels)), {})
@@ -88,7 +88,8 @@ class Bits:
         table.check(settings.budget, settings.activation_bits if settings.method == "csq" else None)
         return cls(settings, None, table)
 
-    def find(self, run: Run, batches: Batches, teacher: Network, held: Held, resumed: dict | None) -> None:
+    def find(self, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held,
+             resumed: dict | None) -> None:
         """Sets the run's configurations and writes configs.json."""
         inside = resumed is not None and resumed["phase"] == "search"
         if resumed is not None and resumed["configs"] is not None:
@@ -100,7 +101,7 @@ class Bits:
             if run.group.writes:
                 run.configs.write(run.folder)
             return
-        search = Search(self.settings, run, batches, teacher, held, self.table, resumed if inside else None)
+        search = Search(self.settings, run, batches, teacher, tutor, held, self.table, resumed if inside else None)
         finish = SEARCHES[self.settings.method](search)
         with run.group.writer_first():
             if run.group.writes:

@@ -80,7 +80,7 @@ def learn(settings: Settings):
         resumed = {**saved[1], "tensors": saved[0]}
         run.last_checkpoint = run.folder / checkpoint.NAME
     phases.full_precision(settings, run, batches, teacher, held, resumed)
-    bits.find(run, batches, teacher, held, resumed)
+    bits.find(run, batches, teacher, tutor, held, resumed)
     student = phases.joint(settings, run, batches, teacher, tutor, held, resumed)
     private.specialize(settings, run, batches, tutor, student, held, resumed)
     if not group.writes:

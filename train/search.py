@@ -32,12 +32,14 @@ class Held:
 
 @dataclass
 class Search:
-    """What a method is given. resumed: state and tensors of a checkpoint inside this phase, or None."""
+    """What a method is given. teacher: the full-precision network that the open one starts from. tutor: whose answers it
+    learns from. resumed: state and tensors of a checkpoint inside this phase, or None."""
 
     settings: Settings
     run: Run
     batches: Batches
     teacher: Network
+    tutor: Network
     held: Held
     table: CostTable
     resumed: dict | None
@@ -95,7 +97,7 @@ class SearchPhase(Phase):
     @classmethod
     def start(cls, given: Search, net: nn.ModuleDict, losses: tuple[str, ...]) -> "SearchPhase":
         settings = given.settings
-        return cls("search", net, losses, settings.bit_epochs, settings.lr, given.teacher, search=given)
+        return cls("search", net, losses, settings.bit_epochs, settings.lr, given.tutor, search=given)
 
     def parameters_by_rate(self):
         named = [(n, p) for n, p in self.net.named_parameters() if f".arms.{FULL}." not in n]
