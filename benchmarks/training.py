@@ -85,7 +85,7 @@ class Bench:
         settings = replace(self.settings, method=method)
         table, held = phases.Bits.of(settings, teacher.arch).table, Held(self.dataset.val_x, self.dataset.val_y)
         try:
-            phases.SEARCHES[method](_Entered(settings, self.run, self.batches, teacher, held, table, None))
+            phases.SEARCHES[method](_Entered(settings, self.run, self.batches, teacher, teacher, held, table, None))
         except _AtThePhase as reached:
             return reached.phase
         raise ValueError(f"{method}: the search ended without a phase to train in; ask for others by --methods")

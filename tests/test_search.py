@@ -1,13 +1,16 @@
 """Whole searches for bits: killed and resumed, the same seed, and configurations given by file."""
 
+import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from train import checkpoint, configs
 from train.batches import generator
 from train.lowering import lower
 from train.onnx_writer import to_onnx
+from train.phases import FULL_NAME
 from train.run import learn
 from train.settings import parse
 
@@ -61,3 +64,17 @@ def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method
 def test_random_numbers_of_a_search_are_its_own():
     assert not torch.equal(torch.rand(3, generator=generator(0, "search", "widths", 0, 0)),
                            torch.rand(3, generator=generator(0, "search", "widths", 0, 1)))
+
+
+def test_a_search_learns_from_the_teacher_given(tmp_path):
+    """The full-precision network given as teacher changes nothing; another one does."""
+    settings, _ = learned(tmp_path / "full", tmp_path, "fracbits")
+    own, other = tmp_path / "full" / FULL_NAME, tmp_path / "other.safetensors"
+    save_file({k: -v if v.ndim > 1 else v for k, v in load_file(own).items()}, other)
+    searched = []
+    for name, teacher in ("alone", None), ("same", own), ("taught", other):
+        more = () if teacher is None else ("--teacher", str(teacher), "--teacher-arch", settings.arch)
+        learned(tmp_path / name, tmp_path, "fracbits", "--weights", str(own), "--fp-epochs", "0", *more)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        searched.append([json.loads(line) for line in lines if '"search"' in line])
+    assert searched[0] and searched[0] == searched[1] != searched[2]

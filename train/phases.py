@@ -42,7 +42,7 @@ def full_network(settings: Settings, dataset: Dataset, device: torch.device) -> 
 
 
 def tutor(settings: Settings, dataset: Dataset, teacher: Network, device: torch.device) -> Network:
-    """What searches and variants learn from beside labels: the network of --teacher at rest, else the full-precision one."""
+    """What all learn from beside labels: the network of --teacher at rest, else the full-precision one."""
     if settings.teacher is None:
         return teacher
     other = Network(architecture(settings.teacher_arch, dataset.shape, len(dataset.labels)), {})

@@ -32,8 +32,8 @@ class Held:
 
 @dataclass
 class Search:
-    """What a method is given. teacher: the full-precision network that the open one starts from. tutor: whose answers it
-    learns from. resumed: state and tensors of a checkpoint inside this phase, or None."""
+    """What a method is given. teacher: the full-precision network that the open one starts from. tutor: whose answers
+    it learns from. resumed: state and tensors of a checkpoint inside this phase, or None."""
 
     settings: Settings
     run: Run
