@@ -14,7 +14,7 @@ from train.cost import CostError, CostTable, bitops, layer_cost, relative, size
 from train.phases import Bits, variant_bits
 from train.policy import Policy, log_probability
 from train.relaxed import one_hot
-from train.settings import Settings
+from train.settings import Settings, parse
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,10 @@ def test_configurations_come_back_from_their_file(tmp_path):
     assert configs.load(str(path), names).variants == seen[:1]
     assert configs.load(f"{path}:c,b", names).variants == (seen[2], seen[1])
     assert [v.name for v in configs.load(f"{path}:c+{path}:b", names).variants] == ["c", "b"]
+    settings = parse(["--configs", f"{path}:a", "--cost", "size", "--arch", "resnet8"])
+    priced = Bits.of(settings, ARCH).given  # files of several costs may be given together
+    assert priced.about == settings.costs
+    assert [v.cost for v in priced.variants] == [relative(size, ARCH, seen[0].bits)]
     for text, words in ((f"{path}:d", "no configuration d; it has a, b, c"), (f"{path}:a+{path}:a", "different names"),
                         (f"{tmp_path}/no.json", "give the configs.json of a run")):
         with pytest.raises(ConfigsError, match=words):

@@ -11,7 +11,7 @@ from torch import nn
 from tests.searches import ARCH, LAYERS, WIDTHS, bitops_table, chance
 from train.cost import CostTable
 from train.fracbits import RealWidths, interpolate, uniform_width
-from train.ilp import from_steps, solve
+from train.ilp import additive, from_steps, solve
 from train.networks import Network
 from train.phases import variant_bits
 from train.relaxed import Mixed, Mixture, RelaxedNetwork, one_hot
@@ -128,3 +128,17 @@ def test_steps_alone_say_that_fewer_bits_hurt_more(table):
     loss = from_steps(net, table)
     assert loss.shape == (LAYERS, 4, 4) and (np.diff(loss, axis=1) < 0).all() and (np.diff(loss, axis=2) < 0).all()
     assert float(table.of_indices(solve(loss, table, 0.3))) <= 0.3
+
+
+@pytest.mark.parametrize("widths", [2, 3, 6])
+def test_sensitivities_are_freed_from_noise(widths):
+    """What is a sum of falling losses stays; noise on it is taken out for the better; no luck is left to be chosen."""
+    rng = np.random.default_rng(widths)
+    w, a = (np.sort(rng.exponential(size=(12, widths)))[:, ::-1] for _ in range(2))
+    truth = (w - w[:, -1:])[:, :, None] + (a - a[:, -1:])[:, None]
+    np.testing.assert_allclose(additive(truth), truth, atol=1e-9)
+    noisy = truth + rng.normal(scale=0.5, size=truth.shape)
+    found = additive(noisy)
+    assert np.square(found - truth).mean() < 0.6 * np.square(noisy - truth).mean()
+    assert (found[:, -1, -1] == 0).all() and (np.diff(found, axis=1) <= 0).all() and (np.diff(found, axis=2) <= 0).all()
+    assert (additive(-truth) == 0).all()

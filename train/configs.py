@@ -104,9 +104,10 @@ def distinct(variants) -> tuple[Variant, ...]:
 def load(text: str, layers: tuple[str, ...]) -> Configs:
     """Variants of FILE, of FILE:name,name (also of its Pareto list), or of several such joined by "+".
 
-    layers: names of the network's layers, which every configuration must have. Raises ConfigsError.
+    layers: names of the network's layers, which every configuration must have. Costs are in each file's own unit, about
+    is empty. Raises ConfigsError.
     """
-    found, groups, about = [], None, {}
+    found, groups = [], None
     for part in text.split("+"):
         path, _, names = part.partition(":")
         configs = read(Path(path))
@@ -119,11 +120,11 @@ def load(text: str, layers: tuple[str, ...]) -> Configs:
             if groups is not None:
                 raise ConfigsError(f"--configs {text}: two files with quality groups; give variants of one of them")
             groups = configs.groups
-        found, about = found + list(chosen), about or configs.about
+        found += chosen
     repeated = {v.name for v in found if [w.name for w in found].count(v.name) > 1}
     if repeated or not found:
         raise ConfigsError(f"--configs {text}: expected variants of different names, got {sorted(repeated) or 'none'}")
-    return Configs(about, tuple(found), (), groups)
+    return Configs({}, tuple(found), (), groups)
 
 
 def _few(names) -> str:

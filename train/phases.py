@@ -1,6 +1,6 @@
 """The phases of training: a full-precision network, a search for bits, and from both all variants together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -79,7 +79,8 @@ class Bits:
         cost = layer_cost(settings.cost, settings.target)
         if settings.configs:
             found = configs.load(settings.configs, tuple(layer.name for layer in arch.layers))
-            return cls(settings, found, None)
+            priced = tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in found.variants)
+            return cls(settings, replace(found, about=settings.costs, variants=priced), None)
         if settings.method == "fixed":
             made = {name: variant_bits(arch, *widths) for name, widths in settings.uniform.items()}
             found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
