@@ -1,6 +1,7 @@
 """Whole searches for bits: killed and resumed, the same seed, and configurations given by file."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from train.lowering import lower
 from train.onnx_writer import to_onnx
 from train.phases import FULL_NAME
 from train.run import learn
+from train.search import Search
 from train.settings import parse
 
 SMALL = ["--limit", "48", "--batch", "16", "--epochs", "1", "--search-epochs", "4", "--families", "clean,contrast",
@@ -78,3 +80,13 @@ def test_a_search_learns_from_the_teacher_given(tmp_path):
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         searched.append([json.loads(line) for line in lines if '"search"' in line])
     assert searched[0] and searched[0] == searched[1] != searched[2]
+
+
+@pytest.mark.parametrize("budget,count,wanted", [
+    (0.5, 1, [0.5]), (0.5, 3, [0.3 / 2**0.5 + 0.2, 0.5, 0.3 * 2**0.5 + 0.2]), (1.0, 2, [1.0]),
+    (0.2, 3, [0.2, 0.016 / 2**0.5 + 0.2, 0.016 * 2**0.5 + 0.2])])
+def test_budgets_lie_apart_by_what_they_leave(budget, count, wanted):
+    """Also near the least cost, here 0.2, and near that of 8 bits."""
+    settings, table = parse(["--budget", str(budget)]), SimpleNamespace(minimum=0.2)
+    found = Search(settings, None, None, None, None, None, table, None).budgets(count)
+    assert found == pytest.approx(wanted, rel=1e-6)

@@ -19,7 +19,8 @@ from train.settings import Settings
 
 CALIBRATION = 256  # pictures that set the first steps
 JUDGED = 250  # held pictures at a time: batch norms take their statistics from them
-RUNG = math.sqrt(2)  # between the budgets of several variants
+RUNG = math.sqrt(2)  # between what the budgets of several variants leave above the least cost
+SLIVER = 0.02  # share of the range of costs, which a budget leaves at least for this
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,14 @@ class Search:
         return self.run.configs or Configs(self.settings.costs)
 
     def budgets(self, count: int) -> list[float]:
-        """`count` budgets around the one asked for, which is among them, a factor of RUNG apart, within reach."""
-        first, budget = -((count - 1) // 2), self.settings.budget
-        wanted = [budget * RUNG**(first + k) for k in range(count)]
-        return sorted({min(max(b, self.table.minimum * (1 + TOLERANCE)), max(1.0, budget)) for b in wanted})
+        """`count` budgets, rising, around the one asked for, which is among them; fewer where they would pass 1.
+
+        Apart by a factor of RUNG in what they leave above the least cost, which by time may be most of that of 8 bits.
+        """
+        first, budget, least = -((count - 1) // 2), self.settings.budget, self.table.minimum * (1 + TOLERANCE)
+        above = max(budget - least, SLIVER * (1 - least))
+        wanted = [least + above * RUNG**k for k in range(first, first + count) if k] + [budget]
+        return sorted({min(b, 1.0) for b in wanted})
 
 
 @dataclass
