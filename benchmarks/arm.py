@@ -1,6 +1,7 @@
 """Instructions and modelled cycles of one picture on ARM processors, beside onnxruntime; no board is needed.
 
     python -m benchmarks.arm --networks resnet20 --bits w8a8,w2a2 --cpus cortex-a72,cortex-a76 --peers --json arm.json
+    python -m benchmarks.arm runs/a/*.onnx            # variants of a run, or quantized files of other tools
 
 Whole networks run on emulated processors, and llvm-mca says what each executed block costs (targets/arm/cycles.py): a
 lower bound that does not vary, never a time. onnxruntime's wheel runs the same network, quantized by its own tool to 8
@@ -23,8 +24,9 @@ from benchmarks.grower import clouds
 from benchmarks.networks import BITS, NETWORKS, write_run
 from benchmarks.peers import as_floats, float_network, quantized
 from benchmarks.records import write_records
-from compile.graph import macs
+from compile.graph import Graph, macs
 from compile.lower import lower
+from compile.onnx_import import OnnxError, load
 from targets import find
 from targets.arm import box, toolchain, trace
 from targets.arm.cycles import MODELS, Cost, cost, executed
@@ -52,9 +54,9 @@ print(min(first for first, _ in spans), max(last for _, last in spans))
 '''
 
 
-def ours(network: str, bits: str, cpu: str) -> tuple[Cost, int]:
-    """What a whole network costs, and its multiply-adds."""
-    graph, target = NETWORKS[network].graph(bits), find(f"arm:{cpu}")
+def ours(graph: Graph, cpu: str) -> Cost:
+    """What a whole network costs."""
+    target = find(f"arm:{cpu}")
     lowered = lower(graph, target)
     sizes = lowered.sizes
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +64,7 @@ def ours(network: str, bits: str, cpu: str) -> tuple[Cost, int]:
         toolchain.build(lowered.module, target, library, Path(folder))
         picture = clouds(graph.tensors[graph.input].shape, 1, 0).reshape(-1)
         arguments = (picture, lowered.weights(), lowered.table, sizes.workspace, sizes.logits)
-        return executed(library, cpu, arguments), sum(macs(graph).values())
+        return executed(library, cpu, arguments)
 
 
 def theirs(network: str, cpu: str, site: Path) -> Cost:
@@ -88,21 +90,30 @@ def wheels(folder: Path) -> Path:
     return folder
 
 
-def records(networks: list[str], bits: list[str], cpus: list[str], peers: bool) -> Iterator[dict]:
+def of_networks(networks: list[str], bits: list[str], cpus: list[str], peers: bool) -> Iterator[dict]:
+    """Records of random networks, with peers beside them."""
     with tempfile.TemporaryDirectory() as folder:
         site = wheels(Path(folder)) if peers else None
         for network in networks:
             for cpu in cpus:
                 for width in bits:
-                    found, work = ours(network, width, cpu)
-                    yield _record(network, "bitgrade", width, cpu, found, work)
+                    graph = NETWORKS[network].graph(width)
+                    yield _record(network, "bitgrade", width, cpu, ours(graph, cpu), graph)
                 if site is not None:
-                    yield _record(network, "onnxruntime", PEER, cpu, theirs(network, cpu, site), work)
+                    yield _record(network, "onnxruntime", PEER, cpu, theirs(network, cpu, site), graph)
 
 
-def _record(network: str, engine: str, bits: str, cpu: str, found: Cost, work: int) -> dict:
+def of_files(files: list[Path], cpus: list[str]) -> Iterator[dict]:
+    """Records of QDQ ONNX files: the network is the folder, the bits are the name."""
+    for path in files:
+        graph = load(path)
+        for cpu in cpus:
+            yield _record(path.resolve().parent.name, "bitgrade", path.stem, cpu, ours(graph, cpu), graph)
+
+
+def _record(network: str, engine: str, bits: str, cpu: str, found: Cost, graph: Graph) -> dict:
     return {"network": network, "engine": engine, "bits": bits, "cpu": cpu, "instructions": found.instructions,
-            "cycles": round(found.cycles), "macs": work}
+            "cycles": round(found.cycles), "macs": sum(macs(graph).values())}
 
 
 def show(console: Console, rows: list[dict]) -> None:
@@ -124,21 +135,30 @@ def _names(allowed=None):
     return parse
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arm", description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE.onnx", help="instead of --networks and --bits")
     parser.add_argument("--networks", type=_names(NETWORKS), default=["resnet8", "resnet20"])
     parser.add_argument("--bits", type=_names(), default=list(BITS), help=f"default {','.join(BITS)}; also w4a8 ...")
     parser.add_argument("--cpus", type=_names(MODELS), default=list(CPUS), help=f"among {', '.join(MODELS)}")
     parser.add_argument("--peers", action="store_true", help="onnxruntime too (apt, pip, and many minutes)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
-    args, rows = parser.parse_args(), []
-    for record in records(args.networks, args.bits, args.cpus, args.peers):
-        rows.append(record)
-        print(record, file=sys.stderr, flush=True)
-        if args.json is not None:
-            write_records(args.json, rows)
+    args, rows = parser.parse_args(argv), []
+    if args.files and args.peers:
+        parser.error("--peers: expected with --networks, got files; leave one of them out")
+    found = of_networks(args.networks, args.bits, args.cpus, args.peers)
+    try:
+        for record in of_files(args.files, args.cpus) if args.files else found:
+            rows.append(record)
+            print(record, file=sys.stderr, flush=True)
+            if args.json is not None:
+                write_records(args.json, rows)
+    except OnnxError as error:
+        print(f"benchmarks.arm: {error}", file=sys.stderr)
+        return 1
     show(Console(), rows)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

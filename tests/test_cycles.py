@@ -1,5 +1,6 @@
 """The cost model: counts are exact, known loops cost what the processor's manual says."""
 
+import json
 import re
 import shutil
 import struct
@@ -84,3 +85,22 @@ def test_without_llvm_mca_the_message_says_what_to_install(monkeypatch):
     for missing in (lambda: cycles.source(target), lambda: cycles.cost(code, target.cpu)):
         with pytest.raises(cycles.CyclesError, match="llvm-mca.*LLVM 19 or later.*found none.*apt install llvm-19"):
             missing()
+
+
+def test_a_file_costs_what_its_network_costs(tmp_path, capsys):
+    pytest.importorskip("onnx")
+    pytest.importorskip("unicorn")
+    from benchmarks import arm
+    from compile.onnx_import import load
+    from tests.graphs import random_graph
+    from train.onnx_writer import to_onnx
+    (tmp_path / "w4a4.onnx").write_bytes(to_onnx(random_graph(3), {}).SerializeToString())
+    files, out = [str(tmp_path / "w4a4.onnx")], tmp_path / "arm.json"
+    assert arm.main([*files, "--cpus", "cortex-a72", "--json", str(out)]) == 0
+    record, = json.loads(out.read_text())
+    expected = arm.ours(load(files[0]), "cortex-a72")
+    assert record["cycles"] == round(expected.cycles) > 0 and record["macs"] > 0
+    assert (record["network"], record["bits"], record["cpu"]) == (tmp_path.name, "w4a4", "cortex-a72")
+    assert arm.main([str(tmp_path / "none.onnx")]) == 1 and "expected an ONNX file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        arm.main([*files, "--peers"])
