@@ -91,10 +91,30 @@ def test_families_weigh_alike_and_panels_are_apart():
 
 def test_corners_are_picked_on_validation_pictures():
     evidence = World({"w8a8": alike(0.9), "w4a4": alike(0.8), "w2a2": alike(0.79)}, {}).evidence()
-    names = [name for _, name in static_corners(evidence)]
+    names = [name for _, name in static_corners(evidence, evidence.ladder)]
     assert names == ["w2a2", "w8a8"]  # 0.8 at 0.3 lies below the line from 0.79 at 0.1 to 0.9 at 1
     test = replace(evidence.test, correct=~evidence.test.correct)
-    assert [name for _, name in static_corners(replace(evidence, test=test))] == names
+    assert [name for _, name in static_corners(replace(evidence, test=test), evidence.ladder)] == names
+
+
+@pytest.mark.parametrize("accuracy,words", [
+    (0.86, "better than given bits at equal cost by 3.78 points ["),
+    (0.8222, "not better than given bits at equal cost (-0.00 points ["),
+    (0.81, "worse than given bits at equal cost by 1.22 points [")])
+def test_learned_bits_are_judged_by_the_line_of_given_ones(accuracy, words):
+    """0.8 at 0.1 and 0.9 at 1 make 0.8222 at 0.3, also where the learned one is a corner of the whole frontier."""
+    evidence = World({"w8a8": alike(0.9), "w4a4": alike(accuracy), "w2a2": alike(0.8)}, {}, 5000).evidence()
+    evidence = replace(evidence, arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4")),
+                                       "adaptive": taken(evidence, dict.fromkeys(OWN, "w4a4"))})
+    assert "Learned bits" not in "\n".join(worth(evidence, compare(evidence)))
+    learned = replace(evidence, variants=tuple(
+        replace(v, method="ilp") if v.name == "w4a4" else v for v in evidence.variants))
+    text = "\n".join(worth(learned, compare(learned)))
+    assert "Learned bits against the given ones of `w2a2`, `w8a8`:" in text
+    line, = (line for line in text.splitlines() if line.startswith("* `w4a4`"))
+    assert line.startswith(f"* `w4a4` (by `ilp`, cost 0.300): training families: {words}") and line.count(";") == 2
+    every = replace(evidence, variants=tuple(replace(v, method="ilp") for v in evidence.variants))
+    assert "Learned bits" not in "\n".join(worth(every, compare(every)))  # there is nothing to judge by
 
 
 def groups() -> Groups:

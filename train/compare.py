@@ -10,6 +10,7 @@ from train.evidence import Evidence
 from train.frontier import cost_on_line, mix, over_line
 
 SEED = 0  # of the resamples
+GIVEN = "fixed"  # method of variants whose bits were given
 TRAINED, HELD_OUT, CLEAN = "training families", "held-out families", "clean"
 
 Arm = tuple[str, str]  # (arm, variant)
@@ -20,32 +21,36 @@ class Comparison:
     """Accuracy (0..1) and cost of each arm, [1 + R]: on the test pictures, then on every resample of them.
 
     corners: arms of the static frontier by rising cost, picked on validation pictures: none of them profits here from
-    having been picked here.
+    having been picked here. given: the same among variants whose bits were given, not learned.
     """
 
     accuracy: dict[Arm, np.ndarray]
     cost: dict[Arm, np.ndarray]
     corners: tuple[Arm, ...]
+    given: tuple[Arm, ...] = ()
 
     def gain(self, arm: Arm) -> Estimate:
         """Accuracy above that of static variants at the same mean cost."""
-        return Estimate.of(over_line(self.accuracy[arm], self.cost[arm], *self._line()))
+        return Estimate.of(over_line(self.accuracy[arm], self.cost[arm], *self._line(self.corners)))
+
+    def gain_over_given(self, arm: Arm) -> Estimate:
+        """The same over static variants of given bits."""
+        return Estimate.of(over_line(self.accuracy[arm], self.cost[arm], *self._line(self.given)))
 
     def cost_ratio(self, arm: Arm) -> Estimate:
         """The cost at which static variants reach the arm's accuracy, of the arm's; infinite where they never do."""
-        return Estimate.of(cost_on_line(self.accuracy[arm], *self._line()) / self.cost[arm])
+        return Estimate.of(cost_on_line(self.accuracy[arm], *self._line(self.corners)) / self.cost[arm])
 
     def difference(self, arm: Arm, other: Arm) -> Estimate:
         return Estimate.of(self.accuracy[arm] - self.accuracy[other])
 
     def line(self) -> list[tuple[float, float]]:
         """Corners as (cost, accuracy in percent)."""
-        costs, corners = self._line()
+        costs, corners = self._line(self.corners)
         return list(zip(costs.tolist(), (100 * corners[0]).tolist(), strict=True))
 
-    def _line(self) -> tuple[np.ndarray, np.ndarray]:
-        return (np.array([self.cost[arm][0] for arm in self.corners]),
-                np.stack([self.accuracy[arm] for arm in self.corners], 1))
+    def _line(self, corners: tuple[Arm, ...]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([self.cost[arm][0] for arm in corners]), np.stack([self.accuracy[arm] for arm in corners], 1)
 
 
 def panel_weights(evidence: Evidence) -> dict[str, np.ndarray]:
@@ -63,13 +68,16 @@ def panel_weights(evidence: Evidence) -> dict[str, np.ndarray]:
 
 def compare(evidence: Evidence) -> dict[str, Comparison]:
     """Panel -> comparison of all arms there, every panel resampled alike."""
-    given, weights = answers(evidence), panel_weights(evidence)
-    parts = [weight @ part for weight in weights.values() for pair in given.values() for part in pair]
+    taken, weights = answers(evidence), panel_weights(evidence)
+    parts = [weight @ part for weight in weights.values() for pair in taken.values() for part in pair]
     columns = iter(resampled(np.stack(parts, 1), SEED).T)
-    out, corners = {}, static_corners(evidence)
+    out, ladder = {}, evidence.ladder
+    corners = static_corners(evidence, ladder)
+    given = static_corners(evidence, [k for k in ladder if evidence.variants[k].method == GIVEN])
     for panel in weights:
-        pairs = {arm: (next(columns), next(columns)) for arm in given}
-        out[panel] = Comparison({a: p[0] for a, p in pairs.items()}, {a: p[1] for a, p in pairs.items()}, corners)
+        pairs = {arm: (next(columns), next(columns)) for arm in taken}
+        accuracy, cost = ({arm: pair[i] for arm, pair in pairs.items()} for i in range(2))
+        out[panel] = Comparison(accuracy, cost, corners, given)
     return out
 
 
@@ -79,10 +87,10 @@ def curves(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
             for panel, weight in panel_weights(evidence).items() for accuracy, cost in [evidence.curve]}
 
 
-def static_corners(evidence: Evidence) -> tuple[Arm, ...]:
-    """Variants with weights of their own that are corners of the frontier in validation."""
+def static_corners(evidence: Evidence, ladder: list[int]) -> tuple[Arm, ...]:
+    """Those of the variants `ladder` that are corners of their frontier in validation."""
     accuracy, by_point = evidence.seen.correct.mean(0), {}
-    for k in evidence.ladder:
+    for k in ladder:
         by_point.setdefault((evidence.variants[k].cost, float(accuracy[k])), evidence.variants[k])
     return tuple((by_point[point].method, by_point[point].name) for point in mix(list(by_point)))
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from train.bootstrap import Estimate
-from train.compare import CLEAN, TRAINED, Arm, Comparison, arms_of, curves
+from train.compare import CLEAN, GIVEN, TRAINED, Arm, Comparison, arms_of, curves
 from train.evidence import Evidence
 from train.frontier import cost_on_line, over_line
 
@@ -17,8 +17,8 @@ ROWS = 9
 
 def worth(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
     """Lines of the section."""
-    return [f"## {TITLE}", "", *verdicts(compared), "", *_controls(compared[TRAINED]), "", *_table(evidence, compared),
-            "", *_notes(evidence, compared)]
+    return [f"## {TITLE}", "", *verdicts(compared), "", *_controls(compared[TRAINED]), "",
+            *_learned(evidence, compared), *_table(evidence, compared), "", *_notes(evidence, compared)]
 
 
 def at_budgets(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
@@ -97,6 +97,20 @@ def _controls(c: Comparison) -> list[str]:
             told.append(f"{against(c.difference(adaptive, other), meaning)} at a cost {cost.value:+.3f} "
                         f"[{cost.low:+.3f}, {cost.high:+.3f}] apart")
     return [f"On the {TRAINED}, adaptive is {'; '.join(told)}."] if told else []
+
+
+def _learned(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
+    """Every variant of learned bits against the line through those of given ones; none where a kind is lacking."""
+    given = compared[TRAINED].given
+    learned = [evidence.variants[k] for k in evidence.ladder if evidence.variants[k].method != GIVEN]
+    if not given or not learned:
+        return []
+    lines = [f"Learned bits against the given ones of {', '.join(f'`{name}`' for _, name in given)}:", ""]
+    for v in learned:
+        told = [f"{panel}: {against(c.gain_over_given((v.method, v.name)), 'given bits at equal cost')}"
+                for panel, c in compared.items()]
+        lines.append(f"* `{v.name}` (by `{v.method}`, cost {v.cost:.3f}): {'; '.join(told)}.")
+    return [*lines, ""]
 
 
 def _table(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
