@@ -16,7 +16,7 @@ from train import checkpoint
 from train.batches import Batches, Order
 from train.configs import Configs
 from train.journal import Journal
-from train.networks import FULL, Network, QuantConv
+from train.networks import FULL, Network, QuantConv, multiplying_in
 from train.parallel import Group
 
 WARM_UP = 0.05  # share of the steps
@@ -44,6 +44,7 @@ class Run:
     configs: Configs | None = None  # what the search found so far
     start: Callable[[Network], None] | None = None  # gives the variants a search's tensors in place of the teacher's
     last_checkpoint: Path | None = None
+    operands: torch.dtype | None = None  # of convolutions in training; None for the weights' own
 
 
 @dataclass
@@ -156,7 +157,8 @@ def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate
         bar = progress.add_task(f"training, {phase.name}", total=phase.epochs * batches.steps, note="",
                                 completed=state["epoch"] * batches.steps + state["step"])
         while state["epoch"] < phase.epochs:
-            _epoch(phase, batches, run, state, lambda note: progress.update(bar, advance=1, note=note))
+            with multiplying_in(run.operands, phase.net, phase.teacher):
+                _epoch(phase, batches, run, state, lambda note: progress.update(bar, advance=1, note=note))
             state |= {"epoch": state["epoch"] + 1, "step": 0}
             if run.group.writes:
                 run.journal.write({"phase": phase.name, "epoch": state["epoch"], "step": state["epoch"] * batches.steps,

@@ -1,5 +1,7 @@
 """A described network as one module: full precision and quantized variants over the same weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +49,7 @@ class QuantConv(nn.Module):
     def __init__(self, layer: Layer, eps: float):
         super().__init__()
         self.layer, self.eps = layer, eps
+        self.operands: torch.dtype | None = None  # see `multiplying_in`
         weight = torch.empty(layer.outputs, layer.inputs, layer.kernel, layer.kernel)
         nn.init.kaiming_normal_(weight, mode="fan_out" if layer.norm else "fan_in", nonlinearity="relu")
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
@@ -82,10 +85,12 @@ class QuantConv(nn.Module):
         self.arms[arm].weight = nn.Parameter(copy)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        top, left, bottom, right = self.layer.padding
+        kind, (top, left, bottom, right) = x.dtype, self.layer.padding
+        if self.operands is not None:
+            x, weight = x.to(self.operands), weight.to(self.operands)
         if (top, left) == (bottom, right):
-            return F.conv2d(x, weight, None, self.layer.stride, (top, left))
-        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, None, self.layer.stride)
+            return F.conv2d(x, weight, None, self.layer.stride, (top, left)).to(kind)
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, None, self.layer.stride).to(kind)
 
 
 def quantized(quantizer: Quantizer | None, x: Tensor, fit: bool) -> Tensor:
@@ -220,6 +225,22 @@ class Network(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.clamp_(min=smallest)
+
+
+@contextmanager
+def multiplying_in(operands: torch.dtype | None, *modules: nn.Module | None) -> Iterator[None]:
+    """Inside, every convolution of the modules takes its operands, and leaves its gradients, in a type of fewer bits.
+
+    All between convolutions stays as it is: batch norms, steps, grids, sums of branches, weights and their optimizer.
+    """
+    convs = [m for module in modules if module is not None for m in module.modules() if isinstance(m, QuantConv)]
+    for conv in convs:
+        conv.operands = operands
+    try:
+        yield
+    finally:
+        for conv in convs:
+            conv.operands = None
 
 
 def key(layer: Layer) -> str:

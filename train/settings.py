@@ -18,6 +18,7 @@ METHODS = {
 COSTS = ("bitops", "size", "latency")
 QUANTIZERS = {"lsq": "a learned step for each width", "csq": "bit planes that all widths share"}
 SENSITIVITIES = ("loss", "steps")
+PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
 CACHE = Path.home() / ".cache" / "bitgrade"
 
@@ -66,6 +67,8 @@ class Settings:
     fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
     epoch_pictures: int = _option(0, "pictures an epoch, 0 for all")
     batch: int = _option(64, "pictures a step, over all processes")
+    precision: str = _option("float32", "of what convolutions multiply in training: float32, or bfloat16, which is "
+                                        "faster where the processor has it")
     lr: float = _option(2e-3, "largest learning rate, of Adam")
     seed: int = _option(0, "of everything random")
     families: str = _option("all", "degradations to train with, by name and comma; all that are not held out")
@@ -91,6 +94,7 @@ class Settings:
         _among("--cost", self.cost, COSTS)
         _among("--quantizer", self.quantizer, QUANTIZERS)
         _among("--sensitivity", self.sensitivity, SENSITIVITIES)
+        _among("--precision", self.precision, PRECISIONS)
         if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
         if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
