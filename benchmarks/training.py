@@ -3,11 +3,12 @@
     python -m benchmarks.training --networks resnet20 --batch 64 --json training.json
 
 Every step is `train.loop.optimize` on a phase as a run makes it, on pictures made up here; searches are met in the
-middle of their epochs, where all that they learn is learned. "fp32" trains the full-precision network from labels;
-all others pay for the teacher's answers as well. "fixed:8,4,2" is the joint phase of three variants, its time shared
-out among them. "torch" is the same network, batches and optimizer in plain torch, so that our own fp32 step has its
-equal. A time is the mean over STEPS steps, each the least of several turns: on a GPU and with several threads by the
-clock, with one thread (OMP_NUM_THREADS=1) in seconds of the processor, so that others on the machine count less.
+middle of their epochs, where all that they learn is learned. "fp32" trains the full-precision network from labels; all
+others pay for the teacher's answers as well. "fixed:8,4,2" is the joint phase of three variants, its time shared out
+among them. "fixed:4@bfloat16" is the method with --precision bfloat16. "torch" is the same network, batches and
+optimizer in plain torch, so that our own fp32 step has its equal. A time is the mean over STEPS steps, each the least
+of several turns: on a GPU and with several threads by the clock, with one thread (OMP_NUM_THREADS=1) in seconds of the
+processor, so that others on the machine count less.
 """
 
 import argparse
@@ -32,10 +33,10 @@ from train.batches import Batches
 from train.data import Dataset
 from train.loop import BETAS, Phase, Run, optimize
 from train.memory import keep_freed_memory
-from train.networks import FULL, Network
+from train.networks import FULL, Network, multiplying_in
 from train.parallel import Group, pick_device
 from train.search import CALIBRATION, Held, Search
-from train.settings import Settings
+from train.settings import PRECISIONS, Settings
 
 NETWORKS = ("resnet8", "resnet20")
 FIXED = ("fixed:4", "fixed:8,4,2")
@@ -164,10 +165,14 @@ def torch_step(bench: Bench) -> Step:
     return step
 
 
-def phase_step(bench: Bench, phase: Phase) -> Step:
+def phase_step(bench: Bench, phase: Phase, precision: str = PRECISIONS[0]) -> Step:
     order = phase.order(bench.batches, EPOCH)
     phase.net.train()
-    return lambda k: optimize(phase, bench.run, bench.batches, order, EPOCH, k)[0]
+
+    def step(k: int) -> float:
+        with multiplying_in(getattr(torch, precision), phase.net, phase.teacher):
+            return optimize(phase, bench.run, bench.batches, order, EPOCH, k)[0]
+    return step
 
 
 def seconds(steps: list[Step], device: torch.device, turns: int) -> list[float]:
@@ -191,12 +196,19 @@ def _clock(device: torch.device) -> Callable[[], float]:
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
+def parts(method: str) -> tuple[str, str]:
+    """(what trains, precision) of "METHOD" or "METHOD@PRECISION"."""
+    name, _, precision = method.partition("@")
+    return name, precision or PRECISIONS[0]
+
+
 def measure(network: str, batch: int, methods: list[str], device: torch.device, turns: int = TURNS) -> list[dict]:
     """Records of a network: the plain reference, "fp32", and each method."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.of(network, batch, device, Path(folder))
-        made = {method: bench.phase(method) for method in ("fp32", *methods)}
-        found = seconds([torch_step(bench), *(phase_step(bench, p) for p in made.values())], device, turns)
+        made = {method: bench.phase(parts(method)[0]) for method in ("fp32", *methods)}
+        steps = [phase_step(bench, phase, parts(method)[1]) for method, phase in made.items()]
+        found = seconds([torch_step(bench), *steps], device, turns)
     shared = [1, *(len(p.arms) if p.name == "joint" else 1 for p in made.values())]
     each = [t / count for t, count in zip(found, shared, strict=True)]
     return [{"network": network, "method": method, "device": device.type, "batch": batch,
@@ -213,7 +225,6 @@ def show(console: Console, records: list[dict]) -> None:
     console.print(table)
 
 
-
 def main(argv: list[str] | None = None) -> int:
     every = [*FIXED, *phases.SEARCHES]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
@@ -224,9 +235,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=TURNS, help=f"of which the least time counts (default {TURNS})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
     args = parser.parse_args(argv)
-    unknown = [m for m in args.methods if m not in phases.SEARCHES and not m.startswith("fixed:")]
-    if unknown:
-        parser.error(f"--methods: expected fixed:BITS or some of {', '.join(phases.SEARCHES)}, got {unknown[0]!r}")
+    for method in args.methods:
+        name, precision = parts(method)
+        if name not in (*phases.SEARCHES, "fp32") and not name.startswith("fixed:") or precision not in PRECISIONS:
+            parser.error(f"--methods: expected fixed:BITS or some of {', '.join(phases.SEARCHES)}, alone or with @ and "
+                         f"one of {', '.join(PRECISIONS)}, got {method!r}")
     if args.turns < 1 or min(args.batch) < 2:
         parser.error(f"expected --turns of at least 1 and --batch of at least 2, got {args.turns} and {args.batch}")
     records = []

@@ -59,18 +59,21 @@ def test_reference_has_the_network_s_multiplications(network):
 def test_records_say_what_ran(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SIDE", 16)
     path = tmp_path / "training.json"
-    words = ["--networks", "resnet8", "--batch", "8", "--methods", "fixed:8,2", "--device", "cpu", "--turns", "1"]
+    words = ["--networks", "resnet8", "--batch", "8", "--methods", "fixed:8,2", "fp32@bfloat16", "--device", "cpu",
+             "--turns", "1"]
     assert training.main([*words, "--json", str(path)]) == 0
     records = json.loads(path.read_text())
-    assert [r["method"] for r in records] == ["torch", "fp32", "fixed:8,2"] and all(set(r) == FIELDS for r in records)
+    assert [r["method"] for r in records] == ["torch", "fp32", "fixed:8,2", "fp32@bfloat16"]
+    assert all(set(r) == FIELDS for r in records)
     assert records[1]["ratio_to_fp32"] == 1
     for r in records:
         assert r["pictures_per_second"] * r["ratio_to_fp32"] == pytest.approx(records[1]["pictures_per_second"])
 
 
-def test_unknown_methods_are_refused(capsys):
+@pytest.mark.parametrize("method", ["guess", "csq@float8"])
+def test_unknown_methods_are_refused(capsys, method):
     with pytest.raises(SystemExit):
-        training.main(["--methods", "guess"])
+        training.main(["--methods", method])
     assert "expected fixed:BITS or some of fracbits" in capsys.readouterr().err
 
 
