@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train.architectures import architecture
+from train.architectures import Layer, architecture
 from train.batches import Batches
 from train.checkpoint import load, part
 from train.configs import NAME as CONFIGS
@@ -15,10 +15,11 @@ from train.configs import read
 from train.evidence import Evidence
 from train.groups import groups_of_families
 from train.lowering import lower
-from train.networks import Network
+from train.networks import Network, key
+from train.phases import private_layers
 from train.private import PrivatePhase
 from train.run import learn, main
-from train.settings import SettingsError, parse
+from train.settings import PRIVATE_WEIGHTS, SettingsError, parse
 from train.weights import load_weights, save_weights
 
 ARCH = architecture("resnet8", (8, 8, 3), 10)
@@ -50,25 +51,28 @@ def test_every_shared_variant_gets_one_for_every_quality(run):
     assert state["phase"] == "done" and [v["name"] for v in state["configs"]["variants"]] == list(found.bits)
 
 
-def test_private_variants_share_integer_weights_and_nothing_else_that_learns(run):
+def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_that_learns(run):
     out, tensors, _ = run
-    found = read(out / CONFIGS)
+    found, ends = read(out / CONFIGS), {layer.name for layer in ARCH.ends}
     net = Network(ARCH, found.bits)
+    for v in found.variants:
+        if v.base:
+            net.own_weights(v.name, ARCH.ends)
     net.load_state_dict(part(tensors, "student"))
     for v in (v for v in found.variants if v.base):
         mine, base = lower(net, v.name), lower(net, v.base)
         for a, b in zip(mine.nodes, base.nodes, strict=True):
             if hasattr(a, "weight"):
-                assert np.array_equal(a.weight, b.weight), (v.name, a.name)
+                assert np.array_equal(a.weight, b.weight) == (a.name not in ends), (v.name, a.name)
         assert any(not np.array_equal(a.bias, b.bias) for a, b in zip(mine.nodes, base.nodes, strict=True)
                    if hasattr(a, "bias"))
         for conv in net.convs.values():
             own, first = conv.arms[v.name], conv.arms[v.base]
-            assert torch.equal(own.w.log_step, first.w.log_step)
+            assert torch.equal(own.w.log_step, first.w.log_step) == (conv.layer not in ARCH.ends)
         assert not torch.equal(net.streams[v.name].log_base, net.streams[v.base].log_base)
 
 
-def turns(own_weights: bool) -> list[set[str]]:
+def turns(own_layers: tuple[Layer, ...]) -> list[set[str]]:
     """Names of the parameters that the shared variant's turn and the private one's bring a gradient."""
     torch.manual_seed(0)
     net = Network(ARCH, {"w4a4": {layer.name: (4, 4) for layer in ARCH.layers}})
@@ -76,11 +80,11 @@ def turns(own_weights: bool) -> list[set[str]]:
     batches = Batches(pictures, np.arange(32) % 10, batch=8, pictures=0, seed=0, flip=False,
                       device=torch.device("cpu"))
     net.calibrate(batches.sample(16))
-    net.add_private("w4a4-q0", "w4a4", own_weights)
+    net.add_private("w4a4-q0", "w4a4", own_layers)
     own = torch.zeros(2, 32, dtype=torch.bool)
     own[1] = True
     fed = (None, ("w4a4",)), (own, ("w4a4-q0",))
-    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, fed, own_weights)
+    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, fed, own_layers)
     order, reached = phase.order(batches, 0), []
     assert bool((order[1][1] == 1).all())  # only views of its own quality
     for turn in range(2):
@@ -96,17 +100,20 @@ def turns(own_weights: bool) -> list[set[str]]:
 
 
 def test_weights_rest_and_turns_train_one_quality_at_a_time():
-    for moved, arm in zip(turns(False), ("w4a4", "w4a4-q0"), strict=True):
+    for moved, arm in zip(turns(()), ("w4a4", "w4a4-q0"), strict=True):
         assert moved and all(f"arms.{arm}." in n or n == f"streams.{arm}.log_base" for n in moved)
         assert not any(".w." in n or n.endswith("conv.weight") for n in moved)
 
 
-def test_with_private_weights_those_of_shared_variants_train_too():
-    shared, private = turns(True)
-    steps = {f"convs.conv1.arms.{name}.w.log_step" for name in ("w4a4", "w4a4-q0")}
-    assert shared & {"convs.conv1.weight", *steps} == {"convs.conv1.weight", "convs.conv1.arms.w4a4.w.log_step"}
-    assert private & {"convs.conv1.weight", *steps} == {"convs.conv1.arms.w4a4-q0.w.log_step"}
-    assert "convs.conv1.arms.w4a4-q0.weight" in private
+@pytest.mark.parametrize("which", PRIVATE_WEIGHTS[1:])
+def test_with_private_weights_those_of_shared_variants_train_too(which):
+    own = private_layers(ARCH, which)
+    shared, private = turns(own)
+    for layer in ARCH.layers:
+        weight, arms = f"convs.{key(layer)}.weight", f"convs.{key(layer)}.arms"
+        mine = {weight, f"{arms}.w4a4.w.log_step"}, {f"{arms}.w4a4-q0.weight", f"{arms}.w4a4-q0.w.log_step"}
+        for moved, wanted in zip((shared, private), mine, strict=True):
+            assert moved & (mine[0] | mine[1]) == (wanted if layer in own else set()), layer.name
 
 
 def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, monkeypatch):
@@ -134,25 +141,32 @@ def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, mo
 
 def test_private_weights_are_own_integers_and_their_bytes_count(tmp_path):
     more = [*SMALL, "--bits", "4", "--test-pictures", "40"]
-    main(parse([*more, "--out", str(tmp_path / "shared")]))
-    main(parse([*more, "--private-weights", "--private-lr", "0.01", "--out", str(tmp_path / "own")]))
-    tensors, _ = load(tmp_path / "own")
-    found = read(tmp_path / "own" / CONFIGS)
-    net = Network(ARCH, found.bits)
-    for v in found.variants[1:]:
-        net.own_weights(v.name)
-    net.load_state_dict(part(tensors, "student"))
-    base, own = (lower(net, v.name) for v in found.variants[:2])
-    assert any(not np.array_equal(a.weight, b.weight) for a, b in zip(own.nodes, base.nodes, strict=True)
-               if hasattr(a, "weight"))
-    stored = {k: json.loads((tmp_path / k / "run.json").read_text())["bytes"] for k in ("shared", "own")}
-    assert stored["own"]["tables"] == stored["shared"]["tables"]
-    assert 2 * stored["shared"]["weights"] < stored["own"]["weights"] <= 3 * stored["shared"]["weights"]
-    learn(parse([*more, "--private-weights", "--private-lr", "0.01", "--resume", "--out", str(tmp_path / "own")]))
+    main(parse([*more, "--private-weights", "none", "--out", str(tmp_path / "none")]))
+    stored = {"none": json.loads((tmp_path / "none" / "run.json").read_text())["bytes"]}
+    for which in PRIVATE_WEIGHTS[1:]:
+        out, layers = tmp_path / which, private_layers(ARCH, which)
+        words = [*more, "--private-weights", which, "--private-lr", "0.01", "--out", str(out)]
+        main(parse(words))
+        tensors, _ = load(out)
+        found = read(out / CONFIGS)
+        net = Network(ARCH, found.bits)
+        for v in found.variants[1:]:
+            net.own_weights(v.name, layers)
+        net.load_state_dict(part(tensors, "student"))
+        base, own = (lower(net, v.name) for v in found.variants[:2])
+        other = {a.name for a, b in zip(own.nodes, base.nodes, strict=True)
+                 if hasattr(a, "weight") and not np.array_equal(a.weight, b.weight)}
+        assert other == {layer.name for layer in layers}
+        stored[which] = json.loads((out / "run.json").read_text())["bytes"]
+        assert stored[which]["tables"] == stored["none"]["tables"]
+        learn(parse([*words, "--resume"]))
+    ends = sum(layer.inputs * layer.outputs * layer.kernel**2 for layer in ARCH.ends)
+    assert stored["ends"]["weights"] == stored["none"]["weights"] + 2 * ends
+    assert 2 * stored["none"]["weights"] < stored["all"]["weights"] <= 3 * stored["none"]["weights"]
 
 
 def test_without_private_epochs_nothing_is_added(tmp_path):
-    learn(parse([*SMALL[:-2], "--out", str(tmp_path)]))
+    learn(parse([*SMALL, "--private-epochs", "0", "--out", str(tmp_path)]))
     assert list(read(tmp_path / CONFIGS).bits) == ["w4a4", "w2a2"]
 
 

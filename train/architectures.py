@@ -58,6 +58,11 @@ class Architecture:
         return (self.stem, *inner, self.classifier)
 
     @property
+    def ends(self) -> tuple[Layer, Layer]:
+        """The first layer and the classifier: 8 bits, and little of all weights."""
+        return self.stem, self.classifier
+
+    @property
     def pool(self) -> tuple[int, int]:
         return self.blocks[-1].conv2.size
 

@@ -129,20 +129,19 @@ class Network(nn.Module):
             a = None if self.reads(layer, name) else Quantizer(a_bits, False)
             self.convs[key(layer)].add_arm(name, w_bits, a)
 
-    def add_private(self, name: str, base: str, weights: bool = False) -> None:
-        """A variant that starts as another and shares its bits; its steps and batch norms, and where asked its weights,
-        are its own."""
+    def add_private(self, name: str, base: str, layers: tuple[Layer, ...] = ()) -> None:
+        """A variant that starts as another and shares its bits; its steps and batch norms, and in some layers its
+        weights, are its own."""
         self.add_variant(name, self.bits[base])
         self.streams[name].load_state_dict(self.streams[base].state_dict())
         for conv in self.convs.values():
             conv.arms[name].load_state_dict(conv.arms[base].state_dict())
-        if weights:
-            self.own_weights(name)
+        self.own_weights(name, layers)
 
-    def own_weights(self, name: str) -> None:
-        """Gives a variant weights of its own, which start as the shared ones."""
-        for conv in self.convs.values():
-            conv.own_weight(name)
+    def own_weights(self, name: str, layers: tuple[Layer, ...]) -> None:
+        """Gives a variant weights of its own in some layers, which start as the shared ones."""
+        for layer in layers:
+            self.convs[key(layer)].own_weight(name)
 
     def reads(self, layer: Layer, variant: str) -> str | None:
         """Whose codes a layer takes as they are: "picture", "stream", or its block's first layer by name; else None."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from train import checkpoint, configs, csq, dqmq, fracbits, ilp
-from train.architectures import Architecture, architecture
+from train.architectures import Architecture, Layer, architecture
 from train.batches import Batches
 from train.configs import Configs, Variant
 from train.cost import CostTable, layer_cost, relative
@@ -26,8 +26,12 @@ AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases of a checkpoint 
 
 def variant_bits(arch: Architecture, w_bits: int, a_bits: int) -> dict[str, tuple[int, int]]:
     """Layer name -> widths: the given ones inside, 8 bits in the first layer and the classifier."""
-    ends = (arch.stem, arch.classifier)
-    return {layer.name: END_BITS if layer in ends else (w_bits, a_bits) for layer in arch.layers}
+    return {layer.name: END_BITS if layer in arch.ends else (w_bits, a_bits) for layer in arch.layers}
+
+
+def private_layers(arch: Architecture, which: str) -> tuple[Layer, ...]:
+    """Of --private-weights: the layers in which every private variant has weights of its own."""
+    return {"none": (), "ends": arch.ends, "all": arch.layers}[which]
 
 
 def full_network(settings: Settings, dataset: Dataset, device: torch.device) -> Network:
@@ -116,10 +120,9 @@ def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tuto
     """Trains all variants together from the teacher's weights and the tutor's answers; each batch goes through all of
     its feed."""
     student = Network(teacher.arch, run.configs.bits)
-    if settings.private_weights:
-        for v in run.configs.variants:
-            if v.base:  # made by a phase after this one, which is resumed
-                student.own_weights(v.name)
+    for v in run.configs.variants:
+        if v.base:  # made by a phase after this one, which is resumed
+            student.own_weights(v.name, private_layers(teacher.arch, settings.private_weights))
     student = student.to(batches.device)
     inside = resumed is not None and resumed["phase"] in AFTER_SEARCH
     if inside:

@@ -2,17 +2,20 @@
 
 A batch norm folds into biases and multipliers, so that a private variant costs a small table and no time. Pictures of
 one kind of degradation shift a network's statistics together (AdaBN, Li et al. 2016, arXiv 1603.04779; Schneider et al.
-2020, arXiv 2006.16971); here batch norms and activation steps also learn, while all weights and their steps rest.
+2020, arXiv 2006.16971); here batch norms and activation steps also learn, and the weights of the first layer and the
+classifier, a thousand bytes, or of all layers where asked; all other weights and their steps rest.
 """
 
 from dataclasses import dataclass, replace
 
+from train.architectures import Layer
 from train.batches import Batches
 from train.configs import Configs
 from train.feeds import accuracy, feeds, reestimate
 from train.groups import Groups, quality_groups
 from train.loop import Phase, Run, answers, distillation, keep, train
-from train.networks import Network
+from train.networks import Network, key
+from train.phases import private_layers
 from train.search import Held
 from train.settings import Settings
 
@@ -31,20 +34,24 @@ def with_private(found: Configs, groups: Groups) -> Configs:
 class PrivatePhase(Phase):
     """Steps go in turns: each is one group's, and trains its variants of every base; shared variants have a turn too.
 
-    arms: names of the bases; every feed has as many arms, in their order. own_weights: whether private variants have
-    weights of their own; those of the shared variants then train too, so that they have no less of the phase.
+    arms: names of the bases; every feed has as many arms, in their order. own: layers in which private variants have
+    weights of their own; there those of the shared variants train too, so that they have no less of the phase.
     """
 
-    own_weights: bool = False
+    own: tuple[Layer, ...] = ()
 
     def parameters_by_rate(self):
-        trained = {arm for _, arms in self.feeds for arm in arms} | ({None} if self.own_weights else set())
-        named = dict(self.net.named_parameters())
-        for name, parameter in named.items():
-            # The step of shared weights rests with them: another would make other integers of them.
-            resting = ".w.log_step" in name and not self.own_weights
-            parameter.requires_grad_(_owner(name) in trained and not resting)
-        return [(self.lr, [(n, p) for n, p in named.items() if p.requires_grad])]
+        for parameter in self.net.parameters():
+            parameter.requires_grad_(False)
+        for arm in (arm for _, arms in self.feeds for arm in arms):
+            self.net.streams[arm].requires_grad_()
+            for conv in self.net.convs.values():
+                conv.arms[arm].requires_grad_()
+                # The step of shared weights rests with them: another would make other integers of them.
+                conv.arms[arm].w.requires_grad_(conv.layer in self.own)
+        for layer in self.own:
+            self.net.convs[key(layer)].weight.requires_grad_()
+        return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if p.requires_grad])]
 
     def order(self, batches, epoch):
         return [batches.order(self.name, epoch, own, OWN) for own, _ in self.feeds]
@@ -57,19 +64,11 @@ class PrivatePhase(Phase):
             yield base, distillation(self.net(pictures, arm), labels, taught) / batches.batch
 
 
-def _owner(parameter: str) -> str | None:
-    """Of "convs.KEY.arms.NAME..." or "streams.NAME...": NAME; None for what all variants share."""
-    _, _, rest = parameter.partition(".arms.") if ".arms." in parameter else parameter.partition("streams.")
-    for end in (".w.", ".a.", ".norm.", ".weight", ".log_base"):
-        rest = rest.split(end)[0]
-    return rest or None
-
-
 def specialize(settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held,
                resumed: dict | None) -> Network:
     """Adds private variants to the trained ones and trains what is theirs; nothing where --private-epochs is 0.
 
-    With --private-weights that is weights too, whose integers are then shared no longer.
+    By --private-weights that is weights too, whose integers are then shared no longer.
     Shared variants train the same of theirs on all qualities in the same phase, as long as each private one.
     """
     if resumed is not None and resumed["phase"] == "done":
@@ -83,7 +82,7 @@ def specialize(settings: Settings, run: Run, batches: Batches, tutor: Network, s
             run.configs = with_private(run.configs, groups)
             for v in run.configs.variants:
                 if v.base:
-                    student.add_private(v.name, v.base, settings.private_weights)
+                    student.add_private(v.name, v.base, private_layers(student.arch, settings.private_weights))
             if run.group.writes:
                 run.configs.write(run.folder)
         student.to(batches.device)
@@ -98,7 +97,8 @@ def _train(settings: Settings, run: Run, batches: Batches, tutor: Network, stude
     bases = [v.name for v in run.configs.variants if not v.groups]
     fed = feeds(_only_based(run.configs), batches, held)
     phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, tutor,
-                         tuple((feed.own, feed.arms) for feed in fed), settings.private_weights)
+                         tuple((feed.own, feed.arms) for feed in fed),
+                         private_layers(student.arch, settings.private_weights))
 
     def validate(phase: Phase) -> dict[str, float]:
         return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}

@@ -20,7 +20,7 @@ END_BITS = (8, 8)  # of the first layer and the classifier, whose widths are not
 
 def open_layers(arch: Architecture) -> tuple[Layer, ...]:
     """The layers whose widths are searched: all but the first and the classifier, in running order."""
-    return tuple(layer for layer in arch.layers if layer not in (arch.stem, arch.classifier))
+    return tuple(layer for layer in arch.layers if layer not in arch.ends)
 
 
 @dataclass(frozen=True, eq=False)

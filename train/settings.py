@@ -18,6 +18,7 @@ METHODS = {
 COSTS = ("bitops", "size", "latency")
 QUANTIZERS = {"lsq": "a learned step for each width", "csq": "bit planes that all widths share"}
 SENSITIVITIES = ("loss", "steps")
+PRIVATE_WEIGHTS = ("none", "ends", "all")
 PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
 CACHE = Path.home() / ".cache" / "bitgrade"
@@ -62,7 +63,8 @@ class Settings:
     sensitivity: str = _option("loss", "ilp: loss on held pictures, or steps for the learned steps alone")
     epochs: int = _option(12, "of the joint training of all variants")
     private_epochs: int = _option(0, "after it, of the private variants of every kind of quality; 0 for none of them")
-    private_weights: bool = _option(False, "private variants get weights of their own, which costs their bytes")
+    private_weights: str = _option("ends", "layers in which private variants get weights of their own, which costs "
+                                           "their bytes: none, ends (the first and the classifier), or all")
     private_lr: float = _option(1e-3, "largest learning rate of what is private")
     fp_epochs: int | None = _option(None, "of the full-precision network before it; as --epochs when not given")
     epoch_pictures: int = _option(0, "pictures an epoch, 0 for all")
@@ -95,6 +97,7 @@ class Settings:
         _among("--quantizer", self.quantizer, QUANTIZERS)
         _among("--sensitivity", self.sensitivity, SENSITIVITIES)
         _among("--precision", self.precision, PRECISIONS)
+        _among("--private-weights", self.private_weights, PRIVATE_WEIGHTS)
         if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
         if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
