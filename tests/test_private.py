@@ -1,6 +1,7 @@
 """Private variants: the same integer weights, statistics and steps of their own, trained in turns."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from train.evidence import Evidence
 from train.groups import groups_of_families
 from train.lowering import lower
 from train.networks import Network, key
-from train.phases import private_layers
-from train.private import PrivatePhase
+from train.phases import private_layers, variants_network
+from train.private import PrivatePhase, _moving
 from train.run import learn, main
 from train.settings import PRIVATE_WEIGHTS, SettingsError, parse
 from train.weights import load_weights, save_weights
@@ -54,10 +55,7 @@ def test_every_shared_variant_gets_one_for_every_quality(run):
 def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_that_learns(run):
     out, tensors, _ = run
     found, ends = read(out / CONFIGS), {layer.name for layer in ARCH.ends}
-    net = Network(ARCH, found.bits)
-    for v in found.variants:
-        if v.base:
-            net.own_weights(v.name, ARCH.ends)
+    net = variants_network(parse(SMALL), ARCH, found)
     net.load_state_dict(part(tensors, "student"))
     for v in (v for v in found.variants if v.base):
         mine, base = lower(net, v.name), lower(net, v.base)
@@ -72,7 +70,7 @@ def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_th
         assert not torch.equal(net.streams[v.name].log_base, net.streams[v.base].log_base)
 
 
-def turns(own_layers: tuple[Layer, ...]) -> list[set[str]]:
+def turns(own: tuple[Layer, ...], layers: tuple[Layer, ...]) -> list[set[str]]:
     """Names of the parameters that the shared variant's turn and the private one's bring a gradient."""
     torch.manual_seed(0)
     net = Network(ARCH, {"w4a4": {layer.name: (4, 4) for layer in ARCH.layers}})
@@ -80,11 +78,11 @@ def turns(own_layers: tuple[Layer, ...]) -> list[set[str]]:
     batches = Batches(pictures, np.arange(32) % 10, batch=8, pictures=0, seed=0, flip=False,
                       device=torch.device("cpu"))
     net.calibrate(batches.sample(16))
-    net.add_private("w4a4-q0", "w4a4", own_layers)
+    net.add_private("w4a4-q0", "w4a4", own)
     own = torch.zeros(2, 32, dtype=torch.bool)
     own[1] = True
     fed = (None, ("w4a4",)), (own, ("w4a4-q0",))
-    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, fed, own_layers)
+    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, fed, layers)
     order, reached = phase.order(batches, 0), []
     assert bool((order[1][1] == 1).all())  # only views of its own quality
     for turn in range(2):
@@ -99,8 +97,8 @@ def turns(own_layers: tuple[Layer, ...]) -> list[set[str]]:
     return reached
 
 
-def test_weights_rest_and_turns_train_one_quality_at_a_time():
-    for moved, arm in zip(turns(()), ("w4a4", "w4a4-q0"), strict=True):
+def test_without_layers_weights_rest_and_turns_train_one_quality_at_a_time():
+    for moved, arm in zip(turns((), ()), ("w4a4", "w4a4-q0"), strict=True):
         assert moved and all(f"arms.{arm}." in n or n == f"streams.{arm}.log_base" for n in moved)
         assert not any(".w." in n or n.endswith("conv.weight") for n in moved)
 
@@ -108,12 +106,33 @@ def test_weights_rest_and_turns_train_one_quality_at_a_time():
 @pytest.mark.parametrize("which", PRIVATE_WEIGHTS[1:])
 def test_with_private_weights_those_of_shared_variants_train_too(which):
     own = private_layers(ARCH, which)
-    shared, private = turns(own)
+    shared, private = turns(own, own)
     for layer in ARCH.layers:
         weight, arms = f"convs.{key(layer)}.weight", f"convs.{key(layer)}.arms"
         mine = {weight, f"{arms}.w4a4.w.log_step"}, {f"{arms}.w4a4-q0.weight", f"{arms}.w4a4-q0.w.log_step"}
         for moved, wanted in zip((shared, private), mine, strict=True):
             assert moved & (mine[0] | mine[1]) == (wanted if layer in own else set()), layer.name
+
+
+def test_weights_that_are_shared_train_in_every_turn():
+    both = turns(ARCH.ends, ARCH.layers)
+    for layer in ARCH.layers:
+        reached = {f"convs.{key(layer)}.weight", f"convs.{key(layer)}.arms.w4a4.w.log_step"}
+        assert [reached <= moved for moved in both] == [True, layer not in ARCH.ends], layer.name
+
+
+def test_weights_rest_where_a_variant_would_be_left_behind(run):
+    found = read(run[0] / CONFIGS)
+    assert _moving(found, ARCH, "ends") == ARCH.layers
+    policys = replace(found.variants[0], name="dqmq-q0", groups=(0,))
+    assert _moving(replace(found, variants=(*found.variants, policys)), ARCH, "ends") == ARCH.ends
+
+
+def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_private(run, tmp_path):
+    words = [*SMALL, "--private-epochs", "0", "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--out", str(tmp_path)]
+    learn(parse(words))
+    variants = read(tmp_path / CONFIGS).variants
+    assert [(v.name, v.groups, v.base) for v in variants] == [("w4a4", (), ""), ("w4a4-q1", (1,), "")]
 
 
 def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, monkeypatch):
@@ -149,9 +168,7 @@ def test_private_weights_are_own_integers_and_their_bytes_count(tmp_path):
         main(parse(words))
         tensors, _ = load(out)
         found = read(out / CONFIGS)
-        net = Network(ARCH, found.bits)
-        for v in found.variants[1:]:
-            net.own_weights(v.name, layers)
+        net = variants_network(parse(words), ARCH, found)
         net.load_state_dict(part(tensors, "student"))
         base, own = (lower(net, v.name) for v in found.variants[:2])
         other = {a.name for a, b in zip(own.nodes, base.nodes, strict=True)

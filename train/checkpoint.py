@@ -28,7 +28,8 @@ def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Opt
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for name, parameter in zip(names, parameters, strict=True):
             tensors |= {f"optimizer.{name}.{k}": t for k, t in optimizer.state[parameter].items()}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # Copies, since the file's format knows no tensor of two names, which steps of shared weights have.
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     path = folder / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -130,18 +130,15 @@ class Network(nn.Module):
             self.convs[key(layer)].add_arm(name, w_bits, a)
 
     def add_private(self, name: str, base: str, layers: tuple[Layer, ...] = ()) -> None:
-        """A variant that starts as another and shares its bits; its steps and batch norms, and in some layers its
-        weights, are its own."""
+        """A variant that starts as another and shares its bits and integer weights, the latter not in some `layers`."""
         self.add_variant(name, self.bits[base])
         self.streams[name].load_state_dict(self.streams[base].state_dict())
         for conv in self.convs.values():
             conv.arms[name].load_state_dict(conv.arms[base].state_dict())
-        self.own_weights(name, layers)
-
-    def own_weights(self, name: str, layers: tuple[Layer, ...]) -> None:
-        """Gives a variant weights of its own in some layers, which start as the shared ones."""
-        for layer in layers:
-            self.convs[key(layer)].own_weight(name)
+            if conv.layer in layers:
+                conv.own_weight(name)
+            else:
+                conv.arms[name].w = conv.arms[base].w  # one step for one set of codes, however long it learns
 
     def reads(self, layer: Layer, variant: str) -> str | None:
         """Whose codes a layer takes as they are: "picture", "stream", or its block's first layer by name; else None."""

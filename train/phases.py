@@ -34,6 +34,15 @@ def private_layers(arch: Architecture, which: str) -> tuple[Layer, ...]:
     return {"none": (), "ends": arch.ends, "all": arch.layers}[which]
 
 
+def variants_network(settings: Settings, arch: Architecture, found: Configs) -> Network:
+    """One network of all variants; private ones are there where a phase after the joint one is resumed."""
+    net = Network(arch, {v.name: v.bits for v in found.variants if not v.base})
+    for v in found.variants:
+        if v.base:
+            net.add_private(v.name, v.base, private_layers(arch, settings.private_weights))
+    return net
+
+
 def full_network(settings: Settings, dataset: Dataset, device: torch.device) -> Network:
     """The network of full precision, with random or given weights: teacher of all others."""
     arch = architecture(settings.arch, dataset.shape, len(dataset.labels))
@@ -83,7 +92,8 @@ class Bits:
         cost = layer_cost(settings.cost, settings.target)
         if settings.configs:
             found = configs.load(settings.configs, tuple(layer.name for layer in arch.layers))
-            priced = tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in found.variants)
+            # What another run made private trains here like any other variant for some kinds of quality.
+            priced = tuple(replace(v, cost=relative(cost, arch, v.bits), base="") for v in found.variants)
             return cls(settings, replace(found, about=settings.costs, variants=priced), None)
         if settings.method == "fixed":
             made = {name: variant_bits(arch, *widths) for name, widths in settings.uniform.items()}
@@ -119,11 +129,7 @@ def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tuto
           resumed: dict | None) -> Network:
     """Trains all variants together from the teacher's weights and the tutor's answers; each batch goes through all of
     its feed."""
-    student = Network(teacher.arch, run.configs.bits)
-    for v in run.configs.variants:
-        if v.base:  # made by a phase after this one, which is resumed
-            student.own_weights(v.name, private_layers(teacher.arch, settings.private_weights))
-    student = student.to(batches.device)
+    student = variants_network(settings, teacher.arch, run.configs).to(batches.device)
     inside = resumed is not None and resumed["phase"] in AFTER_SEARCH
     if inside:
         student.load_state_dict(checkpoint.part(resumed["tensors"], "student"))

@@ -2,19 +2,20 @@
 
 A batch norm folds into biases and multipliers, so that a private variant costs a small table and no time. Pictures of
 one kind of degradation shift a network's statistics together (AdaBN, Li et al. 2016, arXiv 1603.04779; Schneider et al.
-2020, arXiv 2006.16971); here batch norms and activation steps also learn, and the weights of the first layer and the
-classifier, a thousand bytes, or of all layers where asked; all other weights and their steps rest.
+2020, arXiv 2006.16971). Here batch norms and activation steps also learn, and with them the weights that all share, now
+that they are read through several statistics (Chang et al. 2019, arXiv 1906.03950). The weights of the first layer and
+the classifier, a thousand bytes, are a private variant's own; those of all layers where asked.
 """
 
 from dataclasses import dataclass, replace
 
-from train.architectures import Layer
+from train.architectures import Architecture, Layer
 from train.batches import Batches
 from train.configs import Configs
 from train.feeds import accuracy, feeds, reestimate
 from train.groups import Groups, quality_groups
 from train.loop import Phase, Run, answers, distillation, keep, train
-from train.networks import Network, key
+from train.networks import Network
 from train.phases import private_layers
 from train.search import Held
 from train.settings import Settings
@@ -34,23 +35,23 @@ def with_private(found: Configs, groups: Groups) -> Configs:
 class PrivatePhase(Phase):
     """Steps go in turns: each is one group's, and trains its variants of every base; shared variants have a turn too.
 
-    arms: names of the bases; every feed has as many arms, in their order. own: layers in which private variants have
-    weights of their own; there those of the shared variants train too, so that they have no less of the phase.
+    arms: names of the bases; every feed has as many arms, in their order. layers: whose weights and their steps train.
     """
 
-    own: tuple[Layer, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     def parameters_by_rate(self):
         for parameter in self.net.parameters():
             parameter.requires_grad_(False)
-        for arm in (arm for _, arms in self.feeds for arm in arms):
+        arms = [arm for _, arms in self.feeds for arm in arms]
+        for arm in arms:
             self.net.streams[arm].requires_grad_()
-            for conv in self.net.convs.values():
+        for conv in self.net.convs.values():
+            moving = conv.layer in self.layers
+            conv.weight.requires_grad_(moving)
+            for arm in arms:
                 conv.arms[arm].requires_grad_()
-                # The step of shared weights rests with them: another would make other integers of them.
-                conv.arms[arm].w.requires_grad_(conv.layer in self.own)
-        for layer in self.own:
-            self.net.convs[key(layer)].weight.requires_grad_()
+                conv.arms[arm].w.requires_grad_(moving)
         return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if p.requires_grad])]
 
     def order(self, batches, epoch):
@@ -66,10 +67,9 @@ class PrivatePhase(Phase):
 
 def specialize(settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held,
                resumed: dict | None) -> Network:
-    """Adds private variants to the trained ones and trains what is theirs; nothing where --private-epochs is 0.
+    """Adds private variants to the trained ones and trains them all; nothing where --private-epochs is 0.
 
-    By --private-weights that is weights too, whose integers are then shared no longer.
-    Shared variants train the same of theirs on all qualities in the same phase, as long as each private one.
+    Shared variants train on all qualities in the same phase, as long as each private one.
     """
     if resumed is not None and resumed["phase"] == "done":
         return student.eval()
@@ -98,12 +98,18 @@ def _train(settings: Settings, run: Run, batches: Batches, tutor: Network, stude
     fed = feeds(_only_based(run.configs), batches, held)
     phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, tutor,
                          tuple((feed.own, feed.arms) for feed in fed),
-                         private_layers(student.arch, settings.private_weights))
+                         _moving(run.configs, student.arch, settings.private_weights))
 
     def validate(phase: Phase) -> dict[str, float]:
         return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}
     train(phase, batches, run, None if resumed is None else phase.restore(resumed), validate)
     reestimate(run, batches, student, fed, OWN)
+
+
+def _moving(found: Configs, arch: Architecture, own: str) -> tuple[Layer, ...]:
+    """Layers whose weights train: all, unless variants read them that have no turn, which would be left behind."""
+    beside = any(v.groups and not v.base for v in found.variants)
+    return private_layers(arch, own) if beside else arch.layers
 
 
 def _only_based(found: Configs) -> Configs:
