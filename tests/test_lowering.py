@@ -11,7 +11,7 @@ from compile.graph import AvgPool, Conv, Graph, Rescale, Shortcut
 from tests.graphs import pictures, quantized_to_the_end, random_graph, resnet_like
 from train.architectures import architecture
 from train.evaluate import evaluate
-from train.lowering import lower, odd_ratio, tie_free
+from train.lowering import LARGEST_Q, lower, odd_ratio, tie_free
 from train.networks import Network
 
 FIXED_SEEDS = range(12)
@@ -136,6 +136,18 @@ def test_vanishing_channels_keep_small_integers():
     codes, left, q = tie_free(weight, ratio, 1)
     assert codes[0].max() == 0 and codes[1:].min() == 100
     assert np.all(q % 2 == 1) and q.max() <= 1 << 14 and list(left) == [0, 0, 0]
+
+
+@given(st.lists(st.floats(1e-7, 1 / 4096), min_size=2, max_size=8), st.sampled_from([1, 3]))
+def test_small_channels_of_like_ratios_share_codes_and_keep_their_worth(ratios, divisor):
+    """Codes shrink by powers of two alone; what they are worth, codes * 2**left / Q, is off by half a code and Q's."""
+    weight = np.arange(-128, 128, dtype=np.int64)[None].repeat(len(ratios), 0)
+    codes, left, q = tie_free(weight, np.array(ratios), divisor)
+    shrink = np.exp2(np.minimum(0, np.floor(np.log2(np.array(ratios) * LARGEST_Q))))
+    assert np.array_equal(codes, np.floor(weight * shrink[:, None] + 0.5))
+    worth, wanted = codes * (np.exp2(left) / q)[:, None], weight * np.array(ratios)[:, None]
+    assert q.max() <= LARGEST_Q + 2 * divisor
+    assert (np.abs(worth - wanted) <= (0.5 * np.exp2(left) / q)[:, None] + np.abs(wanted) * 2 * divisor / 1024).all()
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.booleans())

@@ -79,12 +79,13 @@ def _nearest_odd(value: np.ndarray) -> np.ndarray:
 def tie_free(weight: np.ndarray, ratio: np.ndarray, divisor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(weight, left, Q) of int64 codes [O, ...] and natural ratios float64 [O]: acc * ratio is about acc * 2**left / Q.
 
-    Q is `divisor` times an odd integer. A channel of so small a ratio that Q would pass LARGEST_Q gets smaller codes.
+    Q is `divisor` times an odd integer. A channel of so small a ratio that Q would pass LARGEST_Q gets smaller codes,
+    by a power of two: variants that share their weights then mostly share those codes too, though their ratios differ.
     """
     smallest = 1 / LARGEST_Q
-    shrink = np.minimum(1, ratio / smallest)
+    shrink = np.exp2(np.minimum(0, np.floor(np.log2(ratio / smallest))))
     weight = np.floor(weight * shrink.reshape(-1, *[1] * (weight.ndim - 1)) + 0.5).astype(np.int64)
-    ratio = np.maximum(ratio, smallest)
+    ratio = np.maximum(ratio / shrink, smallest)
     left = requant_from_ratio(ratio, CONV_MIN_SHIFT).left
     q = divisor * _nearest_odd(np.exp2(left) / ratio / divisor)
     low, high = (1 << CONV_MIN_SHIFT) + 1, (2 << CONV_MIN_SHIFT) - 1  # where the same left follows from the new ratio
