@@ -7,10 +7,10 @@
     accuracy  = sum over g of 2**(score[g] / 256) * group_accuracy[g] / sum over g of 2**(score[g] / 256)
     variant   = argmax(accuracy - lambda * cost)                             # ties: the cheaper one
 
-So a picture's accuracies are those of the groups it may be of, each as likely as the predictor finds it. A picture
-whose distance2 is over `threshold` looks like nothing seen in training: `fallback`, the mean accuracies of the variants
-that are for all pictures, stands in for a prediction that nobody has tested there, and no other variant can be chosen.
-That sums never overflow is proved when a selector is made.
+So a picture's accuracies are those of the groups it may be of, each as likely as the predictor finds it. Every variant
+has a `threshold` of its own: beyond it a picture looks too little like what was seen in training, and `fallback` stands
+in for a prediction that nobody has tested there. That is its mean accuracy for a variant that is for all pictures; a
+variant for some kinds only cannot be chosen then. That sums never overflow is proved when a selector is made.
 """
 
 import math
@@ -20,7 +20,7 @@ import numpy as np
 
 from runtime.quality import NAMES
 
-FORMAT = 2
+FORMAT = 3
 ONE = 1 << 16  # 1.0 of accuracies, costs and lambdas
 Z_ONE, Z_MAX = 1 << 10, 1 << 13  # one standard deviation, and eight
 GROUP_SHIFT = 10
@@ -64,7 +64,7 @@ class Selector:
     group_accuracy: np.ndarray  # [G, K] in 1/65536
     group_weight: np.ndarray  # [G, D, D] in 1/1024: whitens z of a group
     group_offset: np.ndarray  # [G, D]: the group's mean, after its weight
-    threshold: np.ndarray  # [] of distance2, in 1/2**20
+    threshold: np.ndarray  # [K] of distance2, in 1/2**20
     fallback: np.ndarray  # [K] mean accuracy of each variant that is for all pictures, in 1/65536; of others NEVER
     costs: np.ndarray  # [K] relative to W8A8, in 1/65536
 
@@ -101,18 +101,18 @@ class Selector:
         return {"format": FORMAT, "features": list(NAMES), **arrays}
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """int32 [M, D] -> predicted accuracy int64 [M, K], in 1/65536; `fallback` for far pictures."""
+        """int32 [M, D] -> predicted accuracy int64 [M, K], in 1/65536; `fallback` beyond a variant's threshold."""
         z = standardize(features, self.offset, self.multiplier, self.shift)
         hidden = np.maximum(0, (z @ self.hidden_weight.T + self.hidden_bias) >> self.hidden_shift)
         score = (hidden @ self.output_weight.T + self.output_bias) >> self.output_shift
         below = np.minimum(score.max(1, keepdims=True) - score, FAINTEST)
         likely = _POWERS[-below % OCTAVE] >> -(-below // OCTAVE)
         accuracy = likely @ self.group_accuracy // likely.sum(1, keepdims=True)
-        return np.where((self._distance2(z) > self.threshold)[:, None], self.fallback, accuracy)
+        return np.where(self._distance2(z)[:, None] > self.threshold, self.fallback, accuracy)
 
     def far(self, features: np.ndarray) -> np.ndarray:
-        """bool [M]: whether a picture looks like nothing seen in training."""
-        return self.distance2(features) > self.threshold
+        """bool [M]: whether a picture looks like nothing seen in training, beyond every variant's threshold."""
+        return self.distance2(features) > self.threshold.max()
 
     def distance2(self, features: np.ndarray) -> np.ndarray:
         """int64 [M], in 1/2**20: squared Mahalanobis distance to the nearest group."""
@@ -165,7 +165,7 @@ def entry_for(table: list[dict], budget: float) -> dict:
 _SHAPES = {
     "offset": "D", "multiplier": "D", "shift": "D", "hidden_weight": "HD", "hidden_bias": "H", "hidden_shift": "",
     "output_weight": "GH", "output_bias": "G", "output_shift": "", "group_accuracy": "GK", "group_weight": "GDD",
-    "group_offset": "GD", "threshold": "", "fallback": "K", "costs": "K",
+    "group_offset": "GD", "threshold": "K", "fallback": "K", "costs": "K",
 }
 
 

@@ -72,7 +72,7 @@ def _selector(luma: int):
                     hidden_shift=one(0), output_weight=one([[1], [0]]), output_bias=one([-6000, 0]),
                     output_shift=one(0), group_accuracy=one([[60000, 40000, 100], [40000, 40000, 100]]),
                     group_weight=np.zeros((2, d, d), np.int64), group_offset=np.zeros((2, d), np.int64),
-                    threshold=one(0), fallback=one([ONE // 2] * k), costs=one([ONE, ONE // 2, ONE]))
+                    threshold=one([0] * k), fallback=one([ONE // 2] * k), costs=one([ONE, ONE // 2, ONE]))
 
 
 @pytest.fixture

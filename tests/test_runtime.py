@@ -102,7 +102,7 @@ def test_one_variant_for_all(selecting):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"format": 1}, "expected format 2"), ({"costs": [1, 2]}, "costs"), ({"offset": None}, "offset"),
+    ({"format": 1}, "expected format 3"), ({"costs": [1, 2]}, "costs"), ({"offset": None}, "offset"),
     ({"threshold": 1.5}, "threshold"), ({"features": ["noise"]}, "features"),
 ])
 def test_damaged_selectors_are_refused(selecting, change, words):

@@ -63,8 +63,8 @@ def by_hand(d, f, lam):
     for weight, offset in zip(d["group_weight"], d["group_offset"], strict=True):
         u = [(v - o) >> 10 for v, o in zip(rows(zip(*weight, strict=True), z), offset, strict=True)]
         distances.append(sum(v * v for v in u))
-    if min(distances) > d["threshold"]:
-        accuracy = d["fallback"]
+    accuracy = [alike if min(distances) > most else own
+                for own, alike, most in zip(accuracy, d["fallback"], d["threshold"], strict=True)]
     values = [(a << 16) - round(lam * ONE) * c for a, c in zip(accuracy, d["costs"], strict=True)]
     return accuracy, min(distances), max(range(len(values)), key=lambda k: (values[k], -d["costs"][k], -k))
 
@@ -95,12 +95,12 @@ def extreme(rng):
         return (rng.choice([-1, 1], shape) * ((1 << bits) - 1)).tolist()
 
     return {
-        "format": 2, "features": list(NAMES),
+        "format": 3, "features": list(NAMES),
         "offset": signs(D, bits=31), "multiplier": [(1 << 30) - 1] * D, "shift": [0] * D,
         "hidden_weight": signs(h, D, bits=44), "hidden_bias": signs(h, bits=60), "hidden_shift": 40,
         "output_weight": signs(g, h, bits=37), "output_bias": signs(g, bits=60), "output_shift": 0,
         "group_accuracy": rng.integers(0, ONE + 1, (g, k)).tolist(),
-        "group_weight": signs(g, D, D, bits=21), "group_offset": signs(g, D, bits=38), "threshold": (1 << 62) - 1,
+        "group_weight": signs(g, D, D, bits=21), "group_offset": signs(g, D, bits=38), "threshold": [(1 << 62) - 1] * k,
         "fallback": [ONE] * k, "costs": [256 * ONE] * k,
     }
 
@@ -283,7 +283,7 @@ def test_a_damaged_selector_is_refused_or_sound(trained, data):
         assert selector.choose(pictures(5)[0], 0.1).shape == (5,)
 
 
-@pytest.mark.parametrize("d", [None, [], {}, "x", {"format": 1}, {"format": 2, "features": ["noise"]}])
+@pytest.mark.parametrize("d", [None, [], {}, "x", {"format": 1}, {"format": 3, "features": ["noise"]}])
 def test_what_is_no_selector_is_refused(d):
     with pytest.raises(SelectorError, match="expected"):
         Selector.from_dict(d)

@@ -17,22 +17,24 @@ def world(monkeypatch, apart: int, loss: float):
     return specialists(0.01, loss).evidence()
 
 
-def share(evidence, most: float) -> float:
+def shares(evidence, most: float) -> np.ndarray:
     return careful_inside(evidence.seen, evidence.kinds, evidence.costs, 0, shared=evidence.shared, most=most)
 
 
 def test_kinds_far_from_others_cost_no_care(monkeypatch):
-    assert share(world(monkeypatch, 4000, 0.05), 0.005) == INSIDE
+    assert (shares(world(monkeypatch, 4000, 0.05), 0.005) == INSIDE).all()
 
 
 def test_kinds_close_to_others_make_it_careful(monkeypatch):
     evidence = world(monkeypatch, 400, 0.05)
-    shares = [share(evidence, most) for most in (0.0, 0.005, 0.02, 1.0)]
-    assert shares == sorted(shares) and shares[1] < 0.5 and shares[-1] == INSIDE
+    found = [shares(evidence, most) for most in (0.0, 0.005, 0.02, 1.0)]
+    means = [s[~evidence.shared].mean() for s in found]
+    assert means == sorted(means) and found[1].min() < 0.5 and (found[-1] == INSIDE).all()
+    assert all((s[evidence.shared] == INSIDE).all() and s.min() >= 0 for s in found)
 
 
 def test_harmless_variants_cost_no_care(monkeypatch):
-    assert share(world(monkeypatch, 400, 0.0), 0.005) == INSIDE
+    assert (shares(world(monkeypatch, 400, 0.0), 0.005) == INSIDE).all()
 
 
 def test_a_kind_never_seen_then_loses_less(monkeypatch):
@@ -42,7 +44,7 @@ def test_a_kind_never_seen_then_loses_less(monkeypatch):
     lost = []
     for most in (0.005, 1.0):
         choice = fit_choice(evidence.seen, evidence.kinds, evidence.costs, 1.0, 0, shared=evidence.shared,
-                            inside=share(evidence, most))
+                            inside=shares(evidence, most))
         w4a4 = [k for k, v in enumerate(evidence.variants) if v.name.startswith("w4a4")]
         predicted = Selector.from_dict(choice.selector).predict(evidence.test.features[unseen])[:, w4a4]
         right = evidence.test.correct[unseen][:, w4a4]
@@ -59,4 +61,4 @@ def test_nothing_to_be_careful_of(monkeypatch, alone):
     else:
         seen, shared = seen.of_variants(evidence.ladder), shared[evidence.ladder]
     costs = evidence.costs[:seen.correct.shape[1]] if alone == "one kind" else evidence.costs[evidence.ladder]
-    assert careful_inside(seen, kinds, costs, 0, shared=shared, most=0.0) == INSIDE
+    assert (careful_inside(seen, kinds, costs, 0, shared=shared, most=0.0) == INSIDE).all()

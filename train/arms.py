@@ -52,9 +52,9 @@ def take(evidence: Evidence, choice: Choice, budget: float, seed: int) -> Eviden
     arms = {"static": _alike(static, evidence)}
     whole = len(evidence.variants) if choice.escalation is None else 0  # a part that is all of adaptive shows nothing
     if 1 < len(private) != whole:
-        arms["private"] = _part(evidence, private, evidence.costs[static], seed, inside=choice.inside)
+        arms["private"] = _part(evidence, private, evidence.costs[static], seed, inside=choice.inside[private])
     if 1 < len(ladder) != whole:
-        arms["bits"] = _part(evidence, ladder, budget, seed, inside=choice.inside)
+        arms["bits"] = _part(evidence, ladder, budget, seed, inside=choice.inside[ladder])
     if levels:
         arms["cascade"] = _part(evidence, ladder, budget, seed, escalate=True, by_quality=False)
     arms["adaptive"] = Taken(*choice.run(test))

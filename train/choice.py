@@ -16,8 +16,8 @@ class Choice:
 
     A budget below the cheapest variant's cost means that variant. escalation: {"up", "budgets"}, None where nothing
     runs twice. lam, margins int64 [V]: those of the entry within the budget. static: index of the one variant that, for
-    every picture, gets most right within the budget there. costs: float [V] relative to 8 bits. inside: share of these
-    pictures near enough to a known kind not to fall back.
+    every picture, gets most right within the budget there. costs: float [V] relative to 8 bits. inside: float [V],
+    share of these pictures near enough to a known kind for each variant not to fall back.
     """
 
     selector: dict
@@ -27,7 +27,7 @@ class Choice:
     margins: np.ndarray
     static: int
     costs: np.ndarray
-    inside: float
+    inside: np.ndarray
 
     def to_dict(self) -> dict:
         """The fields of run.json that say how to choose."""
@@ -44,17 +44,18 @@ class Choice:
 
 
 def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int, *, shared: np.ndarray,
-               escalate: bool = False, by_quality: bool = True, inside: float = INSIDE,
+               escalate: bool = False, by_quality: bool = True, inside: float | np.ndarray = INSIDE,
                pictures: np.ndarray | None = None) -> Choice:
     """From pictures that no variant was trained on.
 
     groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
     only they get one of an unseen kind. escalate: whether a variant that is unsure may be followed by a dearer one.
     by_quality: whether the first choice may depend on the picture; False: the same variant for all, the best at its
-    cost. inside: share of these pictures near enough to a known kind not to fall back. pictures: int64 [M], which
-    picture each is a view of; None: the k-th of every group are views of the same.
+    cost. inside: share of these pictures near enough to a known kind not to fall back, of all variants or each [V].
+    pictures: int64 [M], which picture each is a view of; None: the k-th of every group are views of the same.
     """
     costs = np.asarray(costs, np.float64)
+    inside = np.broadcast_to(inside, costs.shape)
     selector = train_selector(seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality,
                               inside=inside)
     table = taken = budget_table(selector, seen.features, seen.correct, costs)

@@ -25,14 +25,14 @@ TOLERANCE = 1 / 256  # of accuracy, between fixed point and float
 
 
 def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray, costs, seed: int, *,
-                   shared: np.ndarray, by_quality: bool = True, inside: float = INSIDE) -> dict:
+                   shared: np.ndarray, by_quality: bool = True, inside: float | np.ndarray = INSIDE) -> dict:
     """The selector as JSON (`runtime.selector.Selector.to_dict`), learned from pictures the variants did not train on.
 
     features: int32 [M, D] of runtime.quality; correct: 0 or 1, [M, V], whether variant v got picture m right;
     groups: int64 [M], the kind of quality (family) a picture is of; costs: float [V] relative to W8A8; shared: bool
     [V], variants that a picture of an unseen kind may get; by_quality: False for predictions that are the same for
-    every picture; inside: share of these pictures near enough to a group not to fall back. Raises ValueError for unfit
-    arguments.
+    every picture; inside: share of these pictures near enough to a group not to fall back, of all variants or each
+    [V]. Raises ValueError for unfit arguments.
     """
     costs, shared = np.asarray(costs, np.float64), np.asarray(shared)
     _check(features, correct, groups, costs, shared)
@@ -44,13 +44,18 @@ def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray
     parts = {**z_integers, **_fixed_point(*weights), **_groups(z, groups), "group_accuracy": _rint(accuracy * ONE),
              "fallback": np.where(shared, _rint(mean * ONE), NEVER), "costs": _rint(costs * ONE)}
     # No picture is outside yet: this gives the predictions to check and the distances to set the threshold by.
-    selector = Selector(**parts, threshold=np.array(1 << 62))
+    selector = Selector(**parts, threshold=np.full(len(costs), 1 << 62))
     error = np.abs(selector.predict(features) / ONE - likelihood(z / Z_ONE, weights) @ accuracy).max()
     if error > TOLERANCE:
         raise ValueError(f"the selector's fixed point is off by {error:.4f} of accuracy (at most {TOLERANCE:.4f}); "
                          f"weights up to {np.abs(weights[2]).max():.1f}: give it more pictures")
-    threshold = np.quantile(selector.distance2(features), inside, method="higher")
-    return Selector(**parts, threshold=np.array(threshold, np.int64)).to_dict()
+    threshold = within(np.sort(selector.distance2(features)), np.broadcast_to(inside, costs.shape))
+    return Selector(**parts, threshold=np.maximum(threshold, 0)).to_dict()
+
+
+def within(distances: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """int64 [V]: below which of int64 [M], rising, each share of them lies; -1 for a share of 0."""
+    return np.where(shares > 0, np.quantile(distances, shares, method="higher"), -1).astype(np.int64)
 
 
 def fit(z: np.ndarray, groups: np.ndarray, seed: int, steps: int = STEPS) -> tuple[np.ndarray, ...]:

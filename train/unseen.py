@@ -1,55 +1,74 @@
-"""How near to a known kind of quality a picture must be for a private variant, so that kinds never seen lose little.
+"""How near to a known kind of quality a picture must be for each private variant, so that unseen kinds lose little.
 
 A kind never seen may lie near known ones in the features and yet be none of theirs: motion blur is no Gaussian blur.
 Each known kind in turn plays the unseen one: a selector learns without it, and its pictures tell what private variants
-of the others cost it.
+of the others cost it. While that is too much somewhere, the variant that costs most there becomes more careful.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runtime.selector import Selector
+from runtime.selector import NEVER, Selector
 from train.outcomes import Outcomes
-from train.selector import INSIDE, train_selector
+from train.selector import INSIDE, train_selector, within
 
-SHARES = tuple(k / 20 for k in range(20))  # of known pictures, that may be near enough
+NOTCH = 0.05  # by which the share of known pictures falls that may get a variant
 
 
-def careful_inside(seen: Outcomes, groups: np.ndarray, costs, seed: int, *, shared: np.ndarray, most: float) -> float:
-    """The largest share of known pictures near enough not to fall back, up to INSIDE, at which no kind loses too much.
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """A kind that the selector did not learn: of its n pictures, what it predicts, and what is right.
+
+    near: int64 [M], rising, distances of known pictures; far: int64 [n], of these; predicted: int64 [n, V], without
+    thresholds; correct: float64 [n, V].
+    """
+
+    near: np.ndarray
+    far: np.ndarray
+    predicted: np.ndarray
+    correct: np.ndarray
+
+    def harm(self, inside: np.ndarray, shared: np.ndarray, level: np.ndarray, usual: int) -> np.ndarray:
+        """float64 [V]: accuracy (0..1) lost by each private variant of a level, against the usual one of those for all.
+        """
+        allowed = shared[level] | (self.far[:, None] <= within(self.near, inside[level]))
+        chosen = level[np.where(allowed, self.predicted[:, level], NEVER).argmax(1)]
+        lost = self.correct[:, usual] - self.correct[np.arange(len(chosen)), chosen]
+        return np.where(shared, 0, np.bincount(chosen, lost, len(inside)) / len(chosen))
+
+
+def careful_inside(seen: Outcomes, groups: np.ndarray, costs, seed: int, *, shared: np.ndarray,
+                   most: float) -> np.ndarray:
+    """Share of known pictures near enough to get each variant, float64 [V] of 0..INSIDE, at which no kind loses much.
 
     seen, groups, costs, shared: as `train.choice.fit_choice` takes them. most: accuracy (0..1) that a left-out kind may
     lose, in the mean over its pictures, against the variants for all pictures: at any cost level by itself, and with
     the most accurate of all. 1 spares the trouble, as do families where every picture may get every variant.
     """
     costs, shared, kinds = np.asarray(costs, np.float64), np.asarray(shared), np.unique(groups)
+    inside = np.full(len(costs), INSIDE)
     if most >= 1 or shared.all() or len(kinds) < 2:
-        return INSIDE
-    losses = [loss for kind in kinds for loss in _losses(seen, groups, costs, seed, shared, kind)]
-    fine = [share for share in (*SHARES, INSIDE) if share <= INSIDE and all(loss(share) <= most for loss in losses)]
-    return max(fine, default=0.0)
+        return inside
+    trials = [_left_out(seen, groups, costs, seed, shared, kind) for kind in kinds]
+    mean = seen.correct.mean(0)
+    levels = [(level, max(level[shared[level]], key=lambda v: mean[v])) for level in _levels(costs, shared)]
+    while True:
+        harm = max((trial.harm(inside, shared, *level) for trial in trials for level in levels), key=np.sum)
+        if harm.sum() <= most:
+            return inside
+        culprit = int(harm.argmax())  # one that some picture got, so that its share is not 0 yet
+        inside[culprit] = max(0.0, round(inside[culprit] - NOTCH, 6))
 
 
-def _losses(seen, groups, costs, seed, shared, kind):
-    """For each level a function: share -> what pictures of `kind` lose to private variants of the other kinds."""
+def _left_out(seen: Outcomes, groups: np.ndarray, costs: np.ndarray, seed: int, shared: np.ndarray, kind) -> LeftOut:
     rest, own = np.flatnonzero(groups != kind), np.flatnonzero(groups == kind)
     known, unseen = seen.of_pictures(rest), seen.of_pictures(own)
     selector = Selector.from_dict(train_selector(known.features, known.correct, groups[rest], costs, seed,
                                                  shared=shared, inside=1.0))
-    near, far = np.sort(selector.distance2(known.features)), selector.distance2(unseen.features)
-    predicted = replace(selector, threshold=np.array(far.max())).predict(unseen.features)
-    for columns in _levels(costs, shared):
-        alike = columns[shared[columns]]
-        usual = alike[selector.fallback[alike].argmax()]
-        chosen = columns[predicted[:, columns].argmax(1)]
-        lost = unseen.correct[:, usual].astype(np.float64) - unseen.correct[np.arange(len(own)), chosen]
-        yield lambda share, lost=lost: float((lost * (far <= _threshold(near, share))).mean())
-
-
-def _threshold(near: np.ndarray, share: float) -> float:
-    """The distance within which a share of the known pictures lies; none for 0."""
-    return -1.0 if share == 0 else float(np.quantile(near, share, method="higher"))
+    anywhere = replace(selector, threshold=np.full(len(costs), 1 << 62))
+    return LeftOut(np.sort(selector.distance2(known.features)), selector.distance2(unseen.features),
+                   anywhere.predict(unseen.features), unseen.correct.astype(np.float64))
 
 
 def _levels(costs: np.ndarray, shared: np.ndarray) -> list[np.ndarray]:
