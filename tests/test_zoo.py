@@ -83,8 +83,9 @@ def test_variants_of_the_zoo_compile_and_run(tmp_path):
             assert np.array_equal(found, golden[f"logits_{name}"][:8])
 
 
-def test_private_variants_run_the_code_of_their_base_on_x86():
+def test_private_variants_share_code_on_x86():
+    """Not all of them: how long a chain of products may grow is proved from the weights of their own first layers."""
     run = ZOO / "resnet8"
     private = [v for v in json.loads((run / "run.json").read_text())["variants"] if v["base"] == "w4a4"]
     keys = {StructuralKey(lower(load(run / v["onnx"]), find("x86:avx2")).module) for v in private}
-    assert len(private) > 2 and len(keys) == 1
+    assert len(private) > 4 and len(keys) <= len(private) // 2
