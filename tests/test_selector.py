@@ -87,6 +87,19 @@ def test_pictures_of_every_kind_equal_pythons_integers_in_a_batch(trained):
     assert chosen.tolist() == [by_hand(trained, f, 0.05)[2] for f in features]
 
 
+def test_every_variant_falls_back_beyond_its_own_threshold(trained):
+    features = pictures(300, seed=6)[0]
+    distance2 = Selector.from_dict(trained).distance2(features)
+    threshold = np.quantile(distance2, [0.2, 0.9, 0.5], method="higher").tolist()
+    d = {**trained, "threshold": threshold}
+    selector, near = Selector.from_dict(d), Selector.from_dict({**trained, "threshold": [(1 << 62) - 1] * 3})
+    expected = np.where(distance2[:, None] > threshold, trained["fallback"], near.predict(features))
+    assert np.array_equal(selector.predict(features), expected)
+    assert [by_hand(d, f, 0.05)[::2] for f in features[:60]] == \
+        list(zip(expected[:60].tolist(), selector.choose(features[:60], 0.05).tolist(), strict=True))
+    assert np.array_equal(selector.far(features), distance2 > max(threshold))
+
+
 def extreme(rng):
     """A sound selector with integers near their limits, to provoke an overflow if the proof were wrong."""
     h, k, g = (int(v) for v in rng.integers(1, 5, 3))
