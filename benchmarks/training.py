@@ -31,9 +31,9 @@ from benchmarks.records import write_records
 from train import phases
 from train.batches import Batches
 from train.data import Dataset
-from train.loop import BETAS, Phase, Run, optimize
+from train.loop import BETAS, Phase, Run, optimize, passes
 from train.memory import keep_freed_memory
-from train.networks import FULL, Network, multiplying_in
+from train.networks import FULL, Network
 from train.parallel import Group, pick_device
 from train.search import CALIBRATION, Held, Search
 from train.settings import PRECISIONS, Settings
@@ -42,6 +42,8 @@ NETWORKS = ("resnet8", "resnet20")
 FIXED = ("fixed:4", "fixed:8,4,2")
 TURNS = 5
 STEPS, EPOCH, EPOCHS = 4, 1, 2  # steps timed, from the beginning of the second of two epochs
+COMPILED = "compiled"
+WAYS = (*PRECISIONS, COMPILED)
 EPOCH_STEPS = 16  # of all epochs; more than STEPS, so that what is timed lies between the half and two thirds
 FAMILIES, SIDE, CLASSES, GROUPS = 3, 32, 10, 2
 
@@ -165,13 +167,14 @@ def torch_step(bench: Bench) -> Step:
     return step
 
 
-def phase_step(bench: Bench, phase: Phase, precision: str = PRECISIONS[0]) -> Step:
-    order = phase.order(bench.batches, EPOCH)
+def phase_step(bench: Bench, phase: Phase, ways: tuple[str, ...] = ()) -> Step:
+    order, run = phase.order(bench.batches, EPOCH), replace(bench.run, fuses=COMPILED in ways)
+    run.operands = next((getattr(torch, way) for way in ways if way in PRECISIONS), None)
     phase.net.train()
 
     def step(k: int) -> float:
-        with multiplying_in(getattr(torch, precision), phase.net, phase.teacher):
-            return optimize(phase, bench.run, bench.batches, order, EPOCH, k)[0]
+        with passes(phase, run):
+            return optimize(phase, run, bench.batches, order, EPOCH, k)[0]
     return step
 
 
@@ -196,10 +199,10 @@ def _clock(device: torch.device) -> Callable[[], float]:
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
-def parts(method: str) -> tuple[str, str]:
-    """(what trains, precision) of "METHOD" or "METHOD@PRECISION"."""
-    name, _, precision = method.partition("@")
-    return name, precision or PRECISIONS[0]
+def parts(method: str) -> tuple[str, tuple[str, ...]]:
+    """(what trains, in which ways) of "METHOD" or "METHOD@WAY@WAY"."""
+    name, *ways = method.split("@")
+    return name, tuple(ways)
 
 
 def measure(network: str, batch: int, methods: list[str], device: torch.device, turns: int = TURNS) -> list[dict]:
@@ -236,10 +239,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
     args = parser.parse_args(argv)
     for method in args.methods:
-        name, precision = parts(method)
-        if name not in (*phases.SEARCHES, "fp32") and not name.startswith("fixed:") or precision not in PRECISIONS:
-            parser.error(f"--methods: expected fixed:BITS or some of {', '.join(phases.SEARCHES)}, alone or with @ and "
-                         f"one of {', '.join(PRECISIONS)}, got {method!r}")
+        name, ways = parts(method)
+        if name not in (*phases.SEARCHES, "fp32") and not name.startswith("fixed:") or set(ways) - set(WAYS):
+            parser.error(f"--methods: expected fp32, fixed:BITS or some of {', '.join(phases.SEARCHES)}, alone or with "
+                         f"@ and some of {', '.join(WAYS)}, got {method!r}")
     if args.turns < 1 or min(args.batch) < 2:
         parser.error(f"expected --turns of at least 1 and --batch of at least 2, got {args.turns} and {args.batch}")
     records = []

@@ -74,7 +74,7 @@ def test_records_say_what_ran(tmp_path, monkeypatch):
 def test_unknown_methods_are_refused(capsys, method):
     with pytest.raises(SystemExit):
         training.main(["--methods", method])
-    assert "expected fixed:BITS or some of fracbits" in capsys.readouterr().err
+    assert "expected fp32, fixed:BITS or some of fracbits" in capsys.readouterr().err
 
 
 def test_steps_that_diverge_are_not_timed():

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from train import checkpoint
 from train.batches import Batches, Order
 from train.configs import Configs
+from train.fused import fused
 from train.journal import Journal
 from train.networks import FULL, Network, QuantConv, multiplying_in
 from train.parallel import Group
@@ -45,6 +47,7 @@ class Run:
     start: Callable[[Network], None] | None = None  # gives the variants a search's tensors in place of the teacher's
     last_checkpoint: Path | None = None
     operands: torch.dtype | None = None  # of convolutions in training; None for the weights' own
+    fuses: bool = False  # teachers, and networks whose phase says fusible, run as fused code
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Phase:
     lr: float
     teacher: Network | None = None
     feeds: tuple[tuple[Tensor | None, tuple[str, ...]], ...] = ()
+    fusible = True  # few arms, each of which has the same operations in every step
 
     def __post_init__(self):
         self.feeds = self.feeds or ((None, self.arms),)
@@ -157,7 +161,7 @@ def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate
         bar = progress.add_task(f"training, {phase.name}", total=phase.epochs * batches.steps, note="",
                                 completed=state["epoch"] * batches.steps + state["step"])
         while state["epoch"] < phase.epochs:
-            with multiplying_in(run.operands, phase.net, phase.teacher):
+            with passes(phase, run):
                 _epoch(phase, batches, run, state, lambda note: progress.update(bar, advance=1, note=note))
             state |= {"epoch": state["epoch"] + 1, "step": 0}
             if run.group.writes:
@@ -165,6 +169,16 @@ def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate
                                    **validate(phase)})
                 if state["epoch"] < phase.epochs:
                     keep(phase, run, state)
+
+
+@contextmanager
+def passes(phase: Phase, run: Run) -> Iterator[None]:
+    """Inside, the phase's networks compute as the run wants it; outside, as they are evaluated."""
+    with ExitStack() as stack:
+        stack.enter_context(multiplying_in(run.operands, phase.net, phase.teacher))
+        if run.fuses:
+            stack.enter_context(fused(phase.net if phase.fusible else None, phase.teacher))
+        yield
 
 
 def _epoch(phase: Phase, batches: Batches, run: Run, state: dict, advance: Callable[[str], None]) -> None:
@@ -215,8 +229,9 @@ def _first_not_finite(phase: Phase, run: Run, batches: Batches, order, state: di
         if not found and not bool(torch.isfinite(output).all()):
             found.append(module.layer.name)
     hooks = [m.register_forward_hook(look) for m in phase.net.modules() if isinstance(m, QuantConv)]
-    for _ in phase.losses(run, batches, order, state["epoch"], state["step"]):
-        pass
+    with torch.compiler.set_stance("force_eager"):  # fused code calls no hooks
+        for _ in phase.losses(run, batches, order, state["epoch"], state["step"]):
+            pass
     for hook in hooks:
         hook.remove()
     return found[0] if found else None

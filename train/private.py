@@ -39,6 +39,7 @@ class PrivatePhase(Phase):
     """
 
     layers: tuple[Layer, ...] = ()
+    fusible = False  # dozens of arms
 
     def parameters_by_rate(self):
         for parameter in self.net.parameters():

@@ -74,7 +74,8 @@ def learn(settings: Settings):
                       seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
                       share=(group.rank, group.processes))
     run = Run(settings.folder, settings.record(), group, journal(settings, group, saved),
-              60 * settings.checkpoint_minutes, console, operands=getattr(torch, settings.precision))
+              60 * settings.checkpoint_minutes, console, operands=getattr(torch, settings.precision),
+              fuses=settings.torch_compile)
     resumed = None
     if saved is not None:
         resumed = {**saved[1], "tensors": saved[0]}

@@ -98,6 +98,7 @@ class SearchPhase(Phase):
     """Trains the open network (`net["open"]`) and what chooses the widths (all else in `net`, at a rate of its own)."""
 
     search: Search | None = None
+    fusible = False  # widths and their sharpness change in every step
 
     @classmethod
     def start(cls, given: Search, net: nn.ModuleDict, losses: tuple[str, ...]) -> "SearchPhase":
