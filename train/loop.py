@@ -158,7 +158,8 @@ def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = Progress(*columns, TextColumn("{task.fields[note]}"), console=run.console, disable=not run.group.writes)
     with shown as progress:
-        bar = progress.add_task(f"training, {phase.name}", total=phase.epochs * batches.steps, note="",
+        bar = progress.add_task(f"training, {phase.name}", total=phase.epochs * batches.steps,
+                                note="making fused code" if run.fuses else "",
                                 completed=state["epoch"] * batches.steps + state["step"])
         while state["epoch"] < phase.epochs:
             with passes(phase, run):
