@@ -7,7 +7,7 @@ import pickle
 import tarfile
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +230,18 @@ def read_picture(path: Path) -> np.ndarray:
             return as_picture(np.asarray(upright.convert(mode)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a picture that can be read ({error}); repair or remove it") from error
+
+
+def thin(dataset: Dataset, limit: int) -> Dataset:
+    """At most `limit` pictures of each part, spread over it; all for 0."""
+    parts = {}
+    for part in ("train", "val", "test"):
+        x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
+        chosen = spread(len(y), limit)
+        parts |= {f"{part}_x": x[chosen], f"{part}_y": y[chosen]}
+    return replace(dataset, **parts)
+
+
+def spread(count: int, limit: int) -> np.ndarray:
+    """At most `limit` indices below `count`, evenly spread; all for 0."""
+    return np.arange(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(np.int64)

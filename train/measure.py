@@ -1,5 +1,8 @@
 """Measures a run: each variant on validation and test pictures, in integer arithmetic, and the float network."""
 
+from collections.abc import Callable
+from dataclasses import fields
+
 import numpy as np
 import torch
 
@@ -8,7 +11,7 @@ from train.configs import Variant
 from train.evidence import Evidence, Measured, Place
 from train.groups import Groups
 from train.networks import FULL, Network
-from train.outcomes import outcomes
+from train.outcomes import Outcomes
 
 BATCH = 128
 
@@ -39,26 +42,31 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
     return torch.cat(answers).numpy() == labels
 
 
-def measure(variants: tuple[Measured, ...], graphs: dict[str, Graph], teacher: Network, seen: np.ndarray,
-            seen_labels: np.ndarray, severities: np.ndarray, trained: tuple[str, ...], views: Views,
-            labels: np.ndarray, groups: Groups | None, device) -> Evidence:
+def measure(variants: tuple[Measured, ...], answered: Callable[[str, np.ndarray, np.ndarray], Outcomes],
+            teacher: Network, seen: np.ndarray, seen_labels: np.ndarray, severities: np.ndarray,
+            trained: tuple[str, ...], views: Views, labels: np.ndarray, groups: Groups | None, device) -> Evidence:
     """Evidence without arms or a curve.
 
-    seen: validation pictures uint8 [F, M, H, W, 3], a row for each family of `trained`, with labels int64 [M] and
-    severities [F, M]; views: test pictures, the same N in each, with labels int64 [N]; graphs: in the variants' order;
-    groups: how kinds of quality are told apart, None where families are the kinds.
+    answered: outcomes of all variants, in their order, of a part's name, its pictures and labels. seen: validation
+    pictures uint8 [F, M, H, W, 3], a row for each family of `trained`, with labels int64 [M] and severities [F, M];
+    views: test pictures, the same N in each, with labels int64 [N]; groups: how kinds of quality are told apart, None
+    where families are the kinds.
     """
     families, count = seen.shape[:2]
-    learned = outcomes(graphs, seen.reshape(-1, *seen.shape[2:]), np.tile(seen_labels, families), device)
-    parts = [outcomes(graphs, pictures, labels, device) for pictures in views.values()]
+    learned = _joined([answered(f"validation-{family}", row, seen_labels)
+                       for family, row in zip(trained, seen, strict=True)])
+    test = _joined([answered(f"test-{family}-{severity}", pictures, labels)
+                    for (family, severity), pictures in views.items()])
     full = [float_correct(teacher, FULL, pictures, labels, device) for pictures in views.values()]
-    test = type(learned)(*(np.concatenate([getattr(part, name) for part in parts])
-                           for name in ("features", "correct", "margin")))
     families_of = np.repeat(np.arange(families), count)
     kinds = families_of if groups is None else groups.assign(groups.standardize(learned.features))
     return Evidence(variants, tuple(views), tuple(dict.fromkeys(f for f, _ in views if f not in trained)), trained,
                     labels, test, np.concatenate(full), learned, families_of,
                     severities.reshape(-1).astype(np.int64), kinds, {}, (np.empty((0, len(views))),) * 2)
+
+
+def _joined(parts: list[Outcomes]) -> Outcomes:
+    return Outcomes(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Outcomes)))
 
 
 def accuracy_by_family(records: list[dict], arm: str, variant: str) -> dict[str, float]:

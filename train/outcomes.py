@@ -1,5 +1,6 @@
 """What every variant makes of the same pictures, in the arithmetic of the artifact: all that choices are judged by."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,12 +32,17 @@ class Outcomes:
         return Outcomes(self.features[chosen], self.correct[chosen], self.margin[chosen])
 
 
-def outcomes(graphs: dict[str, Graph], pictures: np.ndarray, labels: np.ndarray, device) -> Outcomes:
-    """Outcomes on pictures uint8 [M, H, W, 3] with labels int64 [M]; variants in the order of `graphs`."""
+def outcomes(graphs: dict[str, Graph], pictures: np.ndarray, labels: np.ndarray, device,
+             advance: Callable[[int], None] = lambda count: None) -> Outcomes:
+    """Outcomes on pictures uint8 [M, H, W, 3] with labels int64 [M]; variants in the order of `graphs`.
+
+    advance: called with M after each variant.
+    """
     correct, margin = [], []
     for graph in graphs.values():
         logits = IntegerNetwork(graph, device).logits(pictures).long()
         top = logits.topk(2, dim=1).values
         correct.append(logits.argmax(1).cpu().numpy() == labels)
         margin.append((top[:, 0] - top[:, 1]).cpu().numpy())
+        advance(len(pictures))
     return Outcomes(features(pictures), np.stack(correct, 1), np.stack(margin, 1))

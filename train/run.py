@@ -1,6 +1,5 @@
 """Trains a family of integer networks: pictures in, a run folder with one ONNX file a variant out."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from compile.graph import Graph
@@ -19,26 +19,23 @@ from train.batches import Batches
 from train.choice import Choice
 from train.compare import compare
 from train.configs import Configs
-from train.cost import layer_cost, relative
-from train.data import DataError, Dataset, load
-from train.degrade import FAMILIES
+from train.data import DataError, Dataset, load, spread, thin
 from train.evidence import Evidence
 from train.export import export_run, stored_bytes
-from train.groups import FAMILIES as BY_FAMILY
-from train.groups import Groups
+from train.gather import FOLDER as EVALUATION
+from train.gather import Parts, Pictures, gather
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
-from train.measure import Views, accuracy_by_family, bit_operations, measure, measured
+from train.measure import accuracy_by_family, bit_operations
 from train.memory import keep_freed_memory
 from train.networks import Network
-from train.outcomes import outcomes
 from train.parallel import Group, join, leave, pick_device
 from train.plots import IN_FAMILIES
 from train.report import write_report
 from train.search import Held
 from train.settings import Settings, parse
-from train.views import MIXED_SEED, evaluation_views, mixed_views, severities, training_views
+from train.views import MIXED_SEED, mixed_views, training_views
 from train.worth import verdicts
 
 HELD_PICTURES = 1000  # of mixed quality, to watch training
@@ -90,21 +87,6 @@ def learn(settings: Settings):
     return dataset, teacher, student, run.configs, device
 
 
-def thin(dataset: Dataset, limit: int) -> Dataset:
-    """At most `limit` pictures of each part, spread over it; all for 0."""
-    parts = {}
-    for part in ("train", "val", "test"):
-        x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
-        chosen = spread(len(y), limit)
-        parts |= {f"{part}_x": x[chosen], f"{part}_y": y[chosen]}
-    return dataclasses.replace(dataset, **parts)
-
-
-def spread(count: int, limit: int) -> np.ndarray:
-    """At most `limit` indices below `count`, evenly spread; all for 0."""
-    return np.arange(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(np.int64)
-
-
 def training_pictures(settings: Settings, dataset: Dataset) -> tuple[np.ndarray, Held]:
     """Degraded training pictures uint8 [F, N, H, W, 3], and held ones."""
     chosen = spread(len(dataset.val_y), HELD_PICTURES)
@@ -120,7 +102,8 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
         return None
     folder = settings.folder
     if saved is None:
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        for name in ("checkpoint", EVALUATION):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("run.json", "results.json", "configs.json", "outcomes.npz"):
             (folder / name).unlink(missing_ok=True)
     opened = Journal(folder, 0 if saved is None else saved[1]["journal"])
@@ -132,9 +115,12 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
            device: torch.device) -> None:
     """Lowering, measurement, selector, export and report of a trained family."""
     graphs, console = {name: lower(student, name) for name in student.bits}, Console(stderr=True)
-    with console.status("integer evaluation"):
-        evidence, views = gather(settings, dataset, teacher, graphs, found, device)
-        mixed = mixed_correct(settings, dataset, graphs, device)
+    pictures = Pictures.of(settings, dataset)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("integer evaluation", total=len(graphs) * len(pictures))
+        parts = Parts(graphs, device, settings.folder / EVALUATION, lambda count: progress.advance(bar, count))
+        evidence, mixed = gather(settings, pictures, teacher, found, parts)
     with console.status("selector"):
         choice, evidence = choose(evidence, settings.budget, settings.seed, escalate=settings.escalate,
                                   most=settings.unseen_loss)
@@ -146,7 +132,8 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
                          settings.workers)[0]
     export_run(settings.folder, graphs, about(settings, dataset, graphs, evidence, records, mixed, choice),
                np.asarray(golden))
-    write_report(settings.folder, {place: np.asarray(pictures[SAMPLE]) for place, pictures in views.items()})
+    write_report(settings.folder, {place: np.asarray(view[SAMPLE]) for place, view in pictures.views.items()})
+    shutil.rmtree(settings.folder / EVALUATION, ignore_errors=True)
     show(records, Console(), {v.name for v in evidence.variants if v.base})
     Console().print(verdicts(compare(evidence))[0])
     right = ", ".join(f"{name} {count}" for name, count in mixed.items())
@@ -154,35 +141,6 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
     stored = stored_bytes(graphs)
     Console().print(f"stored: {stored['weights']:,} bytes of weights and {stored['tables']:,} of tables, all variants")
     Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
-
-
-def gather(settings: Settings, dataset: Dataset, teacher: Network, graphs: dict[str, Graph], found: Configs,
-           device: torch.device) -> tuple[Evidence, Views]:
-    """Outcomes on validation and test pictures, and the latter."""
-    cost, trained = layer_cost(settings.cost, settings.target), settings.training_families
-    variants = tuple(measured(v, graphs[v.name], relative(cost, teacher.arch, v.bits)) for v in found.variants)
-    options = (settings.seed, settings.cache, settings.workers)
-    some = spread(len(dataset.val_y), settings.selector_pictures)
-    val = dataclasses.replace(dataset, train_x=dataset.val_x[some], train_y=dataset.val_y[some])
-    test = spread(len(dataset.test_y), settings.test_pictures)
-    views = evaluation_views(dataset.test_x[test], trained + settings.held_out, *options)
-    evidence = measure(variants, graphs, teacher, training_views(val, trained, *options), val.train_y,
-                       severities(len(some), trained, settings.seed), trained, views, dataset.test_y[test],
-                       found_groups(settings, found), device)
-    return evidence, views
-
-
-def found_groups(settings: Settings, found: Configs) -> Groups | None:
-    """The groups that were found without labels; None where a picture's family says its kind."""
-    by_family = settings.groups == BY_FAMILY and len(settings.training_families) > 1
-    return None if by_family or not found.groups else Groups.from_dict(found.groups)
-
-
-def mixed_correct(settings: Settings, dataset: Dataset, graphs, device: torch.device) -> dict[str, int]:
-    """Right answers of each variant on every test picture, of every family at random: what a bundle must repeat."""
-    pictures = mixed_views(dataset.test_x, FAMILIES, MIXED_SEED, settings.cache, settings.workers)[0]
-    counts = outcomes(graphs, np.asarray(pictures), dataset.test_y, device).correct.sum(0)
-    return {name: int(count) for name, count in zip(graphs, counts, strict=True)}
 
 
 def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], evidence: Evidence, records: list[dict],
