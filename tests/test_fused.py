@@ -57,7 +57,7 @@ def trained(folder, net: Network, teacher: Network) -> None:
 
 
 @compiles
-def test_a_phase_trains_with_the_same_gradients_and_compiles_once_an_arm(tmp_path):
+def test_a_phase_trains_with_the_same_gradients_and_compiles_once_an_arm(tmp_path, monkeypatch):
     """Sums are taken in another order, and a step's gradient is a small difference of long ones: hence 1e-9."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -80,6 +80,11 @@ def test_a_phase_trains_with_the_same_gradients_and_compiles_once_an_arm(tmp_pat
     counted = torch._dynamo.utils.counters
     assert counted["stats"]["unique_graphs"] == 2 and not counted["graph_break"]  # the variant's and the teacher's
     assert "forward" not in vars(net) and "forward" not in vars(teacher)  # outside nothing is fused any more
+
+    monkeypatch.setattr("train.fused.ARMS", 2)  # and two graphs are there
+    with pytest.raises(FusingError, match="--torch-compile: expected at most 2 arms, got more"), fused(net):
+        net(some_pictures(), FULL)
+    monkeypatch.undo()
 
     net.convs["block2_conv1"].weight.data[0] = float("nan")
     with pytest.raises(TrainingError, match="not finite.*in layer block2.conv1;"):

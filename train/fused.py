@@ -18,7 +18,7 @@ def fused(*networks: nn.Module | None) -> Iterator[None]:
     """Inside, calls of the networks run as fused code, made at the first call of each arm, which takes a minute.
 
     The same operations, but for the order of sums and the last bit of functions such as exp. Raises FusingError where
-    there is no compiler for it.
+    there is no compiler for it, and for more than ARMS of them.
     """
     nets = [net for net in networks if net is not None]
     settings = {"capture_scalar_outputs": True, "recompile_limit": ARMS, "accumulated_recompile_limit": 4 * ARMS}
@@ -27,6 +27,9 @@ def fused(*networks: nn.Module | None) -> Iterator[None]:
             net.forward = torch.compile(net.forward, fullgraph=True, dynamic=False)
         try:
             yield
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise FusingError(f"--torch-compile: expected at most {ARMS} arms, got more; train fewer variants together "
+                              "or without it") from error
         except torch._dynamo.exc.TorchDynamoException as error:
             raise FusingError(f"--torch-compile: expected torch.compile to make fused code, got {_last(error)!r}; it "
                               "needs a C++ compiler and Python's headers (apt install g++ python3-dev), on a GPU "
