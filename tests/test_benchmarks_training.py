@@ -1,11 +1,6 @@
-"""Training benchmark: what it times is training itself, every method is in it, and memory stays with the process."""
+"""Training benchmark: what it times is training itself, and every method is in it."""
 
 import json
-import platform
-import resource
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,27 +75,3 @@ def test_unknown_methods_are_refused(capsys, method):
 def test_steps_that_diverge_are_not_timed():
     with pytest.raises(ValueError, match="a loss is nan in turn 0"):
         training.seconds([lambda k: float("nan")], CPU, 1)
-
-
-FREED = """
-import resource, torch
-from train.memory import keep_freed_memory
-if {keep}:
-    assert keep_freed_memory()
-def work():
-    parts = [torch.zeros(1 << 20) + k for k in range(16)]
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or resource.getpagesize() != 4096,
-                    reason="a choice that glibc has, counted in pages of 4 KiB")
-def test_freed_memory_is_not_asked_for_again():
-    """64 MiB made twice: of 16,384 pages the second time brings in a small part, never more than where left alone."""
-    root = str(Path(__file__).parents[1])
-    found = [int(subprocess.run([sys.executable, "-c", FREED.format(keep=keep)], cwd=root, capture_output=True,
-                                text=True, check=True).stdout) for keep in (True, False)]
-    assert found[0] <= min(4096, found[1])
