@@ -20,6 +20,7 @@ from compile.onnx_import import load as load_onnx
 from train import checkpoint
 from train.architectures import architecture
 from train.batches import Batches
+from train.journal import Journal, JournalError
 from train.loop import Phase, Run, TrainingError, learning_rate, train
 from train.networks import FULL, Network
 from train.parallel import Group
@@ -229,6 +230,15 @@ def test_resume_refuses_other_settings(uninterrupted):
         main(parse([*SMALL, "--out", str(folder), "--cache", str(cache), "--resume", "--bits", "4"]))
     with pytest.raises(checkpoint.CheckpointError, match="start without --resume"):
         main(parse([*SMALL, "--out", str(folder / "other"), "--cache", str(cache), "--resume"]))
+
+
+@pytest.mark.parametrize("found", [None, b"", b'{"phase": "joint"}\n', b"x" * 9999])
+def test_resume_refuses_a_journal_that_lost_records(tmp_path, found):
+    if found is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(found)
+    with pytest.raises(JournalError, match="expected the 40 bytes of .*metrics.jsonl.* start without"):
+        Journal(tmp_path, 40)
+    assert found is None or (tmp_path / "metrics.jsonl").read_bytes() == found
 
 
 def test_two_processes_train_as_one(uninterrupted, tmp_path):
