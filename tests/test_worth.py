@@ -36,6 +36,18 @@ def test_a_gain_of_one_point_is_found_and_covered():
     assert "better than the same variants at random by" in text
 
 
+def test_the_whole_is_held_against_full_precision():
+    """On three families 0.81 against 1, on one 0.80: all four lose 0.1925, families weighing alike."""
+    evidence = routed(specialists(0.01, 0.05), OWN)
+    compared = compare(evidence)
+    both = compared[KNOWN].with_panel(compared[UNSEEN])
+    assert [c.families for c in (compared[KNOWN], compared[UNSEEN], compared[CLEAN], both)] == [3, 1, 1, 4]
+    assert both.difference(("adaptive", "selector"), ("fp32", "fp32")).value == pytest.approx(-0.1925, abs=1e-9)
+    text = "\n".join(worth(evidence, compared))
+    assert "Against the network of full precision, adaptive is, on all 4 families: worse than that by 19.25" in text
+    assert "; training families: worse than that by 19.00" in text
+
+
 def test_nothing_to_gain_is_said_so():
     evidence = routed(specialists(0.0), OWN)
     text = "\n".join(worth(evidence, compare(evidence)))

@@ -1,6 +1,6 @@
 """What arms come to on the families of a panel, resampled together, and how far each is above the static variants."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,13 +21,14 @@ class Comparison:
     """Accuracy (0..1) and cost of each arm, [1 + R]: on the test pictures, then on every resample of them.
 
     corners: arms of the static frontier by rising cost, picked on validation pictures: none of them profits here from
-    having been picked here. given: the same among variants whose bits were given, not learned.
+    having been picked here. given: the same among variants whose bits were given, not learned. families: their number.
     """
 
     accuracy: dict[Arm, np.ndarray]
     cost: dict[Arm, np.ndarray]
     corners: tuple[Arm, ...]
     given: tuple[Arm, ...] = ()
+    families: int = 1
 
     def gain(self, arm: Arm) -> Estimate:
         """Accuracy above that of static variants at the same mean cost."""
@@ -43,6 +44,13 @@ class Comparison:
 
     def difference(self, arm: Arm, other: Arm) -> Estimate:
         return Estimate.of(self.accuracy[arm] - self.accuracy[other])
+
+    def with_panel(self, other: "Comparison") -> "Comparison":
+        """Of the families of both panels together, which have none in common; every family weighs alike."""
+        count = self.families + other.families
+        accuracy, cost = ({arm: (self.families * mine[arm] + other.families * theirs[arm]) / count for arm in mine}
+                          for mine, theirs in ((self.accuracy, other.accuracy), (self.cost, other.cost)))
+        return replace(self, accuracy=accuracy, cost=cost, families=count)
 
     def line(self) -> list[tuple[float, float]]:
         """Corners as (cost, accuracy in percent)."""
@@ -74,10 +82,11 @@ def compare(evidence: Evidence) -> dict[str, Comparison]:
     out, ladder = {}, evidence.ladder
     corners = static_corners(evidence, ladder)
     given = static_corners(evidence, [k for k in ladder if evidence.variants[k].method == GIVEN])
-    for panel in weights:
+    for panel, weight in weights.items():
+        families = {f for (f, _), share in zip(evidence.places, weight, strict=True) if share}
         pairs = {arm: (next(columns), next(columns)) for arm in taken}
         accuracy, cost = ({arm: pair[i] for arm, pair in pairs.items()} for i in range(2))
-        out[panel] = Comparison(accuracy, cost, corners, given)
+        out[panel] = Comparison(accuracy, cost, corners, given, len(families))
     return out
 
 

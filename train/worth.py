@@ -3,7 +3,7 @@
 import numpy as np
 
 from train.bootstrap import Estimate
-from train.compare import CLEAN, GIVEN, TRAINED, Arm, Comparison, arms_of, curves
+from train.compare import CLEAN, GIVEN, HELD_OUT, TRAINED, Arm, Comparison, arms_of, curves
 from train.evidence import Evidence
 from train.frontier import cost_on_line, over_line
 
@@ -18,7 +18,8 @@ ROWS = 9
 def worth(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
     """Lines of the section."""
     return [f"## {TITLE}", "", *verdicts(compared), "", *_controls(compared[TRAINED]), "",
-            *_learned(evidence, compared), *_table(evidence, compared), "", *_notes(evidence, compared)]
+            *_robust(compared), *_learned(evidence, compared), *_table(evidence, compared), "",
+            *_notes(evidence, compared)]
 
 
 def at_budgets(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
@@ -97,6 +98,19 @@ def _controls(c: Comparison) -> list[str]:
             told.append(f"{against(c.difference(adaptive, other), meaning)} at a cost {cost.value:+.3f} "
                         f"[{cost.low:+.3f}, {cost.high:+.3f}] apart")
     return [f"On the {TRAINED}, adaptive is {'; '.join(told)}."] if told else []
+
+
+def _robust(compared: dict[str, Comparison]) -> list[str]:
+    """The whole against the network of full precision, also over the families of both panels."""
+    panels = dict(compared)
+    if HELD_OUT in compared:
+        both = compared[TRAINED].with_panel(compared[HELD_OUT])
+        panels = {f"all {both.families} families": both, **panels}
+    adaptive, full = (arms_of(compared[TRAINED].accuracy, name) for name in ("adaptive", "fp32"))
+    if adaptive is None:
+        return []
+    told = "; ".join(f"{panel}: {against(c.difference(adaptive, full), 'that')}" for panel, c in panels.items())
+    return [f"Against the network of full precision, adaptive is, on {told}.", ""]
 
 
 def _learned(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
