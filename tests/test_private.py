@@ -52,6 +52,15 @@ def test_every_shared_variant_gets_one_for_every_quality(run):
     assert state["phase"] == "done" and [v["name"] for v in state["configs"]["variants"]] == list(found.bits)
 
 
+def test_of_one_quality_there_are_no_private_variants_and_shared_ones_have_all_steps(run, tmp_path):
+    tensors, state = trained(tmp_path, "--groups", "1")
+    assert [v["name"] for v in state["configs"]["variants"]] == ["w4a4", "w2a2"] and state["phase"] == "done"
+    steps, ours = ([json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()
+                    if json.loads(line)["phase"] == "private"] for out in (run[0], tmp_path))
+    assert steps == ours and not torch.equal(tensors["student.convs.conv1.weight"],
+                                             run[1]["student.convs.conv1.weight"])
+
+
 def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_that_learns(run):
     out, tensors, _ = run
     found, ends = read(out / CONFIGS), {layer.name for layer in ARCH.ends}

@@ -24,8 +24,11 @@ OWN = 1.0  # share of a group's own views in what its variants see
 
 
 def with_private(found: Configs, groups: Groups) -> Configs:
-    """The same variants, and for each that is for all pictures one private variant a quality group."""
-    shared = [v for v in found.variants if not v.groups]
+    """The same variants, and for each that is for all pictures one private variant a quality group; none of one group.
+
+    With one group all steps of the phase are the shared variants': what private ones must be better than.
+    """
+    shared = [v for v in found.variants if not v.groups and len(groups) > 1]
     private = [replace(v, name=f"{v.name}-q{k}", groups=(k,), loss=None, base=v.name)
                for v in shared for k in range(len(groups))]
     return replace(found, variants=(*found.variants, *private), groups=groups.to_dict())

@@ -57,7 +57,7 @@ class Settings:
     quantizer: str = _option("lsq", "dqmq: weights by " + ", or ".join(f"{k}: {v}" for k, v in QUANTIZERS.items()))
     samples: int = _option(2, "dqmq: configurations that share a batch while the policy learns")
     groups: str = _option("families", "kinds of quality to tell apart: families, or how many to find without labels, "
-                                      "0 for as many as the data say")
+                                      "0 for as many as the data say, 1 for no private variants")
     levels: int = _option(1, "dqmq: cost levels around the budget that the variants are spread over")
     activation_bits: int = _option(4, "csq: width of all inner activations, one of --widths")
     sensitivity: str = _option("loss", "ilp: loss on held pictures, or steps for the learned steps alone")
