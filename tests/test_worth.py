@@ -48,6 +48,20 @@ def test_the_whole_is_held_against_full_precision():
     assert "; training families: worse than that by 19.00" in text
 
 
+def test_another_runs_static_variants_raise_the_line():
+    """0.80 at 0.3 is 0.82 in a run that trained nothing else: private variants with 0.81 are worse than that one."""
+    evidence = routed(specialists(0.01, 0.05), OWN)
+    rival = World({"w8a8": alike(0.85), "w4a4": alike(0.82), "w2a2": alike(0.70)}, {}).evidence()
+    compared = compare(evidence, rival)
+    assert compared[KNOWN].corners == (("fixed", "w2a2"), ("rival", "w4a4"), ("fixed", "w8a8"))
+    gain = compared[KNOWN].gain(("private", "selector"))
+    assert gain.value == pytest.approx(-0.01) and gain.verdict == -1
+    text = "\n".join(worth(evidence, compared))
+    assert "| `w4a4` of the other run | 82.00 ±" in text and "through `w2a2`, `w4a4` of the other run, `w8a8`" in text
+    with pytest.raises(ValueError, match="expected another run with the same test pictures"):
+        compare(evidence, replace(rival, test=replace(rival.test, features=rival.test.features + 1)))
+
+
 def test_nothing_to_gain_is_said_so():
     evidence = routed(specialists(0.0), OWN)
     text = "\n".join(worth(evidence, compare(evidence)))

@@ -79,7 +79,8 @@ def best_static(evidence: Evidence, budget: float) -> int:
 def answers(evidence: Evidence) -> Answers:
     """Of every arm and of every variant alone, the arm of these being the method that found it.
 
-    random is given as its expectation: what every variant gets right, weighted with adaptive's shares over all views.
+    random is given as its expectation: what every variant gets right, weighted with adaptive's shares over all views;
+    it takes no second look, and costs none.
     """
     right = evidence.test.correct
     out = {("fp32", "fp32"): _views(evidence, evidence.full, FULL_COST)}
@@ -91,7 +92,7 @@ def answers(evidence: Evidence) -> Answers:
     if "shuffled" in evidence.arms:
         adaptive = evidence.arms["adaptive"]
         shares = np.bincount(adaptive.variant, minlength=len(evidence.variants)) / len(right)
-        out["random", "shares"] = _views(evidence, right @ shares, adaptive.cost.mean())
+        out["random", "shares"] = _views(evidence, right @ shares, shares @ evidence.costs)
     return dict(sorted(out.items(), key=lambda item: _rank(item[0][0])))
 
 

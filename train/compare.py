@@ -11,6 +11,7 @@ from train.frontier import cost_on_line, mix, over_line
 
 SEED = 0  # of the resamples
 GIVEN = "fixed"  # method of variants whose bits were given
+RIVAL = "rival"  # arm of another run's variant
 TRAINED, HELD_OUT, CLEAN = "training families", "held-out families", "clean"
 
 Arm = tuple[str, str]  # (arm, variant)
@@ -21,7 +22,8 @@ class Comparison:
     """Accuracy (0..1) and cost of each arm, [1 + R]: on the test pictures, then on every resample of them.
 
     corners: arms of the static frontier by rising cost, picked on validation pictures: none of them profits here from
-    having been picked here. given: the same among variants whose bits were given, not learned. families: their number.
+    having been picked here; among them those of another run, where one is given. given: the same among variants whose
+    bits were given, not learned. families: their number.
     """
 
     accuracy: dict[Arm, np.ndarray]
@@ -74,13 +76,19 @@ def panel_weights(evidence: Evidence) -> dict[str, np.ndarray]:
     return out
 
 
-def compare(evidence: Evidence) -> dict[str, Comparison]:
-    """Panel -> comparison of all arms there, every panel resampled alike."""
+def compare(evidence: Evidence, rival: Evidence | None = None) -> dict[str, Comparison]:
+    """Panel -> comparison of all arms there, every panel resampled alike.
+
+    rival: of another run, whose shared variants count among the static ones; say, of one that gave all of its steps to
+    these. Raises ValueError where its test pictures are not the same.
+    """
     taken, weights = answers(evidence), panel_weights(evidence)
+    if rival is not None:
+        taken |= _of_rival(evidence, rival)
     parts = [weight @ part for weight in weights.values() for pair in taken.values() for part in pair]
     columns = iter(resampled(np.stack(parts, 1), SEED).T)
     out, ladder = {}, evidence.ladder
-    corners = static_corners(evidence, ladder)
+    corners = static_corners(evidence, ladder, rival)
     given = static_corners(evidence, [k for k in ladder if evidence.variants[k].method == GIVEN])
     for panel, weight in weights.items():
         families = {f for (f, _), share in zip(evidence.places, weight, strict=True) if share}
@@ -90,18 +98,36 @@ def compare(evidence: Evidence) -> dict[str, Comparison]:
     return out
 
 
+def _of_rival(evidence: Evidence, rival: Evidence) -> Answers:
+    """What the other run's shared variants make of the same test pictures."""
+    if evidence.places != rival.places or not all(
+            np.array_equal(a, b) for a, b in ((evidence.labels, rival.labels),
+                                              (evidence.test.features, rival.test.features))):
+        raise ValueError("expected another run with the same test pictures in the same qualities, got others; give it "
+                         "the same --dataset, --families, --hold-out and --test-pictures")
+    theirs = answers(replace(rival, arms={}))
+    return {(RIVAL, v.name): theirs[v.method, v.name] for v in (rival.variants[k] for k in rival.ladder)}
+
+
 def curves(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
     """Panel -> (cost, accuracy in percent) of the exported choice at all of its budgets."""
     return {panel: list(zip((cost @ weight).tolist(), (100 * accuracy @ weight).tolist(), strict=True))
             for panel, weight in panel_weights(evidence).items() for accuracy, cost in [evidence.curve]}
 
 
-def static_corners(evidence: Evidence, ladder: list[int]) -> tuple[Arm, ...]:
-    """Those of the variants `ladder` that are corners of their frontier in validation."""
-    accuracy, by_point = evidence.seen.correct.mean(0), {}
+def static_corners(evidence: Evidence, ladder: list[int], rival: Evidence | None = None) -> tuple[Arm, ...]:
+    """Those of the variants `ladder` and of the rival's shared ones that are corners of their validation frontier."""
+    by_point = {}
     for k in ladder:
-        by_point.setdefault((evidence.variants[k].cost, float(accuracy[k])), evidence.variants[k])
-    return tuple((by_point[point].method, by_point[point].name) for point in mix(list(by_point)))
+        by_point.setdefault(_in_validation(evidence, k), (evidence.variants[k].method, evidence.variants[k].name))
+    for k in rival.ladder if rival is not None else ():
+        by_point.setdefault(_in_validation(rival, k), (RIVAL, rival.variants[k].name))
+    return tuple(by_point[point] for point in mix(list(by_point)))
+
+
+def _in_validation(evidence: Evidence, k: int) -> tuple[float, float]:
+    """Cost and accuracy of a variant."""
+    return evidence.variants[k].cost, float(evidence.seen.correct[:, k].mean())
 
 
 def arms_of(given: Answers | dict[Arm, np.ndarray], name: str) -> Arm | None:

@@ -37,7 +37,7 @@ def styles(arms: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
                "bits": dict(color="#c2255c", label="bits by quality"),
                "cascade": dict(color="#12a39a", label="cascade"),
                "adaptive": dict(color=SELECTOR, linewidth=2.2, label="selector"),
-               "random": dict(color=SELECTOR, linestyle=":", label="random, same cost"),
+               "random": dict(color=SELECTOR, linestyle=":", label="random, same shares"),
                "shuffled": dict(color=FLOAT, label="selector, quality shuffled"),
                "oracle": dict(color=INK, label="true kind known")}
     plain = {arm: dict(color=FIXED[k % len(FIXED)], label=arm[1]) for k, arm in enumerate(fixed)}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from train.bootstrap import Estimate
-from train.compare import CLEAN, GIVEN, HELD_OUT, TRAINED, Arm, Comparison, arms_of, curves
+from train.compare import CLEAN, GIVEN, HELD_OUT, RIVAL, TRAINED, Arm, Comparison, arms_of, curves
 from train.evidence import Evidence
 from train.frontier import cost_on_line, over_line
 
@@ -134,7 +134,7 @@ def _table(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
              + " | static cost for the same accuracy |",
              "| --- |" + " ---: |" * (3 * len(compared) + 1)]
     for arm in compared[TRAINED].accuracy:
-        alone = arm[1] in single and arm[0] != "static"
+        alone = arm[1] in single and arm[0] not in ("static", RIVAL)
         if alone and arm[1] in private:
             continue
         cells = [cell for c in compared.values() for cell in _cells(c, arm)]
@@ -161,11 +161,11 @@ def _ratio(e: Estimate) -> str:
 def _named(arm: Arm, alone: bool) -> str:
     if alone:
         return f"`{arm[1]}`"
-    return f"static (`{arm[1]}`)" if arm[0] == "static" else arm[0]
+    return {"static": f"static (`{arm[1]}`)", RIVAL: f"`{arm[1]}` of the other run"}.get(arm[0], arm[0])
 
 
 def _notes(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
-    corners = ", ".join(f"`{name}`" for _, name in compared[TRAINED].corners)
+    corners = ", ".join(_named(arm, arm[0] != RIVAL) for arm in compared[TRAINED].corners)
     lines = [
         f"* Static variants at equal cost: the straight line through {corners}, the corners of the accuracy-cost "
         "frontier on validation pictures; random choice between two neighbours reaches every point of it.",
