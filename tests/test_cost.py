@@ -59,9 +59,9 @@ def test_gradients_of_cost_and_policy_are_right(table):
 
 
 def test_a_budget_out_of_reach_is_refused_with_what_can_be_reached(table):
-    table.check(table.minimum)
-    assert float(table.of_indices(table.cheapest())) == pytest.approx(table.minimum)
-    with pytest.raises(CostError, match=f"--budget 0.05: the least that widths 2, 3, 4, 8.*{table.minimum:.4f}"):
+    table.check(table.least())
+    assert float(table.of_indices(table.cheapest())) == pytest.approx(table.least())
+    with pytest.raises(CostError, match=f"--budget 0.05: the least that widths 2, 3, 4, 8.*{table.least():.4f}"):
         table.check(0.05)
     with pytest.raises(CostError, match="--budget 0.05"):
         Bits.of(Settings(method="dqmq", budget=0.05), ARCH)

@@ -132,9 +132,13 @@ def test_weights_that_are_shared_train_in_every_turn():
 
 def test_weights_rest_where_a_variant_would_be_left_behind(run):
     found = read(run[0] / CONFIGS)
-    assert _moving(found, ARCH, "ends") == ARCH.layers
+    assert _moving(found, ARCH) == ARCH.layers
     policys = replace(found.variants[0], name="dqmq-q0", groups=(0,))
-    assert _moving(replace(found, variants=(*found.variants, policys)), ARCH, "ends") == ARCH.ends
+    assert _moving(replace(found, variants=(*found.variants, policys)), ARCH) == ()
+    moved, private = turns(ARCH.ends, ())
+    assert not any(n.endswith("conv.weight") or ".w." in n for n in moved)
+    own = {f"convs.{key(layer)}.arms.w4a4-q0.{part}" for layer in ARCH.ends for part in ("weight", "w.log_step")}
+    assert {n for n in private if n.endswith("weight") and "norm" not in n or ".w." in n} == own
 
 
 def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_private(run, tmp_path):

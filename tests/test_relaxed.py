@@ -114,7 +114,7 @@ def test_integer_program_is_as_good_as_trying_all(seed):
     everything = [torch.tensor(c).view(3, 2) for c in itertools.product(range(2), repeat=6)]
     costs = torch.stack([table.of_indices(c) for c in everything])
     losses = np.array([sum(loss[layer, w, a] for layer, (w, a) in enumerate(c.tolist())) for c in everything])
-    for budget in (table.minimum, 0.9, 1.4, 5.0):
+    for budget in (table.least(), 0.9, 1.4, 5.0):
         found = solve(loss, table, budget)
         assert float(table.of_indices(found)) <= budget + 1e-9
         best = losses[(costs <= budget + 1e-9).numpy()].min()

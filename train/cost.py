@@ -94,9 +94,10 @@ class CostTable:
         layers = torch.arange(len(self.table))
         return self.rest + self.table[layers, indices[..., 0], indices[..., 1]].sum(-1)
 
-    @property
-    def minimum(self) -> float:
-        return self.rest + float(self.table.flatten(1).min(1).values.sum())
+    def least(self, a_bits: int | None = None) -> float:
+        """Cost of the cheapest configuration; a_bits: of all inner activations, if given."""
+        table = self.table if a_bits is None else self.table[:, :, self.widths.index(a_bits)]
+        return self.rest + float(table.flatten(1).min(1).values.sum())
 
     def cheapest(self) -> Tensor:
         """Indices int64 [L, 2] of the configuration of least cost."""
@@ -104,11 +105,8 @@ class CostTable:
         return torch.stack([pair // len(self.widths), pair % len(self.widths)], 1)
 
     def check(self, budget: float, a_bits: int | None = None) -> None:
-        """Raises CostError for a budget that no configuration keeps; a_bits: of all inner activations, if given."""
-        least, told = self.minimum, ""
-        if a_bits is not None:
-            least = self.rest + float(self.table[:, :, self.widths.index(a_bits)].min(1).values.sum())
-            told = f" with {a_bits}-bit activations"
+        """Raises CostError for a budget that no configuration keeps; a_bits: as in `least`."""
+        least, told = self.least(a_bits), "" if a_bits is None else f" with {a_bits}-bit activations"
         if budget < least * (1 - TOLERANCE):
             widths = ", ".join(map(str, self.widths))
             raise CostError(f"--budget {budget:g}: the least that widths {widths} can reach{told} is {least:.4f} of "

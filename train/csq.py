@@ -209,7 +209,7 @@ def search(given: Search) -> Callable[[], None]:
         start(net["open"], phase.found(), student, given.batches.sample(SETTLING))
 
     def keep() -> list[Variant]:
-        budgets = given.budgets(settings.variants)
+        budgets = given.budgets(settings.variants, settings.activation_bits)
         found = distinct(given.variant("csq", net["depths"].round(table, phase.a_index, b)) for b in budgets)
         student = Network(given.teacher.arch, {v.name: v.bits for v in found}).to(device).eval()
         student.inherit(given.teacher)

@@ -136,7 +136,7 @@ def reduce(given: Search, policy: Policy, quality: Quality) -> list[Variant]:
     levels = [within(log_p, table, b, cheaper=b <= budget) for b in budgets]
     shared = within(log_p.mean(0, keepdim=True), table, budget, cheaper=True)[0]
     centres = quality.centres.numpy()
-    found = clusters(items(levels, groups), table, centres, given.settings.variants)
+    found = clusters(items(levels, groups), table, centres, max(1, given.settings.variants - 1))
     named = [("shared", shared, ())]
     named += [("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups) for c in found
               if c.groups or budgets[c.level] != budget]

@@ -29,7 +29,7 @@ class Feed:
 
 
 def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
-    """One for each set of quality groups that some variants are for."""
+    """One for each set of quality groups that variants are for; judged on all held pictures where none is of theirs."""
     if all(not v.groups for v in found.variants):
         return [Feed(tuple(v.name for v in found.variants), None, held)]
     groups, out = Groups.from_dict(found.groups), []
@@ -38,9 +38,8 @@ def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
     for mine in sorted({v.groups for v in found.variants}):
         arms = tuple(v.name for v in found.variants if v.groups == mine)
         own, some = np.isin(of_view, mine), np.isin(of_held, mine)
-        few = not mine or not own.any() or not some.any()
-        out.append(Feed(arms, None, held) if few else
-                   Feed(arms, torch.from_numpy(own), Held(held.pictures[some], held.labels[some])))
+        out.append(Feed(arms, torch.from_numpy(own) if mine and own.any() else None,
+                        Held(held.pictures[some], held.labels[some]) if some.any() else held))
     return out
 
 

@@ -106,8 +106,8 @@ def search(given: Search) -> Callable[[], None]:
     parts = held_parts(given.held, given.batches.device)
 
     def keep() -> list:
-        found = [widths.round(table, budget) for budget in given.budgets(settings.variants)]
-        kept = [given.variant("fracbits", table.widened(i), judge(net["open"], i, parts)) for i in found]
+        found = [table.widened(widths.round(table, budget)) for budget in given.budgets(settings.variants)]
+        kept = [given.variant("fracbits", i, judge(net["open"], i, parts)) for i in found]
         given.keep(kept, kept)
         return kept
 

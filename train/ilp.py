@@ -154,7 +154,7 @@ def search(given: Search) -> Callable[[], None]:
         else:
             sensitivity = from_steps(net["open"], table)
         ladder = sorted({*given.budgets(settings.variants), *given.budgets(RUNGS)})
-        solved = {budget: solve(sensitivity, table, budget) for budget in ladder}
-        found = {b: given.variant("ilp", table.widened(i), judge(net["open"], i, parts)) for b, i in solved.items()}
+        solved = {budget: table.widened(solve(sensitivity, table, budget)) for budget in ladder}
+        found = {b: given.variant("ilp", i, judge(net["open"], i, parts)) for b, i in solved.items()}
         given.keep([found[b] for b in given.budgets(settings.variants)], list(found.values()))
     return harvest

@@ -55,7 +55,7 @@ class PrivatePhase(Phase):
             conv.weight.requires_grad_(moving)
             for arm in arms:
                 conv.arms[arm].requires_grad_()
-                conv.arms[arm].w.requires_grad_(moving)
+                conv.arms[arm].w.requires_grad_(moving or conv.arms[arm].weight is not None)
         return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if p.requires_grad])]
 
     def order(self, batches, epoch):
@@ -102,7 +102,7 @@ def _train(settings: Settings, run: Run, batches: Batches, tutor: Network, stude
     fed = feeds(_only_based(run.configs), batches, held)
     phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, tutor,
                          tuple((feed.own, feed.arms) for feed in fed),
-                         _moving(run.configs, student.arch, settings.private_weights))
+                         _moving(run.configs, student.arch))
 
     def validate(phase: Phase) -> dict[str, float]:
         return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}
@@ -110,10 +110,10 @@ def _train(settings: Settings, run: Run, batches: Batches, tutor: Network, stude
     reestimate(run, batches, student, fed, OWN)
 
 
-def _moving(found: Configs, arch: Architecture, own: str) -> tuple[Layer, ...]:
-    """Layers whose weights train: all, unless variants read them that have no turn, which would be left behind."""
+def _moving(found: Configs, arch: Architecture) -> tuple[Layer, ...]:
+    """Layers whose shared weights train: none where variants that have no turn read them and would be left behind."""
     beside = any(v.groups and not v.base for v in found.variants)
-    return private_layers(arch, own) if beside else arch.layers
+    return () if beside else arch.layers
 
 
 def _only_based(found: Configs) -> Configs:

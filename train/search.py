@@ -82,12 +82,13 @@ class Search:
         """What was found so far."""
         return self.run.configs or Configs(self.settings.costs)
 
-    def budgets(self, count: int) -> list[float]:
+    def budgets(self, count: int, a_bits: int | None = None) -> list[float]:
         """`count` budgets, rising, around the one asked for, which is among them; fewer where they would pass 1.
 
-        Apart by a factor of RUNG in what they leave above the least cost, which by time may be most of that of 8 bits.
+        Apart by a factor of RUNG in what they leave above the least cost, which by time may be most of that of 8 bits;
+        a_bits: of all inner activations, where these are given.
         """
-        first, budget, least = -((count - 1) // 2), self.settings.budget, self.table.minimum * (1 + TOLERANCE)
+        first, budget, least = -((count - 1) // 2), self.settings.budget, self.table.least(a_bits) * (1 + TOLERANCE)
         above = max(budget - least, SLIVER * (1 - least))
         wanted = [least + above * RUNG**k for k in range(first, first + count) if k] + [budget]
         return sorted({min(b, 1.0) for b in wanted})
