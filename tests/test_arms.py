@@ -24,7 +24,7 @@ def quick(monkeypatch):
 def measured(world: World, budget: float, escalate: bool = False) -> Evidence:
     evidence = world.evidence()
     choice = fit_choice(evidence.seen, evidence.families, evidence.costs, budget, 0, shared=evidence.shared,
-                        escalate=escalate)
+                        pictures=evidence.subjects, escalate=escalate)
     return take(evidence, choice, budget, 0)
 
 
@@ -102,7 +102,7 @@ def test_evidence_of_another_order_is_the_same_worth():
                      seen=evidence.seen.of_variants([1, 0]))
     gains = []
     for e in (evidence, turned):
-        choice = fit_choice(e.seen, e.families, e.costs, 0.5, 0, shared=e.shared)
+        choice = fit_choice(e.seen, e.families, e.costs, 0.5, 0, shared=e.shared, pictures=e.subjects)
         e = take(e, choice, 0.5, 0)
         gains.append([compare(e)[KNOWN].gain(arms_of(answers(e), n)).value for n in ("static", "adaptive", "oracle")])
     assert gains[0] == pytest.approx(gains[1])

@@ -65,7 +65,8 @@ def test_entries_that_others_beat_are_left_out():
 @pytest.fixture(scope="module")
 def fitted():
     world = made(1500, levels=LEVELS, draw=1)
-    return world, fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, escalate=True)
+    return world, fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, escalate=True,
+                             pictures=np.arange(len(world.kind)))
 
 
 def test_a_choice_keeps_to_what_its_table_says(fitted):
@@ -100,7 +101,8 @@ def test_accuracy_that_the_table_says_is_that_of_other_pictures(fitted):
 def test_escalation_beats_one_pass_at_the_same_cost(fitted):
     world, choice = fitted
     fresh = made(3000, levels=LEVELS, draw=3)
-    plain = fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared)
+    plain = fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared,
+                       pictures=np.arange(len(world.kind)))
     assert plain.escalation is None and plain.budgets == choice.budgets and not plain.margins.any()
     once, twice = plain.run(fresh.seen), choice.run(fresh.seen)
     rows = np.arange(len(fresh.kind))
@@ -110,7 +112,8 @@ def test_escalation_beats_one_pass_at_the_same_cost(fitted):
 
 def test_a_first_choice_that_does_not_look(fitted):
     world, _ = fitted
-    choice = fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, by_quality=False)
+    choice = fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, by_quality=False,
+                        pictures=np.arange(len(world.kind)))
     first = choice.first(world.seen.features)
     assert len(np.unique(first)) == 1 and world.shared[first[0]]
 

@@ -125,7 +125,7 @@ def test_steps_alone_say_that_fewer_bits_hurt_more(table):
     net = RelaxedNetwork(ARCH, WIDTHS)
     net.inherit(Network(ARCH, {}))
     net.calibrate(torch.randint(256, (32, 8, 8, 3), generator=chance(), dtype=torch.uint8))
-    loss = from_steps(net, table)
+    loss = from_steps(net)
     assert loss.shape == (LAYERS, 4, 4) and (np.diff(loss, axis=1) < 0).all() and (np.diff(loss, axis=2) < 0).all()
     assert float(table.of_indices(solve(loss, table, 0.3))) <= 0.3
 

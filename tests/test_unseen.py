@@ -44,7 +44,7 @@ def test_a_kind_never_seen_then_loses_less(monkeypatch):
     lost = []
     for most in (0.005, 1.0):
         choice = fit_choice(evidence.seen, evidence.kinds, evidence.costs, 1.0, 0, shared=evidence.shared,
-                            inside=shares(evidence, most))
+                            pictures=evidence.subjects, inside=shares(evidence, most))
         w4a4 = [k for k, v in enumerate(evidence.variants) if v.name.startswith("w4a4")]
         predicted = Selector.from_dict(choice.selector).predict(evidence.test.features[unseen])[:, w4a4]
         right = evidence.test.correct[unseen][:, w4a4]

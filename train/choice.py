@@ -15,9 +15,8 @@ class Choice:
     """A trained selector, its tables, and what keeps to the budget where it was trained.
 
     A budget below the cheapest variant's cost means that variant. escalation: {"up", "budgets"}, None where nothing
-    runs twice. lam, margins int64 [V]: those of the entry within the budget. static: index of the one variant that, for
-    every picture, gets most right within the budget there. costs: float [V] relative to 8 bits. inside: float [V],
-    share of these pictures near enough to a known kind for each variant not to fall back.
+    runs twice. lam, margins int64 [V]: those of the entry within the budget. costs: float [V] relative to
+    8 bits. inside: float [V], share of these pictures near enough to a known kind for each variant not to fall back.
     """
 
     selector: dict
@@ -25,7 +24,6 @@ class Choice:
     escalation: dict | None
     lam: float
     margins: np.ndarray
-    static: int
     costs: np.ndarray
     inside: np.ndarray
 
@@ -44,15 +42,15 @@ class Choice:
 
 
 def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int, *, shared: np.ndarray,
-               escalate: bool = False, by_quality: bool = True, inside: float | np.ndarray = INSIDE,
-               pictures: np.ndarray | None = None) -> Choice:
+               pictures: np.ndarray, escalate: bool = False, by_quality: bool = True,
+               inside: float | np.ndarray = INSIDE) -> Choice:
     """From pictures that no variant was trained on.
 
     groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
-    only they get one of an unseen kind. escalate: whether a variant that is unsure may be followed by a dearer one.
-    by_quality: whether the first choice may depend on the picture; False: the same variant for all, the best at its
-    cost. inside: share of these pictures near enough to a known kind not to fall back, of all variants or each [V].
-    pictures: int64 [M], which picture each is a view of; None: the k-th of every group are views of the same.
+    only they get one of an unseen kind. pictures: int64 [M], which picture each is a view of. escalate: whether a
+    variant that is unsure may be followed by a dearer one. by_quality: whether the first choice may depend on the
+    picture; False: the same variant for all, the best at its cost. inside: share of these pictures near enough to a
+    known kind not to fall back, of all variants or each [V].
     """
     costs = np.asarray(costs, np.float64)
     inside = np.broadcast_to(inside, costs.shape)
@@ -61,25 +59,14 @@ def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: i
     table = taken = budget_table(selector, seen.features, seen.correct, costs)
     escalation = None
     if escalate:
-        half = _half(_places(groups) if pictures is None else pictures, seed)
+        half = _half(pictures, seed)
         fixed = Selector.from_dict(selector)
         accuracy = fixed.predict(seen.features)
         escalation = escalation_table(accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs))
         taken = escalation["budgets"]
     entry = entry_for(taken, max(budget, taken[0]["budget"]))
-    within = np.flatnonzero(costs <= max(budget, costs.min()) * (1 + 1e-9))
-    best = max(within, key=lambda v: (seen.correct[:, v].mean(), -costs[v]))
     margins = np.array(entry.get("margins", [0] * len(costs)), np.int64)
-    return Choice(selector, table, escalation, entry["lambda"], margins, int(best), costs, inside)
-
-
-def _places(groups: np.ndarray) -> np.ndarray:
-    """int64 [M]: how many of the same group come before each."""
-    places = np.empty(len(groups), np.int64)
-    for group in np.unique(groups):
-        mine = np.flatnonzero(groups == group)
-        places[mine] = np.arange(len(mine))
-    return places
+    return Choice(selector, table, escalation, entry["lambda"], margins, costs, inside)
 
 
 def _half(pictures: np.ndarray, seed: int) -> np.ndarray:

@@ -21,7 +21,7 @@ class Variant:
 
     cost: of 8 bits everywhere, as the run counts it; method: what found it; groups: quality groups whose pictures it is
     trained with, empty for all alike; loss: on held pictures at widths still open, None where not measured; base: the
-    variant whose integer weights a private one shares, empty for one with weights of its own.
+    variant that a private one was made from, whose weights it shares but in its private layers; else empty.
     """
 
     name: str

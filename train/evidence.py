@@ -21,7 +21,7 @@ class Measured:
     """A trained variant. method: what found its bits; cost: of 8 bits everywhere, as the run counts it.
 
     w_bits, a_bits: widths that a multiply-add meets on average; groups: quality groups it was trained for, empty for
-    all pictures alike; base: the variant whose integer weights and bits a private one shares, else empty.
+    all pictures alike; base: the variant that a private one was made from and has the bits of, else empty.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Evidence:
 
     @property
     def ladder(self) -> list[int]:
-        """Variants with weights of their own: the static alternatives, by rising cost."""
+        """Variants that are no private ones: the static alternatives, by rising cost."""
         return sorted((k for k, v in enumerate(self.variants) if not v.base), key=lambda k: self.variants[k].cost)
 
     @property
@@ -92,7 +92,7 @@ class Evidence:
         return np.arange(len(self.seen)) % (len(self.seen) // len(self.trained))
 
     def private(self, base: int) -> list[int]:
-        """Variants that share the weights of another."""
+        """Variants made from this one for single kinds of quality."""
         return [k for k, v in enumerate(self.variants) if v.base == self.variants[base].name]
 
     def by_view(self, values: np.ndarray) -> np.ndarray:

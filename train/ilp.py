@@ -77,9 +77,9 @@ def additive(loss: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def from_steps(net, table: CostTable) -> np.ndarray:
+def from_steps(net) -> np.ndarray:
     """Sensitivity without pictures, from the learned steps alone: rounding noise of both operands, as a share of the
-    square of the range that the widest width covers."""
+    square of the largest range that a width covers."""
     rows = []
     for layer in open_layers(net.arch):
         arm = net.convs[key(layer)].arms[RELAXED]
@@ -138,7 +138,7 @@ def search(given: Search) -> Callable[[], None]:
         uniform = [torch.full((len(table.table), 2), k) for k in range(len(table.widths))]
         seen = [given.variant(f"uniform{b}", i, judge(net["open"], i, parts))
                 for b, i in zip(table.widths, uniform, strict=True)]
-        sensitivity = from_steps(net["open"], table)
+        sensitivity = from_steps(net["open"])
         given.keep([given.variant("ilp", table.widened(solve(sensitivity, table, b)))
                     for b in given.budgets(settings.variants)], seen)
         return {f"held/{b}": v.loss for b, v in zip(table.widths, seen, strict=True)}
@@ -152,7 +152,7 @@ def search(given: Search) -> Callable[[], None]:
             measure(given, net, lambda: keep(phase, given.run, state))
             sensitivity = additive(net["sensitivity"].loss.cpu().numpy())
         else:
-            sensitivity = from_steps(net["open"], table)
+            sensitivity = from_steps(net["open"])
         ladder = sorted({*given.budgets(settings.variants), *given.budgets(RUNGS)})
         solved = {budget: table.widened(solve(sensitivity, table, budget)) for budget in ladder}
         found = {b: given.variant("ilp", i, judge(net["open"], i, parts)) for b, i in solved.items()}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from train.arms import BY_RULE
 
@@ -63,6 +64,7 @@ def families(accuracy: dict, held_out: set[str]) -> Figure:
     for axis in axes[len(names):]:
         axis.remove()
     figure.supxlabel("severity (0: clean)", fontsize=10)
+    figure.supylabel("accuracy", fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(accuracy), frameon=False)
     return figure
 
@@ -90,7 +92,7 @@ def bits(variants: list[dict]) -> Figure:
     return figure
 
 
-def samples(pictures: dict[tuple[str, int], np.ndarray]) -> Figure:
+def samples(pictures: dict[tuple[str, int], np.ndarray], held_out: set[str]) -> Figure:
     """pictures: (family, severity) -> uint8 [H, W, 3]; one row a family, the clean picture in front of each."""
     names = [f for f in dict.fromkeys(f for f, _ in pictures) if f != "clean"] or ["clean"]
     degrees = sorted({s for f, s in pictures if f != "clean"})
@@ -105,7 +107,8 @@ def samples(pictures: dict[tuple[str, int], np.ndarray]) -> Figure:
             axis.axis("off")
             if picture is not None:
                 axis.imshow(picture, interpolation="nearest")
-        row[0].text(-0.08, 0.5, _words(family), transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+        row[0].text(-0.08, 0.5, _words(family) + " *" * (family in held_out), transform=row[0].transAxes, ha="right",
+                    va="center", fontsize=9)
     for axis, severity in zip(axes[0], columns, strict=True):
         axis.set_title("clean" if severity == 0 else f"{severity}", fontsize=9, color=INK)
     return figure
@@ -140,10 +143,12 @@ def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]],
                 axis.annotate(arm[1], (x, y), (3, -8), textcoords="offset points", fontsize=6, color=INK)
         _plain(axis)
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axis.xaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
         axis.yaxis.set_major_formatter(PERCENT)
         axis.set_title(panel, fontsize=10, color=INK)
-        axis.set_xlabel("mean cost, relative to 8 by 8 bits", fontsize=9)
+        axis.set_xlabel("mean cost, relative to 8 by 8 bits (log)", fontsize=9)
+        axis.set_ylabel("accuracy", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
     return figure
@@ -171,11 +176,11 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
     Variants that no family has for more than RARE of its pictures are drawn together.
     """
     names = list(by_family)
-    variants = [v for v in by_family[names[0]] if max(by_family[f][v] for f in names) > RARE]
-    colours = FIXED if len(variants) <= len(FIXED) else [colormaps["tab20"](k % 20) for k in range(len(variants))]
-    parts = [(v, c, np.array([100 * by_family[f][v] for f in names])) for v, c in zip(variants, colours, strict=False)]
+    colours = {v: FIXED[k] if k < len(FIXED) else colormaps["tab20"](k % 20) for k, v in enumerate(by_family[names[0]])}
+    parts = [(v, c, np.array([100 * by_family[f][v] for f in names])) for v, c in colours.items()
+             if max(by_family[f][v] for f in names) > RARE]
     rest = 100 - sum((width for *_, width in parts), np.zeros(len(names)))
-    parts += [("others", GRID, rest)] * (len(variants) < len(by_family[names[0]]))
+    parts += [("others", GRID, rest)] * bool(rest.max() >= 0.5)
     columns = min(6, len(parts))
     figure = Figure(figsize=(7, 0.34 * len(names) + 1 + 0.22 * -(-len(parts) // columns)), layout="constrained")
     axis, left = figure.subplots(), np.zeros(len(names))
@@ -183,11 +188,13 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
         axis.barh(range(len(names)), width, left=left, color=colour, label=variant, height=0.72)
         for y, (w, x) in enumerate(zip(width, left, strict=True)):
             if w >= 8:
-                axis.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", color="white", fontsize=8)
+                axis.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", fontsize=8,
+                          color=INK if np.mean(to_rgb(colour)) > 0.6 else "white")
         left += width
     axis.set_yticks(range(len(names)), [_words(f) + (" *" if f in held_out else "") for f in names], fontsize=9)
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
+    axis.set_xlabel("share of the pictures (*: never trained with)", fontsize=9)
     axis.xaxis.set_major_formatter(PERCENT)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
@@ -196,18 +203,19 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
 
 
 def training(metrics: list[dict]) -> Figure | None:
-    """The curves of metrics.jsonl, phases one after another; None when there is nothing to draw.
+    """The curves of metrics.jsonl, phases one after another, each with a line at its begin; None without any curve.
 
     Beyond NAMED variants, those that lack a loss of their own (private ones, which are watched on other pictures) are
     left out.
     """
-    curves, ends = {}, {}
+    curves, ends, begins = {}, {}, {}
     for record in metrics:
         before = sum(end for phase, end in ends.items() if phase != record["phase"])
         ends[record["phase"]] = record["step"]
         for name, value in record.items():
             kind, _, variant = name.partition("/")
             if variant and kind in ("loss", "accuracy") and isinstance(value, float) and np.isfinite(value):
+                begins.setdefault(record["phase"], before)
                 curves.setdefault(kind, {}).setdefault(variant, []).append((before + record["step"], value))
     if not curves:
         return None
@@ -224,6 +232,11 @@ def training(metrics: list[dict]) -> Figure | None:
         _plain(axis)
         axis.set_title({"loss": "training loss", "accuracy": "accuracy on held pictures"}[kind], fontsize=10, color=INK)
         axis.set_xlabel("step", fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        for phase, step in begins.items():
+            axis.axvline(step, color="#9aa5b1", linewidth=0.8, zorder=0)
+            axis.annotate(phase, (step, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                          fontsize=7, color="#6b7683", va="top")
         if kind == "accuracy":
             axis.yaxis.set_major_formatter(PERCENT)
         axis.legend(frameon=False, fontsize=8)

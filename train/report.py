@@ -89,7 +89,7 @@ def _figures(folder, run, records, accuracy, held_out, points, ladder, curve):
     found = _found(folder / configs.NAME)
     yield "pareto", "Configurations the search saw", plots.pareto(*found) if found else None
     pictures = _samples(folder / "plots" / SAMPLES)
-    yield "samples", "One picture in every quality", plots.samples(pictures) if pictures else None
+    yield "samples", "One picture in every quality", plots.samples(pictures, held_out) if pictures else None
     yield "widths", "Bits over time", plots.widths(_metrics(folder / "metrics.jsonl"))
     yield "training", "Training", plots.training(_metrics(folder / "metrics.jsonl"))
 
