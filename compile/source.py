@@ -1,6 +1,7 @@
 """What a build starts from: a run folder of training (contract 1), or ONNX files that anybody made."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,10 @@ class SourceVariant:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Variants over one input, golden pictures uint8 [G, H, W, C], and the selector if training made one."""
+    """Variants over one input, golden pictures uint8 [G, H, W, C], and the selector if training made one.
+
+    budget: mean cost that the run was trained and reported with, None where none is known.
+    """
 
     name: str
     variants: list[SourceVariant]
@@ -42,6 +46,7 @@ class Source:
     selector: dict | None
     budgets: list[dict]
     escalation: dict | None = None
+    budget: float | None = None
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -91,17 +96,26 @@ def _open_run(folder: Path) -> Source:
             ]
         return _checked(
             Source(run["name"], variants, list(run["labels"]), pictures, run["selector"], run.get("budgets", []),
-                   run.get("escalation"))
+                   run.get("escalation"), _budget(folder, run))
         )
     except FileNotFoundError as error:
         raise SourceError(
             f"{folder}: expected a finished run, but {error.filename} is missing; "
             "finish it with `python -m train.run ... --resume`"
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise SourceError(
             f"{folder}: its run.json or golden data is damaged ({error!r}); export the run again"
         ) from error
+
+
+def _budget(folder: Path, run: dict) -> float | None:
+    """Of a run's settings; None for one that tells none."""
+    budget = run.get("settings", {}).get("budget")
+    if budget is not None and not (type(budget) in (int, float) and 0 < budget < math.inf):
+        raise SourceError(f"{folder}: expected a budget above 0 in the settings of run.json, got {budget!r}; "
+                          "export the run again")
+    return budget if run["selector"] is None or run.get("budgets") else None  # without a table none can be kept
 
 
 def _variant(

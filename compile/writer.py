@@ -114,6 +114,7 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
         "labels": source.labels,
         "variants": variants,
         "selector": source.selector,
+        "budget": source.budget,
         "budgets": source.budgets,
         "escalation": source.escalation,
         "golden": "golden.npz",

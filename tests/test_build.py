@@ -1,6 +1,7 @@
 """From a run folder to a bundle: the ladder, what is written, what is refused, and that nothing is half there."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,26 @@ def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
     assert builder.main([str(run_folder), "--target", "x86", "--out", "mine"]) == 2
     assert "or a bundle to replace" in capsys.readouterr().err
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("settings, budget", [({"budget": 0.25}, 0.25), ({}, None), (None, None)])
+def test_a_run_s_own_budget_goes_along(run_folder, tmp_path, settings, budget):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    about |= {} if settings is None else {"settings": settings}
+    (folder / "run.json").write_text(json.dumps(about))
+    assert open_source([folder]).budget == budget
+    (folder / "run.json").write_text(json.dumps(about | {"selector": {}}))
+    assert open_source([folder]).budget is None  # no table to serve it with
+
+
+@pytest.mark.parametrize("settings", [{"budget": "1"}, {"budget": 0}, {"budget": float("nan")}, [1]])
+def test_a_damaged_own_budget_is_refused(run_folder, tmp_path, settings):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(about | {"settings": settings}))
+    with pytest.raises(SourceError, match="budget|damaged"):
+        open_source([folder])
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": 99}', '{"format": 1}', "null"])

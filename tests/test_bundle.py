@@ -140,6 +140,16 @@ def test_links_stay_inside(copy, tmp_path):
     assert "expected a file inside the bundle" in refusal(copy)
 
 
+@pytest.mark.parametrize("own", ["0.5", -1, float("nan"), float("inf"), True, [0.5], {}])
+def test_an_own_budget_that_is_none(copy, own):
+    rewrite(copy, budget=own)
+    assert "budget" in refusal(copy)
+    rewrite(copy, budget=0.5)
+    assert open_bundle(copy).manifest.budget == 0.5
+    rewrite(copy, selector={})  # and no table of budgets
+    assert "expected a table of budgets" in refusal(copy)
+
+
 def test_damaged_golden_data(copy):
     good = dict(np.load(copy / "golden.npz"))
     damages = [b"PK nonsense", b"", (copy / "golden.npz").read_bytes()[:-40]]
@@ -224,6 +234,8 @@ def test_each_field_is_required(small_bundle):
     free = {"bits", "accuracy", "producer"}  # tables whose keys are names
     for path in [p for p in paths_of(manifest) if p and isinstance(p[-1], str)]:
         if free & set(path[:-1]) or path[0] == "files" and len(path) == 2 or path[-1] in ("onnx", "transform"):
+            continue
+        if path == ("budget",):
             continue
         with pytest.raises(BundleError):
             parse(json.dumps(without(manifest, path)).encode())
