@@ -6,6 +6,7 @@ from typing import Any
 
 from runtime.escalation import Escalation, parse_escalation
 from runtime.fields import REBUILD, BundleError, Fields, inside
+from runtime.quality import SIDE
 from runtime.segments import BITS, Segment, parse_segment
 
 FORMAT = 3
@@ -146,6 +147,9 @@ def parse(text: bytes) -> Manifest:
     )
     for path in (manifest.golden, "weights.bin", "tables.bin"):
         top.require(path in files, f"{path} among the files", sorted(files))
+    side = min(manifest.shape[:2])
+    top.require(manifest.selector is None or side >= SIDE, f"an input of {SIDE} pixels a side or more, as its "
+                "selector needs", list(manifest.shape))
     names = [v.name for v in manifest.variants]
     top.require(len(set(names)) == len(names), "variants of different names", names)
     return manifest

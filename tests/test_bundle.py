@@ -150,6 +150,19 @@ def test_an_own_budget_that_is_none(copy, own):
     assert "expected a table of budgets" in refusal(copy)
 
 
+def test_an_input_too_small_for_the_selector(copy):
+    rewrite(copy, input__shape=[7, 16, 3])
+    open_bundle(copy)
+    rewrite(copy, selector={})
+    assert "expected an input of 8 pixels a side or more" in refusal(copy)
+
+
+@pytest.mark.parametrize("count", [1, 9, 11])
+def test_a_label_for_each_logit(copy, count):
+    rewrite(copy, labels=[f"class {i}" for i in range(count)])
+    assert f"expected golden logits of w8a8 int32 [5, {count}], got int32 [5, 10]" in refusal(copy)
+
+
 def test_damaged_golden_data(copy):
     good = dict(np.load(copy / "golden.npz"))
     damages = [b"PK nonsense", b"", (copy / "golden.npz").read_bytes()[:-40]]
