@@ -159,9 +159,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "source", nargs="*", type=Path, help="a run folder or ONNX files; default: the newest run under runs/"
     )
-    here = _here()
+    here, names = _here(), ", ".join(t.name for t in targets())
     parser.add_argument("--target", default=here, required=here is None,
-                        help=", ".join(t.name for t in targets()) + (f" (default {here}, this machine)" if here else ""))
+                        help=names + (f" (default {here}, this machine)" if here else ""))
     parser.add_argument("--out", type=Path, help="bundle folder; default: bundles/<run>-<target>")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="leave a readable file for each stage there")
     parser.add_argument(
