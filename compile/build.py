@@ -1,4 +1,4 @@
-"""Compiles a run's variants for one target: `python -m compile.build [RUN | FILE.onnx ...] --target x86|arm|cuda`.
+"""Compiles a run's variants for one target: `python -m compile.build [RUN | FILE.onnx ...] [--target x86|arm|cuda]`.
 
 ONNX -> integer graph -> kernels -> library -> verification ladder -> bundle
 """
@@ -6,6 +6,7 @@ ONNX -> integer graph -> kernels -> library -> verification ladder -> bundle
 import argparse
 import importlib.metadata
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,10 @@ from compile.libraries import Libraries
 from compile.lower import Lowered, lower, table_of_rules
 from compile.onnx_import import Normalization
 from compile.report import Report, print_report, report
-from compile.source import Source, SourceVariant, newest_run, open_source
+from compile.source import Source, SourceVariant, newest_run, open_source, read_labels
 from compile.timing import missing
-from compile.writer import Built, write_bundle, write_contents
+from compile.writer import Built, require_place, write_bundle, write_contents
+from runtime import cpu
 from targets import Target, find, targets
 
 
@@ -37,6 +39,8 @@ def build(
     console: Console | None = None,
     times: bool = True,
     batch: int = 1,
+    labels: list[str] | None = None,
+    verbose: bool = False,
 ) -> Path:
     """Builds a bundle and returns its folder; every error is a ValueError or OSError that says what to do.
 
@@ -44,23 +48,32 @@ def build(
     them travel with the bundle). source_only: leave out what needs the target's own compiler. normalization: (mean,
     std) of ONNX files whose picture is a float tensor, x = (u8 / 255 - mean) / std. times: time each kernel where the
     target's code runs here; what is found is printed (and dumped), no part of the bundle. batch: pictures
-    that the compiled code takes at once, on a GPU; fewer cost as much.
+    that the compiled code takes at once, on a GPU; fewer cost as much. labels: of ONNX files, one a class. verbose:
+    print the table of layers of every variant, not only of the first of those that share their code.
     """
     console = console or Console()
-    source = open_source(paths, normalization)
+    for place, option in ((out, "--out"), (dump_to, "--dump")):
+        if place is not None:
+            require_place(place, option)
+    source = open_source(paths, normalization, labels)
     out = out or Path("bundles") / f"{source.name}-{target.name.replace(':', '-')}"
     console.print(f"{source.name}: {len(source.variants)} variants for {target.name} -> {out}")
 
     def fill(folder: Path) -> dict:
         built, rungs, libraries = [], [], Libraries(target, folder, dump_to, source_only)
         libraries.require_some_level()
-        for variant in source.variants:
+        for count, variant in enumerate(source.variants, 1):
             lowered = [lower(variant.graph, level, batch) for level in target.compiled_for]
             if dump_to:
                 dump(dump_to, variant, target, lowered)
             library = libraries.add(variant.name, lowered)
-            layers = _layers(variant, target, lowered, folder / library, times)
-            for levels, one in layers.items():
+            first = next((b.source.name for b in built if b.library == library), None)
+            console.print(f"{count} of {len(source.variants)}: {variant.name}"
+                          + (f", the code of {first}" if first else ""), highlight=False)
+            layers = {}
+            if first is None or verbose or dump_to:
+                layers = _layers(variant, target, lowered, folder / library, times)
+            for levels, one in layers.items() if first is None or verbose else ():
                 print_report(one, f"{variant.name}: kernels, {levels}", console)
             if dump_to:
                 path = dump_to / variant.name / "5-times.json"
@@ -115,7 +128,30 @@ def _print_variants(console: Console, source: Source, bundle: Path) -> None:
 
 
 def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(v) for v in text.split(","))
+    try:
+        found = tuple(float(v) for v in text.split(","))
+    except ValueError:
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0.5,0.5,0.5, got {text!r}")
+    return found
+
+
+def _normalization(parser: argparse.ArgumentParser, mean, std) -> Normalization | None:
+    if (mean is None) != (std is None):
+        parser.error("--mean and --std belong together; give both, or neither for files with a uint8 picture")
+    if mean is None:
+        return None
+    if len(mean) != len(std):
+        parser.error(f"--mean and --std: expected as many numbers each, got {len(mean)} and {len(std)}")
+    if min(std) <= 0:
+        parser.error(f"--std: expected numbers above 0, got {min(std):g}")
+    return mean, std
+
+
+def _here() -> str | None:
+    """The target of this machine's architecture, all its levels; None where there is none."""
+    return next((t.name for t in targets() if t.levels and t.machine == cpu.machine()), None)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,7 +159,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "source", nargs="*", type=Path, help="a run folder or ONNX files; default: the newest run under runs/"
     )
-    parser.add_argument("--target", required=True, help=", ".join(t.name for t in targets()))
+    here, names = _here(), ", ".join(t.name for t in targets())
+    parser.add_argument("--target", default=here, required=here is None,
+                        help=names + (f" (default {here}, this machine)" if here else ""))
     parser.add_argument("--out", type=Path, help="bundle folder; default: bundles/<run>-<target>")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="leave a readable file for each stage there")
     parser.add_argument(
@@ -135,14 +173,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-times", action="store_true", help="do not time the kernels")
     parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="of ONNX files with a float picture, which is")
     parser.add_argument("--std", type=_floats, metavar="R,G,B", help="(u8 / 255 - mean) / std")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="of ONNX files: a class a line, in their order")
+    parser.add_argument("--verbose", action="store_true", help="a table of layers for each variant, not only the first "
+                        "of those that share their code")
     parser.add_argument("--batch", type=int, default=1, help="cuda: pictures that run together (default 1)")
     args = parser.parse_args(argv)
     if args.batch < 1:
         parser.error(f"--batch: expected at least 1 picture, got {args.batch}")
     if args.golden < 1:
         parser.error(f"--golden: expected at least 1 picture to check the compiled code with, got {args.golden}")
-    if (args.mean is None) != (args.std is None):
-        parser.error("--mean and --std belong together; give both, or neither for files with a uint8 picture")
+    normalization = _normalization(parser, args.mean, args.std)
     try:
         build(
             args.source or [newest_run()],
@@ -151,9 +191,11 @@ def main(argv: list[str] | None = None) -> int:
             args.dump,
             args.source_only,
             args.golden,
-            None if args.mean is None else (args.mean, args.std),
+            normalization,
             batch=args.batch,
             times=not args.no_times,
+            labels=None if args.labels is None else read_labels(args.labels),
+            verbose=args.verbose,
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -156,5 +156,6 @@ def load(target: str, path: Path | None = None) -> Costs:
     except FileNotFoundError as error:
         raise CostsError(f"{target}: expected a table of costs in {path}, found none; measure one: "
                          f"python -m compile.profile --target {target} RUN") from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CostsError(f"{path}: not a table of costs ({error!r}); delete it and measure anew") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CostsError(f"{path}: expected a table of costs, got another file ({type(error).__name__}); delete it and "
+                         "measure anew, or name another") from error

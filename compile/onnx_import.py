@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from compile import onnx_emit
 from compile.graph import Graph, GraphError, Tensor
 from compile.onnx_patterns import OPS, TO_NCHW
-from compile.onnx_reader import Reader, attributes_of, quantizer
+from compile.onnx_reader import Reader, attributes_of, quantizer, require_qdq
 from compile.onnx_values import Codes, Const, OnnxError, Pending, Real, Weights, constant, fold, require
 from compile.scales import float32
 
@@ -30,7 +30,10 @@ def load(path: str | Path, normalization: Normalization | None = None) -> Graph:
         model = onnx.load(path)
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise OnnxError(f"{path}: expected an ONNX file, got one that cannot be read ({error})") from error
-    return from_model(model, model.graph.name or Path(path).stem, normalization)
+    try:
+        return from_model(model, model.graph.name or Path(path).stem, normalization)
+    except OnnxError as error:
+        raise OnnxError(f"{path}: {error}") from error
 
 
 def from_model(model: onnx.ModelProto, name: str | None = None, normalization: Normalization | None = None) -> Graph:
@@ -61,6 +64,7 @@ class _Walk(Reader):
         self.values = {t.name: self._guarded(f"initializer {t.name}", constant, t) for t in model.graph.initializer}
 
     def graph(self, name: str) -> Graph:
+        require_qdq(self.model.graph.node)
         outputs = [o.name for o in self.model.graph.output]
         require(len(outputs) == 1, "model", "one output", outputs)
         input_name = self._input()
@@ -95,10 +99,10 @@ class _Walk(Reader):
         inputs = [i for i in self.model.graph.input if i.name not in self.values]
         require(len(inputs) == 1, "model", "one input, the picture", [i.name for i in inputs])
         kind, name = inputs[0].type.tensor_type, inputs[0].name
-        dims = [d.dim_value for d in kind.shape.dim]
+        dims, where = [d.dim_value for d in kind.shape.dim], f"input tensor {name!r}"
         require(
             len(dims) == 4 and min(dims[1:]) >= 1,
-            f"input {name}",
+            where,
             "[N, H, W, C] or [N, C, H, W] with H, W and C given",
             dims,
             "fix its dimensions (onnxruntime.tools.make_dynamic_shape_fixed)",
@@ -106,19 +110,21 @@ class _Walk(Reader):
         layout = self._input_layout(name)
         require(
             layout == "NHWC" or dims[1] in (1, 3, 4),
-            f"input {name}",
+            where,
             "1, 3 or 4 channels, or a Transpose after it",
             dims,
         )
         shape = tuple(dims[1:]) if layout == "NHWC" else (dims[2], dims[3], dims[1])
         if kind.elem_type == onnx.TensorProto.UINT8:
+            require(self.normalization is None, where, "no normalization, since its picture is uint8", "one",
+                    "leave --mean and --std out")
             self.tensors[name] = Tensor(name, shape)
             self.values[name], self.unscaled = Codes(name, 0, layout), name
             return name
-        require(kind.elem_type == onnx.TensorProto.FLOAT, f"input {name}", "uint8 or float32", kind.elem_type)
+        require(kind.elem_type == onnx.TensorProto.FLOAT, where, "uint8 or float32", kind.elem_type)
         require(
             self.normalization is not None,
-            f"input {name}",
+            where,
             "uint8, or the normalization of a float picture",
             "float32 alone",
             "give --mean and --std (normalization=(mean, std)) of x = (u8 / 255 - mean) / std: 0 and 1 for x in 0..1",
@@ -244,6 +250,9 @@ class _Walk(Reader):
     def _picture(self, x: Pending, out: Tensor, low: int, high: int, where: str) -> str:
         """The tensor of a float picture's codes, which are a function of its uint8 values."""
         require(x.name not in self.tensors, where, "one QuantizeLinear on the picture", "a second one")
+        counts = [len(v) for v in self.normalization]
+        require(all(n in (1, x.shape[2]) for n in counts), where, f"a mean and std for each of {x.shape[2]} channels",
+                f"{counts[0]} and {counts[1]} of them")
         mean, std = (np.broadcast_to(np.asarray(v, np.float64), (x.shape[2],)) for v in self.normalization)
         require(bool((std > 0).all()), where, "a positive std in normalization", std)
         source, nodes = onnx_emit.picture(x.name, out, mean, std, (low, high), where)
@@ -253,17 +262,17 @@ class _Walk(Reader):
         return out.name if nodes else x.name
 
     def _output(self, name: str) -> str:
-        require(name in self.values, f"output {name}", "something that computes it", "nothing")
+        require(name in self.values, f"output tensor {name!r}", "something that computes it", "nothing")
         value = self.values[name]
-        h, w, _ = self.shape(value, f"output {name}")
+        h, w, _ = self.shape(value, f"output tensor {name!r}")
         require(
             (h, w) == (1, 1) or value.layout == "NHWC",
-            f"output {name}",
+            f"output tensor {name!r}",
             "one score per class, or a map in NHWC",
             f"a map {h}x{w}",
         )
         if isinstance(value, (Real, Codes)):
             return value.name
-        node, tensor = onnx_emit.logits(self.tensors, value, name, f"output {name}")
+        node, tensor = onnx_emit.logits(self.tensors, value, name, f"output tensor {name!r}")
         self.append([node], tensor)
         return name

@@ -10,6 +10,9 @@ from compile import onnx_emit
 from compile.graph import Tensor
 from compile.onnx_values import Const, Pending, Real, Weights, require
 
+STATIC = ("quantize it with onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ, "
+          "extra_options={'WeightSymmetric': True})")
+
 
 class Reader:
     """The integer graph under construction: tensors by name, nodes in order, the value behind each name of the file."""
@@ -69,6 +72,20 @@ class Reader:
             )
             return source.name, x.parts["pads"]
         return self.tensor(x, where), (0, 0, 0, 0)
+
+
+def require_qdq(nodes) -> None:
+    """Raises OnnxError for a network that is not quantized, or in another way than QuantizeLinear, DequantizeLinear."""
+    kinds = {node.op_type for node in nodes}
+    dynamic = sorted(kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
+    expected = "QuantizeLinear and DequantizeLinear around float operators (QDQ)"
+    require(not dynamic, "model", expected, ", ".join(dynamic),
+            "dynamic quantization is not taken; use onnxruntime.quantization.quantize_static")
+    integer = sorted(kind for kind in kinds if kind.startswith("QLinear") or kind == "QGemm")
+    require(not integer, "model", expected, f"the QOperator format ({', '.join(integer)})",
+            "export with quant_format=QuantFormat.QDQ")
+    require(bool(kinds & {"QuantizeLinear", "DequantizeLinear"}), "model", expected, "a network that is not quantized",
+            STATIC)
 
 
 def attributes_of(node) -> dict:

@@ -24,6 +24,7 @@ from compile.shapes import Shape, bits_of, bits_text, layers
 from compile.single import single
 from compile.source import open_source
 from compile.timing import Board, Local, missing
+from compile.writer import require_place
 from targets import Target, TargetError, find, targets
 from targets.kernel import Call
 
@@ -40,6 +41,20 @@ def pairs(text: str) -> list[str]:
     if not set(widths) <= set(BITS) or any(bits_of(word)[0] is None for word in named):
         raise CostsError(f"expected widths of {BITS.start}..{BITS.stop - 1}, or pairs such as w4a8, got {text!r}")
     return [*(bits_text(*pair) for pair in itertools.product(widths, widths)), *named]
+
+
+def _pairs(text: str) -> list[str]:
+    try:
+        return pairs(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _core(text: str) -> int:
+    count = os.cpu_count() or 1
+    if not (text.isascii() and text.isdigit() and int(text) < count):
+        raise argparse.ArgumentTypeError(f"expected a processor core in 0..{count - 1}, got {text!r}")
+    return int(text)
 
 
 def wanted(graphs: Iterable[Graph], extra: Iterable[str] = ()) -> Wanted:
@@ -113,7 +128,10 @@ def layer_call(shape: Shape, bits: str, target: Target) -> Call:
 
 def _table(target: Target, machine: Machine, path: Path) -> Costs:
     """The one in `path`, or an empty one."""
+    require_place(path.parent, "--out")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise CostsError(f"--out {path}: expected the name of a file, got a folder")
     new = Costs(target.name, machine.unit, machine.name, VERSION)
     if not path.exists():
         return new
@@ -129,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m compile.profile", description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="*", type=Path, help="a run folder or ONNX files; default: all known layers")
     parser.add_argument("--target", required=True, help=", ".join(t.name for t in targets()))
-    parser.add_argument("--bits", type=pairs, default=[], metavar="2,4,8,w7a8",
+    parser.add_argument("--bits", type=_pairs, default=[], metavar="2,4,8,w7a8",
                         help="widths to combine, and pairs; default: the networks' own")
     parser.add_argument("--out", type=Path, help="default: the target's own table, targets/<family>/costs-*.json")
     parser.add_argument("--again", action="store_true", help="measure anew what the table has already")
@@ -149,13 +167,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rpc", metavar="HOST:PORT", help="a board where `python -m tvm.exec.rpc_server` runs")
-    parser.add_argument("--cpu", type=int, metavar="N", help="stay on this processor core of this machine")
+    parser.add_argument("--cpu", type=_core, metavar="N", help="stay on this processor core of this machine")
 
 
 def run(todo: Wanted, target: Target, args: argparse.Namespace) -> Costs:
     """profile() as the command's arguments say; prints where the table lies."""
     if args.cpu is not None:
-        os.sched_setaffinity(0, {args.cpu})
+        try:
+            os.sched_setaffinity(0, {args.cpu})
+        except OSError as error:
+            raise CostsError(f"--cpu {args.cpu}: expected a core that this process may run on, got: {error.strerror}"
+                             ) from error
     console, machine, path = Console(), machine_for(target, args.rpc), args.out or path_of(target.name)
     console.print(f"{target.name} on {machine.name}, {machine.unit}: {sum(map(len, todo.values()))} costs of "
                   f"{len(todo)} layers -> {path}", highlight=False)

@@ -1,6 +1,7 @@
 """What a build starts from: a run folder of training (contract 1), or ONNX files that anybody made."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,10 @@ class SourceVariant:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Variants over one input, golden pictures uint8 [G, H, W, C], and the selector if training made one."""
+    """Variants over one input, golden pictures uint8 [G, H, W, C], and the selector if training made one.
+
+    budget: mean cost that the run was trained and reported with, None where none is known.
+    """
 
     name: str
     variants: list[SourceVariant]
@@ -42,6 +46,7 @@ class Source:
     selector: dict | None
     budgets: list[dict]
     escalation: dict | None = None
+    budget: float | None = None
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -55,17 +60,36 @@ def newest_run(root: Path = Path("runs")) -> Path:
     return runs[-1].parent
 
 
-def open_source(paths: list[Path], normalization: Normalization | None = None) -> Source:
+def open_source(
+    paths: list[Path], normalization: Normalization | None = None, labels: list[str] | None = None
+) -> Source:
     """A run folder, or one or more ONNX files of networks with the same input and outputs.
 
-    normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor.
+    normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor. labels: names
+    of the classes of files, "class 0" and so on where there are none.
     """
     if len(paths) == 1 and paths[0].is_dir():
+        if normalization is not None:
+            raise SourceError(f"{paths[0]}: a run's picture is uint8; leave --mean and --std out")
+        if labels is not None:
+            raise SourceError(f"{paths[0]}: a run has labels of its own; leave --labels out")
         return _open_run(paths[0])
     for path in paths:
         if path.suffix != ".onnx" or not path.is_file():
             raise SourceError(f"{path}: expected a run folder or .onnx files, got neither")
-    return _open_files(paths, normalization)
+    return _open_files(paths, normalization, labels)
+
+
+def read_labels(path: Path) -> list[str]:
+    """Names of classes, one a line; raises SourceError."""
+    try:
+        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"--labels {path}: expected a text file, a class a line, cannot read it ({error})") from error
+    wrong = next((i for i, v in enumerate(labels, 1) if not (0 < len(v) <= 1000 and v.isprintable())), None)
+    if wrong is not None or not labels:
+        raise SourceError(f"--labels {path}: expected the name of a class in each line, line {wrong or 1} has none")
+    return labels
 
 
 def _open_run(folder: Path) -> Source:
@@ -91,17 +115,26 @@ def _open_run(folder: Path) -> Source:
             ]
         return _checked(
             Source(run["name"], variants, list(run["labels"]), pictures, run["selector"], run.get("budgets", []),
-                   run.get("escalation"))
+                   run.get("escalation"), _budget(folder, run))
         )
     except FileNotFoundError as error:
         raise SourceError(
             f"{folder}: expected a finished run, but {error.filename} is missing; "
             "finish it with `python -m train.run ... --resume`"
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise SourceError(
             f"{folder}: its run.json or golden data is damaged ({error!r}); export the run again"
         ) from error
+
+
+def _budget(folder: Path, run: dict) -> float | None:
+    """Of a run's settings; None for one that tells none."""
+    budget = run.get("settings", {}).get("budget")
+    if budget is not None and not (type(budget) in (int, float) and 0 < budget < math.inf):
+        raise SourceError(f"{folder}: expected a budget above 0 in the settings of run.json, got {budget!r}; "
+                          "export the run again")
+    return budget if run["selector"] is None or run.get("budgets") else None  # without a table none can be kept
 
 
 def _variant(
@@ -120,7 +153,7 @@ def _variant(
     return SourceVariant(name, path, graph, logits, facts, exact, normalization)
 
 
-def _open_files(paths: list[Path], normalization: Normalization | None) -> Source:
+def _open_files(paths: list[Path], normalization: Normalization | None, labels: list[str] | None) -> Source:
     graphs = {path.stem: load(path, normalization) for path in paths}
     if len(graphs) < len(paths):
         raise SourceError(f"expected ONNX files of different names, got {[p.name for p in paths]}")
@@ -136,7 +169,10 @@ def _open_files(paths: list[Path], normalization: Normalization | None) -> Sourc
         _variant(path.stem, path, graph, reference.run(graph, pictures), {}, False, normalization)
         for path, graph in zip(paths, graphs.values(), strict=True)
     ]
-    labels = [f"class {i}" for i in range(variants[0].logits.shape[1])]
+    classes = variants[0].logits.shape[1]
+    if labels is not None and len(labels) != classes:
+        raise SourceError(f"{paths[0]}: expected {classes} labels, one a logit, got {len(labels)}; see --labels")
+    labels = labels or [f"class {i}" for i in range(classes)]
     return _checked(Source(paths[0].stem, variants, labels, pictures, None, []))
 
 

@@ -81,6 +81,14 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
     return out
 
 
+def require_place(folder: Path, option: str) -> None:
+    """Raises NotADirectoryError unless a folder is there, or can be made; option: who asked for it."""
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        came = "cannot be written" if above.is_dir() else "is a file"
+        raise NotADirectoryError(f"{option} {folder}: expected a folder, or a place to make one, but {above} {came}")
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -114,6 +122,7 @@ def write_contents(folder: Path, source: Source, target: Target, built: list[Bui
         "labels": source.labels,
         "variants": variants,
         "selector": source.selector,
+        "budget": source.budget,
         "budgets": source.budgets,
         "escalation": source.escalation,
         "golden": "golden.npz",

@@ -4,19 +4,17 @@ import argparse
 import json
 import os
 import sys
-import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from runtime import cpu
-from runtime.bundle import newest_bundle, open_bundle, runnable
+from runtime.bundle import newest_bundle
+from runtime.commands import bench, check, infer, info
 from runtime.engine import Engine
 from runtime.fields import BundleError
-from runtime.library import Loaded
-from runtime.pictures import PictureError, read_picture
+from runtime.pictures import PictureError, pictures_in, pictures_inside
+from runtime.selector import rounded_up
 
-US = 1e6
+SHOWN = ("luma", "contrast", "noise", "detail")  # of the features of quality; --json has them all
 
 
 def table(rows: list[dict]) -> str:
@@ -29,149 +27,173 @@ def table(rows: list[dict]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-def check(bundle: Path) -> list[dict]:
-    """Runs the golden pictures through every variant, by the code of every level that this machine can run.
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found, for --json; the same as text; errors of single pictures; the exit status."""
 
-    Records {"variant", "level", "pictures", "logits", "differing"}.
-    """
-    opened = open_bundle(bundle)
-    (pictures, expected), rows = opened.golden(), []
-    for level in runnable(opened.manifest):
-        loaded = Loaded(opened, opened.variants, level.name)
-        for name, logits in expected.items():
-            got = np.array([loaded.run(name, p) for p in pictures], np.int32).reshape(logits.shape)
-            differing = int((got != logits).sum())
-            rows.append({"variant": name, "level": level.name, "pictures": len(pictures), "logits": got.size,
-                         "differing": differing})
-    return rows
+    found: list[dict] | dict
+    text: str
+    errors: list[str] = field(default_factory=list)
+    code: int = 0
 
 
-def info(bundle: Path) -> list[dict]:
-    """A record {"variant", "level", "cost", "accuracy", "bytes", "macs", "unsure, then"} of each, with the level that
-    runs here, and the variant that may run after it, "" for none."""
-    opened = open_bundle(bundle)
-    level, escalation = opened.level().name, opened.manifest.escalation
-    names = [v.name for v in opened.variants]
-    after = [""] * len(names) if escalation is None else [
-        names[w] if w != v else "" for v, w in enumerate(escalation.up)]
-    return [{"variant": v.name, "level": level, "cost": f"{v.cost:.3f}", "bytes": v.bytes, "macs": v.macs,
-             "accuracy": "not measured" if v.mean_accuracy is None else f"{v.mean_accuracy:.1%}", "unsure, then": then}
-            for v, then in zip(opened.variants, after, strict=True)]
+def _check(args) -> Outcome:
+    rows = check(args.bundle)
+    differing = sum(r["differing"] for r in rows)
+    advice = "; this device computes something else: do not use this bundle here" if differing else ""
+    return Outcome(rows, f"{table(rows)}\n{differing} logits differ{advice}", code=1 if differing else 0)
 
 
-def bench(bundle: Path, calls: int, level: str | None = None, threads: int = 1) -> list[dict]:
-    """Microseconds of each variant's code, of the selector, of a variant and the one that runs after it where it is
-    unsure (both), and of a whole `infer`, over golden pictures.
-
-    Records {"step", "variant", "level", "threads", "cpu", "calls", "min_us", "median_us", "p99_us"}. Steps take turns,
-    so that a busy machine slows all alike.
-    """
-    with Engine(bundle, level=level, threads=threads) as engine:
-        pictures, _ = engine.bundle.golden()
-        steps = {("run", name): lambda p, n=name: engine.logits(p, n) for name in engine.variants}
-        if engine.selects:
-            steps["select", ""] = lambda p: engine.choose(p[None])
-        for first, then in engine.escalates.items():
-            steps["both", f"{first}, {then}"] = lambda p, n=(first, then): [engine.logits(p, name) for name in n]
-        steps["infer", ""] = engine.infer
-        times = {key: [] for key in steps}
-        for i in range(calls + 1):
-            for key, step in steps.items():
-                began = time.perf_counter()
-                step(pictures[i % len(pictures)])
-                times[key].append((time.perf_counter() - began) * US)
-    rows = []
-    for (step, variant), us in times.items():
-        low, middle, high = np.percentile(us[1:], (0, 50, 99))  # the first call warms caches
-        rows.append({"step": step, "variant": variant, "level": engine.level, "threads": threads, "cpu": cpu.model(),
-                     "calls": calls, "min_us": float(low), "median_us": float(middle), "p99_us": float(high)})
-    return rows
+def _infer(args) -> Outcome:
+    files = [file for path in args.pictures for file in pictures_in(path)]
+    if not files:
+        raise PictureError("expected the files of pictures to classify, got none; name at least one")
+    with Engine(args.bundle, variant=args.variant, escalate=not args.no_escalate, **_options(args)) as engine:
+        rows, errors = infer(engine, files)
+    shown = [{"picture": r["picture"], "label": r["label"], "score": f"{r['score']:.3f}", "variant": r["variant"],
+              "first": r["first"] if r["escalated"] else "", "ms": r["ms"],
+              "quality": " ".join(f"{k}={r['quality'][k]}" for k in SHOWN) if r["quality"] else ""} for r in rows]
+    own = args.budget is None and engine.bundle.manifest.budget is not None
+    budget = "" if engine.budget is None else f", budget {engine.budget:g}" + " (the bundle's own)" * own
+    text = f"level {engine.level}{budget}" + (f"\n{table(shown)}" if rows else "")
+    return Outcome(rows, text, errors, 1 if errors else 0)
 
 
-def infer(bundle: Path, files: list[Path], **options) -> list[dict]:
-    """A record {"picture", "label", "score", "variant", "first", "ms", "quality"} of each file; first: what ran before
-    where that was unsure. Options are the engine's."""
-    rows = []
-    with Engine(bundle, **options) as engine:
-        for file in files:
-            p = engine.infer(read_picture(file))
-            quality = " ".join(f"{k}={v}" for k, v in p.quality.items()) if p.quality else ""
-            rows.append({"picture": str(file), "label": p.label, "score": f"{p.scores[p.index]:.3f}",
-                         "variant": p.variant, "first": p.first if p.escalated else "", "ms": 1000 * p.seconds,
-                         "quality": quality})
-    return rows
+def _bench(args) -> Outcome:
+    rows = bench(args.bundle, args.calls, **_options(args))
+    return Outcome(rows, table(rows))
+
+
+def _info(args) -> Outcome:
+    found = info(args.bundle)
+    own, worst = found["budget"], any(b["worst"] is not None for b in found["budgets"])
+    parts = [f"{found['name']} for {found['target']}; level {found['level']} runs here",
+             table([{"variant": v["variant"], "cost": f"{v['cost']:.3f}", "bytes": v["bytes"], "macs": v["macs"],
+                     "accuracy": "not measured" if v["accuracy"] is None else f"{v['accuracy']:.1%}",
+                     "unsure, then": v["then"] or ""} for v in found["variants"]]),
+             "budget: " + ("none of its own, so any cost" if own is None else f"{own:g}, that of its run") +
+             "; --budget N takes another, --budget inf any cost"]
+    if found["budgets"]:
+        parts.append(table([{"budget": rounded_up(b["budget"]), "accuracy": f"{b['accuracy']:.1%}",
+                             **({"largest cost": rounded_up(b["worst"])} if worst else {}),
+                             "": "<- default" if b["default"] else ""} for b in found["budgets"]]))
+    return Outcome(found, "\n".join(parts))
+
+
+def _options(args) -> dict:
+    return {"budget": args.budget, "level": args.level, "threads": args.threads}
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description="Runs a bundle on this device.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, about in (("check", "replay the golden pictures: do all logits come out the same here?"),
-                        ("infer", "classify picture files"), ("bench", "measure latency"),
-                        ("info", "what is in the bundle, and which of its code runs here?")):
+    commands = parser.add_subparsers(dest="command")
+    for name, run, about in (("check", _check, "replay the golden pictures: do all logits come out the same here?"),
+                             ("infer", _infer, "classify picture files"), ("bench", _bench, "measure latency"),
+                             ("info", _info, "what is in the bundle, and which of its code runs here?")):
         command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(run=run)
         command.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
+        command.add_argument("--json", metavar="FILE", help="write what was found there too")
         if name == "infer":
-            command.add_argument("pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP, .npy; with Pillow any")
-            command.add_argument("--budget", type=float, help="mean cost a picture may take, 1 = 8 bits everywhere")
+            command.add_argument("pictures", nargs="*", type=Path,
+                                 help="PNG, PPM, PGM, BMP, .npy, with Pillow any; or folders of them")
             command.add_argument("--variant", help="run this one whatever the quality")
             command.add_argument("--no-escalate", action="store_true", help="one pass a picture, sure or not")
         if name in ("infer", "bench"):
+            command.add_argument("--budget", type=float, help="mean cost a picture may take, 1 = 8 bits everywhere, "
+                                 "inf = any; left out: that of the bundle's run")
             command.add_argument("--level", help="whose code to run; left out: the best that this machine can run")
             command.add_argument("--threads", type=int, default=1, help="that work on a picture together (default 1)")
         if name == "bench":
-            command.add_argument("--calls", type=int, default=200, help="calls of each step (default 200)")
+            command.add_argument("--calls", type=_count, default=200, help="calls of each step (default 200)")
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether the first word of `infer` names a bundle; a folder without a manifest may hold pictures."""
+    return (path / "manifest.json").is_file() or (path.is_dir() and not pictures_inside(path))
 
 
 def _opened(args) -> Path:
     """The bundle that was named, or the newest; `infer` without a bundle takes its first word for a picture."""
-    if args.command == "infer" and args.bundle is not None and not args.bundle.is_dir():
-        args.pictures.insert(0, args.bundle)
-        args.bundle = None
-    if args.bundle is None:
-        args.bundle = newest_bundle()
-        print(f"bundle: {args.bundle}")
-    return args.bundle
+    picture = None
+    if args.command == "infer" and args.bundle is not None and not _is_bundle(args.bundle):
+        picture, args.bundle = args.bundle, None
+        args.pictures.insert(0, picture)
+    if args.bundle is not None:
+        return args.bundle
+    try:
+        found = newest_bundle()
+    except BundleError as error:
+        if picture is None:
+            raise
+        raise BundleError(f"{picture}: taken for a picture, because it is no bundle; {error}: python -m runtime infer "
+                          f"BUNDLE {picture}") from error
+    _say(f"bundle: {found}")
+    return found
 
 
-def _write(path: Path | None, rows: list[dict]) -> None:
-    if path is not None:
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(partial, path)
+def _require_writable(path: str) -> None:
+    """Raises ValueError where `_write` could not leave its file; nothing is left behind."""
+    if not path or Path(path).is_dir():
+        raise ValueError(f"--json {path!r}: expected the name of a file, got {'a folder' if path else 'nothing'}")
+    _write(path, None)
+
+
+def _write(path: str, found: list[dict] | dict | None) -> None:
+    """None: only tries whether it could be written."""
+    partial = Path(path).with_name(f".{Path(path).name}.partial")
+    try:
+        partial.write_text(json.dumps(found, indent=1) + "\n")
+        if found is not None:
+            os.replace(partial, path)
+    except OSError as error:
+        raise ValueError(f"--json {path!r}: expected a file that can be written in an existing folder, got: "
+                         f"{error.strerror}") from error
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    """Prints; quietly nothing any more when the reader has gone, as in `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 when all went well, 1 when golden logits differ, 2 for an error, which is printed."""
+    """0 when all went well, 1 when golden logits differ or a picture cannot be read, 2 for an error."""
     parser = _arguments()
     args, rest = parser.parse_known_args(argv)
+    if args.command is None:
+        _say(parser.format_help().rstrip())
+        return 0
     if rest and (args.command != "infer" or any(word.startswith("-") for word in rest)):
         parser.error(f"expected other arguments than {' '.join(rest)}; see --help")
     if args.command == "infer":
         args.pictures += map(Path, rest)  # those behind an option, which argparse leaves over
     try:
-        bundle = _opened(args)
-        if args.command == "infer":
-            if not args.pictures:
-                raise PictureError("expected the files of pictures to classify, got none; name at least one")
-            rows = infer(bundle, args.pictures, budget=args.budget, variant=args.variant, level=args.level,
-                         threads=args.threads, escalate=not args.no_escalate)
-        elif args.command == "bench":
-            rows = bench(bundle, max(1, args.calls), args.level, args.threads)
-        else:
-            rows = check(bundle) if args.command == "check" else info(bundle)
-        _write(args.json, rows)
+        if args.json is not None:
+            _require_writable(args.json)
+        args.bundle = _opened(args)
+        outcome = args.run(args)
+        if args.json is not None:
+            _write(args.json, outcome.found)
     except (BundleError, ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(rows))
-    if args.command != "check":
-        return 0
-    differing = sum(r["differing"] for r in rows)
-    advice = "; this device computes something else: do not use this bundle here" if differing else ""
-    print(f"{differing} logits differ{advice}")
-    return 1 if differing else 0
+    _say(outcome.text)
+    for error in outcome.errors:
+        print(f"error: {error}", file=sys.stderr)
+    return outcome.code
 
 
 if __name__ == "__main__":

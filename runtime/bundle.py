@@ -53,7 +53,7 @@ class Bundle:
     def level(self, name: str | None = None) -> Level:
         """The best level that this machine runs, or the one of that name; raises BundleError where it runs none."""
         runs, levels = runnable(self.manifest), self.manifest.target.levels
-        found = next((v for v in levels if v.name == name), None) if name else runs[0]
+        found = runs[0] if name is None else next((v for v in levels if v.name == name), None)
         if found is None:
             known = ", ".join(v.name for v in levels)
             raise BundleError(f"{self.folder}: expected a level among {known}; got {name!r}")
@@ -77,18 +77,27 @@ class Bundle:
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Pictures uint8 [G, H, W, 3] and, by variant, the exact logits int32 [G, classes] they must give."""
+        pictures, = self._golden("images")
+        count = len(np.atleast_1d(pictures))
+        self._require("pictures", pictures, np.dtype(np.uint8), (count, *self.manifest.shape))
+        return pictures, self.golden_logits(count)
+
+    def golden_logits(self, count: int | None = None) -> dict[str, np.ndarray]:
+        """By variant, the exact logits int32 [G, classes] of the golden pictures; count: the G to expect, if known."""
+        names = [v.name for v in self.variants]
+        logits = dict(zip(names, self._golden(*(f"logits_{name}" for name in names)), strict=True))
+        for name, array in logits.items():
+            expected = (len(np.atleast_1d(array)) if count is None else count, len(self.manifest.labels))
+            self._require(f"logits of {name}", array, np.dtype(np.int32), expected)
+        return logits
+
+    def _golden(self, *names: str) -> list[np.ndarray]:
         try:
             with np.load(self.path(self.manifest.golden), allow_pickle=False) as data:
-                pictures = data["images"]
-                logits = {v.name: data[f"logits_{v.name}"] for v in self.variants}
+                return [data[name] for name in names]
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{self.folder}: expected golden pictures and logits of every variant in "
                               f"{self.manifest.golden}, got {error}; {REBUILD}") from error
-        count = len(np.atleast_1d(pictures))
-        self._require("pictures", pictures, np.dtype(np.uint8), (count, *self.manifest.shape))
-        for name, array in logits.items():
-            self._require(f"logits of {name}", array, np.dtype(np.int32), (count, len(self.manifest.labels)))
-        return pictures, logits
 
     def _require(self, what: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         if array.dtype != dtype or array.shape != shape:
@@ -125,7 +134,9 @@ def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bun
             _check_file(folder, name, manifest, verify)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error.__cause__
-    return Bundle(folder, manifest)
+    bundle = Bundle(folder, manifest)
+    bundle.golden_logits()  # one for each label, which no field tells
+    return bundle
 
 
 def runnable(manifest: Manifest) -> tuple[Level, ...]:

@@ -16,7 +16,7 @@ from runtime.fields import REBUILD, BundleError
 from runtime.image import as_picture, resize
 from runtime.library import Loaded
 from runtime.manifest import Variant
-from runtime.selector import Selector, entry_for
+from runtime.selector import Selector, entry_for, rounded_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,11 @@ class Engine:
     """A bundle, loaded and ready.
 
     bundle: its folder; None opens the newest under ./bundles and prints which.
-    budget: mean cost a picture may take, relative to 8 bits everywhere; None: any. With a selector, the most accurate
-        entry of the bundle's table of budgets within it decides (the cheapest of equals); without one, the most
-        accurate variant within it runs for every picture, or the costliest where nobody measured accuracy.
+    budget: mean cost a picture may take, relative to 8 bits everywhere. None: the bundle's own, which its run was
+        trained and reported with (below the least that can be had it means that), or any where it has none; math.inf:
+        any. With a selector, the most accurate entry of the bundle's table of budgets within it decides (the cheapest
+        of equals); without one, the most accurate variant within it runs for every picture, or the costliest where
+        nobody measured accuracy.
     variant: the name of the one to run for every picture, whatever its quality; not together with a budget.
     level: the name of the one whose code runs; None: the best of the bundle's that this machine can run.
     escalate: whether a picture of which its variant is unsure may run through a dearer one as well, where the bundle
@@ -79,6 +81,11 @@ class Engine:
     def variants(self) -> dict[str, Variant]:
         """All in the bundle, by name, in its order: bits of each layer, cost, accuracy and more."""
         return {v.name: v for v in self.bundle.variants}
+
+    @property
+    def budget(self) -> float | None:
+        """Mean cost a picture may take, as given or the bundle's own; math.inf: any; None where a variant was named."""
+        return self._policy.budget
 
     @property
     def selects(self) -> bool:
@@ -221,6 +228,7 @@ def softmax(logits: np.ndarray, scale: float) -> np.ndarray:
 class _Policy:
     """Selector and lambda, or one variant for every picture; up, margins: what runs after which, below which margin."""
 
+    budget: float | None = None
     selector: Selector | None = None
     lam: float = 0.0
     fixed: Variant | None = None
@@ -233,14 +241,16 @@ def _policy(bundle: Bundle, budget: float | None, name: str | None, escalate: bo
     if name is not None:
         return _Policy(fixed=bundle.variant(name))
     if manifest.selector is None or len(bundle.variants) == 1:
-        return _Policy(fixed=_best_variant(bundle.variants, budget))
+        budget = _in_force(budget, manifest.budget, min(v.cost for v in bundle.variants))
+        return _Policy(budget, fixed=_best_variant(bundle.variants, budget))
     escalation = manifest.escalation if escalate else None
     table = [{"budget": b.budget, "accuracy": b.accuracy, "entry": b}
              for b in (manifest.budgets if escalation is None else escalation.budgets)]
-    if budget is not None and not table:
+    budget = _in_force(budget, manifest.budget, min((row["budget"] for row in table), default=0))
+    if budget != math.inf and not table:
         raise BundleError(f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, it has none; "
                           f"leave the budget out, or {REBUILD}")
-    entry = entry_for(table, math.inf if budget is None else budget)["entry"] if table else None
+    entry = entry_for(table, budget)["entry"] if table else None
     lam = entry.lam if entry else 0.0
     try:
         selector = Selector.from_dict(manifest.selector)
@@ -250,13 +260,21 @@ def _policy(bundle: Bundle, budget: float | None, name: str | None, escalate: bo
     if selector.variants != len(bundle.variants):
         raise BundleError(f"{bundle.folder}: expected a selector among {len(bundle.variants)} variants, "
                           f"got one among {selector.variants}; {REBUILD}")
-    return _Policy(selector, lam) if escalation is None else _Policy(selector, lam, None, escalation.up, entry.margins)
+    passes = ((), ()) if escalation is None else (escalation.up, entry.margins)
+    return _Policy(budget, selector, lam, None, *passes)
 
 
-def _best_variant(variants: tuple[Variant, ...], budget: float | None) -> Variant:
+def _in_force(given: float | None, own: float | None, least: float) -> float:
+    """The budget given, or the bundle's own; one below `least` then means that, as where the run was reported."""
+    if given is not None:
+        return given
+    return math.inf if own is None else max(own, least)
+
+
+def _best_variant(variants: tuple[Variant, ...], budget: float) -> Variant:
     measured = all(v.accuracy for v in variants)
-    within = [v for v in variants if budget is None or v.cost <= budget * (1 + 1e-9)]
+    within = [v for v in variants if v.cost <= budget * (1 + 1e-9)]
     if not within:
-        least = min(v.cost for v in variants)
+        least = rounded_up(min(v.cost for v in variants))
         raise ValueError(f"budget {budget!r}: expected at least {least}, the cost of the cheapest variant")
     return max(within, key=lambda v: (v.mean_accuracy, -v.cost) if measured else (v.cost,))

@@ -15,6 +15,7 @@ from runtime.manifest import Build, Variant
 from runtime.threads import Helpers, Pace, control_block
 from runtime.weights import aligned_buffer
 
+MOST_THREADS = 64  # that work on one picture: beyond, waiting for each other takes longer than the work
 _TENSOR, _INTEGER = 70, 1  # TVMFFITypeIndex
 
 
@@ -48,12 +49,13 @@ class Loaded:
 
     Picture, logits and workspace are shared, so only one `run` may be under way at a time (the engine holds a lock);
     libraries and unpacked weights that variants have in common are loaded once. Libraries and memory are given back
-    with the last reference. Raises BundleError; ValueError for fewer threads than 1.
+    with the last reference. Raises BundleError; ValueError for fewer threads than 1, or more
+    than MOST_THREADS.
     """
 
     def __init__(self, bundle: Bundle, variants: Sequence[Variant], level: str | None = None, threads: int = 1):
-        if threads < 1:
-            raise ValueError(f"expected 1 thread or more, got {threads}")
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"expected 1 to {MOST_THREADS} threads, got {threads}")
         self.level = bundle.level(level)
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
         self._calls: dict[str, Callable[[], None]] = {}

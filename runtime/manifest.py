@@ -6,6 +6,7 @@ from typing import Any
 
 from runtime.escalation import Escalation, parse_escalation
 from runtime.fields import REBUILD, BundleError, Fields, inside
+from runtime.quality import SIDE
 from runtime.segments import BITS, Segment, parse_segment
 
 FORMAT = 3
@@ -93,7 +94,10 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of manifest.json; `shape` is the input's [H, W, 3], `pictures` how many a call takes."""
+    """The whole of manifest.json; `shape` is the input's [H, W, 3], `pictures` how many a call takes.
+
+    budget: mean cost that the run was reported with; None where none is known, or in a bundle older than the field.
+    """
 
     name: str
     producer: dict[str, Any] = field(hash=False)
@@ -102,6 +106,7 @@ class Manifest:
     labels: tuple[str, ...]
     variants: tuple[Variant, ...]
     selector: dict[str, Any] | None = field(hash=False)
+    budget: float | None
     budgets: tuple[Budget, ...]
     escalation: Escalation | None
     golden: str
@@ -133,6 +138,7 @@ def parse(text: bytes) -> Manifest:
         labels=tuple(top.texts("labels", least=1)),
         variants=variants,
         selector=top.get("selector", (dict, type(None)), "an object or null"),
+        budget=_own_budget(top),
         budgets=tuple(_budget(b) for b in top.objects("budgets")),
         escalation=_escalation(top, len(variants)),
         golden=top.path("golden"),
@@ -141,6 +147,9 @@ def parse(text: bytes) -> Manifest:
     )
     for path in (manifest.golden, "weights.bin", "tables.bin"):
         top.require(path in files, f"{path} among the files", sorted(files))
+    side = min(manifest.shape[:2])
+    top.require(manifest.selector is None or side >= SIDE, f"an input of {SIDE} pixels a side or more, as its "
+                "selector needs", list(manifest.shape))
     names = [v.name for v in manifest.variants]
     top.require(len(set(names)) == len(names), "variants of different names", names)
     return manifest
@@ -168,6 +177,14 @@ def _shape(f: Fields) -> tuple[int, int, int]:
 
 def _budget(f: Fields) -> Budget:
     return Budget(f.real("budget", 0), f.real("lambda", 0), f.real("accuracy", 0, 1))
+
+
+def _own_budget(top: Fields) -> float | None:
+    if top.data.get("budget") is None:
+        return None
+    served = top.data["selector"] is None or bool(top.objects("budgets"))
+    top.require(served, "a table of budgets beside a selector and a budget", "an empty one")
+    return top.real("budget", 0)
 
 
 def _escalation(top: Fields, variants: int) -> Escalation | None:

@@ -1,6 +1,7 @@
 """Reads picture files with numpy alone: PNG, PPM and PGM, BMP, .npy; anything else through Pillow if installed."""
 
 import io
+import re
 import struct
 import tokenize
 import zlib
@@ -10,24 +11,46 @@ import numpy as np
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> values per pixel; 3 is an index into a palette
+_NETPBM = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")  # comments anywhere before a number
 _LARGEST = 1 << 28  # pixels
+_SUFFIXES = (".png", ".ppm", ".pgm", ".bmp", ".npy", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
 
 
 class PictureError(ValueError):
     """The file cannot be read as a picture; the message says what was expected and what to do."""
 
 
+def pictures_in(path: Path) -> list[Path]:
+    """The file itself, or the pictures in a folder, sorted; raises PictureError for a folder without any."""
+    if not path.is_dir():
+        return [path]
+    found = pictures_inside(path)
+    if not found:
+        raise PictureError(f"{path}: expected pictures in this folder ({' '.join(_SUFFIXES)}), it holds none")
+    return found
+
+
+def pictures_inside(folder: Path) -> list[Path]:
+    """Files in a folder, but not in folders in it, that are called like pictures, sorted."""
+    return sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+
+
 def read_picture(path: str | Path) -> np.ndarray:
-    """The picture in a file: uint8 [H, W, 3] or [H, W, 4], or [H, W] for grey; .npy files as they are."""
+    """The picture in a file: uint8 [H, W, 3] or [H, W, 4], or [H, W] for grey; .npy files as they are.
+
+    Photos are turned upright as the camera noted. Of more than 8 bits a value the upper 8 count.
+    """
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PictureError(f"{path}: expected a picture file, cannot read it ({error.strerror})") from error
+    if not data:
+        raise PictureError(f"{path}: expected a picture file, this one is empty")
     reader = next((read for magic, read in _READERS if data.startswith(magic)), _pillow)
     try:
         picture = reader(data)
-    except (ValueError, IndexError, KeyError, struct.error, zlib.error, EOFError, OSError) as error:
+    except ValueError as error:
         raise PictureError(f"{path}: {error}; expected a sound PNG, PPM, PGM, BMP or .npy file, or any other with "
                            "Pillow installed (`pip install pillow`)") from error
     return picture
@@ -35,34 +58,52 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 def _png(data: bytes) -> np.ndarray:
     chunks = _chunks(data)
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    if depth != 8 or interlaced or colour not in _CHANNELS or b"tRNS" in chunks:
+    header = _chunk(chunks, b"IHDR")
+    if len(header) != 13:
+        raise ValueError(f"expected an IHDR chunk of 13 bytes, got {len(header)}")
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    if depth != 8 or interlaced or colour not in _CHANNELS or {b"tRNS", b"eXIf"} & set(chunks):
         return _pillow(data)
     _require_size(width, height)
     stride = width * _CHANNELS[colour]
-    rows = np.frombuffer(zlib.decompressobj().decompress(chunks[b"IDAT"], height * (stride + 1)), np.uint8)
+    packed = _chunk(chunks, b"IDAT")
+    try:
+        rows = np.frombuffer(zlib.decompressobj().decompress(packed, height * (stride + 1)), np.uint8)
+    except zlib.error as error:
+        raise ValueError(f"expected pixels that can be decompressed, got others ({error})") from error
     if rows.size != height * (stride + 1):
         raise ValueError(f"expected {height * (stride + 1)} bytes of pixels, got {rows.size}")
     pixels = _unfilter(rows.reshape(height, stride + 1), _CHANNELS[colour]).reshape(height, width, -1)
     if colour == 3:
-        return np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)[pixels[:, :, 0]]
+        colours = np.frombuffer(_chunk(chunks, b"PLTE"), np.uint8)
+        if colours.size % 3 or pixels.max() >= colours.size // 3:
+            raise ValueError(f"expected a palette of {pixels.max() + 1} colours or more, got {colours.size} bytes")
+        return colours.reshape(-1, 3)[pixels[:, :, 0]]
     if colour == 4:  # grey with alpha
         return pixels[:, :, [0, 0, 0, 1]]
     return pixels[:, :, 0] if colour == 0 else pixels
 
 
+def _chunk(chunks: dict[bytes, bytes], kind: bytes) -> bytes:
+    if kind not in chunks:
+        raise ValueError(f"expected a chunk {kind.decode()}, there is none")
+    return chunks[kind]
+
+
 def _chunks(data: bytes) -> dict[bytes, bytes]:
     """Contents by type; those of one type joined."""
     found, at = {}, len(_PNG)
-    while at < len(data) and b"IEND" not in found:
+    while at + 12 <= len(data) and b"IEND" not in found:
         size, kind = struct.unpack(">I4s", data[at:at + 8])
+        if at + 12 + size > len(data):
+            break
         body, (crc,) = data[at + 8:at + 8 + size], struct.unpack(">I", data[at + 8 + size:at + 12 + size])
         if zlib.crc32(kind + body) != crc:
             raise ValueError(f"expected the checksum of its {kind.decode('latin1')} chunk to fit, it does not")
         found[kind] = found.get(kind, b"") + body
         at += 12 + size
     if b"IEND" not in found:
-        raise ValueError("expected an IEND chunk, the file ends before it")
+        raise ValueError(f"expected a whole file, this one is cut off after {len(data)} bytes")
     return found
 
 
@@ -99,37 +140,41 @@ def _unfilter_by_pixel(row: np.ndarray, up: np.ndarray, line: list[int], step: i
 
 
 def _netpbm(data: bytes) -> np.ndarray:
-    """Binary PGM (P5) or PPM (P6) with up to 8 bits a value."""
-    words, at = [], 2
-    while len(words) < 3:
-        while data[at:at + 1].isspace():
-            at += 1
-        if data[at:at + 1] == b"#":
-            at = data.index(b"\n", at)
-            continue
-        begin = at
-        while data[at:at + 1].isdigit():
-            at += 1
-        words.append(int(data[begin:at]))
-    width, height, largest = words
+    """Binary PGM (P5) or PPM (P6); of 16 bits a value, PGM is cut and PPM rounded to 8, as Pillow does."""
+    header = _NETPBM.match(data)
+    if header is None:
+        raise ValueError("expected width, height and largest value after P5 or P6, got something else")
+    width, height, largest = (int(word) for word in header.groups())
     _require_size(width, height)
-    if not 0 < largest < 256:
-        raise ValueError(f"expected values up to 255, got a maximum of {largest}")
-    channels = 3 if data.startswith(b"P6") else 1
-    pixels = np.frombuffer(data, np.uint8, width * height * channels, at + 1)
+    if not 0 < largest < 1 << 16:
+        raise ValueError(f"expected values up to 65535, got a maximum of {largest}")
+    grey, dtype = data.startswith(b"P5"), np.dtype(">u2" if largest > 255 else "u1")
+    shape = (height, width) if grey else (height, width, 3)
+    pixels = _values(data, dtype, shape, header.end())
     if largest != 255:
-        pixels = ((np.minimum(pixels, largest).astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
-    return pixels.reshape((height, width, 3) if channels == 3 else (height, width))
+        wide = grey and largest > 255
+        pixels = np.rint(np.minimum(pixels, largest) / largest * (65535 if wide else 255)).astype(np.int64)
+        pixels = (pixels >> 8 if wide else pixels).astype(np.uint8)
+    return pixels
+
+
+def _values(data: bytes, dtype: np.dtype, shape: tuple[int, ...], at: int) -> np.ndarray:
+    count, there = int(np.prod(shape)), max(0, len(data) - at)
+    if there < count * dtype.itemsize:
+        raise ValueError(f"expected {count * dtype.itemsize} bytes of pixels, got {there}")
+    return np.frombuffer(data, dtype, count, at).reshape(shape)
 
 
 def _bmp(data: bytes) -> np.ndarray:
     """Uncompressed, 24 bits a pixel, from the bottom up or the top down."""
+    if len(data) < 34:
+        raise ValueError(f"expected a header of 34 bytes or more, the file has {len(data)}")
     begin, header, width, height, _, depth, compression = struct.unpack("<I I i i H H I", data[10:34])
     if header < 40 or depth != 24 or compression:
         return _pillow(data)
     _require_size(width, abs(height))
     stride = -(-width * 3 // 4) * 4
-    rows = np.frombuffer(data, np.uint8, stride * abs(height), begin).reshape(abs(height), stride)
+    rows = _values(data, np.dtype(np.uint8), (abs(height), stride), begin)
     bgr = rows[:, :3 * width].reshape(abs(height), width, 3)
     return np.ascontiguousarray((bgr[::-1] if height > 0 else bgr)[:, :, ::-1])
 
@@ -137,18 +182,36 @@ def _bmp(data: bytes) -> np.ndarray:
 def _npy(data: bytes) -> np.ndarray:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (SyntaxError, TypeError, MemoryError, OverflowError, tokenize.TokenError) as error:
-        raise ValueError(f"its header cannot be read ({error})") from error
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError,
+            tokenize.TokenError) as error:
+        raise ValueError(f"expected an array in a .npy file, it cannot be read ({error})") from error
 
 
 def _pillow(data: bytes) -> np.ndarray:
     try:
-        from PIL import Image  # optional: a board with numpy alone reads the formats above
+        from PIL import Image, ImageOps, UnidentifiedImageError  # optional: numpy alone reads the formats above
     except ImportError as error:
         raise ValueError("this kind of file needs Pillow, which is not installed") from error
-    with Image.open(io.BytesIO(data)) as image:
-        see_through = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
-        return np.asarray(image.convert("RGBA" if see_through else "RGB"))
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F":
+                raise ValueError("expected whole numbers as pixels, got floats, of which nothing tells the range")
+            if upright.mode.startswith("I"):
+                return _upper_bits(np.asarray(upright))
+            see_through = "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA")
+            return np.asarray(upright.convert("RGBA" if see_through else "RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError("expected a picture, got a file of no kind that Pillow knows") from error
+    except (OSError, SyntaxError, struct.error, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"Pillow cannot read it ({error})") from error
+
+
+def _upper_bits(grey: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] of grey codes of 16 bits, in integers of any width."""
+    if grey.min() < 0 or grey.max() >= 1 << 16:
+        raise ValueError(f"expected grey of 16 bits at most, got values {grey.min()}..{grey.max()}")
+    return (grey >> 8).astype(np.uint8)
 
 
 def _require_size(width: int, height: int) -> None:

@@ -154,12 +154,17 @@ def decide(accuracy: np.ndarray, costs: np.ndarray, lam: float) -> np.ndarray:
 
 
 def entry_for(table: list[dict], budget: float) -> dict:
-    """The most accurate entry of a table of budgets whose mean cost is at most `budget`."""
+    """The most accurate entry of a table of budgets, one or more, whose mean cost is at most `budget`."""
     entries = [entry for entry in table if entry["budget"] <= budget * (1 + 1e-9)]
     if not entries:
-        least = min((entry["budget"] for entry in table), default=None)
-        raise ValueError(f"budget {budget!r}: expected at least {least}, the mean cost of the cheapest variant")
+        least = rounded_up(min(entry["budget"] for entry in table))
+        raise ValueError(f"budget {budget!r}: expected at least {least}, the mean cost of the cheapest choice")
     return max(entries, key=lambda entry: (entry["accuracy"], -entry["budget"]))
+
+
+def rounded_up(cost: float) -> str:
+    """A budget to type that a choice of this mean cost is within: at least as large, of four decimals."""
+    return f"{math.ceil(cost * 10000) / 10000:.10g}"
 
 
 _SHAPES = {

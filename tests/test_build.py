@@ -1,21 +1,25 @@
 """From a run folder to a bundle: the ladder, what is written, what is refused, and that nothing is half there."""
 
+import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 
 from benchmarks import peers
 from compile import build as builder
 from compile import reference, verify
 from compile.onnx_import import load
-from compile.source import SourceError, open_source
+from compile.source import SourceError, open_source, read_labels
 from runtime import Engine, open_bundle
 from targets import find
 from tests.graphs import pictures, resnet_like
+from tests.test_onnx_foreign import small
 from train.export import export_run
 
 BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (3, 2)), "w2a2": ((2, 2),)}
@@ -98,7 +102,7 @@ def test_a_build_that_differs_fails_and_leaves_the_old_bundle(run_folder, tmp_pa
     wrong = source.variants[0].logits.copy()
     wrong[2, 5] += 1
     broken = replace(source, variants=[replace(source.variants[0], logits=wrong)])
-    monkeypatch.setattr(builder, "open_source", lambda paths, normalization: broken)
+    monkeypatch.setattr(builder, "open_source", lambda *_: broken)
     with pytest.raises(verify.VerificationError, match="recorded: expected equal logits, 1 of 60"):
         builder.build([run_folder], find("x86:avx2"), out)
     assert (out / "manifest.json").read_bytes() == before
@@ -139,6 +143,105 @@ def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
     assert builder.main([str(run_folder), "--target", "x86", "--out", "mine"]) == 2
     assert "or a bundle to replace" in capsys.readouterr().err
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("settings, budget", [({"budget": 0.25}, 0.25), ({}, None), (None, None)])
+def test_a_run_s_own_budget_goes_along(run_folder, tmp_path, settings, budget):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    about |= {} if settings is None else {"settings": settings}
+    (folder / "run.json").write_text(json.dumps(about))
+    assert open_source([folder]).budget == budget
+    (folder / "run.json").write_text(json.dumps(about | {"selector": {}}))
+    assert open_source([folder]).budget is None  # no table to serve it with
+
+
+@pytest.mark.parametrize("settings", [{"budget": "1"}, {"budget": 0}, {"budget": float("nan")}, [1]])
+def test_a_damaged_own_budget_is_refused(run_folder, tmp_path, settings):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(about | {"settings": settings}))
+    with pytest.raises(SourceError, match="budget|damaged"):
+        open_source([folder])
+
+
+def test_places_are_checked_before_the_work(run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(builder, "open_source", lambda *_: pytest.fail("it worked first"))
+    (tmp_path / "file").touch()
+    for words in (["--out", "file/x"], ["--dump", "file"], ["--out", "b", "--dump", "file/x/y"]):
+        words = [str(tmp_path / w) if not w.startswith("-") else w for w in words]
+        assert builder.main([str(run_folder), "--target", "x86", *words]) == 2
+        assert f"{words[-2]} {words[-1]}: expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["--mean", "0,nan,0", "--std", "1,1,1"], "expected numbers such as"),
+    (["--mean", "0,0,0", "--std", "1,0,1"], "expected numbers above 0, got 0"),
+    (["--mean", "0,0,0", "--std", "1"], "as many numbers each, got 3 and 1"),
+    (["--mean", "a", "--std", "1"], "expected numbers such as"), (["--mean", "0"], "belong together"),
+])
+def test_impossible_normalizations(capsys, words, expected):
+    with pytest.raises(SystemExit):
+        builder.main(["x.onnx", *words])
+    assert expected in capsys.readouterr().err
+
+
+def test_a_uint8_picture_takes_no_normalization(run_folder, tmp_path, capsys):
+    """Nor has a run use for labels."""
+    words = ["--out", str(tmp_path / "b"), "--mean", "0", "--std", "1"]
+    for source in (run_folder, run_folder / "w8a8.onnx"):
+        assert builder.main([str(source), *words]) == 2
+        err = capsys.readouterr().err
+        assert "leave --mean and --std out" in err and str(source) in err
+    (tmp_path / "names").write_text("a\n")
+    assert builder.main([str(run_folder), "--labels", str(tmp_path / "names")]) == 2
+    assert "leave --labels out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="mean and std for each of 3 channels, got 2 and 2"):
+        load(_float_file(tmp_path), ((0, 0), (1, 1)))
+
+
+def _float_file(folder) -> Path:
+    onnx.save(small(), folder / "float.onnx")
+    return folder / "float.onnx"
+
+
+def test_labels_of_files(run_folder, tmp_path):
+    file, names = run_folder / "w8a8.onnx", tmp_path / "names.txt"
+    names.write_text("".join(f"name {i}\n" for i in range(10)))
+    assert open_source([file], None, read_labels(names)).labels == [f"name {i}" for i in range(10)]
+    assert open_source([file]).labels[3] == "class 3"
+    with pytest.raises(SourceError, match="expected 10 labels, one a logit, got 9"):
+        open_source([file], None, [str(i) for i in range(9)])
+    for content, words in ((b"a\n\nb\n", "line 2 has none"), (b"", "line 1"), (b"\xff\xfe", "cannot read it")):
+        names.write_bytes(content)
+        with pytest.raises(SourceError, match=words):
+            read_labels(names)
+    with pytest.raises(SourceError, match="cannot read it"):
+        read_labels(tmp_path)
+
+
+def test_the_target_is_this_machine_s_unless_told(run_folder, monkeypatch, capsys):
+    found = []
+    monkeypatch.setattr(builder, "build", lambda paths, target, *_, **__: found.append(target.name))
+    for machine, name in (("x86_64", "x86"), ("aarch64", "arm")):
+        monkeypatch.setattr(builder.cpu, "machine", lambda machine=machine: machine)
+        assert builder.main([str(run_folder)]) == 0 and found.pop() == name
+    monkeypatch.setattr(builder.cpu, "machine", lambda: "riscv64")
+    with pytest.raises(SystemExit):
+        builder.main([str(run_folder)])
+    assert "--target" in capsys.readouterr().err
+
+
+def test_one_table_of_layers_for_each_code(run_folder, tmp_path):
+    same = tmp_path / "same.onnx"
+    same.write_bytes((run_folder / "w8a8.onnx").read_bytes())
+    for verbose, tables in ((False, 1), (True, 2)):
+        console = Console(file=io.StringIO(), width=200)
+        builder.build([run_folder / "w8a8.onnx", same], find("x86:avx2"), tmp_path / "b", console=console, times=False,
+                      verbose=verbose)
+        out = console.file.getvalue()
+        assert out.count(": kernels, ") == tables
+        assert "1 of 2: w8a8\n" in out and "2 of 2: same, the code of w8a8\n" in out
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": 99}', '{"format": 1}', "null"])

@@ -140,6 +140,29 @@ def test_links_stay_inside(copy, tmp_path):
     assert "expected a file inside the bundle" in refusal(copy)
 
 
+@pytest.mark.parametrize("own", ["0.5", -1, float("nan"), float("inf"), True, [0.5], {}])
+def test_an_own_budget_that_is_none(copy, own):
+    rewrite(copy, budget=own)
+    assert "budget" in refusal(copy)
+    rewrite(copy, budget=0.5)
+    assert open_bundle(copy).manifest.budget == 0.5
+    rewrite(copy, selector={})  # and no table of budgets
+    assert "expected a table of budgets" in refusal(copy)
+
+
+def test_an_input_too_small_for_the_selector(copy):
+    rewrite(copy, input__shape=[7, 16, 3])
+    open_bundle(copy)
+    rewrite(copy, selector={})
+    assert "expected an input of 8 pixels a side or more" in refusal(copy)
+
+
+@pytest.mark.parametrize("count", [1, 9, 11])
+def test_a_label_for_each_logit(copy, count):
+    rewrite(copy, labels=[f"class {i}" for i in range(count)])
+    assert f"w8a8 int32 [5, {count}], got int32 [5, 10]" in refusal(copy)
+
+
 def test_damaged_golden_data(copy):
     good = dict(np.load(copy / "golden.npz"))
     damages = [b"PK nonsense", b"", (copy / "golden.npz").read_bytes()[:-40]]
@@ -223,7 +246,7 @@ def test_each_field_is_required(small_bundle):
     manifest = json.loads((small_bundle / "manifest.json").read_text())
     free = {"bits", "accuracy", "producer"}  # tables whose keys are names
     for path in [p for p in paths_of(manifest) if p and isinstance(p[-1], str)]:
-        if free & set(path[:-1]) or path[0] == "files" and len(path) == 2 or path[-1] in ("onnx", "transform"):
+        if free & set(path[:-1]) or path[0] == "files" and len(path) == 2 or path[-1] in ("onnx", "transform", "budget"):
             continue
         with pytest.raises(BundleError):
             parse(json.dumps(without(manifest, path)).encode())

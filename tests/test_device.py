@@ -14,6 +14,7 @@ import pytest
 from runtime import __main__ as command
 from runtime import open_bundle
 from runtime.bundle import runnable
+from runtime.quality import NAMES
 from tests.conftest import BITS
 
 ROOT = Path(__file__).parents[1]
@@ -59,17 +60,97 @@ def test_infer_command(selecting, tmp_path, capsys, monkeypatch):
     for words in (["infer", *files, "--colour"], ["check", "a", "b"]):
         with pytest.raises(SystemExit):
             command.main(words)
-    for wrong in (["infer"], ["infer", "none.png"], ["check", "nowhere"], ["infer", *files, "--variant", "x"]):
+    assert command.main(["infer", "none.png"]) == 1
+    for wrong in (["infer"], ["check", "nowhere"], ["infer", *files, "--variant", "x"]):
         assert command.main(wrong) == 2
         assert "error: " in capsys.readouterr().err
 
 
 def test_info_command(small_bundle, tmp_path, capsys):
     assert command.main(["info", str(small_bundle), "--json", str(tmp_path / "i.json")]) == 0
-    records, opened = json.loads((tmp_path / "i.json").read_text()), open_bundle(small_bundle)
-    assert [r["variant"] for r in records] == list(BITS) and {r["level"] for r in records} == {opened.level().name}
-    assert [r["bytes"] for r in records] == [v.bytes for v in opened.variants]
-    assert opened.level().name in capsys.readouterr().out
+    found, opened = json.loads((tmp_path / "i.json").read_text()), open_bundle(small_bundle)
+    assert [r["variant"] for r in found["variants"]] == list(BITS) and found["level"] == opened.level().name
+    for key in ("bytes", "cost", "macs"):
+        assert [r[key] for r in found["variants"]] == [getattr(v, key) for v in opened.variants]
+    assert found["budget"] is None and found["budgets"] == []
+    out = capsys.readouterr().out
+    assert opened.level().name in out and "budget: none of its own, so any cost" in out
+
+
+@pytest.mark.parametrize("own, default", [(0.6, 1), (0.01, 1), (0.8, 0), (None, 0)])
+def test_info_marks_the_own_budget(selecting, tmp_path, capsys, own, default):
+    manifest = json.loads((selecting / "manifest.json").read_text())
+    (selecting / "manifest.json").write_text(json.dumps(manifest | {"budget": own}))
+    assert command.main(["info", str(selecting), "--json", str(tmp_path / "i.json")]) == 0
+    found = json.loads((tmp_path / "i.json").read_text())
+    assert found["budget"] == own and [b["default"] for b in found["budgets"]] == [i == default for i in range(2)]
+    marked = [line for line in capsys.readouterr().out.splitlines() if line.endswith("<- default")]
+    assert len(marked) == 1 and marked[0].split()[0] == ("0.8", "0.5")[default]
+
+
+def test_records_of_infer_are_numbers(selecting, tmp_path, capsys):
+    """And the table stays narrow."""
+    np.save(tmp_path / "dark.npy", np.full((20, 20, 3), 20, np.uint8))
+    words = ["infer", str(selecting), str(tmp_path / "dark.npy"), "--json", str(tmp_path / "i.json")]
+    assert command.main(words) == 0
+    (found,), out = json.loads((tmp_path / "i.json").read_text()), capsys.readouterr().out.splitlines()
+    assert found["score"] == max(found["scores"]) == found["scores"][found["index"]]
+    assert len(found["logits"]) == 10 and all(type(v) is int for v in found["logits"])
+    assert found["first"] == found["variant"] == "w4a4" and found["escalated"] is False and found["ms"] > 0
+    assert list(found["quality"]) == list(NAMES) and found["quality"]["luma"] == 20 * 256
+    assert out[0] == f"level {found['level']}, budget inf" and "luma=5120 contrast=" in out[2]
+    assert "blocks=" not in out[2] and len(out[2]) - len(str(tmp_path)) < 120
+    assert command.main([*words, "--variant", "again"]) == 0
+    assert json.loads((tmp_path / "i.json").read_text())[0]["quality"] is None
+
+
+def test_a_bad_picture_loses_no_other(selecting, tmp_path, capsys):
+    good = tmp_path / "good.ppm"
+    good.write_bytes(b"P6\n4 3\n255\n" + bytes([220] * 36))
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    np.save(tmp_path / "wide.npy", np.zeros((4, 4), np.uint16))
+    files = [str(tmp_path / name) for name in ("bad.png", "good.ppm", "wide.npy")]
+    for words in (files, [str(tmp_path)]):
+        assert command.main(["infer", str(selecting), *words, "--json", str(tmp_path / "i.json")]) == 1
+        out, err = capsys.readouterr()
+        assert str(good) in out and [r["picture"] for r in json.loads((tmp_path / "i.json").read_text())] == [str(good)]
+        assert [line.split(": ")[:2] for line in err.splitlines()] == [["error", files[0]], ["error", files[2]]]
+    assert command.main(["infer", str(selecting), files[0]]) == 1
+    assert command.main(["infer", str(selecting), str(selecting / "lib")]) == 2
+    assert "expected pictures in this folder" in capsys.readouterr().err
+
+
+def test_json_is_checked_before_the_work(small_bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "newest_bundle", lambda: pytest.fail("it worked first"))
+    for path in ("folder", "", "none/x.json", "file/x.json"):
+        assert command.main(["info", "--json", path]) == 2
+        err = capsys.readouterr().err
+        assert f"--json {path!r}: expected" in err and "partial" not in err
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_words_that_say_what_happens(small_bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["infer", "cat.png"]) == 2
+    err = capsys.readouterr().err
+    assert "cat.png: taken for a picture" in err and "python -m runtime infer BUNDLE cat.png" in err
+    assert command.main([]) == 0
+    assert "usage: python -m runtime" in capsys.readouterr().out
+    for calls in ("0", "-5", "1.5", "x"):
+        with pytest.raises(SystemExit):
+            command.main(["bench", str(small_bundle), "--calls", calls])
+        assert "expected a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough(small_bundle):
+    """As `| head` does: the pipe is closed while the command writes."""
+    done = subprocess.Popen([sys.executable, "-m", "runtime", "info", str(small_bundle)], cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done.stdout.close()
+    assert done.stderr.read() == "" and done.wait() == 0
 
 
 def test_a_level_by_name(small_bundle, tmp_path, capsys):

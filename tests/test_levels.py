@@ -81,6 +81,8 @@ def test_every_level_that_runs_here_gives_the_same_logits(small_bundle):
         assert engine.level == levels[0]
     with pytest.raises(BundleError, match="expected a level among x86:avx512-vnni, .*got 'avx2'"):
         Engine(small_bundle, level="avx2")
+    with pytest.raises(BundleError, match="got ''"):
+        Engine(small_bundle, level="")
 
 
 def test_levels_share_what_is_equal(small_bundle):

@@ -11,6 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from compile.graph import Add, AvgPool, Conv, MaxPool
 from compile.onnx_import import OnnxError, from_model, load
+from compile.onnx_reader import require_qdq
 from tests.foreign import OnnxNet, float_network, qcdq_network, resnet8_float, resnet8_tflite
 from tests.onnx_ladder import as_floats, ladder
 from train.export import difference, to_onnx
@@ -162,6 +163,34 @@ def test_what_cannot_be_taken_is_explained(case):
 def test_a_float_picture_needs_its_normalization():
     with pytest.raises(OnnxError, match="--mean and --std"):
         from_model(small())
+
+
+def test_the_picture_s_tensor_is_named():
+    with pytest.raises(OnnxError, match="^input tensor 'x': expected uint8, or the normalization"):
+        from_model(small())
+
+
+@pytest.mark.parametrize("nodes, advice", [
+    ([("QuantizeLinear", ["x", "s"]), ("QLinearConv", ["x"])], r"QOperator format \(QLinearConv\).*QuantFormat.QDQ"),
+    ([("DynamicQuantizeLinear", ["x"]), ("ConvInteger", ["x"])], "ConvInteger.*dynamic quantization is not taken"),
+    ([("Conv", ["x", "w"]), ("Relu", ["y"])], "not quantized; quantize it with onnxruntime.quantization.quantize_stat"),
+])
+def test_other_ways_to_quantize_or_none(nodes, advice):
+    with pytest.raises(OnnxError, match=advice):
+        require_qdq([onnx.helper.make_node(kind, inputs, ["out"]) for kind, inputs in nodes])
+
+
+def test_files_are_named(tmp_path):
+    """Those that the checker refuses, and those that are no quantized network."""
+    model, path = small(), tmp_path / "net.onnx"
+    model.graph.node[0].op_type = "NoSuch"
+    onnx.save(model, path)
+    with pytest.raises(OnnxError, match=f"{path}: model: expected one that onnx.checker accepts"):
+        load(path)
+    net = OnnxNet((3, 4, 4))
+    onnx.save(net.model(net.op("Flatten", net.op("Conv", "x", net.const(np.ones((2, 3, 4, 4))))), 2), path)
+    with pytest.raises(OnnxError, match=f"{path}: model: .*not quantized; quantize it"):
+        load(path)
 
 
 # Outside the repository: BITGRADE_WEIGHTS has mlperf_tiny_resnet8*, BITGRADE_CIFAR10 has cifar-10-batches-py.

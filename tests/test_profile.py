@@ -173,6 +173,27 @@ def test_table_of_another_machine_is_left_alone(tmp_path):
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize("words, expected", [
+    (["--cpu", "99999"], "expected a processor core in 0.."), (["--cpu", "-1"], "expected"),
+    (["--bits", "99"], "expected widths of 2..8"), (["--bits", "w9a8"], "expected"), (["--bits", ""], "expected"),
+])
+def test_impossible_options(capsys, words, expected):
+    with pytest.raises(SystemExit):
+        profile.main(["--target", "x86:avx2", *words])
+    assert expected in capsys.readouterr().err and "invalid" not in capsys.readouterr().err
+
+
+def test_a_place_for_the_table_is_checked_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(profile, "machine_for", lambda *_: Clock(fail_after=0))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
+    for path, words in ((tmp_path, "got a folder"), (tmp_path / "binary", "expected a table of costs"),
+                        (tmp_path / "binary" / "x", "is a file")):
+        assert profile.main(["--target", "x86:avx2", "--out", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert words in err and str(path) in err and err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["binary"]
+
+
 def test_file_is_read_as_written_and_sorted(tmp_path):
     entries = {Shape.parse(t): {b: Entry(k + 0.25, "rule") for b in own_bits(Shape.parse(t))}
                for k, t in enumerate(reversed(TEXTS))}
@@ -185,7 +206,7 @@ def test_file_is_read_as_written_and_sorted(tmp_path):
     assert list(load("x86:avx2", path).entries) == sorted(entries)
 
 
-@pytest.mark.parametrize("text, words", [("{", "not a table"), ("[]", "not a table"), ('{"format": 1}', "not a table"),
+@pytest.mark.parametrize("text, words", [("{", "a table"), ("[]", "a table"), ('{"format": 1}', "a table"),
                                          ('{"format": 9, "target": "x86:avx2"}', "format 9"),
                                          ('{"format": 1, "target": "arm:cortex-a72"}', "arm:cortex-a72")])
 def test_damaged_files(tmp_path, text, words):

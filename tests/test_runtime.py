@@ -1,6 +1,7 @@
 """The engine: exact logits, choice of variants, threads, refusals."""
 
 import json
+import math
 import shutil
 import threading
 
@@ -76,11 +77,51 @@ def test_selector_decides_by_quality(selecting, graphs):
 
 def test_budgets_of_the_selector(selecting):
     light = np.full((16, 16, 3), 220, np.uint8)
-    for budget, expected in ((None, "w8a8"), (5.0, "w8a8"), (0.8, "w8a8"), (0.79, "w4a4"), (0.5, "w4a4")):
+    for budget, expected in ((None, "w8a8"), (math.inf, "w8a8"), (0.8, "w8a8"), (0.79, "w4a4"), (0.5, "w4a4")):
         with Engine(selecting, budget=budget) as engine:
             assert engine.infer(light).variant == expected, budget
     with pytest.raises(ValueError, match="expected at least 0.5"):
         Engine(selecting, budget=0.49)
+
+
+@pytest.mark.parametrize("own, expected", [(0.9, "w8a8"), (0.6, "w4a4"), (0.1, "w4a4"), (None, "w8a8")])
+def test_the_bundle_s_own_budget_is_the_default(selecting, own, expected):
+    """As where the run was reported: one below the smallest of the table means that."""
+    manifest = json.loads((selecting / "manifest.json").read_text())
+    (selecting / "manifest.json").write_text(json.dumps(manifest | {"budget": own}))
+    light = np.full((16, 16, 3), 220, np.uint8)
+    with Engine(selecting) as engine:
+        assert engine.infer(light).variant == expected and engine.budget == (max(own, 0.5) if own else math.inf)
+    with Engine(selecting, budget=math.inf) as engine:
+        assert engine.infer(light).variant == "w8a8" and engine.budget == math.inf
+    with Engine(selecting, variant="w4a4") as engine:
+        assert engine.budget is None
+
+
+def test_the_own_budget_without_a_selector(small_bundle, tmp_path):
+    folder = shutil.copytree(small_bundle, tmp_path / "b")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for own, expected in ((0.95, "again"), (0.1, "w4a4"), (None, "w8a8")):
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"budget": own}))
+        with Engine(folder) as engine:
+            assert engine.infer(np.zeros((16, 16, 3), np.uint8)).variant == expected
+
+
+def test_a_bundle_older_than_the_own_budget_opens(selecting):
+    manifest = json.loads((selecting / "manifest.json").read_text())
+    del manifest["budget"]
+    (selecting / "manifest.json").write_text(json.dumps(manifest))
+    with Engine(selecting) as engine:
+        assert engine.budget == math.inf
+
+
+def test_the_least_budget_can_be_typed(selecting):
+    manifest = json.loads((selecting / "manifest.json").read_text())
+    manifest["budgets"][1]["budget"] = 0.2765510850812211
+    (selecting / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="expected at least 0.2766, the"):
+        Engine(selecting, budget=0.27655)
+    Engine(selecting, budget=0.2766).close()
 
 
 def test_budgets_without_a_selector(small_bundle):
