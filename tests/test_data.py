@@ -97,6 +97,12 @@ def test_without_network_the_error_says_what_to_do(tmp_path, cifar):
     assert not list((tmp_path / "nowhere").glob("*.tmp"))
 
 
+def test_a_file_in_the_folder_s_place_does_not_hide_the_error(tmp_path, cifar):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="no CIFAR-10 in .*cannot be fetched"):
+        load("cifar10", tmp_path / "file", tmp_path)
+
+
 class Evil:
     def __reduce__(self):
         return print, ("code ran",)

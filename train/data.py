@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -159,7 +160,8 @@ def _fetch_cifar(root: Path) -> None:
             f"no CIFAR-10 in {root} and it cannot be fetched ({error}); expected data_batch_1..5 and test_batch in "
             f"{root / CIFAR_FOLDER}: unpack {CIFAR_URL} there, or name its folder with --data") from error
     finally:
-        archive.unlink(missing_ok=True)
+        with suppress(OSError):  # whatever went wrong is told already
+            archive.unlink()
 
 
 def _unpack(tar: tarfile.TarFile, member: str, path: Path) -> None:

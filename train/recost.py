@@ -14,9 +14,10 @@ from train.arms import arm_records, choose
 from train.compare import compare
 from train.cost import layer_cost, relative
 from train.evidence import Evidence
+from train.folder import SETTINGS, check_own, writable
 from train.report import SAMPLES, write_report
 from train.run import write_json
-from train.settings import COSTS
+from train.settings import COSTS, path
 from train.worth import verdicts
 
 CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
@@ -32,6 +33,7 @@ def recost(run: Path, out: Path, **changes) -> Path:
     run, out = Path(run), Path(out)
     if out.resolve() == run.resolve():
         raise ValueError(f"--out {out}: expected another folder than the run's, whose files stay as they are")
+    check_own(out)
     about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.NAME)
     settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
     missing = sorted(set(CHANGED) - set(settings))
@@ -54,10 +56,11 @@ def recost(run: Path, out: Path, **changes) -> Path:
     choice, evidence = choose(evidence, settings["budget"], settings["seed"], escalate=settings["escalate"],
                               most=settings["unseen_loss"])
     variants = [{**v, "cost": prices[v["name"]]} for v in about["variants"]]
+    writable("--out", out)
+    write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
     found.write(out)
     evidence.write(out)
     _copy(run, out, [about["golden"], *(v["onnx"] for v in variants), *(f for f in BESIDE if (run / f).is_file())])
-    write_json(out / "settings.json", settings)
     write_json(out / "results.json", arm_records(evidence, settings["seed"]))
     write_json(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.name,
                                   "settings": settings})
@@ -84,8 +87,8 @@ def _copy(run: Path, out: Path, names: list[str]) -> None:
 
 def parse(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(prog="python -m train.recost", description=sys.modules[__name__].__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run that is made")
+    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
+    parser.add_argument("--out", type=path, required=True, help="folder of the run that is made")
     parser.add_argument("--cost", choices=COSTS, help="what the budget counts; as the run's when not given, as below")
     parser.add_argument("--target", help="hardware whose measured table --cost latency takes")
     parser.add_argument("--budget", type=float, help="mean cost allowed, of that of 8 bits")
@@ -98,5 +101,5 @@ def parse(arguments: list[str] | None = None) -> dict:
 if __name__ == "__main__":
     try:
         print(f"run: {recost(**parse())}")
-    except ValueError as problem:
+    except (ValueError, OSError) as problem:
         sys.exit(str(problem))

@@ -19,9 +19,10 @@ from train.batches import Batches
 from train.choice import Choice
 from train.compare import compare
 from train.configs import Configs
-from train.data import DataError, Dataset, load, spread, thin
+from train.data import Dataset, load, spread, thin
 from train.evidence import Evidence
 from train.export import export_run, stored_bytes
+from train.folder import SETTINGS, check_own, writable
 from train.gather import FOLDER as EVALUATION
 from train.gather import Parts, Pictures, gather
 from train.journal import Journal
@@ -59,6 +60,10 @@ def learn(settings: Settings):
     saved = checkpoint.load(settings.folder) if settings.resume else None
     if saved is not None:
         checkpoint.check_same_run(saved[1]["settings"], settings.record())
+    if group.writes:
+        check_own(settings.folder)
+        for flag, folder in (("--out", settings.folder), ("--cache", settings.cache)):
+            writable(flag, folder)
     _show(settings, device, console)
 
     with group.writer_first():
@@ -101,14 +106,13 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
     if not group.writes:
         return None
     folder = settings.folder
+    write_json(folder / SETTINGS, settings.record())  # first, since it says that the rest is a run's
     if saved is None:
         for name in ("checkpoint", EVALUATION):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("run.json", "results.json", "configs.json", "outcomes.npz"):
             (folder / name).unlink(missing_ok=True)
-    opened = Journal(folder, 0 if saved is None else saved[1]["journal"])
-    write_json(folder / "settings.json", settings.record())
-    return opened
+    return Journal(folder, 0 if saved is None else saved[1]["journal"])
 
 
 def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs,
@@ -150,7 +154,7 @@ def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], eviden
                  "bitops": bit_operations(graphs[v.name]), "accuracy": accuracy_by_family(records, v.method, v.name),
                  "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
                 for v in evidence.variants]
-    return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
+    return {"name": settings.folder.absolute().name, "arch": settings.arch, "dataset": settings.dataset,
             "method": settings.method, "labels": list(dataset.labels), "variants": variants, **choice.to_dict(),
             "settings": settings.record()}
 
@@ -209,7 +213,7 @@ if __name__ == "__main__":
         _threads()
         keep_freed_memory()
         main(parse())
-    except (DataError, checkpoint.CheckpointError, TrainingError, ValueError) as error:
+    except (TrainingError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     finally:
         leave()

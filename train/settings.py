@@ -104,7 +104,7 @@ class Settings:
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
         if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
             raise SettingsError(f"--dataset {self.dataset}: there is no such folder; it must hold train/ and val/")
-        if self.data is not None and not (self.data.is_dir() or self.data.parent.is_dir()):
+        if self.data is not None and not (self.data if self.data.exists() else self.data.parent).is_dir():
             raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py, "
                                 "or one to be made for it in a folder that there is")
         _among("--teacher-arch", self.teacher_arch, ARCHITECTURES)
@@ -224,6 +224,13 @@ def _families(flag: str, text: str) -> tuple[str, ...]:
     return names
 
 
+def path(text: str) -> Path:
+    """Path("") would be the folder one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
+
+
 def parse(arguments: list[str] | None = None) -> Settings:
     """Settings from a command line; a bad one ends the program with its message."""
     parser = argparse.ArgumentParser(prog="python -m train.run", description="Trains a family of integer networks.",
@@ -235,6 +242,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
             parser.add_argument(_flag(f.name), action="store_true", help=f.metadata["help"])
         else:
             kind = next(t for t in (int, float, Path, str) if t in (f.type, *getattr(f.type, "__args__", ())))
+            kind = path if kind is Path else kind
             parser.add_argument(_flag(f.name), type=kind, default=f.default, help=f.metadata["help"].replace("%", "%%"))
     try:
         return Settings(**vars(parser.parse_args(arguments)))
