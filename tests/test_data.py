@@ -199,6 +199,19 @@ def test_grey_transparent_and_turned_pictures(pictures):
     assert data.read_picture(pictures / "train/dog/turned.jpg").shape == (40, 30, 3)
 
 
+@pytest.mark.parametrize("name, dtype", [("deep.png", "<u2"), ("deep.tif", ">u2"), ("deep.tif", "<i4")])
+def test_of_sixteen_bits_the_upper_eight_count(tmp_path, name, dtype):
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (30, 40)).astype(dtype)
+    Image.fromarray(deep).save(tmp_path / name)
+    assert np.array_equal(data.read_picture(tmp_path / name), np.stack([(deep >> 8).astype(np.uint8)] * 3, 2))
+
+
+def test_pictures_of_floats_are_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "real.tif")
+    with pytest.raises(DataError, match="real.tif: .*floats.* save it with 8 or 16 bits"):
+        data.read_picture(tmp_path / "real.tif")
+
+
 def break_folder(root, kind):
     if kind == "broken":
         (root / "val/dog/9.png").write_bytes(b"no picture")

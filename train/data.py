@@ -222,12 +222,17 @@ def _read_part(path: Path, labels: tuple[str, ...], size: int) -> tuple[np.ndarr
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, turned upright as the camera noted; DataError names a file that is no picture."""
+    """uint8 [H, W, 3] RGB, turned upright as the camera noted, the upper 8 bits of 16; DataError names a file that is
+    no picture."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F":
+                raise ValueError("floats, whose white no file tells: save it with 8 or 16 bits")
+            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
+                return as_picture((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
             mode = "RGBA" if upright.has_transparency_data else "RGB"
             return as_picture(np.asarray(upright.convert(mode)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
