@@ -18,8 +18,9 @@ def check_own(folder: Path) -> None:
         raise SettingsError(f"--out {folder}: expected a folder, got a file; name another")
     there = sorted(p.name for p in folder.iterdir())
     if there and not _of_a_run(folder / SETTINGS):
-        raise SettingsError(f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with its "
-                            f"{SETTINGS}, got one with {', '.join(there[:3])}; name another, for a run replaces files")
+        raise SettingsError(f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with "
+                            f"its {SETTINGS}, got one with {', '.join(there[:3])}; name another, whose files a run may "
+                            "replace")
 
 
 def writable(flag: str, folder: Path) -> None:

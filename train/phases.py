@@ -21,7 +21,6 @@ from train.weights import load_weights, save_weights
 # method -> search(Search): trains, and returns what makes its configurations of the trained network
 SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "csq": csq.search, "dqmq": dqmq.search}
 FULL_NAME = "full.safetensors"  # the full-precision network of a run, which another can start from
-AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases of a checkpoint whose configurations are found
 
 
 def variant_bits(arch: Architecture, w_bits: int, a_bits: int) -> dict[str, tuple[int, int]]:
@@ -68,7 +67,7 @@ def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Netw
     """Trains the teacher on mixed quality, from scratch or from given weights."""
     run.modules["teacher"] = teacher
     if resumed is not None:
-        teacher.load_state_dict(checkpoint.part(resumed["tensors"], "teacher"))
+        checkpoint.fill(teacher, resumed["tensors"], "teacher")
     if resumed is None or resumed["phase"] == "full":
         phase = Phase("full", teacher, (FULL,), settings.teacher_epochs, settings.lr)
         start = None if resumed is None else phase.restore(resumed)
@@ -109,7 +108,7 @@ class Bits:
         inside = resumed is not None and resumed["phase"] == "search"
         if resumed is not None and resumed["configs"] is not None:
             run.configs = Configs.from_dict(resumed["configs"], "the checkpoint")
-        if resumed is not None and resumed["phase"] in AFTER_SEARCH:
+        if resumed is not None and resumed["phase"] in checkpoint.AFTER_SEARCH:
             return
         if self.given is not None:
             run.configs = self.given
@@ -130,9 +129,9 @@ def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tuto
     """Trains all variants together from the teacher's weights and the tutor's answers; each batch goes through all of
     its feed."""
     student = variants_network(settings, teacher.arch, run.configs).to(batches.device)
-    inside = resumed is not None and resumed["phase"] in AFTER_SEARCH
+    inside = resumed is not None and resumed["phase"] in checkpoint.AFTER_SEARCH
     if inside:
-        student.load_state_dict(checkpoint.part(resumed["tensors"], "student"))
+        checkpoint.fill(student, resumed["tensors"], "student")
     else:
         student.inherit(teacher)
     run.modules["student"] = student
