@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from compile import reference
 from compile.onnx_import import load as load_onnx
 from train import checkpoint
+from train import run as train_run
 from train.architectures import architecture
 from train.batches import Batches
 from train.journal import Journal, JournalError
@@ -230,6 +232,16 @@ def test_resume_refuses_other_settings(uninterrupted):
         main(parse([*SMALL, "--out", str(folder), "--cache", str(cache), "--resume", "--bits", "4"]))
     with pytest.raises(checkpoint.CheckpointError, match="start without --resume"):
         main(parse([*SMALL, "--out", str(folder / "other"), "--cache", str(cache), "--resume"]))
+
+
+def test_resume_brings_lost_and_damaged_files_back(uninterrupted, tmp_path):
+    folder, cache = uninterrupted
+    again = shutil.copytree(folder, tmp_path / "again")
+    (again / "full.safetensors").unlink()
+    (again / "configs.json").write_text("{")
+    train_run.learn(parse([*SMALL, "--out", str(again), "--cache", str(cache), "--resume"]))
+    for name in ("full.safetensors", "configs.json", "metrics.jsonl"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.mark.parametrize("found", [None, b"", b'{"phase": "joint"}\n', b"x" * 9999])

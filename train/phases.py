@@ -72,8 +72,8 @@ def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Netw
         phase = Phase("full", teacher, (FULL,), settings.teacher_epochs, settings.lr)
         start = None if resumed is None else phase.restore(resumed)
         train(phase, batches, run, start, lambda phase: {f"accuracy/{FULL}": accuracy(teacher, FULL, held, batches)})
-        if run.group.writes:
-            save_weights(teacher, run.folder / FULL_NAME)
+    if run.group.writes:  # also where the checkpoint is a later one: the file may be lost
+        save_weights(teacher, run.folder / FULL_NAME)
     teacher.eval()
 
 
@@ -108,6 +108,8 @@ class Bits:
         inside = resumed is not None and resumed["phase"] == "search"
         if resumed is not None and resumed["configs"] is not None:
             run.configs = Configs.from_dict(resumed["configs"], "the checkpoint")
+            if run.group.writes:
+                run.configs.write(run.folder)
         if resumed is not None and resumed["phase"] in checkpoint.AFTER_SEARCH:
             return
         if self.given is not None:
