@@ -18,7 +18,7 @@ from train.evidence import Evidence
 from train.folder import SETTINGS, check_own, writable
 from train.report import SAMPLES, write_report
 from train.run import write_json
-from train.settings import COSTS, path
+from train.settings import COSTS, given_path
 from train.worth import verdicts
 
 CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
@@ -124,8 +124,8 @@ def _copy(run: Path, out: Path, names: list[str]) -> None:
 
 def parse(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(prog="python -m train.recost", description=sys.modules[__name__].__doc__)
-    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
-    parser.add_argument("--out", type=path, required=True, help="folder of the run that is made")
+    parser.add_argument("run", type=given_path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
+    parser.add_argument("--out", type=given_path, required=True, help="folder of the run that is made")
     parser.add_argument("--cost", choices=COSTS, help="what the budget counts; as the run's when not given, as below")
     parser.add_argument("--target", help="hardware whose measured table --cost latency takes")
     parser.add_argument("--budget", type=float, help="mean cost allowed, of that of 8 bits")

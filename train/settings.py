@@ -224,7 +224,7 @@ def _families(flag: str, text: str) -> tuple[str, ...]:
     return names
 
 
-def path(text: str) -> Path:
+def given_path(text: str) -> Path:
     """Path("") would be the folder one is in."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
@@ -242,7 +242,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
             parser.add_argument(_flag(f.name), action="store_true", help=f.metadata["help"])
         else:
             kind = next(t for t in (int, float, Path, str) if t in (f.type, *getattr(f.type, "__args__", ())))
-            kind = path if kind is Path else kind
+            kind = given_path if kind is Path else kind
             parser.add_argument(_flag(f.name), type=kind, default=f.default, help=f.metadata["help"].replace("%", "%%"))
     try:
         return Settings(**vars(parser.parse_args(arguments)))
