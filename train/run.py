@@ -94,7 +94,8 @@ def learn(settings: Settings):
 
 def training_pictures(settings: Settings, dataset: Dataset) -> tuple[np.ndarray, Held]:
     """Degraded training pictures uint8 [F, N, H, W, 3], and held ones."""
-    chosen = spread(len(dataset.val_y), HELD_PICTURES)
+    # Mixed, for folders come class by class, and searches judge by parts in this order: each needs all classes.
+    chosen = np.random.default_rng((settings.seed, *b"held")).permutation(spread(len(dataset.val_y), HELD_PICTURES))
     options = (settings.training_families, settings.seed, settings.cache, settings.workers)
     views = training_views(dataset, *options)
     mixed = mixed_views(dataset.val_x[chosen], *options)[0]
