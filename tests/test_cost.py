@@ -96,6 +96,15 @@ def test_widths_grow_where_that_is_free(table):
     assert float(some.of_indices(narrow + 1)) == float(some.of_indices(narrow))
 
 
+def test_a_budget_below_all_given_variants_is_refused(tmp_path):
+    cost = relative(bitops, ARCH, variant_bits(ARCH, 4, 4))
+    path = Configs({}, (variant("mine", 0.1, None),)).write(tmp_path)
+    for given, name in (({"bits": "8,4"}, "w4a4"), ({"configs": str(path)}, "mine")):
+        assert Bits.of(Settings(budget=cost, **given), ARCH).given is not None
+        with pytest.raises(CostError, match=f"--budget 0.2: the cheapest variant given, {name}, costs {cost:.4f} of"):
+            Bits.of(Settings(budget=0.2, **given), ARCH)
+
+
 def variant(name, cost, loss, bits=None, groups=()) -> Variant:
     return Variant(name, bits or variant_bits(ARCH, 4, 4), cost, "ilp", groups, loss)
 

@@ -179,12 +179,17 @@ def test_a_folder_becomes_a_data_set(pictures):
     assert np.array_equal(d.train_x[0], resize(np.asarray(Image.open(pictures / "train/cat/0.png")), (32, 32)))
     assert not {x.tobytes() for x in d.val_x} & {x.tobytes() for x in d.test_x}
     assert load(f"folder:{pictures}", None, None, size=48).shape == (48, 48, 3)
+    assert d.describe() == ("data: 6 training, 4 validation and 4 test pictures of 2 classes, 32x32; all pictures were "
+                            "resized to 32x32, and half of val/ became the test set, for there is no folder "
+                            f"{pictures / 'test'}")
 
 
 def test_a_test_folder_is_used_when_there(pictures):
     expected = write(pictures / "test/cat/a.bmp", (32, 32))
     write(pictures / "test/dog/b.webp")
     d = load(f"folder:{pictures}", None, None)
+    assert d.describe().endswith("8 validation and 2 test pictures of 2 classes, 32x32; all pictures were resized to "
+                                 "32x32")
     assert len(d.val_y) == 8 and d.test_y.tolist() == [0, 1] and np.array_equal(d.test_x[0], expected)
 
 

@@ -50,7 +50,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
     ({"epochs": 0}, "--epochs: expected at least 1"),
     ({"lr": 0.0}, "--lr"),
     ({"budget": 1.5}, "--budget"),
-    ({"device": "gpu"}, "--device: expected auto, cpu"),
+    ({"device": "gpu"}, "--device: expected auto, cpu"), ({"device": "cuda:１"}, "--device: expected auto, cpu"),
+    ({"bits": "８"}, "--bits: expected widths from 2 to 8"), ({"bits": "w８a8"}, "--bits: expected widths"),
+    ({"widths": "2,８"}, "--widths: expected"), ({"groups": "３"}, "--groups: expected families"),
+    ({"target": "nope"}, "--target: expected a target among"),
+    ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
+    ({"seed": 2**63}, "--seed: expected at most 4294967295"), ({"dataset": "folder:"}, "there is no such folder"),
+    *(({name: 1}, "expected at least 2, ") for name in ("limit", "selector_pictures", "test_pictures")),
 ])
 def test_bad_settings_say_what_was_expected(wrong, message):
     with pytest.raises(SettingsError, match="^--") as error:

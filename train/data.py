@@ -52,6 +52,13 @@ class Dataset:
     val_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
+    note: str = ""  # what became of the pictures as they came
+
+    def describe(self) -> str:
+        """A line for who trains with it."""
+        height, width = self.shape[:2]
+        told = f"data: {len(self.train_y)} training, {len(self.val_y)} validation and {len(self.test_y)} test pictures"
+        return f"{told} of {len(self.labels)} classes, {height}x{width}" + (f"; {self.note}" if self.note else "")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -190,6 +197,7 @@ def folder(path: Path, size: int) -> Dataset:
     if len(labels) < 2:
         raise DataError(f"{path / 'train'}: expected a sub-folder for each of at least two classes, got {list(labels)}")
     train, val = _read_part(path / "train", labels, size), _read_part(_subfolder(path, "val"), labels, size)
+    note = f"all pictures were resized to {size}x{size}"
     if (path / "test").is_dir():
         test = _read_part(path / "test", labels, size)
     else:
@@ -198,7 +206,8 @@ def folder(path: Path, size: int) -> Dataset:
         if np.bincount(val[1]).min() < 2:
             raise DataError(f"{path / 'val'}: expected two pictures a class, or a folder {path / 'test'}")
         val, test = [tuple(a[places % 2 == k] for a in val) for k in (0, 1)]
-    return Dataset(path.name, labels, *train, *val, *test)
+        note += f", and half of val/ became the test set, for there is no folder {path / 'test'}"
+    return Dataset(path.name, labels, *train, *val, *test, note)
 
 
 def _subfolder(path: Path, name: str) -> Path:

@@ -25,6 +25,7 @@ from train.export import export_run, stored_bytes
 from train.folder import SETTINGS, check_own, writable
 from train.gather import FOLDER as EVALUATION
 from train.gather import Parts, Pictures, gather
+from train.groups import check_count
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
@@ -68,9 +69,11 @@ def learn(settings: Settings):
 
     with group.writer_first():
         dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
+        console.print(dataset.describe(), highlight=False, soft_wrap=True)
         teacher = phases.full_network(settings, dataset, device)
         tutor = phases.tutor(settings, dataset, teacher, device)
         bits = phases.Bits.of(settings, teacher.arch)
+        check_count(settings.groups, len(dataset.train_y))
         views, held = training_pictures(settings, dataset)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
                       seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,

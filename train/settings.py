@@ -1,10 +1,12 @@
 """All settings of a training run: one frozen dataclass, from whose fields the command line is made."""
 
 import argparse
+import math
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
+from targets import find
 from train.architectures import ARCHITECTURES
 from train.degrade import FAMILIES, HELD_OUT
 
@@ -21,6 +23,7 @@ SENSITIVITIES = ("loss", "steps")
 PRIVATE_WEIGHTS = ("none", "ends", "all")
 PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
+MOST_SEED = 2**32 - 1  # that all libraries take
 CACHE = Path.home() / ".cache" / "bitgrade"
 
 
@@ -102,7 +105,8 @@ class Settings:
         _among("--private-weights", self.private_weights, PRIVATE_WEIGHTS)
         if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
-        if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
+        place = self.dataset.removeprefix("folder:")
+        if self.dataset.startswith("folder:") and not (place and Path(place).is_dir()):
             raise SettingsError(f"--dataset {self.dataset}: there is no such folder; it must hold train/ and val/")
         if self.data is not None and not (self.data if self.data.exists() else self.data.parent).is_dir():
             raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py, "
@@ -112,16 +116,28 @@ class Settings:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise SettingsError(f"{_flag(name)} {path}: there is no such file")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        try:
+            find(self.target)
+        except ValueError as error:
+            raise SettingsError(f"--target: {error}") from error
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
             raise SettingsError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise SettingsError(f"{_flag(name)}: expected at least {least}, got {value}")
+        for name in ("limit", "test_pictures", "selector_pictures"):
+            if getattr(self, name) == 1:
+                raise SettingsError(f"{_flag(name)}: expected at least 2, to judge by one what another teaches, or 0 "
+                                    "for all, got 1")
+        if self.seed > MOST_SEED:
+            raise SettingsError(f"--seed: expected at most {MOST_SEED}, got {self.seed}")
+        if not math.isfinite(self.policy_gradient):
+            raise SettingsError(f"--policy-gradient: expected a finite weight, got {self.policy_gradient}")
         for name in ("lr", "policy_lr", "private_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise SettingsError(f"{_flag(name)}: expected a rate between 0 and 1, got {getattr(self, name)}")
-        if self.groups != "families" and not self.groups.isdecimal():
+        if not re.fullmatch("families|[0-9]+", self.groups):
             raise SettingsError(f"--groups: expected families or how many, 0 for as many as the data say, got "
                                 f"{self.groups!r}")
         if not 0 < self.budget <= 1:
@@ -138,7 +154,7 @@ class Settings:
         """Of --bits: name -> (w_bits, a_bits) of the inner layers, in the order given."""
         found = {}
         for entry in self.bits.split(","):
-            match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", entry.strip())
+            match = re.fullmatch(r"([0-9]+)|w([0-9]+)a([0-9]+)", entry.strip())
             groups = () if not match else match.group(2, 3) if match.group(2) else match.group(1, 1)
             widths = tuple(int(g) for g in groups)
             if not match or any(w not in WIDTHS for w in widths):
@@ -154,7 +170,7 @@ class Settings:
     def candidates(self) -> tuple[int, ...]:
         """Widths a search chooses from, ascending."""
         entries = [e.strip() for e in self.widths.split(",")]
-        found = sorted({int(e) for e in entries if e.isdecimal()})
+        found = sorted({int(e) for e in entries if re.fullmatch("[0-9]+", e)})
         if len(found) != len(entries) or len(found) < 2 or any(b not in WIDTHS for b in found):
             raise SettingsError(f"--widths: expected at least two different widths from {WIDTHS.start} to "
                                 f"{WIDTHS.stop - 1} such as 2,4,8, got {self.widths!r}")

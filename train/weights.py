@@ -88,8 +88,8 @@ def _check(net: Network, path: Path, state: dict[str, Tensor], wanted: dict[str,
                   if k in state and state[k].shape != wanted[k]]
     if differing:
         classes, more = net.arch.classifier.outputs, len(differing) - 3
-        raise ValueError(f"{path} is no checkpoint of {net.arch.name} for {classes} classes; give the --arch (of "
-                         f"--teacher: --teacher-arch) it was trained as and data of its classes: "
+        raise ValueError(f"{path} is no checkpoint of {net.arch.name} for {classes} classes; give the --arch it was "
+                         f"trained as (of --teacher: --teacher-arch) and data of its classes: "
                          f"{', '.join(differing[:3])}{f', and {more} more' if more > 0 else ''}")
 
 
