@@ -2,8 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from compile import reference
+from compile.onnx_import import load as load_onnx
 from train import run
 from train.folder import check_own, writable
 from train.recost import recost
@@ -57,6 +61,25 @@ def test_places_that_hold_no_files_are_named_with_their_flag(tmp_path, monkeypat
             parse([flag, ""])
         assert f"{flag}: expected a path, got ''" in capsys.readouterr().err
     assert file.read_text() == "mine"
+
+
+def test_pictures_of_a_folder_train_in_the_size_asked_for(tmp_path):
+    chance = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 8)):
+        for label in ("dark", "light"):
+            (tmp_path / "pets" / part / label).mkdir(parents=True)
+            for k in range(count):
+                pixels = chance.integers(0, 256, (60, 50, 3), np.uint8) // 2 + 120 * (label == "light")
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pets" / part / label / f"{k}.png")
+    run.main(parse(["--dataset", f"folder:{tmp_path / 'pets'}", "--size", "48", "--bits", "4", "--epochs", "1",
+                    "--batch", "8", "--families", "clean,jpeg", "--hold-out", "none", "--workers", "1", "--cache",
+                    str(tmp_path / "cache"), "--out", str(tmp_path / "out")]))
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert about["input"]["shape"] == [48, 48, 3] and about["labels"] == ["dark", "light"]
+    graph = load_onnx(tmp_path / "out" / about["variants"][0]["onnx"])
+    golden = np.load(tmp_path / "out" / about["golden"])
+    assert golden["images"].shape[1:] == (48, 48, 3)
+    assert np.array_equal(reference.run(graph, golden["images"]), golden["logits_w4a4"])
 
 
 def test_looking_leaves_nothing(tmp_path):

@@ -56,6 +56,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
     ({"target": "nope"}, "--target: expected a target among"),
     ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
     ({"seed": 2**63}, "--seed: expected at most 4294967295"), ({"dataset": "folder:"}, "there is no such folder"),
+    ({"size": 48}, "--size: expected 32 for digits"),
+    *(({"size": side, "dataset": f"folder:{Path(__file__).parent}"}, "--size: expected a multiple of 4 from 8 to 128")
+      for side in (4, 30, 132)),
     *(({name: 1}, "expected at least 2, ") for name in ("limit", "selector_pictures", "test_pictures")),
 ])
 def test_bad_settings_say_what_was_expected(wrong, message):

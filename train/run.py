@@ -68,7 +68,7 @@ def learn(settings: Settings):
     _show(settings, device, console)
 
     with group.writer_first():
-        dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
+        dataset = thin(load(settings.dataset, settings.data, settings.cache, settings.size), settings.limit)
         console.print(dataset.describe(), highlight=False, soft_wrap=True)
         teacher = phases.full_network(settings, dataset, device)
         tutor = phases.tutor(settings, dataset, teacher, device)

@@ -23,6 +23,8 @@ SENSITIVITIES = ("loss", "steps")
 PRIVATE_WEIGHTS = ("none", "ends", "all")
 PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
+DATA_SIDE = 32  # of the pictures of digits and cifar10
+SIDES = range(8, 129, 4)  # pixels: networks halve their maps twice
 MOST_SEED = 2**32 - 1  # that all libraries take
 CACHE = Path.home() / ".cache" / "bitgrade"
 
@@ -40,6 +42,7 @@ class Settings:
     """Everything that decides how a run comes out, and where it lies."""
 
     dataset: str = _option("digits", "digits, cifar10, or folder:PATH")
+    size: int = _option(32, "side in pixels that pictures of folder:PATH are resized to, a multiple of 4")
     data: Path | None = _option(None, "folder that holds cifar-10-batches-py")
     arch: str = _option("resnet8", ", ".join(ARCHITECTURES))
     weights: Path | None = _option(None, "checkpoint to start from, in place of random weights")
@@ -108,6 +111,12 @@ class Settings:
         place = self.dataset.removeprefix("folder:")
         if self.dataset.startswith("folder:") and not (place and Path(place).is_dir()):
             raise SettingsError(f"--dataset {self.dataset}: there is no such folder; it must hold train/ and val/")
+        if self.size != DATA_SIDE and not self.dataset.startswith("folder:"):
+            raise SettingsError(f"--size: expected {DATA_SIDE} for {self.dataset}, got {self.size}; only folder:PATH "
+                                "has another")
+        if self.size not in SIDES:
+            raise SettingsError(f"--size: expected a multiple of {SIDES.step} from {SIDES.start} to {SIDES[-1]}, got "
+                                f"{self.size}")
         if self.data is not None and not (self.data if self.data.exists() else self.data.parent).is_dir():
             raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py, "
                                 "or one to be made for it in a folder that there is")
