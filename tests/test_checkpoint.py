@@ -1,10 +1,13 @@
 """Checkpoints: what was saved comes back, and what is damaged or of another program is refused in one line."""
 
+import json
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from train import checkpoint
 from train.checkpoint import CheckpointError, fill, load, save
 
 STATE = {"phase": "joint", "epoch": 1, "step": 2, "sums": [0.5], "counted": 2, "settings": {"seed": 0}, "journal": 7,
@@ -59,3 +62,11 @@ def test_tensors_of_another_module_are_refused(tmp_path):
     tensors = load_file(path)
     with pytest.raises(CheckpointError, match=r"this run's student .*\(0.bias, 0.weight, 1.bias\).*start without"):
         fill(nn.Conv2d(3, 4, 1), tensors, "student")
+
+
+@pytest.mark.parametrize("given, told", [(str(checkpoint.FORMAT), "damaged"), ("1", "format 1, expected 2")])
+def test_a_file_without_digest_is_refused(tmp_path, given, told):
+    _, path = saved(tmp_path)
+    save_file(load_file(path), path, {"format": given, "state": json.dumps(STATE)})
+    with pytest.raises(CheckpointError, match=f"{told}.*start without --resume"):
+        load(tmp_path)

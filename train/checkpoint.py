@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint/last.safetensors"
 INSIDE = ("full", "search", "joint", "private")  # phases that a checkpoint may be taken in
 AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases whose configurations are found
@@ -58,7 +58,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
         raise CheckpointError(f"{path} cannot be read ({error}); start without --resume") from error
     if about.get("format") != str(FORMAT):
         raise CheckpointError(f"{path} has format {about.get('format')}, expected {FORMAT}; start without --resume")
-    if "sha256" in about and about["sha256"] != _digest(tensors, about.get("state", "")):
+    if about.get("sha256") != _digest(tensors, about.get("state", "")):
         raise CheckpointError(f"{path} is damaged: expected the bytes that its sha256 tells, got others; bring an "
                               "undamaged copy back, or start without --resume")
     return tensors, _checked(about.get("state", ""), path)
