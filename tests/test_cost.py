@@ -1,6 +1,7 @@
 """What bit configurations cost, and how they are kept on disk."""
 
 import dataclasses
+import json
 import sys
 import types
 
@@ -95,6 +96,15 @@ def test_widths_grow_where_that_is_free(table):
     assert float(some.of_indices(narrow + 1)) == float(some.of_indices(narrow))
 
 
+def test_a_budget_below_all_given_variants_is_refused(tmp_path):
+    cost = relative(bitops, ARCH, variant_bits(ARCH, 4, 4))
+    path = Configs({}, (variant("mine", 0.1, None),)).write(tmp_path)
+    for given, name in (({"bits": "8,4"}, "w4a4"), ({"configs": str(path)}, "mine")):
+        assert Bits.of(Settings(budget=cost, **given), ARCH).given is not None
+        with pytest.raises(CostError, match=f"--budget 0.2: the cheapest variant given, {name}, costs {cost:.4f} of"):
+            Bits.of(Settings(budget=0.2, **given), ARCH)
+
+
 def variant(name, cost, loss, bits=None, groups=()) -> Variant:
     return Variant(name, bits or variant_bits(ARCH, 4, 4), cost, "ilp", groups, loss)
 
@@ -118,5 +128,33 @@ def test_configurations_come_back_from_their_file(tmp_path):
                         (f"{tmp_path}/no.json", "give the configs.json of a run")):
         with pytest.raises(ConfigsError, match=words):
             configs.load(text, names)
+    for text in ("+", f"{path}:", f"{path}:c,", f"{path}:c+"):
+        with pytest.raises(ConfigsError, match=r"--configs .*: expected FILE, FILE:name,name, or such joined by \+"):
+            configs.load(text, names)
     with pytest.raises(ConfigsError, match="--arch it was found for"):
         configs.load(str(path), names[:-1])
+
+
+@pytest.mark.parametrize("change, told", [
+    *(({"bits": {"conv1": pair}}, "conv1: expected two widths from 2 to 8") for pair in (
+        [8, 9], [1, 8], [8, 8.0], [8, "8"], [True, 8], [8], 8, None)),
+    *(({"bits": bits}, "expected bits as an object of layers") for bits in ([], None, "8")),
+    *(({"name": name}, "name: expected letters") for name in ("", " ", "a\n", "../a", "a.b", "full", 3, None)),
+    ({"base": "none"}, "is the base none of a"), ({"base": None}, "expected texts as method and base"),
+    ({"cost": "1"}, "expected numbers as cost and loss"), ({"loss": []}, "expected numbers as cost and loss"),
+    ({"groups": 1}, "expected numbers of groups"), ({"groups": [-1]}, "expected numbers of groups"),
+    ({"more": 1}, "more"),
+])
+def test_configurations_of_no_search_are_refused(tmp_path, change, told):
+    path = Configs({}, (Variant("a", {"conv1": (8, 8)}, 1.0, "fixed"),)).write(tmp_path)
+    content = json.loads(path.read_text())
+    content["variants"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigsError, match=f"configs.json: not a list of configurations .*{told}.*; search anew"):
+        configs.read(path)
+
+
+@pytest.mark.parametrize("entry", [None, 3, [], "a", {}])
+def test_what_is_no_configuration_is_refused(entry):
+    with pytest.raises(ConfigsError, match="not a list of configurations"):
+        Configs.from_dict({"format": 1, "variants": [entry], "pareto": [], "groups": None}, "here")

@@ -97,6 +97,12 @@ def test_without_network_the_error_says_what_to_do(tmp_path, cifar):
     assert not list((tmp_path / "nowhere").glob("*.tmp"))
 
 
+def test_a_file_in_the_folder_s_place_does_not_hide_the_error(tmp_path, cifar):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="no CIFAR-10 in .*cannot be fetched"):
+        load("cifar10", tmp_path / "file", tmp_path)
+
+
 class Evil:
     def __reduce__(self):
         return print, ("code ran",)
@@ -173,12 +179,17 @@ def test_a_folder_becomes_a_data_set(pictures):
     assert np.array_equal(d.train_x[0], resize(np.asarray(Image.open(pictures / "train/cat/0.png")), (32, 32)))
     assert not {x.tobytes() for x in d.val_x} & {x.tobytes() for x in d.test_x}
     assert load(f"folder:{pictures}", None, None, size=48).shape == (48, 48, 3)
+    assert d.describe() == ("data: 6 training, 4 validation and 4 test pictures of 2 classes, 32x32; all pictures were "
+                            "resized to 32x32, and half of val/ became the test set, for there is no folder "
+                            f"{pictures / 'test'}")
 
 
 def test_a_test_folder_is_used_when_there(pictures):
     expected = write(pictures / "test/cat/a.bmp", (32, 32))
     write(pictures / "test/dog/b.webp")
     d = load(f"folder:{pictures}", None, None)
+    assert d.describe().endswith("8 validation and 2 test pictures of 2 classes, 32x32; all pictures were resized to "
+                                 "32x32")
     assert len(d.val_y) == 8 and d.test_y.tolist() == [0, 1] and np.array_equal(d.test_x[0], expected)
 
 
@@ -191,6 +202,19 @@ def test_grey_transparent_and_turned_pictures(pictures):
     exif[0x0112] = 6  # the camera was turned by a quarter
     Image.open(pictures / "train/dog/0.png").save(pictures / "train/dog/turned.jpg", exif=exif)
     assert data.read_picture(pictures / "train/dog/turned.jpg").shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize("name, dtype", [("deep.png", "<u2"), ("deep.tif", ">u2"), ("deep.tif", "<i4")])
+def test_of_sixteen_bits_the_upper_eight_count(tmp_path, name, dtype):
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (30, 40)).astype(dtype)
+    Image.fromarray(deep).save(tmp_path / name)
+    assert np.array_equal(data.read_picture(tmp_path / name), np.stack([(deep >> 8).astype(np.uint8)] * 3, 2))
+
+
+def test_pictures_of_floats_are_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "real.tif")
+    with pytest.raises(DataError, match="real.tif: .*floats.* save it with 8 or 16 bits"):
+        data.read_picture(tmp_path / "real.tif")
 
 
 def break_folder(root, kind):

@@ -18,7 +18,7 @@ from train.batches import Batches
 from train.configs import distinct
 from train.cost import CostTable
 from train.dqmq import PolicyPhase, Quality, reduce
-from train.groups import Groups, find_groups
+from train.groups import Groups, check_count, find_groups
 from train.loop import Run
 from train.parallel import Group
 from train.policy import Policy, log_probability, policy_gradient, sample
@@ -200,3 +200,11 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
     assert all(re.fullmatch(r"[\w-]+", v.name) for v in found)
     costs = [v.cost for v in found]
     assert (max(costs) > 0.36) == (levels == 3)
+
+
+def test_more_groups_than_pictures_are_refused():
+    check_count("families", 3), check_count("3", 3), check_count("0", 3)
+    with pytest.raises(ValueError, match="--groups 4: expected at most 3"):
+        check_count("4", 3)
+    with pytest.raises(ValueError, match="--groups 9000: expected at most 8192"):
+        check_count("9000", 10000)

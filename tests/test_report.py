@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from tests.worlds import OWN, routed, specialists
 from train.arms import arm_records
-from train.report import by_arm, main, mix, shares, write_report
+from train.report import by_arm, main, mix, parse, shares, write_report
 
 FAMILIES, HELD_OUT = ("clean", "jpeg", "low_light", "pixelate"), ("pixelate",)
 VARIANTS = {"w8a8": (8, 1.0), "w4a4": (4, 0.3), "w2a2": (2, 0.1)}
@@ -38,12 +39,14 @@ def results():
     return records
 
 
+ABOUT = {"name": "a", "arch": "resnet8", "dataset": "digits", "method": "fixed", "variants": [
+    {"name": name, "cost": cost, "bits": {"conv1": [8, 8], "layer1": [bits, bits], "linear": [8, 8]}}
+    for name, (bits, cost) in VARIANTS.items()]}
+
+
 @pytest.fixture
 def run(tmp_path):
-    variants = [{"name": name, "cost": cost, "bits": {"conv1": [8, 8], "layer1": [bits, bits], "linear": [8, 8]}}
-                for name, (bits, cost) in VARIANTS.items()]
-    about = {"name": "a", "arch": "resnet8", "dataset": "digits", "method": "fixed", "variants": variants}
-    (tmp_path / "run.json").write_text(json.dumps(about))
+    (tmp_path / "run.json").write_text(json.dumps(ABOUT))
     (tmp_path / "results.json").write_text(json.dumps(results()))
     lines = [{"phase": "joint", "step": k, "loss/w8a8": 2 / (1 + k), "accuracy/w8a8": 0.5} for k in range(3)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -110,6 +113,16 @@ def test_random_mix_is_the_best_of_all_pairs(points):
     ("results.json", "[]", "single variants"),
     ("run.json", "[]", "expected a JSON dict"),
     ("run.json", "{}", "expected .*arch"),
+    ("run.json", json.dumps(ABOUT | {"variants": ["w8a8"]}), "expected variants with name"),
+    ("run.json", json.dumps(ABOUT | {"settings": {"cost": "watts"}}), "settings with a cost of bitops, .*got 'watts'"),
+    ("run.json", json.dumps(ABOUT | {"settings": []}), "settings with a cost"),
+    *(("results.json", json.dumps([record("fixed", "w4a4", "clean", 0, 50, 0.3) | wrong]), "expected records of")
+      for wrong in ({"correct": "50"}, {"correct": None}, {"correct": 101}, {"correct": -1}, {"pictures": 0.5},
+                    {"cost": float("nan")}, {"severity": "0"}, {"arm": 1}, {"heldout": 0})),
+    ("metrics.jsonl", '{"phase": "joint"', "metrics.jsonl: expected a record a line"),
+    ("metrics.jsonl", "1", "metrics.jsonl: expected a record a line"),
+    ("configs.json", "{", "configs.json: expected configurations"),
+    ("configs.json", "{}", "configs.json: expected configurations"),
 ])
 def test_what_is_no_finished_run_is_refused(run, name, content, words):
     (run / name).unlink() if content is None else (run / name).write_text(content)
@@ -150,6 +163,25 @@ def test_report_of_a_run_with_outcomes_says_whether_choosing_pays(tmp_path):
     assert re.findall(r"plots/(\w+)", text) == ["families", "cost", "shares", "bits"]
     pixels = np.asarray(Image.open(tmp_path / "a" / "plots" / "cost.png").convert("L"))
     assert min(pixels.shape) > 100 and (pixels < 128).mean() > 0.002
+
+
+def test_a_report_is_not_written_with_less_than_it_has(tmp_path):
+    text = write_report(invented(tmp_path / "a", 0)).read_text()
+    (tmp_path / "a" / "outcomes.npz").unlink()
+    with pytest.raises(ValueError, match=r"outcomes.npz: expected, not found; .*report.md has .*\(Does it pay\?\)"):
+        write_report(tmp_path / "a")
+    assert (tmp_path / "a" / "report.md").read_text() == text
+    (tmp_path / "a" / "report.md").unlink()
+    assert "Does it pay?" not in write_report(tmp_path / "a").read_text()
+
+
+def test_usage_is_told(capsys):
+    for words, told in ((["--help"], "of several, equal but for their seeds"), ([], "required: RUN")):
+        with pytest.raises(SystemExit):
+            parse(words)
+        out = capsys.readouterr()
+        assert "usage: python -m train.report" in out.out + out.err and told in " ".join((out.out + out.err).split())
+    assert parse(["a", "b"]) == [Path("a"), Path("b")]
 
 
 def test_several_seeds(tmp_path, capsys):

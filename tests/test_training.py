@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from compile import reference
 from compile.onnx_import import load as load_onnx
 from train import checkpoint
+from train import run as train_run
 from train.architectures import architecture
 from train.batches import Batches
 from train.journal import Journal, JournalError
@@ -48,7 +50,16 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
     ({"epochs": 0}, "--epochs: expected at least 1"),
     ({"lr": 0.0}, "--lr"),
     ({"budget": 1.5}, "--budget"),
-    ({"device": "gpu"}, "--device: expected auto, cpu"),
+    ({"device": "gpu"}, "--device: expected auto, cpu"), ({"device": "cuda:１"}, "--device: expected auto, cpu"),
+    ({"bits": "８"}, "--bits: expected widths from 2 to 8"), ({"bits": "w８a8"}, "--bits: expected widths"),
+    ({"widths": "2,８"}, "--widths: expected"), ({"groups": "３"}, "--groups: expected families"),
+    ({"target": "nope"}, "--target: expected a target among"),
+    ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
+    ({"seed": 2**63}, "--seed: expected at most 4294967295"), ({"dataset": "folder:"}, "there is no such folder"),
+    ({"size": 48}, "--size: expected 32 for digits"),
+    *(({"size": side, "dataset": f"folder:{Path(__file__).parent}"}, "--size: expected a multiple of 4 from 8 to 128")
+      for side in (4, 30, 132)),
+    *(({name: 1}, "expected at least 2, ") for name in ("limit", "selector_pictures", "test_pictures")),
 ])
 def test_bad_settings_say_what_was_expected(wrong, message):
     with pytest.raises(SettingsError, match="^--") as error:
@@ -230,6 +241,16 @@ def test_resume_refuses_other_settings(uninterrupted):
         main(parse([*SMALL, "--out", str(folder), "--cache", str(cache), "--resume", "--bits", "4"]))
     with pytest.raises(checkpoint.CheckpointError, match="start without --resume"):
         main(parse([*SMALL, "--out", str(folder / "other"), "--cache", str(cache), "--resume"]))
+
+
+def test_resume_brings_lost_and_damaged_files_back(uninterrupted, tmp_path):
+    folder, cache = uninterrupted
+    again = shutil.copytree(folder, tmp_path / "again")
+    (again / "full.safetensors").unlink()
+    (again / "configs.json").write_text("{")
+    train_run.learn(parse([*SMALL, "--out", str(again), "--cache", str(cache), "--resume"]))
+    for name in ("full.safetensors", "configs.json", "metrics.jsonl"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.mark.parametrize("found", [None, b"", b'{"phase": "joint"}\n', b"x" * 9999])

@@ -4,12 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from train import degrade as module
 from train import views
 from train.data import Dataset
 from train.degrade import FAMILIES, degrade
+from train.run import training_pictures
+from train.search import held_parts
+from train.settings import Settings
 from train.views import evaluation_views, mixed_views, severities, training_views
 
 
@@ -121,3 +125,19 @@ def test_views_refuse_what_they_cannot_do(tmp_path):
             training_views(dataset(), families, 0, tmp_path, workers=1)
     with pytest.raises(ValueError, match="pictures uint8"):
         evaluation_views(np.zeros((2, 8, 8)), ("jpeg",), 0, tmp_path)
+
+
+def test_every_part_of_the_held_pictures_has_all_classes(tmp_path):
+    """Also of data that come class by class."""
+    labels = np.repeat(np.arange(10), 60)
+    pictures = np.repeat(labels, 64 * 3).reshape(-1, 8, 8, 3).astype(np.uint8)
+    dataset = Dataset("sorted", tuple("0123456789"), *[pictures, labels] * 3)
+    for seed in (0, 1):
+        settings = Settings(families="clean", cache=tmp_path, workers=1, seed=seed)
+        held = training_pictures(settings, dataset)[1]
+        assert np.array_equal(held.pictures[:, 0, 0, 0], held.labels)
+        assert sorted(held.labels) == labels.tolist()
+        parts = held_parts(held, torch.device("cpu"))
+        assert len(parts) > 1
+        for _, some, _ in parts:
+            assert np.bincount(some.numpy(), minlength=10).min() >= 10  # of some 30 of each

@@ -1,10 +1,12 @@
 """Checkpoints: one safetensors file with all tensors and, as its metadata, the rest as JSON.
 
-There is no state of random number generators in it: all chance is a function of (seed, phase, epoch, step).
+There is no state of random number generators in it: all chance is a function of (seed, phase, epoch, step). A digest
+tells a damaged file, which training would otherwise go on from.
 """
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -12,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint/last.safetensors"
+INSIDE = ("full", "search", "joint", "private")  # phases that a checkpoint may be taken in
+AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases whose configurations are found
 
 
 class CheckpointError(ValueError):
@@ -33,7 +37,8 @@ def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Opt
     path = folder / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, {"format": str(FORMAT), "state": json.dumps(state)})
+    told = json.dumps(state)
+    save_file(tensors, temporary, {"format": str(FORMAT), "state": told, "sha256": _digest(tensors, told)})
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -53,7 +58,48 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
         raise CheckpointError(f"{path} cannot be read ({error}); start without --resume") from error
     if about.get("format") != str(FORMAT):
         raise CheckpointError(f"{path} has format {about.get('format')}, expected {FORMAT}; start without --resume")
-    return tensors, json.loads(about["state"])
+    if about.get("sha256") != _digest(tensors, about.get("state", "")):
+        raise CheckpointError(f"{path} is damaged: expected the bytes that its sha256 tells, got others; bring an "
+                              "undamaged copy back, or start without --resume")
+    return tensors, _checked(about.get("state", ""), path)
+
+
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    digest = sha256(state.encode())
+    for name, t in sorted(tensors.items()):
+        digest.update(f"{name} {t.dtype} {list(t.shape)} ".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _checked(text: str, path: Path) -> dict:
+    """The state in a checkpoint's metadata; CheckpointError where it is not what `train.loop.keep` writes."""
+    try:
+        state = json.loads(text)
+        phase = state["phase"]
+        counts = ["journal", *(("epoch", "step", "counted") if phase in INSIDE else ())]
+        wanted = {"phase": phase in (*INSIDE, *AFTER_SEARCH), "settings": isinstance(state["settings"], dict),
+                  **{k: type(state[k]) is int and state[k] >= 0 for k in counts},
+                  "configs": isinstance(state["configs"], dict) or
+                  state["configs"] is None and phase not in AFTER_SEARCH}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected a run's state, got {text[:80]!r} ({error!r}); start without "
+                              "--resume") from error
+    wrong = [f"{k} {str(state[k])[:80]!r}" for k, right in wanted.items() if not right]
+    if wrong:
+        raise CheckpointError(f"{path}: not a run's state: {', '.join(wrong)}; start without --resume")
+    return state
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Puts the saved tensors of one module into it. Raises CheckpointError where others were saved."""
+    saved, wanted = part(tensors, name), module.state_dict()
+    differing = [k for k in sorted(saved.keys() | wanted.keys())
+                 if k not in saved or k not in wanted or saved[k].shape != wanted[k].shape]
+    if differing:
+        raise CheckpointError(f"--resume: the checkpoint does not hold what this run's {name} is made of "
+                              f"({', '.join(differing[:3])}); it is another version's: start without --resume")
+    module.load_state_dict(saved)
 
 
 def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,11 +1,15 @@
 """Bit configurations on disk: those a run will train, and the best of all that its search has seen."""
 
 import json
+import math
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from train.cost import BitConfig
+from train.networks import FULL
+from train.settings import WIDTHS
 
 FORMAT = 1
 NAME = "configs.json"
@@ -60,6 +64,7 @@ class Configs:
         known = {"format", "variants", "pareto", "groups"}
         try:
             lists = [tuple(_variant(entry) for entry in content[key]) for key in ("variants", "pareto")]
+            _check_bases(lists[0])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigsError(f"{where}: not a list of configurations ({error!r}); search anew") from error
         return cls({k: v for k, v in content.items() if k not in known}, *lists, content.get("groups"))
@@ -75,8 +80,42 @@ class Configs:
 
 
 def _variant(entry: dict) -> Variant:
-    bits = {layer: (int(w), int(a)) for layer, (w, a) in entry["bits"].items()}
-    return Variant(**{**entry, "bits": bits, "groups": tuple(entry["groups"])})
+    """Raises KeyError, TypeError or ValueError for what is none."""
+    name, loss, base = entry["name"], entry.get("loss"), entry.get("base", "")
+    # It names files and modules.
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name) or name == FULL:
+        raise ValueError(f"name: expected letters, digits, - and _, not {FULL}, got {name!r}")
+    if not isinstance(entry["method"], str) or not isinstance(base, str):
+        raise ValueError(f"{name}: expected texts as method and base, got {entry['method']!r} and {base!r}")
+    if not _number(entry["cost"]) or not (loss is None or _number(loss)):
+        raise ValueError(f"{name}: expected numbers as cost and loss, got {entry['cost']!r} and {loss!r}")
+    groups = entry["groups"]
+    if not isinstance(groups, (list, tuple)) or any(type(g) is not int or g < 0 for g in groups):
+        raise ValueError(f"{name}: expected numbers of groups, got {groups!r}")
+    return Variant(**{**entry, "bits": _bits(name, entry["bits"]), "groups": tuple(groups)})
+
+
+def _number(value) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _bits(name: str, bits: dict) -> BitConfig:
+    if not isinstance(bits, dict):
+        raise ValueError(f"{name}: expected bits as an object of layers, got {bits!r}")
+    for layer, pair in bits.items():
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or \
+                any(type(b) is not int or b not in WIDTHS for b in pair):
+            raise ValueError(f"{name}, {layer}: expected two widths from {WIDTHS.start} to {WIDTHS.stop - 1}, got "
+                             f"{pair!r}")
+    return {layer: tuple(pair) for layer, pair in bits.items()}
+
+
+def _check_bases(variants: tuple[Variant, ...]) -> None:
+    """Weights can be shared with such as have their own."""
+    known = {"", *(v.name for v in variants if not v.base)}
+    unknown = [f"{v.base} of {v.name}" for v in variants if v.base not in known]
+    if unknown:
+        raise ValueError(f"no variant of its own weights is the base {', '.join(unknown)}")
 
 
 def pareto(seen: tuple[Variant, ...]) -> tuple[Variant, ...]:
@@ -109,7 +148,9 @@ def load(text: str, layers: tuple[str, ...]) -> Configs:
     """
     found, groups = [], None
     for part in text.split("+"):
-        path, _, names = part.partition(":")
+        path, colon, names = part.partition(":")
+        if not path or colon and not all(names.split(",")):
+            raise ConfigsError(f"--configs {text}: expected FILE, FILE:name,name, or such joined by +, got {part!r}")
         configs = read(Path(path))
         chosen = _named(configs, names.split(","), path) if names else configs.variants
         for v in chosen:

@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +52,13 @@ class Dataset:
     val_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
+    note: str = ""  # what became of the pictures as they came
+
+    def describe(self) -> str:
+        """A line for who trains with it."""
+        height, width = self.shape[:2]
+        told = f"data: {len(self.train_y)} training, {len(self.val_y)} validation and {len(self.test_y)} test pictures"
+        return f"{told} of {len(self.labels)} classes, {height}x{width}" + (f"; {self.note}" if self.note else "")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -159,7 +167,8 @@ def _fetch_cifar(root: Path) -> None:
             f"no CIFAR-10 in {root} and it cannot be fetched ({error}); expected data_batch_1..5 and test_batch in "
             f"{root / CIFAR_FOLDER}: unpack {CIFAR_URL} there, or name its folder with --data") from error
     finally:
-        archive.unlink(missing_ok=True)
+        with suppress(OSError):  # whatever went wrong is told already
+            archive.unlink()
 
 
 def _unpack(tar: tarfile.TarFile, member: str, path: Path) -> None:
@@ -188,6 +197,7 @@ def folder(path: Path, size: int) -> Dataset:
     if len(labels) < 2:
         raise DataError(f"{path / 'train'}: expected a sub-folder for each of at least two classes, got {list(labels)}")
     train, val = _read_part(path / "train", labels, size), _read_part(_subfolder(path, "val"), labels, size)
+    note = f"all pictures were resized to {size}x{size}"
     if (path / "test").is_dir():
         test = _read_part(path / "test", labels, size)
     else:
@@ -196,7 +206,8 @@ def folder(path: Path, size: int) -> Dataset:
         if np.bincount(val[1]).min() < 2:
             raise DataError(f"{path / 'val'}: expected two pictures a class, or a folder {path / 'test'}")
         val, test = [tuple(a[places % 2 == k] for a in val) for k in (0, 1)]
-    return Dataset(path.name, labels, *train, *val, *test)
+        note += f", and half of val/ became the test set, for there is no folder {path / 'test'}"
+    return Dataset(path.name, labels, *train, *val, *test, note)
 
 
 def _subfolder(path: Path, name: str) -> Path:
@@ -220,12 +231,17 @@ def _read_part(path: Path, labels: tuple[str, ...], size: int) -> tuple[np.ndarr
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, turned upright as the camera noted; DataError names a file that is no picture."""
+    """uint8 [H, W, 3] RGB, turned upright as the camera noted, the upper 8 bits of 16; DataError names a file that is
+    no picture."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F":
+                raise ValueError("floats, whose white no file tells: save it with 8 or 16 bits")
+            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
+                return as_picture((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
             mode = "RGBA" if upright.has_transparency_data else "RGB"
             return as_picture(np.asarray(upright.convert(mode)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

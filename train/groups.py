@@ -82,6 +82,14 @@ def find_groups(quality: np.ndarray, losses: np.ndarray, count: int, seed: int) 
     return Groups(offset, deviation, best.weights_, best.means_[:, :d], best.covariances_[:, :d, :d])
 
 
+def check_count(wanted: str, pictures: int) -> None:
+    """Raises ValueError for more groups than there are pictures to find them on."""
+    most = min(GROUPED, pictures)
+    if wanted != FAMILIES and int(wanted) > most:
+        raise ValueError(f"--groups {wanted}: expected at most {most}, one a picture that groups are found on; give "
+                         "fewer")
+
+
 def quality_groups(batches: Batches, teacher: Network, wanted: str, seed: int) -> Groups:
     """Groups from a spread of the training views, in equal shares of the families.
 

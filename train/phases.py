@@ -8,7 +8,7 @@ from train import checkpoint, configs, csq, dqmq, fracbits, ilp
 from train.architectures import Architecture, Layer, architecture
 from train.batches import Batches
 from train.configs import Configs, Variant
-from train.cost import CostTable, layer_cost, relative
+from train.cost import TOLERANCE, CostError, CostTable, layer_cost, relative
 from train.data import Dataset
 from train.feeds import accuracy, feeds, reestimate
 from train.loop import Phase, Run, keep, train
@@ -21,7 +21,6 @@ from train.weights import load_weights, save_weights
 # method -> search(Search): trains, and returns what makes its configurations of the trained network
 SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "csq": csq.search, "dqmq": dqmq.search}
 FULL_NAME = "full.safetensors"  # the full-precision network of a run, which another can start from
-AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases of a checkpoint whose configurations are found
 
 
 def variant_bits(arch: Architecture, w_bits: int, a_bits: int) -> dict[str, tuple[int, int]]:
@@ -68,13 +67,13 @@ def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Netw
     """Trains the teacher on mixed quality, from scratch or from given weights."""
     run.modules["teacher"] = teacher
     if resumed is not None:
-        teacher.load_state_dict(checkpoint.part(resumed["tensors"], "teacher"))
+        checkpoint.fill(teacher, resumed["tensors"], "teacher")
     if resumed is None or resumed["phase"] == "full":
         phase = Phase("full", teacher, (FULL,), settings.teacher_epochs, settings.lr)
         start = None if resumed is None else phase.restore(resumed)
         train(phase, batches, run, start, lambda phase: {f"accuracy/{FULL}": accuracy(teacher, FULL, held, batches)})
-        if run.group.writes:
-            save_weights(teacher, run.folder / FULL_NAME)
+    if run.group.writes:  # also where the checkpoint is a later one: the file may be lost
+        save_weights(teacher, run.folder / FULL_NAME)
     teacher.eval()
 
 
@@ -94,10 +93,12 @@ class Bits:
             found = configs.load(settings.configs, tuple(layer.name for layer in arch.layers))
             # What another run made private trains here like any other variant for some kinds of quality.
             priced = tuple(replace(v, cost=relative(cost, arch, v.bits), base="") for v in found.variants)
+            _check_budget(settings.budget, priced)
             return cls(settings, replace(found, about=settings.costs, variants=priced), None)
         if settings.method == "fixed":
             made = {name: variant_bits(arch, *widths) for name, widths in settings.uniform.items()}
             found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
+            _check_budget(settings.budget, found)
             return cls(settings, Configs(settings.costs, found), None)
         table = CostTable.of(cost, arch, settings.candidates)
         table.check(settings.budget, settings.activation_bits if settings.method == "csq" else None)
@@ -109,7 +110,9 @@ class Bits:
         inside = resumed is not None and resumed["phase"] == "search"
         if resumed is not None and resumed["configs"] is not None:
             run.configs = Configs.from_dict(resumed["configs"], "the checkpoint")
-        if resumed is not None and resumed["phase"] in AFTER_SEARCH:
+            if run.group.writes:
+                run.configs.write(run.folder)
+        if resumed is not None and resumed["phase"] in checkpoint.AFTER_SEARCH:
             return
         if self.given is not None:
             run.configs = self.given
@@ -125,14 +128,22 @@ class Bits:
         del run.modules["search"]
 
 
+def _check_budget(budget: float, variants: tuple[Variant, ...]) -> None:
+    """Raises CostError where no variant keeps the budget."""
+    cheapest = min(variants, key=lambda v: v.cost)
+    if budget < cheapest.cost * (1 - TOLERANCE):
+        raise CostError(f"--budget {budget:g}: the cheapest variant given, {cheapest.name}, costs {cheapest.cost:.4f} "
+                        "of the cost of 8 bits; raise the budget or give a cheaper variant")
+
+
 def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held,
           resumed: dict | None) -> Network:
     """Trains all variants together from the teacher's weights and the tutor's answers; each batch goes through all of
     its feed."""
     student = variants_network(settings, teacher.arch, run.configs).to(batches.device)
-    inside = resumed is not None and resumed["phase"] in AFTER_SEARCH
+    inside = resumed is not None and resumed["phase"] in checkpoint.AFTER_SEARCH
     if inside:
-        student.load_state_dict(checkpoint.part(resumed["tensors"], "student"))
+        checkpoint.fill(student, resumed["tensors"], "student")
     else:
         student.inherit(teacher)
     run.modules["student"] = student

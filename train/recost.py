@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from train import configs
-from train.architectures import architecture
+from train.architectures import ARCHITECTURES, architecture
 from train.arms import arm_records, choose
 from train.compare import compare
 from train.cost import layer_cost, relative
+from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
+from train.folder import SETTINGS, check_own, writable
 from train.report import SAMPLES, write_report
 from train.run import write_json
-from train.settings import COSTS
+from train.settings import COSTS, given_path
 from train.worth import verdicts
 
 CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
@@ -32,15 +34,13 @@ def recost(run: Path, out: Path, **changes) -> Path:
     run, out = Path(run), Path(out)
     if out.resolve() == run.resolve():
         raise ValueError(f"--out {out}: expected another folder than the run's, whose files stay as they are")
+    check_own(out)
     about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.NAME)
     settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
     missing = sorted(set(CHANGED) - set(settings))
     if missing:
         raise ValueError(f"{run}: an older run, which says nothing of {', '.join(missing)}; give them here")
-    if not 0 < settings["budget"] <= 1:
-        raise ValueError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {settings['budget']}")
-    if not 0 <= settings["unseen_loss"] <= 1:
-        raise ValueError(f"--unseen-loss: expected a share of the pictures, in 0..1, got {settings['unseen_loss']}")
+    _check(settings)
     arch = architecture(about["arch"], tuple(about["input"]["shape"]), len(about["labels"]))
     cost = layer_cost(settings["cost"], settings["target"])
 
@@ -48,16 +48,24 @@ def recost(run: Path, out: Path, **changes) -> Path:
         return tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in variants)
     target = settings["target"] if settings["cost"] == "latency" else None
     costs = {"cost": settings["cost"], "target": target, "budget": settings["budget"]}
-    found = replace(found, about={**found.about, **costs}, variants=priced(found.variants), seen=priced(found.seen))
+    # A Pareto list is one in the cost it was found by; in another, some are beaten and the order may be another.
+    found = replace(found, about={**found.about, **costs}, variants=priced(found.variants),
+                    seen=configs.pareto(priced(found.seen)))
     prices = {v.name: v.cost for v in found.variants}
+    _check_names(run, prices, evidence, about)
     evidence = replace(evidence, variants=tuple(replace(v, cost=prices[v.name]) for v in evidence.variants))
     choice, evidence = choose(evidence, settings["budget"], settings["seed"], escalate=settings["escalate"],
                               most=settings["unseen_loss"])
     variants = [{**v, "cost": prices[v["name"]]} for v in about["variants"]]
+    files = [about["golden"], *(v["onnx"] for v in variants)]
+    missing = [name for name in files if not (run / name).is_file()]
+    if missing:
+        raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
+    writable("--out", out)
+    write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
     found.write(out)
     evidence.write(out)
-    _copy(run, out, [about["golden"], *(v["onnx"] for v in variants), *(f for f in BESIDE if (run / f).is_file())])
-    write_json(out / "settings.json", settings)
+    _copy(run, out, [*files, *(f for f in BESIDE if (run / f).is_file())])
     write_json(out / "results.json", arm_records(evidence, settings["seed"]))
     write_json(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.name,
                                   "settings": settings})
@@ -67,11 +75,43 @@ def recost(run: Path, out: Path, **changes) -> Path:
 
 
 def _about(run: Path) -> dict:
+    """run.json, with what is needed of it."""
     try:
         about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        return {**about, "settings": dict(about["settings"])}
+        shape = about["input"]["shape"]
+        right = {"arch": about["arch"] in ARCHITECTURES, "labels": len(about["labels"]) > 1,
+                 "input": len(shape) == 3 and all(type(n) is int for n in shape),
+                 "golden": isinstance(about["golden"], str), "settings": isinstance(about["settings"], dict),
+                 "variants": all(isinstance(v[key], str) for v in about["variants"] for key in ("name", "onnx"))}
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{run}: expected a finished run with its settings ({error!r})") from error
+    wrong = [f"{k} {str(about[k])[:80]!r}" for k in right if not right[k]]
+    if wrong:
+        raise ValueError(f"{run / 'run.json'}: not what a finished run leaves: {', '.join(wrong)}; bring the file back")
+    return about
+
+
+def _check(settings: dict) -> None:
+    """Of a run's settings, damaged or given, those that are used here."""
+    for name, most in (("budget", "the cost of 8 bits"), ("unseen_loss", "the pictures")):
+        share = settings[name]
+        if type(share) not in (int, float) or not (0 < share <= 1 or share == 0 and name == "unseen_loss"):
+            raise ValueError(f"--{name.replace('_', '-')}: expected a share of {most}, in 0..1, got {share!r}")
+    if settings["cost"] not in COSTS:
+        raise ValueError(f"--cost: expected one of {', '.join(COSTS)}, got {settings['cost']!r}")
+    if not isinstance(settings["target"], str) or type(settings["escalate"]) is not bool:
+        raise ValueError(f"--target, --escalate: expected a name, and true or false, got {settings['target']!r} and "
+                         f"{settings['escalate']!r}")
+    if type(settings.get("seed")) is not int or settings["seed"] < 0:
+        raise ValueError(f"the run's settings: expected a seed of at least 0, got {settings.get('seed')!r}")
+
+
+def _check_names(run: Path, prices: dict[str, float], evidence: Evidence, about: dict) -> None:
+    for name, given in ((OUTCOMES, [v.name for v in evidence.variants]),
+                        ("run.json", [v["name"] for v in about["variants"]])):
+        if set(given) != set(prices):
+            raise ValueError(f"{run}: expected the variants of {configs.NAME} in {name}, got others "
+                             f"({', '.join(sorted(set(given) ^ set(prices))[:3])}); the files are of different runs")
 
 
 def _copy(run: Path, out: Path, names: list[str]) -> None:
@@ -84,8 +124,8 @@ def _copy(run: Path, out: Path, names: list[str]) -> None:
 
 def parse(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(prog="python -m train.recost", description=sys.modules[__name__].__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run that is made")
+    parser.add_argument("run", type=given_path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
+    parser.add_argument("--out", type=given_path, required=True, help="folder of the run that is made")
     parser.add_argument("--cost", choices=COSTS, help="what the budget counts; as the run's when not given, as below")
     parser.add_argument("--target", help="hardware whose measured table --cost latency takes")
     parser.add_argument("--budget", type=float, help="mean cost allowed, of that of 8 bits")
@@ -98,5 +138,5 @@ def parse(arguments: list[str] | None = None) -> dict:
 if __name__ == "__main__":
     try:
         print(f"run: {recost(**parse())}")
-    except ValueError as problem:
+    except (ValueError, OSError) as problem:
         sys.exit(str(problem))

@@ -1,6 +1,8 @@
 """The report of a run: report.md and its pictures, from the files in its folder alone."""
 
+import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,11 +18,17 @@ from train.evidence import Evidence
 from train.frontier import mix
 from train.groups import Groups
 from train.seeds import over_seeds
+from train.settings import given_path
 from train.swap import swap
-from train.worth import at_budgets, worth
+from train.worth import TITLE, at_budgets, worth
 
 SAMPLES = "samples.npz"
 HARD = 0.1  # points that soft bit planes may be better than exact ones
+ROUNDING = 1e-6  # pictures, in an arm's expected count
+RECORD = {"heldout": lambda x: type(x) is bool, "severity": lambda x: type(x) is int,
+          "pictures": lambda x: type(x) is int and x >= 1,
+          **dict.fromkeys(("arm", "variant", "family"), lambda x: isinstance(x, str)),
+          **dict.fromkeys(("correct", "cost"), lambda x: type(x) in (int, float) and math.isfinite(x))}
 COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
          "size": "bits of storage", "latency": "the target's measured time"}
 
@@ -31,12 +39,13 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
     samples: (family, severity) -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept as
     plots/samples.npz, which is used when the report is written again. Sections whose data the run lacks are left out:
     the selector's choices need "share/VARIANT" (of the pictures) in the records of arm adaptive, intervals and what
-    they decide need outcomes.npz. Raises ValueError where run.json or results.json is missing, or a file not as
-    expected.
+    they decide need outcomes.npz. Raises ValueError where run.json or results.json is missing, a file is not as
+    expected, or outcomes.npz is missing for sections that the report has already.
     """
     folder = Path(folder)
     run, records = _read(folder / "run.json", dict), _read(folder / "results.json", list)
     _check(folder, run, records)
+    _check_kept(folder)
     if samples:
         _keep(folder / "plots" / SAMPLES, samples)
     held_out = {r["family"] for r in records if r["heldout"]}
@@ -169,21 +178,42 @@ def _read(path: Path, kind: type):
 
 
 def _check(folder: Path, run: dict, records: list) -> None:
-    wanted = {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost"}
     for r in records:
-        if not isinstance(r, dict) or not wanted <= set(r) or r["pictures"] < 1:
-            raise ValueError(f"{folder / 'results.json'}: expected records of {sorted(wanted)}, got {str(r)[:120]}")
+        if not isinstance(r, dict) or not all(k in r and right(r[k]) for k, right in RECORD.items()) or \
+                not 0 <= r["correct"] <= r["pictures"] + ROUNDING:
+            raise ValueError(f"{folder / 'results.json'}: expected records of {sorted(RECORD)}, got {str(r)[:120]}")
     missing = {"name", "arch", "dataset", "method", "variants"} - set(run)
     if missing or not run["variants"]:
         raise ValueError(f"{folder / 'run.json'}: expected {sorted(missing) or 'at least one variant'}; export it anew")
+    if not isinstance(run["variants"], list) or \
+            not all(isinstance(v, dict) and {"name", "cost", "bits"} <= v.keys() for v in run["variants"]):
+        raise ValueError(f"{folder / 'run.json'}: expected variants with name, cost and bits; export it anew")
+    settings = run.get("settings", {})
+    cost = settings.get("cost", "bitops") if isinstance(settings, dict) else settings
+    if not isinstance(cost, str) or cost not in COSTS:
+        raise ValueError(f"{folder / 'run.json'}: expected settings with a cost of {', '.join(COSTS)}, got "
+                         f"{str(cost)[:80]!r}; export it anew")
     if all(r["arm"] in BY_RULE for r in records):
         raise ValueError(f"{folder / 'results.json'}: expected records of single variants; measure the run anew")
 
 
+def _check_kept(folder: Path) -> None:
+    """A report is not written again with less in it than it has."""
+    report = folder / "report.md"
+    if not (folder / OUTCOMES).is_file() and report.is_file() and f"## {TITLE}\n" in report.read_text(encoding="utf-8"):
+        raise ValueError(f"{folder / OUTCOMES}: expected, not found; {report} has sections that are made of it "
+                         f"({TITLE}) and stays as it is: bring the file back, or delete the report to have it without")
+
+
 def _found(path: Path) -> tuple[list[dict], list[dict]] | None:
     """The Pareto list and the variants of a search; None without one."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"pareto": []}
-    return (found["pareto"], found["variants"]) if found["pareto"] else None
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return (found["pareto"], found["variants"]) if found["pareto"] else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected configurations ({error!r}); finish the run with --resume") from error
 
 
 def _groups(path: Path) -> Groups | None:
@@ -194,7 +224,10 @@ def _groups(path: Path) -> Groups | None:
 
 def _metrics(path: Path) -> list[dict]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    try:
+        return [dict(json.loads(line)) for line in lines]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a record a line ({error}); bring the file back, or delete it") from error
 
 
 def _keep(path: Path, samples) -> None:
@@ -213,16 +246,21 @@ def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
 
 def main(folders: list[Path]) -> None:
     """One run: writes its report and prints where. Several, of different seeds: prints what they gain on average."""
-    if not folders:
-        print("usage: python -m train.report RUN | python -m train.report RUN RUN ...  (runs of different seeds)")
-    elif len(folders) == 1:
+    if len(folders) == 1:
         print(write_report(folders[0]))
     else:
         print("\n".join(over_seeds(folders)))
 
 
+def parse(arguments: list[str] | None = None) -> list[Path]:
+    parser = argparse.ArgumentParser(prog="python -m train.report", description=sys.modules[__name__].__doc__)
+    parser.add_argument("runs", nargs="+", type=given_path, metavar="RUN", help="folder of a finished run, whose "
+                        "report is written; of several, equal but for their seeds: print what they gain on average")
+    return parser.parse_args(arguments).runs
+
+
 if __name__ == "__main__":
     try:
-        main([Path(argument) for argument in sys.argv[1:]])
-    except ValueError as problem:
+        main(parse())
+    except (ValueError, OSError) as problem:
         sys.exit(str(problem))

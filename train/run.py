@@ -19,11 +19,13 @@ from train.batches import Batches
 from train.choice import Choice
 from train.compare import compare
 from train.configs import Configs
-from train.data import DataError, Dataset, load, spread, thin
+from train.data import Dataset, load, spread, thin
 from train.evidence import Evidence
 from train.export import export_run, stored_bytes
+from train.folder import SETTINGS, check_own, writable
 from train.gather import FOLDER as EVALUATION
 from train.gather import Parts, Pictures, gather
+from train.groups import check_count
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
@@ -59,13 +61,19 @@ def learn(settings: Settings):
     saved = checkpoint.load(settings.folder) if settings.resume else None
     if saved is not None:
         checkpoint.check_same_run(saved[1]["settings"], settings.record())
+    if group.writes:
+        check_own(settings.folder)
+        for flag, folder in (("--out", settings.folder), ("--cache", settings.cache)):
+            writable(flag, folder)
     _show(settings, device, console)
 
     with group.writer_first():
-        dataset = thin(load(settings.dataset, settings.data, settings.cache), settings.limit)
+        dataset = thin(load(settings.dataset, settings.data, settings.cache, settings.size), settings.limit)
+        console.print(dataset.describe(), highlight=False, soft_wrap=True)
         teacher = phases.full_network(settings, dataset, device)
         tutor = phases.tutor(settings, dataset, teacher, device)
         bits = phases.Bits.of(settings, teacher.arch)
+        check_count(settings.groups, len(dataset.train_y))
         views, held = training_pictures(settings, dataset)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
                       seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
@@ -89,7 +97,8 @@ def learn(settings: Settings):
 
 def training_pictures(settings: Settings, dataset: Dataset) -> tuple[np.ndarray, Held]:
     """Degraded training pictures uint8 [F, N, H, W, 3], and held ones."""
-    chosen = spread(len(dataset.val_y), HELD_PICTURES)
+    # Mixed, for folders come class by class, and searches judge by parts in this order: each needs all classes.
+    chosen = np.random.default_rng((settings.seed, *b"held")).permutation(spread(len(dataset.val_y), HELD_PICTURES))
     options = (settings.training_families, settings.seed, settings.cache, settings.workers)
     views = training_views(dataset, *options)
     mixed = mixed_views(dataset.val_x[chosen], *options)[0]
@@ -101,14 +110,13 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
     if not group.writes:
         return None
     folder = settings.folder
+    write_json(folder / SETTINGS, settings.record())  # first, since it says that the rest is a run's
     if saved is None:
         for name in ("checkpoint", EVALUATION):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("run.json", "results.json", "configs.json", "outcomes.npz"):
             (folder / name).unlink(missing_ok=True)
-    opened = Journal(folder, 0 if saved is None else saved[1]["journal"])
-    write_json(folder / "settings.json", settings.record())
-    return opened
+    return Journal(folder, 0 if saved is None else saved[1]["journal"])
 
 
 def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs,
@@ -150,7 +158,7 @@ def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], eviden
                  "bitops": bit_operations(graphs[v.name]), "accuracy": accuracy_by_family(records, v.method, v.name),
                  "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
                 for v in evidence.variants]
-    return {"name": settings.folder.name, "arch": settings.arch, "dataset": settings.dataset,
+    return {"name": settings.folder.absolute().name, "arch": settings.arch, "dataset": settings.dataset,
             "method": settings.method, "labels": list(dataset.labels), "variants": variants, **choice.to_dict(),
             "settings": settings.record()}
 
@@ -209,7 +217,7 @@ if __name__ == "__main__":
         _threads()
         keep_freed_memory()
         main(parse())
-    except (DataError, checkpoint.CheckpointError, TrainingError, ValueError) as error:
+    except (TrainingError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     finally:
         leave()

@@ -1,10 +1,12 @@
 """All settings of a training run: one frozen dataclass, from whose fields the command line is made."""
 
 import argparse
+import math
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
+from targets import find
 from train.architectures import ARCHITECTURES
 from train.degrade import FAMILIES, HELD_OUT
 
@@ -21,6 +23,9 @@ SENSITIVITIES = ("loss", "steps")
 PRIVATE_WEIGHTS = ("none", "ends", "all")
 PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
+DATA_SIDE = 32  # of the pictures of digits and cifar10
+SIDES = range(8, 129, 4)  # pixels: networks halve their maps twice
+MOST_SEED = 2**32 - 1  # that all libraries take
 CACHE = Path.home() / ".cache" / "bitgrade"
 
 
@@ -37,6 +42,7 @@ class Settings:
     """Everything that decides how a run comes out, and where it lies."""
 
     dataset: str = _option("digits", "digits, cifar10, or folder:PATH")
+    size: int = _option(32, "side in pixels that pictures of folder:PATH are resized to, a multiple of 4")
     data: Path | None = _option(None, "folder that holds cifar-10-batches-py")
     arch: str = _option("resnet8", ", ".join(ARCHITECTURES))
     weights: Path | None = _option(None, "checkpoint to start from, in place of random weights")
@@ -102,9 +108,16 @@ class Settings:
         _among("--private-weights", self.private_weights, PRIVATE_WEIGHTS)
         if self.dataset not in ("digits", "cifar10") and not self.dataset.startswith("folder:"):
             raise SettingsError(f"--dataset: expected digits, cifar10 or folder:PATH, got {self.dataset!r}")
-        if self.dataset.startswith("folder:") and not Path(self.dataset.removeprefix("folder:")).is_dir():
+        place = self.dataset.removeprefix("folder:")
+        if self.dataset.startswith("folder:") and not (place and Path(place).is_dir()):
             raise SettingsError(f"--dataset {self.dataset}: there is no such folder; it must hold train/ and val/")
-        if self.data is not None and not (self.data.is_dir() or self.data.parent.is_dir()):
+        if self.size != DATA_SIDE and not self.dataset.startswith("folder:"):
+            raise SettingsError(f"--size: expected {DATA_SIDE} for {self.dataset}, got {self.size}; only folder:PATH "
+                                "has another")
+        if self.size not in SIDES:
+            raise SettingsError(f"--size: expected a multiple of {SIDES.step} from {SIDES.start} to {SIDES[-1]}, got "
+                                f"{self.size}")
+        if self.data is not None and not (self.data if self.data.exists() else self.data.parent).is_dir():
             raise SettingsError(f"--data {self.data}: there is no such folder; give the one with cifar-10-batches-py, "
                                 "or one to be made for it in a folder that there is")
         _among("--teacher-arch", self.teacher_arch, ARCHITECTURES)
@@ -112,16 +125,28 @@ class Settings:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise SettingsError(f"{_flag(name)} {path}: there is no such file")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        try:
+            find(self.target)
+        except ValueError as error:
+            raise SettingsError(f"--target: {error}") from error
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
             raise SettingsError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise SettingsError(f"{_flag(name)}: expected at least {least}, got {value}")
+        for name in ("limit", "test_pictures", "selector_pictures"):
+            if getattr(self, name) == 1:
+                raise SettingsError(f"{_flag(name)}: expected at least 2, to judge by one what another teaches, or 0 "
+                                    "for all, got 1")
+        if self.seed > MOST_SEED:
+            raise SettingsError(f"--seed: expected at most {MOST_SEED}, got {self.seed}")
+        if not math.isfinite(self.policy_gradient):
+            raise SettingsError(f"--policy-gradient: expected a finite weight, got {self.policy_gradient}")
         for name in ("lr", "policy_lr", "private_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise SettingsError(f"{_flag(name)}: expected a rate between 0 and 1, got {getattr(self, name)}")
-        if self.groups != "families" and not self.groups.isdecimal():
+        if not re.fullmatch("families|[0-9]+", self.groups):
             raise SettingsError(f"--groups: expected families or how many, 0 for as many as the data say, got "
                                 f"{self.groups!r}")
         if not 0 < self.budget <= 1:
@@ -138,7 +163,7 @@ class Settings:
         """Of --bits: name -> (w_bits, a_bits) of the inner layers, in the order given."""
         found = {}
         for entry in self.bits.split(","):
-            match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", entry.strip())
+            match = re.fullmatch(r"([0-9]+)|w([0-9]+)a([0-9]+)", entry.strip())
             groups = () if not match else match.group(2, 3) if match.group(2) else match.group(1, 1)
             widths = tuple(int(g) for g in groups)
             if not match or any(w not in WIDTHS for w in widths):
@@ -154,7 +179,7 @@ class Settings:
     def candidates(self) -> tuple[int, ...]:
         """Widths a search chooses from, ascending."""
         entries = [e.strip() for e in self.widths.split(",")]
-        found = sorted({int(e) for e in entries if e.isdecimal()})
+        found = sorted({int(e) for e in entries if re.fullmatch("[0-9]+", e)})
         if len(found) != len(entries) or len(found) < 2 or any(b not in WIDTHS for b in found):
             raise SettingsError(f"--widths: expected at least two different widths from {WIDTHS.start} to "
                                 f"{WIDTHS.stop - 1} such as 2,4,8, got {self.widths!r}")
@@ -224,6 +249,13 @@ def _families(flag: str, text: str) -> tuple[str, ...]:
     return names
 
 
+def given_path(text: str) -> Path:
+    """Path("") would be the folder one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
+
+
 def parse(arguments: list[str] | None = None) -> Settings:
     """Settings from a command line; a bad one ends the program with its message."""
     parser = argparse.ArgumentParser(prog="python -m train.run", description="Trains a family of integer networks.",
@@ -235,6 +267,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
             parser.add_argument(_flag(f.name), action="store_true", help=f.metadata["help"])
         else:
             kind = next(t for t in (int, float, Path, str) if t in (f.type, *getattr(f.type, "__args__", ())))
+            kind = given_path if kind is Path else kind
             parser.add_argument(_flag(f.name), type=kind, default=f.default, help=f.metadata["help"].replace("%", "%%"))
     try:
         return Settings(**vars(parser.parse_args(arguments)))

@@ -4,21 +4,22 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from train.architectures import INPUT_SCALE
 from train.networks import FULL, Network, key
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of x / 255
+NORM = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
 RAW = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # pictures as 0..255
 
 
 def save_weights(net: Network, path: Path) -> None:
     """Writes a full-precision network as safetensors, under a temporary name first; `load_weights` takes it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file({k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}, temporary)
+    # Not save_file, which lets nobody else read what it writes.
+    temporary.write_bytes(save({k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}))
     os.replace(temporary, path)
 
 
@@ -28,43 +29,78 @@ def load_weights(net: Network, path: Path) -> None:
     The latter: a state dict, or one under "state_dict" (then ImageNet's mean); exact but where the padding lies, since
     a zero point is an integer. Raises ValueError naming what does not fit.
     """
+    loaded = _read(path)
     if path.suffix == ".safetensors":
-        try:
-            net.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{path} holds no {net.arch.name} that a run has left ({error}); give the --arch it was "
-                             "trained as") from error
+        _check(net, path, loaded, {k: t.shape for k, t in net.state_dict().items()})
+        net.load_state_dict(loaded)
         return
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
     normalization = IMAGENET if "state_dict" in loaded else RAW
     state = {k.replace("module.", "", 1): v for k, v in loaded.get("state_dict", loaded).items()}
-    wanted = {f"{layer.name}.weight" for layer in net.arch.layers}
-    missing = sorted(wanted - state.keys())
-    extra = sorted(k for k, v in state.items() if k.endswith(".weight") and v.dim() > 1 and k not in wanted)
-    if missing or extra:
-        raise ValueError(f"{path} is no checkpoint of {net.arch.name}: missing {missing[:3]}, not expected "
-                         f"{extra[:3]}; give the --arch it was trained as")
+    wanted = {name: shape for layer in net.arch.layers for name, shape in _published(net, layer).items()}
+    _check(net, path, {k: _four(t) if k.endswith(".weight") and t.dim() > 1 else t for k, t in state.items()
+                       if k in wanted or k.endswith(".weight") and t.dim() > 1}, wanted)
     for layer in net.arch.layers:
-        _fill(net, layer, state, path)
+        _fill(net, layer, state)
     _fold_normalization(net, *normalization)
     flip_negative_gains(net)
 
 
-def _fill(net: Network, layer, state: dict[str, Tensor], path: Path) -> None:
+def _read(path: Path) -> dict:
+    """A dict of tensors by name, or one that holds such under "state_dict"."""
+    told = f"{path}: expected a checkpoint of tensors by name (.safetensors, or .pt or .th of torch), got"
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else \
+            torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint may fail in any way while they are unpickled
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise ValueError(f"{told} a file that is none ({type(error).__name__}: {reason})") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{told} {'an empty' if isinstance(state, dict) else 'a'} {type(state).__name__}")
+    other = [k for k, t in state.items() if not (isinstance(k, str) and isinstance(t, Tensor))]
+    if other:
+        raise ValueError(f"{told} {type(state[other[0]]).__name__} as {str(other[0])[:100]!r}")
+    return loaded
+
+
+def _published(net: Network, layer) -> dict[str, torch.Size]:
+    """Name -> shape of all that a published checkpoint holds of a layer, weights in four dimensions."""
     conv, norm = net.convs[key(layer)], net.convs[key(layer)].arms[FULL].norm
-    weight = state[f"{layer.name}.weight"]
-    weight = weight.reshape(*weight.shape, *[1] * (4 - weight.dim()))
-    if weight.shape != conv.weight.shape:
-        raise ValueError(f"{path}: {layer.name} has weights {list(weight.shape)}, expected {list(conv.weight.shape)}; "
-                         f"is it for other pictures or classes?")
+    weight = {f"{layer.name}.weight": conv.weight.shape}
+    if not layer.norm:
+        return {**weight, f"{layer.name}.bias": norm.bias.shape}
+    return {**weight, **{f"{_norm_name(layer)}.{k}": getattr(norm, k).shape for k in NORM}}
+
+
+def _norm_name(layer) -> str:
+    return layer.name[:-len("conv1")] + layer.name[-len("conv1"):].replace("conv", "bn")
+
+
+def _four(weight: Tensor) -> Tensor:
+    return weight.reshape(*weight.shape, *[1] * (4 - weight.dim()))
+
+
+def _check(net: Network, path: Path, state: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
+    """Raises ValueError where names or shapes differ."""
+    differing = [f"{k} missing" for k in wanted if k not in state]
+    differing += [f"{k} not expected" for k in state if k not in wanted]
+    differing += [f"{k} of {list(state[k].shape)}, not {list(wanted[k])}" for k in wanted
+                  if k in state and state[k].shape != wanted[k]]
+    if differing:
+        classes, more = net.arch.classifier.outputs, len(differing) - 3
+        raise ValueError(f"{path} is no checkpoint of {net.arch.name} for {classes} classes; give the --arch it was "
+                         f"trained as (of --teacher: --teacher-arch) and data of its classes: "
+                         f"{', '.join(differing[:3])}{f', and {more} more' if more > 0 else ''}")
+
+
+def _fill(net: Network, layer, state: dict[str, Tensor]) -> None:
+    conv, norm = net.convs[key(layer)], net.convs[key(layer)].arms[FULL].norm
     with torch.no_grad():
-        conv.weight.copy_(weight)
+        conv.weight.copy_(_four(state[f"{layer.name}.weight"]))
         if not layer.norm:
             norm.bias.copy_(state[f"{layer.name}.bias"])
             return
-    name = layer.name[:-len("conv1")] + layer.name[-len("conv1"):].replace("conv", "bn")
-    kept = ("weight", "bias", "running_mean", "running_var")
-    norm.load_state_dict({k: state[f"{name}.{k}"] for k in kept}, strict=False)
+    norm.load_state_dict({k: state[f"{_norm_name(layer)}.{k}"] for k in NORM}, strict=False)
 
 
 @torch.no_grad()

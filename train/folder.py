@@ -1,0 +1,41 @@
+"""The folder that a run is written into: never one that holds what no run has left."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from train.settings import SettingsError
+
+SETTINGS = "settings.json"
+KNOWN = {"dataset", "arch", "method", "bits"}  # settings that every run's file has, and hardly another program's
+
+
+def check_own(folder: Path) -> None:
+    """Raises SettingsError unless there is no such folder, an empty one, or an earlier run's; touches nothing."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SettingsError(f"--out {folder}: expected a folder, got a file; name another")
+    there = sorted(p.name for p in folder.iterdir())
+    if there and not _of_a_run(folder / SETTINGS):
+        raise SettingsError(f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with "
+                            f"its {SETTINGS}, got one with {', '.join(there[:3])}; name another, whose files a run may "
+                            "replace")
+
+
+def writable(flag: str, folder: Path) -> None:
+    """Makes the folder where there is none. Raises SettingsError where no files can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError(f"{flag} {folder}: expected a folder to write into ({error}); name another") from error
+
+
+def _of_a_run(path: Path) -> bool:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and KNOWN <= settings.keys()
