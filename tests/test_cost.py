@@ -98,11 +98,13 @@ def test_widths_grow_where_that_is_free(table):
 
 def test_a_budget_below_all_given_variants_is_refused(tmp_path):
     cost = relative(bitops, ARCH, variant_bits(ARCH, 4, 4))
-    path = Configs({}, (variant("mine", 0.1, None),)).write(tmp_path)
+    wide = variant("wide", 1.0, None, variant_bits(ARCH, 8, 8))
+    path = Configs({}, (variant("mine", 0.1, None), wide)).write(tmp_path)
     for given, name in (({"bits": "8,4"}, "w4a4"), ({"configs": str(path)}, "mine")):
         assert Bits.of(Settings(budget=cost, **given), ARCH).given is not None
         with pytest.raises(CostError, match=f"--budget 0.2: the cheapest variant given, {name}, costs {cost:.4f} of"):
             Bits.of(Settings(budget=0.2, **given), ARCH)
+    assert Bits.of(Settings(budget=0.2, bits="8"), ARCH).given is not None  # one alone has no choice to make
 
 
 def variant(name, cost, loss, bits=None, groups=()) -> Variant:

@@ -129,9 +129,9 @@ class Bits:
 
 
 def _check_budget(budget: float, variants: tuple[Variant, ...]) -> None:
-    """Raises CostError where no variant keeps the budget."""
+    """Raises CostError where no variant of several keeps the budget; one alone has no choice to make."""
     cheapest = min(variants, key=lambda v: v.cost)
-    if budget < cheapest.cost * (1 - TOLERANCE):
+    if len(variants) > 1 and budget < cheapest.cost * (1 - TOLERANCE):
         raise CostError(f"--budget {budget:g}: the cheapest variant given, {cheapest.name}, costs {cheapest.cost:.4f} "
                         "of the cost of 8 bits; raise the budget or give a cheaper variant")
 

@@ -58,7 +58,7 @@ class Search:
         """Makes the modules part of every checkpoint, and takes their tensors from the one that is resumed."""
         self.run.modules["search"] = modules
         if self.resumed is not None:
-            modules.load_state_dict(checkpoint.part(self.resumed["tensors"], "search"))
+            checkpoint.fill(modules, self.resumed["tensors"], "search")
 
     def state(self, phase: Phase) -> dict | None:
         """Where a resumed phase goes on."""
