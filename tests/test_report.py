@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.worlds import OWN, routed, specialists
+from tests.worlds import OWN, World, alike, routed, specialists
 from train.arms import arm_records
 from train.report import by_arm, main, mix, parse, shares, write_report
 
@@ -181,7 +181,19 @@ def test_usage_is_told(capsys):
             parse(words)
         out = capsys.readouterr()
         assert "usage: python -m train.report" in out.out + out.err and told in " ".join((out.out + out.err).split())
-    assert parse(["a", "b"]) == [Path("a"), Path("b")]
+    assert parse(["a", "b", "--static", "c"]) == ([Path("a"), Path("b")], Path("c"))
+
+
+def test_another_runs_static_variants_are_on_the_line(tmp_path, capsys):
+    folder, other = invented(tmp_path / "a", 0), tmp_path / "other"
+    other.mkdir()
+    World({"w8a8": alike(0.85), "w4a4": alike(0.82), "w2a2": alike(0.70)}, {}).evidence().write(other)
+    main([folder], other)
+    text = (folder / "report.md").read_text()
+    assert "nothing pays" in text and "| `w4a4` of the other run | 82.00" in text
+    (folder / "report.md").unlink()
+    with pytest.raises(ValueError, match="same test pictures"):
+        main([folder], invented(tmp_path / "b", 1))
 
 
 def test_several_seeds(tmp_path, capsys):
