@@ -207,6 +207,8 @@ def test_several_seeds(tmp_path, capsys):
     assert f"[{2 - 4.303 / 3**0.5:.2f}, {2 + 4.303 / 3**0.5:.2f}]" in found
     main([invented(tmp_path / "4", 4), invented(tmp_path / "5", 5)])
     assert "| private | 0.300 ± 0.000 | 81.00 ± 0.00 % | +1.00 ± 0.00 | better than static" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--static: expected one RUN"):
+        main(folders, folders[0])
     for other, words in ((folders[0], "different seeds"), (invented(tmp_path / "6", 6, epochs=4), "epochs differ"),
                          (tmp_path / "none", "expected a finished run")):
         with pytest.raises(ValueError, match=words):

@@ -249,20 +249,22 @@ def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
 def main(folders: list[Path], other: Path | None = None) -> None:
     """One run: writes its report and prints where. Several, of different seeds: prints what they gain on average.
 
-    other: folder of a run whose static variants count too.
+    other: folder of a run whose static variants count too. Raises ValueError for one beside several runs, since other
+    seeds degrade the test pictures in other ways.
     """
-    rival = None if other is None else Evidence.read(other)
     if len(folders) == 1:
-        print(write_report(folders[0], rival=rival))
+        print(write_report(folders[0], rival=None if other is None else Evidence.read(other)))
+    elif other is None:
+        print("\n".join(over_seeds(folders)))
     else:
-        print("\n".join(over_seeds(folders, rival)))
+        raise ValueError(f"--static: expected one RUN beside it, of its seed, got {len(folders)}; give one at a time")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[list[Path], Path | None]:
     parser = argparse.ArgumentParser(prog="python -m train.report", description=sys.modules[__name__].__doc__)
     parser.add_argument("runs", nargs="+", type=given_path, metavar="RUN", help="folder of a finished run, whose "
                         "report is written; of several, equal but for their seeds: print what they gain on average")
-    parser.add_argument("--static", type=given_path, metavar="RUN", help="another run, on the same test pictures, "
+    parser.add_argument("--static", type=given_path, metavar="RUN", help="another run of the same seed and pictures, "
                         "whose static variants count too: say one with --groups 1, which trained nothing else")
     given = parser.parse_args(arguments)
     return given.runs, given.static

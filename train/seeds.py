@@ -14,19 +14,18 @@ from train.worth import IDEAS, against
 CONTROLS = ("random", "shuffled", "oracle")
 
 
-def over_seeds(folders: list[Path], rival: Evidence | None = None) -> list[str]:
+def over_seeds(folders: list[Path]) -> list[str]:
     """Lines of a table: for each arm and panel the mean over runs of its gain, standard error, and what that says.
 
-    rival: of another run, whose static variants count among those of each. Raises ValueError for fewer than two runs,
-    and for runs that differ in more than the seed or do not differ in it.
+    Raises ValueError for fewer than two runs, and for runs that differ in more than the seed or do not differ in it.
     """
     if len(folders) < 2:
         raise ValueError(f"expected at least two runs of different seeds, got {len(folders)}")
     _check(folders)
-    runs = [compare(Evidence.read(folder), rival) for folder in folders]
+    runs = [compare(Evidence.read(folder)) for folder in folders]
     lines = [f"Mean over {len(folders)} seeds ± standard error, in points, over static variants at equal cost; in "
              f"brackets {100 * LEVEL:.0f} % by Student's t with {len(folders) - 1} degrees of freedom. All runs "
-             "answered the same test pictures: how much these matter is in each run's own intervals, not in these.", ""]
+             "answered the same test pictures, degraded anew: each run's own intervals hold their noise.", ""]
     for panel in runs[0]:
         lines += [f"| {panel} | cost | accuracy | gain | |", "| --- | ---: | ---: | ---: | --- |"]
         for name in ("static", *IDEAS, *CONTROLS):
