@@ -187,10 +187,10 @@ def test_a_place_for_the_table_is_checked_first(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(profile, "machine_for", lambda *_: Clock(fail_after=0))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
     for path, words in ((tmp_path, "got a folder"), (tmp_path / "binary", "expected a table of costs"),
-                        (tmp_path / "binary" / "x", "is a file")):
+                        (tmp_path / "binary" / "x", f"{tmp_path / 'binary'} is a file")):
         assert profile.main(["--target", "x86:avx2", "--out", str(path)]) == 2
         err = capsys.readouterr().err
-        assert words in err and str(path) in err and err.count("\n") == 1
+        assert words in err and err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["binary"]
 
 
