@@ -32,6 +32,23 @@ def as_picture(img: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x)
 
 
+def of_pillow(image) -> np.ndarray:
+    """uint8 [H, W, 3], [H, W, 4] where it is see-through, or [H, W] of 16-bit grey, whose upper 8 bits count.
+
+    image: a Pillow image, upright already. Raises ValueError for pixels that are floats or have more than 16 bits.
+    """
+    if image.mode == "F":
+        raise ValueError("expected whole numbers as pixels, got floats, of which nothing tells the range; save it with "
+                         "8 or 16 bits")
+    if image.mode.startswith("I"):  # which Pillow would clip to 8 bits
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() >= 1 << 16:
+            raise ValueError(f"expected grey of 16 bits at most, got values {grey.min()}..{grey.max()}")
+        return (grey >> 8).astype(np.uint8)
+    see_through = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
+    return np.asarray(image.convert("RGBA" if see_through else "RGB"))
+
+
 def _shaped(x: np.ndarray) -> np.ndarray:
     """[H, W, C] with C in 1, 3, 4."""
     if x.ndim == 2:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.image import of_pillow
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> values per pixel; 3 is an index into a palette
 _NETPBM = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")  # comments anywhere before a number
@@ -194,24 +196,11 @@ def _pillow(data: bytes) -> np.ndarray:
         raise ValueError("this kind of file needs Pillow, which is not installed") from error
     try:
         with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "F":
-                raise ValueError("expected whole numbers as pixels, got floats, of which nothing tells the range")
-            if upright.mode.startswith("I"):
-                return _upper_bits(np.asarray(upright))
-            see_through = "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA")
-            return np.asarray(upright.convert("RGBA" if see_through else "RGB"))
+            return of_pillow(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise ValueError("expected a picture, got a file of no kind that Pillow knows") from error
     except (OSError, SyntaxError, struct.error, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"Pillow cannot read it ({error})") from error
-
-
-def _upper_bits(grey: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] of grey codes of 16 bits, in integers of any width."""
-    if grey.min() < 0 or grey.max() >= 1 << 16:
-        raise ValueError(f"expected grey of 16 bits at most, got values {grey.min()}..{grey.max()}")
-    return (grey >> 8).astype(np.uint8)
 
 
 def _require_size(width: int, height: int) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.image import resize
+from runtime.image import as_picture, resize
+from runtime.pictures import read_picture as on_device
 from train import data
 from train.data import CIFAR_FILES, CIFAR_FOLDER, DataError, load
 
@@ -215,6 +216,18 @@ def test_pictures_of_floats_are_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "real.tif")
     with pytest.raises(DataError, match="real.tif: .*floats.* save it with 8 or 16 bits"):
         data.read_picture(tmp_path / "real.tif")
+
+
+@pytest.mark.parametrize("name", ["deep.png", "see.png", "palette.png", "turned.jpg", "grey.png", "alpha.png"])
+def test_pictures_are_read_as_the_device_reads_them(tmp_path, name):
+    chance, path, exif = np.random.default_rng(0), tmp_path / name, Image.Exif()
+    exif[0x0112] = 6
+    deep, colours = chance.integers(0, 1 << 16, (30, 40)).astype("<u2"), chance.integers(0, 256, (30, 40, 4), np.uint8)
+    made = {"deep.png": Image.fromarray(deep), "see.png": Image.fromarray(colours),
+            "palette.png": Image.fromarray(colours[..., :3]).quantize(7), "grey.png": Image.fromarray(colours[..., 0]),
+            "turned.jpg": Image.fromarray(colours[..., :3]), "alpha.png": Image.fromarray(colours[..., :2], "LA")}
+    made[name].save(path, **({"exif": exif} if name == "turned.jpg" else {}))
+    assert np.array_equal(data.read_picture(path), as_picture(on_device(path)))
 
 
 def break_folder(root, kind):

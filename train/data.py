@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runtime.image import as_picture, resize
+from runtime.image import as_picture, of_pillow, resize
 
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -237,13 +237,7 @@ def read_picture(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "F":
-                raise ValueError("floats, whose white no file tells: save it with 8 or 16 bits")
-            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
-                return as_picture((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
-            mode = "RGBA" if upright.has_transparency_data else "RGB"
-            return as_picture(np.asarray(upright.convert(mode)))
+            return as_picture(of_pillow(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a picture that can be read ({error}); repair or remove it") from error
 
