@@ -45,23 +45,25 @@ def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Opt
     return path
 
 
-def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    """(tensors by full name, state). Raises CheckpointError where there is none that can be read."""
+def load(folder: Path, flag: str = "--resume") -> tuple[dict[str, Tensor], dict]:
+    """(tensors by full name, state). Raises CheckpointError, naming the flag that asked for it, where there is none
+    that can be read.
+    """
     path = folder / NAME
     if not path.is_file():
-        raise CheckpointError(f"--resume: there is no {path}; start without --resume, or give the earlier run's --out")
+        raise CheckpointError(f"{flag}: there is no {path}; start without {flag}, or give the folder of an earlier run")
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); start without --resume") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); start without {flag}") from error
     if about.get("format") != str(FORMAT):
-        raise CheckpointError(f"{path} has format {about.get('format')}, expected {FORMAT}; start without --resume")
+        raise CheckpointError(f"{path} has format {about.get('format')}, expected {FORMAT}; start without {flag}")
     if about.get("sha256") != _digest(tensors, about.get("state", "")):
         raise CheckpointError(f"{path} is damaged: expected the bytes that its sha256 tells, got others; bring an "
-                              "undamaged copy back, or start without --resume")
-    return tensors, _checked(about.get("state", ""), path)
+                              f"undamaged copy back, or start without {flag}")
+    return tensors, _checked(about.get("state", ""), path, flag)
 
 
 def _digest(tensors: dict[str, Tensor], state: str) -> str:
@@ -72,7 +74,7 @@ def _digest(tensors: dict[str, Tensor], state: str) -> str:
     return digest.hexdigest()
 
 
-def _checked(text: str, path: Path) -> dict:
+def _checked(text: str, path: Path, flag: str) -> dict:
     """The state in a checkpoint's metadata; CheckpointError where it is not what `train.loop.keep` writes."""
     try:
         state = json.loads(text)
@@ -84,10 +86,10 @@ def _checked(text: str, path: Path) -> dict:
                   state["configs"] is None and phase not in AFTER_SEARCH}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a run's state, got {text[:80]!r} ({error!r}); start without "
-                              "--resume") from error
+                              f"{flag}") from error
     wrong = [f"{k} {str(state[k])[:80]!r}" for k, right in wanted.items() if not right]
     if wrong:
-        raise CheckpointError(f"{path}: not a run's state: {', '.join(wrong)}; start without --resume")
+        raise CheckpointError(f"{path}: not a run's state: {', '.join(wrong)}; start without {flag}")
     return state
 
 
@@ -97,8 +99,9 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     differing = [k for k in sorted(saved.keys() | wanted.keys())
                  if k not in saved or k not in wanted or saved[k].shape != wanted[k].shape]
     if differing:
-        raise CheckpointError(f"--resume: the checkpoint does not hold what this run's {name} is made of "
-                              f"({', '.join(differing[:3])}); it is another version's: start without --resume")
+        raise CheckpointError(f"the checkpoint does not hold what this run's {name} is made of "
+                              f"({', '.join(differing[:3])}); it is another version's or of other classes: start "
+                              "without it")
     module.load_state_dict(saved)
 
 

@@ -134,6 +134,14 @@ class CostTable:
         return {layer.name: inner.get(layer.name, END_BITS) for layer in self.arch.layers}
 
 
+def check_given(budget: float, costs: list[tuple[str, float]]) -> None:
+    """Raises CostError where none of several variants (name, cost) keeps the budget; one alone leaves no choice."""
+    name, least = min(costs, key=lambda pair: pair[1])
+    if len(costs) > 1 and budget < least * (1 - TOLERANCE):
+        raise CostError(f"--budget {budget:g}: the cheapest variant given, {name}, costs {least:.4f} of the cost of 8 "
+                        "bits; raise the budget or give a cheaper variant")
+
+
 def _at_least(w: int, a: int, shape) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
     return (rows >= w) & (columns >= a)

@@ -8,7 +8,7 @@ from train import checkpoint, configs, csq, dqmq, fracbits, ilp
 from train.architectures import Architecture, Layer, architecture
 from train.batches import Batches
 from train.configs import Configs, Variant
-from train.cost import TOLERANCE, CostError, CostTable, layer_cost, relative
+from train.cost import CostTable, check_given, layer_cost, relative
 from train.data import Dataset
 from train.feeds import accuracy, feeds, reestimate
 from train.loop import Phase, Run, keep, train
@@ -89,16 +89,18 @@ class Bits:
     def of(cls, settings: Settings, arch: Architecture) -> "Bits":
         """Raises ConfigsError, or CostError for a cost that cannot be had or a budget out of reach."""
         cost = layer_cost(settings.cost, settings.target)
+        if settings.start:  # which brings them along
+            return cls(settings, None, None)
         if settings.configs:
             found = configs.load(settings.configs, tuple(layer.name for layer in arch.layers))
             # What another run made private trains here like any other variant for some kinds of quality.
             priced = tuple(replace(v, cost=relative(cost, arch, v.bits), base="") for v in found.variants)
-            _check_budget(settings.budget, priced)
+            check_given(settings.budget, [(v.name, v.cost) for v in priced])
             return cls(settings, replace(found, about=settings.costs, variants=priced), None)
         if settings.method == "fixed":
             made = {name: variant_bits(arch, *widths) for name, widths in settings.uniform.items()}
             found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
-            _check_budget(settings.budget, found)
+            check_given(settings.budget, [(v.name, v.cost) for v in found])
             return cls(settings, Configs(settings.costs, found), None)
         table = CostTable.of(cost, arch, settings.candidates)
         table.check(settings.budget, settings.activation_bits if settings.method == "csq" else None)
@@ -126,14 +128,6 @@ class Bits:
                 finish()
             run.configs = configs.read(run.folder / configs.NAME)
         del run.modules["search"]
-
-
-def _check_budget(budget: float, variants: tuple[Variant, ...]) -> None:
-    """Raises CostError where no variant of several keeps the budget; one alone has no choice to make."""
-    cheapest = min(variants, key=lambda v: v.cost)
-    if len(variants) > 1 and budget < cheapest.cost * (1 - TOLERANCE):
-        raise CostError(f"--budget {budget:g}: the cheapest variant given, {cheapest.name}, costs {cheapest.cost:.4f} "
-                        "of the cost of 8 bits; raise the budget or give a cheaper variant")
 
 
 def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held,

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from compile.graph import Graph
-from train import checkpoint, phases, private
+from train import checkpoint, phases, private, start
 from train.arms import BY_RULE, arm_records, choose
 from train.batches import Batches
 from train.choice import Choice
@@ -73,6 +73,7 @@ def learn(settings: Settings):
         teacher = phases.full_network(settings, dataset, device)
         tutor = phases.tutor(settings, dataset, teacher, device)
         bits = phases.Bits.of(settings, teacher.arch)
+        begun = start.joined(settings, teacher.arch) if settings.start and saved is None else None
         check_count(settings.groups, len(dataset.train_y))
         views, held = training_pictures(settings, dataset)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
@@ -81,7 +82,7 @@ def learn(settings: Settings):
     run = Run(settings.folder, settings.record(), group, journal(settings, group, saved),
               60 * settings.checkpoint_minutes, console, operands=getattr(torch, settings.precision),
               fuses=settings.torch_compile)
-    resumed = None
+    resumed = begun
     if saved is not None:
         resumed = {**saved[1], "tensors": saved[0]}
         run.last_checkpoint = run.folder / checkpoint.NAME

@@ -57,6 +57,8 @@ class Settings:
     target: str = _option("x86", "hardware whose measured table --cost latency takes")
     configs: str = _option("", "no search: train the variants of FILE (configs.json of a run), FILE:name,name, or such "
                                "joined by +")
+    start: Path | None = _option(None, "folder of a run to go on from: networks and bits are as at its end, without "
+                                       "private variants; no other training comes before this run's private ones")
     search_epochs: int | None = _option(None, "of the search; as --epochs when not given")
     policy_lr: float = _option(0.03, "largest learning rate of what chooses the bits")
     policy_gradient: float = _option(0.5, "dqmq: weight of the policy gradient; 0 leaves the relaxation alone")
@@ -125,6 +127,11 @@ class Settings:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise SettingsError(f"{_flag(name)} {path}: there is no such file")
+        beside = [flag for flag, given in (("--weights", self.weights), ("--configs", self.configs),
+                                           ("--method", self.method != "fixed")) if given]
+        if self.start is not None and beside:
+            raise SettingsError(f"--start {self.start}: brings networks and bits along, got {', '.join(beside)} as "
+                                "well; leave one out")
         try:
             find(self.target)
         except ValueError as error:
