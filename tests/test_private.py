@@ -231,6 +231,27 @@ def test_groups_of_families_tell_families_apart_and_mild_pictures_count_as_what_
     assert np.array_equal(again.assign(again.standardize(quality)), found)
 
 
+@pytest.mark.parametrize("taken", [0.2, 0.45, 0.6, 1.0])
+def test_a_family_that_mostly_looks_like_another_is_one_kind_with_it(taken):
+    chance = np.random.default_rng(0)
+    centres = 1000 * np.eye(4, 12)
+    family = np.repeat([2, 3, 5, 7], 500)  # numbers may have gaps
+    looks = np.repeat(np.arange(4), 500)
+    looks[(family == 7) & (chance.random(2000) < taken)] = 1
+    quality = (centres[looks] + chance.normal(0, 50, (2000, 12))).astype(np.int32)
+    groups = groups_of_families(quality, family)
+    found = groups.assign(groups.standardize(quality))
+    assert len(groups) == (3 if taken > 0.4 else 4) and np.isclose(groups.shares.sum(), 1)
+    first = [int(np.bincount(found[family == f]).argmax()) for f in (2, 3, 5, 7)]
+    assert (first[1] == first[3]) == (taken > 0.4) and len(set(first[:3])) == 3
+
+
+def test_families_that_all_look_alike_are_one_kind():
+    quality = np.random.default_rng(0).normal(0, 100, (900, 12)).astype(np.int32)
+    groups = groups_of_families(np.tile(quality, (3, 1)), np.repeat(np.arange(3), 900))
+    assert len(groups) == 1 and groups.shares.tolist() == [1]
+
+
 @pytest.mark.parametrize("wrong", ["many", "-1", ""])
 def test_bad_groups_say_what_was_expected(wrong):
     with pytest.raises((SettingsError, SystemExit)):

@@ -22,6 +22,7 @@ LEAST_DEVIATION = 4.0  # of a feature, in its units: what never varies must not 
 RIDGE = 1e-2  # added to every variance of standardized features
 CLIP = 8.0  # deviations
 BATCH = 256
+CLEARLY = 2
 GROUPED = 8192  # views that the groups are found on
 
 
@@ -62,20 +63,21 @@ class Groups:
 def groups_of_families(quality: np.ndarray, family: np.ndarray) -> Groups:
     """Gaussians of features int32 [M, D] of pictures whose family int64 [M] is known.
 
-    One for each family whose pictures are told as its own more often than as any other's, and one for such as look
-    alike, say two kinds of blur.
+    One for each family whose pictures are told as its own CLEARLY times as often as any other's, and one for such as
+    look alike, say two kinds of blur.
     """
     label = np.unique(family, return_inverse=True)[1]
     while True:
         groups = _gaussians(quality, label)
         told = groups.assign(groups.standardize(quality))
         count = len(groups)
-        shares = np.array([np.bincount(told[label == k], minlength=count) for k in range(count)])
-        taken = shares.max(1) - shares.diagonal()  # pictures by which another group is likelier than one's own
-        worst = int(taken.argmax())
-        if not taken[worst]:
+        seen = np.array([np.bincount(told[label == k], minlength=count) for k in range(count)])
+        own, others = seen.diagonal(), seen * ~np.eye(count, dtype=bool)
+        lacking = CLEARLY * others.max(1) - own
+        worst = int(lacking.argmax())
+        if lacking[worst] <= 0:
             return groups
-        label[label == worst] = shares[worst].argmax()
+        label[label == worst] = others[worst].argmax()
         label = np.unique(label, return_inverse=True)[1]
 
 

@@ -132,6 +132,9 @@ class Settings:
         if self.start is not None and beside:
             raise SettingsError(f"--start {self.start}: brings networks and bits along, got {', '.join(beside)} as "
                                 "well; leave one out")
+        if self.start is not None and self.start.resolve() == self.folder.resolve():
+            raise SettingsError(f"--start {self.start}: expected another run than the one that is written; name "
+                                "another --out")
         try:
             find(self.target)
         except ValueError as error:
