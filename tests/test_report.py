@@ -181,19 +181,22 @@ def test_usage_is_told(capsys):
             parse(words)
         out = capsys.readouterr()
         assert "usage: python -m train.report" in out.out + out.err and told in " ".join((out.out + out.err).split())
-    assert parse(["a", "b", "--static", "c"]) == ([Path("a"), Path("b")], Path("c"))
+    assert parse(["a", "b"]) == ([Path("a"), Path("b")], [])
+    assert parse(["--static", "c", "a", "--static", "d"]) == ([Path("a")], [Path("c"), Path("d")])
 
 
 def test_another_runs_static_variants_are_on_the_line(tmp_path, capsys):
     folder, other = invented(tmp_path / "a", 0), tmp_path / "other"
     other.mkdir()
     World({"w8a8": alike(0.85), "w4a4": alike(0.82), "w2a2": alike(0.70)}, {}).evidence().write(other)
-    main([folder], other)
+    main([folder], [other])
     text = (folder / "report.md").read_text()
-    assert "nothing pays" in text and "| `w4a4` of the other run | 82.00" in text
+    assert "nothing pays" in text and "| `w4a4 of other` | 82.00" in text
     (folder / "report.md").unlink()
     with pytest.raises(ValueError, match="same test pictures"):
-        main([folder], invented(tmp_path / "b", 1))
+        main([folder], [invented(tmp_path / "b", 1)])
+    with pytest.raises(ValueError, match="--static: expected runs of different names"):
+        main([folder], [other, other])
 
 
 def test_several_seeds(tmp_path, capsys):
@@ -208,7 +211,7 @@ def test_several_seeds(tmp_path, capsys):
     main([invented(tmp_path / "4", 4), invented(tmp_path / "5", 5)])
     assert "| private | 0.300 ± 0.000 | 81.00 ± 0.00 % | +1.00 ± 0.00 | better than static" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--static: expected one RUN"):
-        main(folders, folders[0])
+        main(folders, [folders[0]])
     for other, words in ((folders[0], "different seeds"), (invented(tmp_path / "6", 6, epochs=4), "epochs differ"),
                          (tmp_path / "none", "expected a finished run")):
         with pytest.raises(ValueError, match=words):

@@ -52,14 +52,17 @@ def test_another_runs_static_variants_raise_the_line():
     """0.80 at 0.3 is 0.82 in a run that trained nothing else: private variants with 0.81 are worse than that one."""
     evidence = routed(specialists(0.01, 0.05), OWN)
     rival = World({"w8a8": alike(0.85), "w4a4": alike(0.82), "w2a2": alike(0.70)}, {}).evidence()
-    compared = compare(evidence, rival)
-    assert compared[KNOWN].corners == (("fixed", "w2a2"), ("rival", "w4a4"), ("fixed", "w8a8"))
+    compared = compare(evidence, {"twin": rival})
+    assert compared[KNOWN].corners == (("fixed", "w2a2"), ("rival", "w4a4 of twin"), ("fixed", "w8a8"))
     gain = compared[KNOWN].gain(("private", "selector"))
     assert gain.value == pytest.approx(-0.01) and gain.verdict == -1
     text = "\n".join(worth(evidence, compared))
-    assert "| `w4a4` of the other run | 82.00 ±" in text and "through `w2a2`, `w4a4` of the other run, `w8a8`" in text
-    with pytest.raises(ValueError, match="expected another run with the same test pictures"):
-        compare(evidence, replace(rival, test=replace(rival.test, features=rival.test.features + 1)))
+    assert "| `w4a4 of twin` | 82.00 ±" in text and "through `w2a2`, `w4a4 of twin`, `w8a8`" in text
+    with pytest.raises(ValueError, match="twin: expected a run with the same test pictures"):
+        compare(evidence, {"twin": replace(rival, test=replace(rival.test, features=rival.test.features + 1))})
+    better = World({"w8a8": alike(0.85), "w4a4": alike(0.83), "w2a2": alike(0.72)}, {}).evidence()
+    assert compare(evidence, {"twin": rival, "third": better})[KNOWN].corners == \
+        (("rival", "w2a2 of third"), ("rival", "w4a4 of third"), ("fixed", "w8a8"))
 
 
 def test_nothing_to_gain_is_said_so():

@@ -6,12 +6,12 @@ import numpy as np
 
 from train.arms import Answers, answers
 from train.bootstrap import Estimate, resampled
-from train.evidence import Evidence
+from train.evidence import Evidence, Measured
 from train.frontier import cost_on_line, mix, over_line
 
 SEED = 0  # of the resamples
 GIVEN = "fixed"  # method of variants whose bits were given
-RIVAL = "rival"  # arm of another run's variant
+RIVAL = "rival"  # arm of another run's variant, "VARIANT of RUN"
 TRAINED, HELD_OUT, CLEAN = "training families", "held-out families", "clean"
 
 Arm = tuple[str, str]  # (arm, variant)
@@ -22,7 +22,7 @@ class Comparison:
     """Accuracy (0..1) and cost of each arm, [1 + R]: on the test pictures, then on every resample of them.
 
     corners: arms of the static frontier by rising cost, picked on validation pictures: none of them profits here from
-    having been picked here; among them those of another run, where one is given. given: the same among variants whose
+    having been picked here; among them those of other runs, where such are given. given: the same among variants whose
     bits were given, not learned. families: their number.
     """
 
@@ -76,19 +76,19 @@ def panel_weights(evidence: Evidence) -> dict[str, np.ndarray]:
     return out
 
 
-def compare(evidence: Evidence, rival: Evidence | None = None) -> dict[str, Comparison]:
+def compare(evidence: Evidence, rivals: dict[str, Evidence] | None = None) -> dict[str, Comparison]:
     """Panel -> comparison of all arms there, every panel resampled alike.
 
-    rival: of another run, whose shared variants count among the static ones; say, of one that gave all of its steps to
-    these. Raises ValueError where its test pictures are not the same.
+    rivals: of other runs by name, whose shared variants count among the static ones; say, of one that gave all of its
+    steps to these. Raises ValueError where their test pictures are not the same.
     """
     taken, weights = answers(evidence), panel_weights(evidence)
-    if rival is not None:
-        taken |= _of_rival(evidence, rival)
+    for name, rival in (rivals or {}).items():
+        taken |= _of_rival(evidence, name, rival)
     parts = [weight @ part for weight in weights.values() for pair in taken.values() for part in pair]
     columns = iter(resampled(np.stack(parts, 1), SEED).T)
     out, ladder = {}, evidence.ladder
-    corners = static_corners(evidence, ladder, rival)
+    corners = static_corners(evidence, ladder, rivals)
     given = static_corners(evidence, [k for k in ladder if evidence.variants[k].method == GIVEN])
     for panel, weight in weights.items():
         families = {f for (f, _), share in zip(evidence.places, weight, strict=True) if share}
@@ -98,15 +98,19 @@ def compare(evidence: Evidence, rival: Evidence | None = None) -> dict[str, Comp
     return out
 
 
-def _of_rival(evidence: Evidence, rival: Evidence) -> Answers:
-    """What the other run's shared variants make of the same test pictures."""
+def _of_rival(evidence: Evidence, run: str, rival: Evidence) -> Answers:
+    """What another run's shared variants make of the same test pictures."""
     if evidence.places != rival.places or not all(
             np.array_equal(a, b) for a, b in ((evidence.labels, rival.labels),
                                               (evidence.test.features, rival.test.features))):
-        raise ValueError("expected another run with the same test pictures in the same qualities, got others; give it "
-                         "the same --dataset, --families, --hold-out and --test-pictures")
+        raise ValueError(f"{run}: expected a run with the same test pictures in the same qualities, got others; give "
+                         "it the same --dataset, --families, --hold-out, --test-pictures and --seed")
     theirs = answers(replace(rival, arms={}))
-    return {(RIVAL, v.name): theirs[v.method, v.name] for v in (rival.variants[k] for k in rival.ladder)}
+    return {_rival(run, v): theirs[v.method, v.name] for v in (rival.variants[k] for k in rival.ladder)}
+
+
+def _rival(run: str, variant: Measured) -> Arm:
+    return RIVAL, f"{variant.name} of {run}"
 
 
 def curves(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
@@ -115,13 +119,15 @@ def curves(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
             for panel, weight in panel_weights(evidence).items() for accuracy, cost in [evidence.curve]}
 
 
-def static_corners(evidence: Evidence, ladder: list[int], rival: Evidence | None = None) -> tuple[Arm, ...]:
-    """Those of the variants `ladder` and of the rival's shared ones that are corners of their validation frontier."""
+def static_corners(evidence: Evidence, ladder: list[int], rivals: dict[str, Evidence] | None = None
+                   ) -> tuple[Arm, ...]:
+    """Those of the variants `ladder` and of the rivals' shared ones that are corners of their validation frontier."""
     by_point = {}
     for k in ladder:
         by_point.setdefault(_in_validation(evidence, k), (evidence.variants[k].method, evidence.variants[k].name))
-    for k in rival.ladder if rival is not None else ():
-        by_point.setdefault(_in_validation(rival, k), (RIVAL, rival.variants[k].name))
+    for run, rival in (rivals or {}).items():
+        for k in rival.ladder:
+            by_point.setdefault(_in_validation(rival, k), _rival(run, rival.variants[k]))
     return tuple(by_point[point] for point in mix(list(by_point)))
 
 

@@ -34,15 +34,15 @@ COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of ac
 
 
 def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None = None,
-                 rival: Evidence | None = None) -> Path:
+                 rivals: dict[str, Evidence] | None = None) -> Path:
     """Writes report.md and plots/*.png into a run folder; returns the path of report.md.
 
     samples: (family, severity) -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept as
     plots/samples.npz, which is used when the report is written again. Sections whose data the run lacks are left out:
     the selector's choices need "share/VARIANT" (of the pictures) in the records of arm adaptive, intervals and what
-    they decide need outcomes.npz. rival: of another run, whose shared variants count among the static ones. Raises
-    ValueError where run.json or results.json is missing, a file is not as expected, or outcomes.npz is missing for
-    sections that the report has already.
+    they decide need outcomes.npz. rivals: of other runs by name, whose shared variants count among the static ones.
+    Raises ValueError where run.json or results.json is missing, a file is not as expected, or outcomes.npz is missing
+    for sections that the report has already.
     """
     folder = Path(folder)
     run, records = _read(folder / "run.json", dict), _read(folder / "results.json", list)
@@ -54,7 +54,7 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
     private = {v["name"] for v in run["variants"] if v.get("base")}
     accuracy = {arm: a for arm, a in by_arm(records).items() if arm[0] in BY_RULE or arm[1] not in private}
     evidence = Evidence.read(folder) if (folder / OUTCOMES).is_file() else None
-    compared = {} if evidence is None else compare(evidence, rival)
+    compared = {} if evidence is None else compare(evidence, rivals)
     panels = {"training families": lambda f: f not in held_out}
     if held_out:
         panels["held-out families"] = lambda f: f in held_out
@@ -246,26 +246,30 @@ def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
         return {(name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])): file[name] for name in file.files}
 
 
-def main(folders: list[Path], other: Path | None = None) -> None:
+def main(folders: list[Path], others: list[Path] = ()) -> None:
     """One run: writes its report and prints where. Several, of different seeds: prints what they gain on average.
 
-    other: folder of a run whose static variants count too. Raises ValueError for one beside several runs, since other
-    seeds degrade the test pictures in other ways.
+    others: folders of runs whose static variants count too. Raises ValueError for such beside several runs, since other
+    seeds degrade the test pictures in other ways, and for two of one name.
     """
     if len(folders) == 1:
-        print(write_report(folders[0], rival=None if other is None else Evidence.read(other)))
-    elif other is None:
+        rivals = {folder.absolute().name: Evidence.read(folder) for folder in others}
+        if len(rivals) < len(others):
+            raise ValueError(f"--static: expected runs of different names, got {', '.join(map(str, others))}")
+        print(write_report(folders[0], rivals=rivals))
+    elif not others:
         print("\n".join(over_seeds(folders)))
     else:
         raise ValueError(f"--static: expected one RUN beside it, of its seed, got {len(folders)}; give one at a time")
 
 
-def parse(arguments: list[str] | None = None) -> tuple[list[Path], Path | None]:
+def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
     parser = argparse.ArgumentParser(prog="python -m train.report", description=sys.modules[__name__].__doc__)
     parser.add_argument("runs", nargs="+", type=given_path, metavar="RUN", help="folder of a finished run, whose "
                         "report is written; of several, equal but for their seeds: print what they gain on average")
-    parser.add_argument("--static", type=given_path, metavar="RUN", help="another run of the same seed and pictures, "
-                        "whose static variants count too: say one with --groups 1, which trained nothing else")
+    parser.add_argument("--static", action="append", type=given_path, metavar="RUN", default=[], help="another run of "
+                        "the same seed and pictures, whose static variants count too: say one with --groups 1, which "
+                        "trained nothing else; may be given several times")
     given = parser.parse_args(arguments)
     return given.runs, given.static
 

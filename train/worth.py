@@ -161,7 +161,7 @@ def _ratio(e: Estimate) -> str:
 def _named(arm: Arm, alone: bool) -> str:
     if alone:
         return f"`{arm[1]}`"
-    return {"static": f"static (`{arm[1]}`)", RIVAL: f"`{arm[1]}` of the other run"}.get(arm[0], arm[0])
+    return {"static": f"static (`{arm[1]}`)", RIVAL: f"`{arm[1]}`"}.get(arm[0], arm[0])
 
 
 def _notes(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
