@@ -14,6 +14,9 @@ from rich.table import Table
 
 from benchmarks.records import write_records
 from runtime import Engine
+from targets import TargetError
+from targets.arm import toolchain as arm
+from targets.x86 import toolchain as x86
 from train.data import load
 from train.degrade import FAMILIES, HELD_OUT
 from train.settings import CACHE
@@ -28,6 +31,17 @@ def run(*words: str) -> None:
     """One of the README's commands, shown and run."""
     print(f"\n$ python -m {' '.join(words)}", flush=True)
     subprocess.run([sys.executable, "-m", *words], check=True)
+
+
+def unlinkable() -> dict[str, str]:
+    """Targets of the demo that this machine cannot link for, each with what to install."""
+    lacking = {}
+    for target, toolchain in (("x86", x86), ("arm", arm)):
+        try:
+            toolchain.linker()
+        except TargetError as error:
+            lacking[target] = str(error)
+    return lacking
 
 
 def classify(engine: Engine, pictures: np.ndarray) -> tuple[np.ndarray, list[str], np.ndarray]:
@@ -108,8 +122,14 @@ def main() -> int:
             f"the demo runs on x86_64 or aarch64, this is {platform.machine()}; build for one with compile.build"
         )
     here = "x86" if platform.machine() == "x86_64" else "arm"
+    lacking = unlinkable()
+    if here in lacking:
+        parser.error(lacking[here])
     run("train.run", "--dataset", "digits", "--out", "runs/demo")
     for target in dict.fromkeys((here, "arm")):
+        if target in lacking:
+            print(f"\nNOT compiled for {target}: {lacking[target]}", flush=True)
+            continue
         run("compile.build", "runs/demo", "--target", target, "--out", f"bundles/demo-{target}")
     run("runtime", "check", f"bundles/demo-{here}")
     data = load("digits", None, CACHE)

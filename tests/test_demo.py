@@ -1,0 +1,47 @@
+"""The demo on a machine that lacks a linker: told before anything is trained, and only what cannot be done is left out."""
+
+import platform
+
+import pytest
+
+from benchmarks import demo
+
+HERE = {"x86_64": "x86", "aarch64": "arm"}.get(platform.machine())
+pytestmark = pytest.mark.skipif(HERE is None, reason=f"the demo does not run on {platform.machine()}")
+
+
+class Checked(Exception):
+    """The demo came to its check of the bundle."""
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands the demo starts; none is run."""
+    started = []
+
+    def run(*words):
+        if words[0] == "runtime":
+            raise Checked
+        started.append(" ".join(words))
+
+    monkeypatch.setattr(demo, "run", run)
+    monkeypatch.setattr("sys.argv", ["demo"])
+    return started
+
+
+def test_without_a_linker_nothing_is_trained(commands, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        demo.main()
+    assert not commands and "found none; install one: apt install binutils" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(HERE == "arm", reason="here the other target is this machine")
+def test_without_a_linker_for_arm_the_rest_is_done(commands, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "unlinkable", lambda: {"arm": "expected a linker for aarch64"})
+    with pytest.raises(Checked):
+        demo.main()
+    assert [words.split()[0] for words in commands] == ["train.run", "compile.build"]
+    assert "--target x86" in commands[1]
+    assert "NOT compiled for arm: expected a linker for aarch64" in capsys.readouterr().out
