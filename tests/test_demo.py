@@ -1,4 +1,4 @@
-"""The demo on a machine that lacks a linker: told before anything is trained, and only what cannot be done is left out."""
+"""The demo without a linker: told before anything is trained, and only what cannot be done is left out."""
 
 import platform
 
