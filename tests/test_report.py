@@ -210,9 +210,33 @@ def test_several_seeds(tmp_path, capsys):
     assert f"[{2 - 4.303 / 3**0.5:.2f}, {2 + 4.303 / 3**0.5:.2f}]" in found
     main([invented(tmp_path / "4", 4), invented(tmp_path / "5", 5)])
     assert "| private | 0.300 ± 0.000 | 81.00 ± 0.00 % | +1.00 ± 0.00 | better than static" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="--static: expected one RUN"):
-        main(folders, [folders[0]])
+    begun = [invented(tmp_path / f"begun-{seed}", seed, start=f"shared-{seed}") for seed in (7, 8)]
+    main(begun)  # each from a run of its own seed
+    with pytest.raises(ValueError, match="start differ"):
+        main([begun[0], folders[0]])
     for other, words in ((folders[0], "different seeds"), (invented(tmp_path / "6", 6, epochs=4), "epochs differ"),
                          (tmp_path / "none", "expected a finished run")):
         with pytest.raises(ValueError, match=words):
             main([folders[0], other])
+
+
+def rival(folder, seed: int):
+    """A run's folder with static variants alone, the one of 4 bits half a point better than that of `invented`."""
+    folder.mkdir()
+    World({"w8a8": alike(0.85), "w4a4": alike(0.805), "w2a2": alike(0.70)}, {}).evidence(seed).write(folder)
+    (folder / "run.json").write_text(json.dumps({"settings": {"epochs": 9, "seed": seed}}))
+    return folder
+
+
+def test_several_seeds_beside_the_static_variants_of_others(tmp_path, capsys):
+    folders = [invented(tmp_path / f"{seed}", seed, gain) for seed, gain in ((1, 0.01), (2, 0.02), (3, 0.03))]
+    rivals = [rival(tmp_path / f"static-{seed}", seed) for seed in (3, 1, 2)]
+    main(folders, rivals)
+    out = capsys.readouterr().out
+    assert "are those of a run and of 1 more of its seed" in out
+    assert "| private | 0.300 ± 0.000 | 82.00 ± 0.58 % | +1.50 ± 0.58 |" in out
+    for some in (rivals[:2], [*rivals, rival(tmp_path / "static-4", 4)]):
+        with pytest.raises(ValueError, match=r"--static: expected as many runs for each of the seeds \[1, 2, 3\]"):
+            main(folders, some)
+    with pytest.raises(ValueError, match="--static: expected runs of different names"):
+        main(folders, rivals + rivals)

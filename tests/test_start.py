@@ -77,13 +77,14 @@ def test_its_run_is_evaluated_and_exported_like_any_other(first, tmp_path):
     main(parse([*DATA, "--start", str(first), "--private-epochs", "1", "--test-pictures", "20", "--out",
                 str(tmp_path)]))
     about = json.loads((tmp_path / "run.json").read_text())
-    assert about["settings"]["start"] == first.name
+    assert about["settings"]["start"] == first.name and "bits" not in about["settings"]
     assert {v["name"] for v in about["variants"]} >= {"w4a4", "w2a2", "w4a4-q0", "w2a2-q1"}
 
 
 @pytest.mark.parametrize("flags, told", [
     (["--weights", __file__], "got --weights as well"), (["--configs", "c.json"], "got --configs as well"),
-    (["--method", "ilp"], "got --method as well")])
+    (["--method", "ilp"], "got --method as well"), (["--bits", "4"], "got --bits as well"),
+    (["--epochs", "3", "--fp-epochs", "0"], "got --epochs, --fp-epochs as well")])
 def test_what_it_brings_along_cannot_be_given_too(first, flags, told, capsys):
     with pytest.raises(SystemExit):
         parse(["--start", str(first), *flags])

@@ -7,7 +7,7 @@ from pathlib import Path
 from train.settings import SettingsError
 
 SETTINGS = "settings.json"
-KNOWN = {"dataset", "arch", "method", "bits"}  # settings that every run's file has, and hardly another program's
+KNOWN = {"dataset", "arch", "hold_out", "budget"}  # settings that every run's file has, and hardly another program's
 
 
 def check_own(folder: Path) -> None:

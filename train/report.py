@@ -17,7 +17,7 @@ from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
 from train.frontier import mix
 from train.groups import Groups
-from train.seeds import over_seeds
+from train.seeds import over_seeds, read_rivals
 from train.settings import given_path
 from train.swap import swap
 from train.worth import TITLE, at_budgets, worth
@@ -249,18 +249,12 @@ def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
 def main(folders: list[Path], others: list[Path] = ()) -> None:
     """One run: writes its report and prints where. Several, of different seeds: prints what they gain on average.
 
-    others: folders of runs whose static variants count too. Raises ValueError for such beside several runs, since other
-    seeds degrade the test pictures in other ways, and for two of one name.
+    others: folders of runs whose static variants count too, each beside the run of its seed.
     """
     if len(folders) == 1:
-        rivals = {folder.absolute().name: Evidence.read(folder) for folder in others}
-        if len(rivals) < len(others):
-            raise ValueError(f"--static: expected runs of different names, got {', '.join(map(str, others))}")
-        print(write_report(folders[0], rivals=rivals))
-    elif not others:
-        print("\n".join(over_seeds(folders)))
+        print(write_report(folders[0], rivals=read_rivals(others)))
     else:
-        raise ValueError(f"--static: expected one RUN beside it, of its seed, got {len(folders)}; give one at a time")
+        print("\n".join(over_seeds(folders, others)))
 
 
 def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
@@ -269,7 +263,7 @@ def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
                         "report is written; of several, equal but for their seeds: print what they gain on average")
     parser.add_argument("--static", action="append", type=given_path, metavar="RUN", default=[], help="another run of "
                         "the same seed and pictures, whose static variants count too: say one with --groups 1, which "
-                        "trained nothing else; may be given several times")
+                        "trained nothing else; may be given several times, as often for each seed")
     given = parser.parse_args(arguments)
     return given.runs, given.static
 

@@ -25,6 +25,7 @@ PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
 DATA_SIDE = 32  # of the pictures of digits and cifar10
 SIDES = range(8, 129, 4)  # pixels: networks halve their maps twice
+DECIDED_BY_START = ("weights", "configs", "method", "bits", "epochs", "fp_epochs", "search_epochs")
 MOST_SEED = 2**32 - 1  # that all libraries take
 CACHE = Path.home() / ".cache" / "bitgrade"
 
@@ -127,8 +128,7 @@ class Settings:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise SettingsError(f"{_flag(name)} {path}: there is no such file")
-        beside = [flag for flag, given in (("--weights", self.weights), ("--configs", self.configs),
-                                           ("--method", self.method != "fixed")) if given]
+        beside = [_flag(name) for name in DECIDED_BY_START if getattr(self, name) != getattr(Settings, name)]
         if self.start is not None and beside:
             raise SettingsError(f"--start {self.start}: brings networks and bits along, got {', '.join(beside)} as "
                                 "well; leave one out")
@@ -233,6 +233,7 @@ class Settings:
     def record(self) -> dict:
         """What decides the outcome, for JSON: two runs of equal records are the same run, wherever their files lie."""
         beside = ("out", "cache", "device", "workers", "checkpoint_minutes", "resume", "data")
+        beside += DECIDED_BY_START if self.start else ()
         return {f.name: v.name if isinstance(v := getattr(self, f.name), Path) else v
                 for f in fields(self) if f.name not in beside}
 
