@@ -19,7 +19,7 @@ from tests.conftest import BITS
 from tests.families import made
 from tests.graphs import pictures, resnet_like
 from train.choice import fit_choice
-from train.escalation import fit_margins, rising
+from train.escalation import fit_margins, fit_up, rising
 from train.outcomes import Outcomes
 
 LEVELS = (1.0, 0.3)
@@ -57,6 +57,19 @@ def test_margins_are_the_best_there_are(seed, lam):
         gain[margins[:, 0] < by_trying(margins[:, 0], gain)].sum())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_only_a_shared_variant_follows_a_shared_one(seed):
+    """Of three dearer ones the private is the best on these pictures, of which none tells how it is on others."""
+    costs, private = np.array([0.2, 0.2, 0.5, 0.5]), np.array([False, True, False, True])
+    correct = np.random.default_rng(seed).random((400, 4)) < (0.5, 0.5, 0.7, 0.9)
+    seen = Outcomes(np.zeros((400, 12), np.int32), correct, np.tile(np.arange(400)[:, None], 4))
+    accuracy = np.zeros((400, 4), np.int64)
+    accuracy[:200, 0], accuracy[200:, 1] = 1 << 15, 1 << 15
+    found = [fit_up(accuracy, seen, costs, np.rint(costs * 65536).astype(np.int64), [0.1], shared)
+             for shared in (~private, np.ones(4, bool))]
+    assert found[0].tolist() == [2, 3, 2, 3] and found[1].tolist() == [3, 3, 2, 3]
+
+
 def test_entries_that_others_beat_are_left_out():
     entries = [{"budget": b, "accuracy": a} for b, a in ((0.3, 0.5), (0.1, 0.4), (0.2, 0.6), (0.4, 0.6), (0.1, 0.3))]
     assert rising(entries) == [{"budget": 0.1, "accuracy": 0.4}, {"budget": 0.2, "accuracy": 0.6}]
@@ -78,6 +91,7 @@ def test_a_choice_keeps_to_what_its_table_says(fitted):
     assert (choice.lam, choice.margins.tolist()) == (entry["lambda"], entry["margins"]) and any(entry["margins"])
     first, (last, cost) = choice.first(world.seen.features), choice.run(world.seen)
     twice = last != first
+    assert world.shared[last[world.shared[first]]].all()
     assert 0.02 < twice.mean() < 0.9 and cost.mean() == pytest.approx(entry["budget"])
     assert entry["worst"] >= cost.max() and entry["worst"] == pytest.approx(1.3)
     np.testing.assert_array_equal(cost, world.costs[first] + twice * world.costs[last])

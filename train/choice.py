@@ -47,10 +47,10 @@ def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: i
     """From pictures that no variant was trained on.
 
     groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
-    only they get one of an unseen kind. pictures: int64 [M], which picture each is a view of. escalate: whether a
-    variant that is unsure may be followed by a dearer one. by_quality: whether the first choice may depend on the
-    picture; False: the same variant for all, the best at its cost. inside: share of these pictures near enough to a
-    known kind not to fall back, of all variants or each [V].
+    only they get one of an unseen kind, at first or after another. pictures: int64 [M], which picture each is a view
+    of. escalate: whether a variant that is unsure may be followed by a dearer one. by_quality: whether the first choice
+    may depend on the picture; False: the same variant for all, the best at its cost. inside: share of these pictures
+    near enough to a known kind not to fall back, of all variants or each [V].
     """
     costs = np.asarray(costs, np.float64)
     inside = np.broadcast_to(inside, costs.shape)
@@ -62,7 +62,8 @@ def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: i
         half = _half(pictures, seed)
         fixed = Selector.from_dict(selector)
         accuracy = fixed.predict(seen.features)
-        escalation = escalation_table(accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs))
+        escalation = escalation_table(accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs),
+                                      np.asarray(shared))
         taken = escalation["budgets"]
     entry = entry_for(taken, max(budget, taken[0]["budget"]))
     margins = np.array(entry.get("margins", [0] * len(costs)), np.int64)

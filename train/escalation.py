@@ -37,11 +37,12 @@ class Rule:
 
 
 def fit_up(accuracy: np.ndarray, seen: Outcomes, costs: np.ndarray, integer_costs: np.ndarray,
-           lambdas: list[float]) -> np.ndarray:
+           lambdas: list[float], shared: np.ndarray) -> np.ndarray:
     """The best variant to run after each, int64 [V], itself where no dearer one ever pays.
 
     Of the pictures that get v at any of the lambdas by predicted accuracy int64 [M, V], the one with the largest gain
-    less lambda * cost, in the mean over the lambdas.
+    less lambda * cost, in the mean over the lambdas. Only a shared one, bool [V], follows a shared one: pictures of
+    unseen kinds get those first, and nothing here tells how a private variant does on such.
     """
     given = np.zeros(accuracy.shape, bool)
     for lam in lambdas:
@@ -53,7 +54,7 @@ def fit_up(accuracy: np.ndarray, seen: Outcomes, costs: np.ndarray, integer_cost
             continue
         order = mine[np.argsort(seen.margin[mine, v], kind="stable")]
         steps = np.arange(1, len(order) + 1)
-        for w in np.flatnonzero(costs > costs[v]):
+        for w in np.flatnonzero((costs > costs[v]) & (shared | ~shared[v])):
             gained = np.cumsum(seen.correct[order, w].astype(np.int64) - seen.correct[order, v])
             worth = sum(max(0.0, (gained - lam * costs[w] * steps).max()) for lam in lambdas)
             if worth > best:
@@ -79,17 +80,17 @@ def fit_margins(first: np.ndarray, seen: Outcomes, up: np.ndarray, costs: np.nda
 
 
 def escalation_table(accuracy: np.ndarray, half: np.ndarray, seen: Outcomes, costs: np.ndarray,
-                     integer_costs: np.ndarray, lambdas: list[float]) -> dict:
+                     integer_costs: np.ndarray, lambdas: list[float], shared: np.ndarray) -> dict:
     """{"up", "budgets": [{"budget", "lambda", "accuracy", "worst", "margins"}, ...]} by rising budget and accuracy.
 
-    accuracy int64 [M, V]: as the selector predicts; half bool [M]: which half of the pictures each is of. What is kept
-    is fitted to all pictures; budget is what it costs on them, and accuracy that on them less what two such rules, each
-    fitted to one half, gain there more than on the other. worst: the most that a picture costs which gets a variant
-    that any of these got.
+    accuracy int64 [M, V]: as the selector predicts; half bool [M]: which half of the pictures each is of; shared bool
+    [V]: variants for pictures of every kind. What is kept is fitted to all pictures; budget is what it costs on them,
+    and accuracy that on them less what two such rules, each fitted to one half, gain there more than on the other.
+    worst: the most that a picture costs which gets a variant that any of these got.
     """
-    up = fit_up(accuracy, seen, costs, integer_costs, lambdas)
+    up = fit_up(accuracy, seen, costs, integer_costs, lambdas, shared)
     parts = [(seen.of_pictures(half == h), np.flatnonzero(half == h)) for h in (False, True)]
-    ups = [fit_up(accuracy[mine], part, costs, integer_costs, lambdas) for part, mine in parts]
+    ups = [fit_up(accuracy[mine], part, costs, integer_costs, lambdas, shared) for part, mine in parts]
     entries = []
     for lam in lambdas:
         first = decide(accuracy, integer_costs, lam)
