@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 import sys
 import types
 
 import pytest
 import torch
 
+from runtime.selector import rounded_up
 from tests.searches import ARCH, LAYERS, WIDTHS, bitops_table, chance
 from train import configs
 from train.configs import Configs, ConfigsError, Variant, distinct, pareto
@@ -62,10 +64,38 @@ def test_gradients_of_cost_and_policy_are_right(table):
 def test_a_budget_out_of_reach_is_refused_with_what_can_be_reached(table):
     table.check(table.least())
     assert float(table.of_indices(table.cheapest())) == pytest.approx(table.least())
-    with pytest.raises(CostError, match=f"--budget 0.05: the least that widths 2, 3, 4, 8.*{table.least():.4f}"):
+    least = rounded_up(table.least())
+    with pytest.raises(CostError, match=f"--budget 0.05: the least that widths 2, 3, 4, 8.*{least}"):
         table.check(0.05)
     with pytest.raises(CostError, match="--budget 0.05"):
         Bits.of(Settings(method="dqmq", budget=0.05), ARCH)
+
+
+@pytest.mark.parametrize("given", [None, 2, 8])
+def test_the_cheapest_and_the_first_within_a_budget(table, given):
+    rough = torch.rand(table.table.shape, generator=chance(), dtype=torch.float64)
+    some = dataclasses.replace(table, table=rough)  # fewer bits may cost more
+    a = slice(None) if given is None else WIDTHS.index(given)
+    assert some.least(given) == pytest.approx(some.rest + float(rough[:, :, a].reshape(LAYERS, -1).amin(1).sum()))
+    cheapest = some.cheapest(given)
+    assert given is None or bool((cheapest[:, 1] == a).all())
+    tried = torch.randint(4, (50, LAYERS, 2), generator=chance(1))
+    costs = some.of_indices(tried)
+    budget = float(costs.median())
+    assert torch.equal(some.first_within(budget, tried, given), tried[int((costs <= budget).nonzero()[0])])
+    assert torch.equal(some.first_within(float(costs.min()) * 0.999, tried, given), cheapest)
+
+
+def test_a_budget_that_is_told_is_kept(table):
+    """What a refusal names, typed as it stands, is not refused."""
+    with pytest.raises(CostError) as refused:
+        table.check(0.01)
+    told = re.search(r"is ([0-9.]+) of the cost", str(refused.value)).group(1)
+    table.check(float(told))
+    with pytest.raises(CostError, match="w2a2, costs") as refused:
+        Bits.of(Settings(budget=0.01, bits="8,2"), ARCH)
+    told = re.search(r"costs ([0-9.]+) of the cost", str(refused.value)).group(1)
+    assert Bits.of(Settings(budget=float(told), bits="8,2"), ARCH).given is not None
 
 
 def test_latency_is_read_from_the_target_s_table(monkeypatch):
@@ -102,7 +132,8 @@ def test_a_budget_below_all_given_variants_is_refused(tmp_path):
     path = Configs({}, (variant("mine", 0.1, None), wide)).write(tmp_path)
     for given, name in (({"bits": "8,4"}, "w4a4"), ({"configs": str(path)}, "mine")):
         assert Bits.of(Settings(budget=cost, **given), ARCH).given is not None
-        with pytest.raises(CostError, match=f"--budget 0.2: the cheapest variant given, {name}, costs {cost:.4f} of"):
+        told = f"--budget 0.2: the cheapest variant given, {name}, costs {rounded_up(cost)} of"
+        with pytest.raises(CostError, match=told):
             Bits.of(Settings(budget=0.2, **given), ARCH)
     assert Bits.of(Settings(budget=0.2, bits="8"), ARCH).given is not None  # one alone has no choice to make
 

@@ -13,7 +13,8 @@ from tests.searches import ARCH, LAYERS, chance
 from tests.test_planes import WIDTHS, weights_by_hand
 from tests.test_search import SMALL, Killed
 from train import checkpoint, configs, csq
-from train.cost import CostError, CostTable, bitops, size
+from train.architectures import architecture
+from train.cost import CostError, CostTable, bitops, latency, size
 from train.csq import Depths, budget_loss, exact, mixture, open_arms, start, temperatures
 from train.fracbits import uniform_width
 from train.loop import train
@@ -157,6 +158,16 @@ def test_rounded_depths_keep_the_budget_and_their_order(table):
     assert uniform_width(table, middle, 8) == pytest.approx(4, abs=1e-4)
     with pytest.raises(CostError, match="with 8-bit activations is"):
         CostTable.of(bitops, ARCH, WIDTHS).check(0.2, 8)
+
+
+def test_rounded_depths_keep_a_budget_of_time_where_fewer_bits_cost_more():
+    """On the table of the Cortex-A72 no offset common to all depths keeps some budgets that the table can keep."""
+    arch = architecture("resnet20", (32, 32, 3), 10)
+    table = CostTable.of(latency("arm"), arch, WIDTHS)
+    layers = len(open_layers(arch))
+    budgets = torch.linspace(table.least(4) + 1e-4, 1.0, 300).tolist()
+    depths = Depths(layers, WIDTHS, 4.0)
+    assert all(float(table.of_indices(depths.round(table, WIDTHS.index(4), b))) <= b * (1 + 1e-9) for b in budgets)
 
 
 def test_variants_start_as_the_exact_network():

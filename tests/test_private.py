@@ -12,20 +12,21 @@ from train.architectures import Layer, architecture
 from train.batches import Batches
 from train.checkpoint import load, part
 from train.configs import NAME as CONFIGS
-from train.configs import read
+from train.configs import ConfigsError, read
 from train.evidence import Evidence
 from train.groups import groups_of_families
 from train.lowering import lower
 from train.networks import Network, key
-from train.phases import private_layers, variants_network
+from train.phases import Bits, private_layers, variants_network
 from train.private import PrivatePhase, _moving
 from train.run import learn, main
-from train.settings import PRIVATE_WEIGHTS, SettingsError, parse
+from train.settings import PRIVATE_WEIGHTS, Settings, SettingsError, parse
 from train.weights import load_weights, save_weights
 
 ARCH = architecture("resnet8", (8, 8, 3), 10)
-SMALL = ["--limit", "96", "--batch", "16", "--epochs", "1", "--fp-epochs", "1", "--families", "clean,gaussian_noise",
-         "--bits", "4,2", "--workers", "1", "--private-epochs", "2"]
+GIVEN = ["--limit", "96", "--batch", "16", "--epochs", "1", "--fp-epochs", "1", "--families", "clean,gaussian_noise",
+         "--workers", "1", "--private-epochs", "2"]
+SMALL = [*GIVEN, "--bits", "4,2"]
 
 
 def trained(out, *more):
@@ -142,10 +143,39 @@ def test_weights_rest_where_a_variant_would_be_left_behind(run):
 
 
 def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_private(run, tmp_path):
-    words = [*SMALL, "--private-epochs", "0", "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--out", str(tmp_path)]
+    words = [*GIVEN, "--private-epochs", "0", "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--out", str(tmp_path)]
     learn(parse(words))
     variants = read(tmp_path / CONFIGS).variants
     assert [(v.name, v.groups, v.base) for v in variants] == [("w4a4", (), ""), ("w4a4-q1", (1,), "")]
+
+
+@pytest.mark.parametrize("names, more, told", [
+    ("w4a4,w4a4-q1", [], "w4a4-q1: --private-epochs makes variants of these names"),
+    ("w4a4,w4a4-q1", ["--groups", "3"], "brings its kinds of quality along, got --groups 3")])
+def test_what_a_file_brings_is_not_made_again(run, tmp_path, names, more, told):
+    words = [*GIVEN, "--configs", f"{run[0] / CONFIGS}:{names}", *more, "--out", str(tmp_path)]
+    with pytest.raises(ConfigsError, match=told):
+        learn(parse(words))
+
+
+def test_no_private_variants_beside_such_as_a_file_brings_where_none_are_asked_for(run, tmp_path):
+    learn(parse([*GIVEN, "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--groups", "1", "--out", str(tmp_path)]))
+    assert [(v.name, v.groups, v.base) for v in read(tmp_path / CONFIGS).variants] == [
+        ("w4a4", (), ""), ("w4a4-q1", (1,), "")]
+
+
+@pytest.mark.parametrize("damage, told", [
+    (lambda d: d.update(groups=None), "does not describe"), (lambda d: d["groups"].pop("means"), "does not describe"),
+    (lambda d: d.update(groups={"foo": 1}), "does not describe"), (lambda d: d["groups"]["means"].pop(), "describe"),
+    (lambda d: d["groups"]["covariances"][0].pop(), "does not describe"),
+    (lambda d: d["variants"][-1].update(groups=[99]), "kinds of quality it describes, got .* for others"),
+    (lambda d: d["variants"].append(d["variants"][0]), "variants of different names")])
+def test_damaged_kinds_of_quality_are_told_before_anything_is_trained(run, tmp_path, damage, told):
+    content = json.loads((run[0] / CONFIGS).read_text())
+    damage(content)
+    (tmp_path / CONFIGS).write_text(json.dumps(content))
+    with pytest.raises(ConfigsError, match=told):
+        Bits.of(Settings(configs=str(tmp_path / CONFIGS), budget=0.3), ARCH)
 
 
 def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, monkeypatch):

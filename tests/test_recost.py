@@ -69,6 +69,18 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(run, tmp_path, changes, to
     assert not (tmp_path / "b").exists()
 
 
+def test_a_trained_run_is_not_written_over_and_nothing_of_an_earlier_one_is_left(run, tmp_path):
+    trained, out = shutil.copytree(run, tmp_path / "trained"), tmp_path / "out"
+    (trained / "checkpoint").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="--out .*trained: expected a new folder, or one of an earlier recost"):
+        recost(run, trained, budget=0.9)
+    recost(run, out, budget=0.9)
+    (out / "w5a5.onnx").write_bytes(b"of a variant that is no longer there")
+    recost(run, out, budget=0.8)
+    assert not (out / "w5a5.onnx").exists()
+    assert {p.name for p in out.glob("*.onnx")} == {p.name for p in run.glob("*.onnx")}
+
+
 def test_a_folder_that_is_no_whole_run_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="expected another folder"):
         recost(run, run)

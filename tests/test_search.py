@@ -18,8 +18,9 @@ from train.run import learn
 from train.search import Search
 from train.settings import parse
 
-SMALL = ["--limit", "48", "--batch", "16", "--epochs", "1", "--search-epochs", "4", "--families", "clean,contrast",
-         "--workers", "1", "--checkpoint-minutes", "0", "--widths", "2,4,8"]
+GIVEN = ["--limit", "48", "--batch", "16", "--epochs", "1", "--families", "clean,contrast", "--workers", "1",
+         "--checkpoint-minutes", "0", "--widths", "2,4,8"]
+SMALL = [*GIVEN, "--search-epochs", "4"]
 
 
 class Killed(BaseException):
@@ -60,7 +61,9 @@ def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method
         ours, theirs = (to_onnx(lower(net, name), {}).SerializeToString(deterministic=True) for net in (whole, resumed))
         assert ours == theirs
     if method == "dqmq" and "csq" not in more:
-        _, given = learned(tmp_path / "given", cache, "fixed", "--configs", str(tmp_path / "whole" / configs.NAME))
+        whole_configs = str(tmp_path / "whole" / configs.NAME)
+        given = learn(parse([*GIVEN, "--configs", whole_configs, "--out", str(tmp_path / "given"), "--cache",
+                             str(cache)]))[2]
         for (name, ours), theirs in zip(given.state_dict().items(), whole.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs), name
 

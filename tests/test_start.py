@@ -82,9 +82,9 @@ def test_its_run_is_evaluated_and_exported_like_any_other(first, tmp_path):
 
 
 @pytest.mark.parametrize("flags, told", [
-    (["--weights", __file__], "got --weights as well"), (["--configs", "c.json"], "got --configs as well"),
-    (["--method", "ilp"], "got --method as well"), (["--bits", "4"], "got --bits as well"),
-    (["--epochs", "3", "--fp-epochs", "0"], "got --epochs, --fp-epochs as well")])
+    (["--weights", __file__], "what --weights would"), (["--configs", "c.json"], "what --configs would"),
+    (["--method", "ilp"], "what --method would"), (["--bits", "4"], "what --bits would"),
+    (["--epochs", "3", "--fp-epochs", "0"], "what --epochs, --fp-epochs would")])
 def test_what_it_brings_along_cannot_be_given_too(first, flags, told, capsys):
     with pytest.raises(SystemExit):
         parse(["--start", str(first), *flags])

@@ -57,6 +57,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
     ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
     ({"seed": 2**63}, "--seed: expected at most 4294967295"), ({"dataset": "folder:"}, "there is no such folder"),
     ({"size": 48}, "--size: expected 32 for digits"),
+    ({"method": "dqmq", "samples": 65}, "--samples: expected at most the pictures of a step, --batch 64, got 65"),
+    ({"configs": "c.json", "bits": "4"}, "--configs c.json: brings along what --bits would decide"),
     *(({"size": side, "dataset": f"folder:{Path(__file__).parent}"}, "--size: expected a multiple of 4 from 8 to 128")
       for side in (4, 30, 132)),
     *(({name: 1}, "expected at least 2, ") for name in ("limit", "selector_pictures", "test_pictures")),

@@ -79,8 +79,8 @@ def panel_weights(evidence: Evidence) -> dict[str, np.ndarray]:
 def compare(evidence: Evidence, rivals: dict[str, Evidence] | None = None) -> dict[str, Comparison]:
     """Panel -> comparison of all arms there, every panel resampled alike.
 
-    rivals: of other runs by name, whose shared variants count among the static ones; say, of one that gave all of its
-    steps to these. Raises ValueError where their test pictures are not the same.
+    rivals: of other runs by name, whose variants that are no private ones count among the static ones; say, of one that
+    gave all of its steps to these. Raises ValueError where their test pictures are not the same.
     """
     taken, weights = answers(evidence), panel_weights(evidence)
     for name, rival in (rivals or {}).items():

@@ -64,7 +64,7 @@ class Configs:
         known = {"format", "variants", "pareto", "groups"}
         try:
             lists = [tuple(_variant(entry) for entry in content[key]) for key in ("variants", "pareto")]
-            _check_bases(lists[0])
+            _check_names(lists[0])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigsError(f"{where}: not a list of configurations ({error!r}); search anew") from error
         return cls({k: v for k, v in content.items() if k not in known}, *lists, content.get("groups"))
@@ -110,8 +110,10 @@ def _bits(name: str, bits: dict) -> BitConfig:
     return {layer: tuple(pair) for layer, pair in bits.items()}
 
 
-def _check_bases(variants: tuple[Variant, ...]) -> None:
-    """Weights can be shared with such as have their own."""
+def _check_names(variants: tuple[Variant, ...]) -> None:
+    """No name twice; weights can be shared with such as have their own."""
+    if len({v.name for v in variants}) < len(variants):
+        raise ValueError(f"expected variants of different names, got {[v.name for v in variants]}")
     known = {"", *(v.name for v in variants if not v.base)}
     unknown = [f"{v.base} of {v.name}" for v in variants if v.base not in known]
     if unknown:

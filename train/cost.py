@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from runtime.selector import rounded_up
 from targets import find
 from train.architectures import Architecture, Layer
 from train.relaxed import END_BITS, open_layers
@@ -96,21 +97,28 @@ class CostTable:
 
     def least(self, a_bits: int | None = None) -> float:
         """Cost of the cheapest configuration; a_bits: of all inner activations, if given."""
-        table = self.table if a_bits is None else self.table[:, :, self.widths.index(a_bits)]
-        return self.rest + float(table.flatten(1).min(1).values.sum())
+        return float(self.of_indices(self.cheapest(a_bits)))
 
-    def cheapest(self) -> Tensor:
-        """Indices int64 [L, 2] of the configuration of least cost."""
-        pair = self.table.flatten(1).argmin(1)
-        return torch.stack([pair // len(self.widths), pair % len(self.widths)], 1)
+    def cheapest(self, a_bits: int | None = None) -> Tensor:
+        """Indices int64 [L, 2] of the configuration of least cost; a_bits: of all inner activations, if given."""
+        allowed = range(len(self.widths)) if a_bits is None else [self.widths.index(a_bits)]
+        pair = self.table[:, :, list(allowed)].flatten(1).argmin(1)
+        return torch.stack([pair // len(allowed), torch.tensor(allowed)[pair % len(allowed)]], 1)
+
+    def first_within(self, budget: float, tried: Tensor, a_bits: int | None = None) -> Tensor:
+        """The first of configurations int64 [N, L, 2] that keeps the budget; where none does, which can be in a table
+        where fewer bits cost more, the cheapest of all; a_bits: as in `cheapest`.
+        """
+        within = self.of_indices(tried) <= budget * (1 + TOLERANCE)
+        return tried[int(within.nonzero()[0])] if within.any() else self.cheapest(a_bits)
 
     def check(self, budget: float, a_bits: int | None = None) -> None:
         """Raises CostError for a budget that no configuration keeps; a_bits: as in `least`."""
         least, told = self.least(a_bits), "" if a_bits is None else f" with {a_bits}-bit activations"
         if budget < least * (1 - TOLERANCE):
             widths = ", ".join(map(str, self.widths))
-            raise CostError(f"--budget {budget:g}: the least that widths {widths} can reach{told} is {least:.4f} of "
-                            "the cost of 8 bits; raise the budget or give smaller --widths")
+            raise CostError(f"--budget {budget:g}: the least that widths {widths} can reach{told} is "
+                            f"{rounded_up(least)} of the cost of 8 bits; raise the budget or give smaller --widths")
 
     def widened(self, indices: Tensor) -> Tensor:
         """Indices int64 [L, 2] of the widest pairs that cost no more than those given: what the target runs as fast."""
@@ -138,8 +146,8 @@ def check_given(budget: float, costs: list[tuple[str, float]]) -> None:
     """Raises CostError where none of several variants (name, cost) keeps the budget; one alone leaves no choice."""
     name, least = min(costs, key=lambda pair: pair[1])
     if len(costs) > 1 and budget < least * (1 - TOLERANCE):
-        raise CostError(f"--budget {budget:g}: the cheapest variant given, {name}, costs {least:.4f} of the cost of 8 "
-                        "bits; raise the budget or give a cheaper variant")
+        raise CostError(f"--budget {budget:g}: the cheapest variant given, {name}, costs {rounded_up(least)} of the "
+                        "cost of 8 bits; raise the budget or give a cheaper variant")
 
 
 def _at_least(w: int, a: int, shape) -> Tensor:

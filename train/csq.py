@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.configs import Variant, distinct
-from train.cost import TOLERANCE, CostTable
+from train.cost import CostTable
 from train.fracbits import uniform_width
 from train.loop import answers, distillation, train
 from train.networks import Network
@@ -56,8 +56,7 @@ class Depths(nn.Module):
         offsets = torch.linspace(reach, -reach, OFFSETS, dtype=torch.float64)
         weights = torch.bucketize(self.depth.detach().cpu().double() + offsets[:, None], ranks)
         indices = torch.stack([weights, torch.full_like(weights, a_index)], -1)
-        within = table.of_indices(indices) <= budget * (1 + TOLERANCE)
-        return indices[int(within.nonzero()[0])] if within.any() else indices[-1]
+        return table.first_within(budget, indices, table.widths[a_index])
 
 
 def temperatures(progress: float) -> tuple[float, float]:

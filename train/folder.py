@@ -1,6 +1,7 @@
-"""The folder that a run is written into: never one that holds what no run has left."""
+"""The folder that a run is written into: never one that holds what no run has left, nor parts of an earlier run."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -8,6 +9,17 @@ from train.settings import SettingsError
 
 SETTINGS = "settings.json"
 KNOWN = {"dataset", "arch", "hold_out", "budget"}  # settings that every run's file has, and hardly another program's
+EVALUATION = "evaluation"  # folder of what an evaluation has come to so far
+PARTS = ("checkpoint", EVALUATION, "run.json", "results.json", "configs.json", "outcomes.npz")
+
+
+def clear(folder: Path) -> None:
+    """Takes away what makes an earlier run's folder a run."""
+    for path in (*(folder / name for name in PARTS), *folder.glob("*.onnx")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_own(folder: Path) -> None:

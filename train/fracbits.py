@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from train.cost import TOLERANCE, CostTable
+from train.cost import CostTable
 from train.loop import answers, distillation, train
 from train.relaxed import Mixture, one_hot, open_layers
 from train.search import Search, SearchPhase, held_parts, judge
@@ -41,10 +41,7 @@ class RealWidths(nn.Module):
         offsets = torch.linspace(reach, -reach, OFFSETS, dtype=torch.float64)
         moved = bits + offsets[:, None, None]
         indices = (moved[..., None] - widths).abs().argmin(-1)
-        within = table.of_indices(indices) <= budget * (1 + TOLERANCE)
-        if not within.any():  # a table where fewer bits can cost more
-            return table.cheapest()
-        return indices[int(within.nonzero()[0])]
+        return table.first_within(budget, indices)
 
 
 def interpolate(bits: Tensor, widths: Tensor) -> Tensor:

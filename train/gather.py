@@ -26,8 +26,6 @@ from train.outcomes import Outcomes, outcomes
 from train.settings import Settings
 from train.views import MIXED_SEED, evaluation_views, mixed_views, severities, training_views
 
-FOLDER = "evaluation"
-
 
 @dataclass(frozen=True, eq=False)
 class Pictures:

@@ -11,7 +11,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from runtime.quality import features
+from runtime.quality import NAMES, features
 from train.batches import Batches
 from train.loop import answers
 from train.networks import Network
@@ -57,7 +57,13 @@ class Groups:
 
     @classmethod
     def from_dict(cls, content: dict) -> "Groups":
-        return cls(**{k: np.array(v, np.float64) for k, v in content.items()})
+        """Raises ValueError for what `to_dict` does not leave."""
+        try:
+            found = cls(**{k: np.array(v, np.float64) for k, v in content.items()})
+            found.assign(found.standardize(np.zeros(len(NAMES))))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"expected Gaussians over {len(NAMES)} features ({error})") from error
+        return found
 
 
 def groups_of_families(quality: np.ndarray, family: np.ndarray) -> Groups:

@@ -12,6 +12,7 @@ from train.architectures import INPUT_SCALE, Architecture, Block, Layer
 from train.quant import Quantizer, Stream
 
 FULL = "full"  # the arm of full precision
+LEAST_GAIN = 1e-3  # of a batch norm
 
 
 @dataclass(frozen=True)
@@ -216,11 +217,11 @@ class Network(nn.Module):
         self.train(training)
 
     @torch.no_grad()
-    def keep_gains_positive(self, smallest: float = 1e-3) -> None:
+    def keep_gains_positive(self) -> None:
         """Clamps every batch norm's gamma, so that the folded scale of a channel is a valid multiplier."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.weight.clamp_(min=smallest)
+                module.weight.clamp_(min=LEAST_GAIN)
 
 
 @contextmanager

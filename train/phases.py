@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from train import checkpoint, configs, csq, dqmq, fracbits, ilp
+from train import checkpoint, configs, csq, dqmq, fracbits, given, ilp
 from train.architectures import Architecture, Layer, architecture
 from train.batches import Batches
 from train.configs import Configs, Variant
@@ -95,8 +95,9 @@ class Bits:
             found = configs.load(settings.configs, tuple(layer.name for layer in arch.layers))
             # What another run made private trains here like any other variant for some kinds of quality.
             priced = tuple(replace(v, cost=relative(cost, arch, v.bits), base="") for v in found.variants)
-            check_given(settings.budget, [(v.name, v.cost) for v in priced])
-            return cls(settings, replace(found, about=settings.costs, variants=priced), None)
+            found = replace(found, about=settings.costs, variants=priced)
+            given.check(settings, found, f"--configs {settings.configs}")
+            return cls(settings, found, None)
         if settings.method == "fixed":
             made = {name: variant_bits(arch, *widths) for name, widths in settings.uniform.items()}
             found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())

@@ -13,6 +13,7 @@ from train.architectures import Architecture, Layer
 from train.batches import Batches
 from train.configs import Configs
 from train.feeds import accuracy, feeds, reestimate
+from train.given import NO_PRIVATE
 from train.groups import Groups, quality_groups
 from train.loop import Phase, Run, answers, distillation, keep, train
 from train.networks import Network
@@ -81,9 +82,7 @@ def specialize(settings: Settings, run: Run, batches: Batches, tutor: Network, s
     bases = [v for v in run.configs.variants if not v.groups]
     if settings.private_epochs and bases:
         if not inside:
-            groups = Groups.from_dict(run.configs.groups) if run.configs.groups else \
-                quality_groups(batches, tutor, settings.groups, settings.seed)
-            run.configs = with_private(run.configs, groups)
+            run.configs = _for_kinds(settings, run.configs, batches, tutor)
             for v in run.configs.variants:
                 if v.base:
                     student.add_private(v.name, v.base, private_layers(student.arch, settings.private_weights))
@@ -94,6 +93,13 @@ def specialize(settings: Settings, run: Run, batches: Batches, tutor: Network, s
     if run.group.writes:
         keep(None, run, {"phase": "done"})
     return student.eval()
+
+
+def _for_kinds(settings: Settings, found: Configs, batches: Batches, tutor: Network) -> Configs:
+    """With private variants for the kinds of quality that there are already, else for such as are found now."""
+    if not found.groups:
+        return with_private(found, quality_groups(batches, tutor, settings.groups, settings.seed))
+    return found if settings.groups == NO_PRIVATE else with_private(found, Groups.from_dict(found.groups))
 
 
 def _train(settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held,

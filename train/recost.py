@@ -15,7 +15,7 @@ from train.compare import compare
 from train.cost import layer_cost, relative
 from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
-from train.folder import SETTINGS, check_own, writable
+from train.folder import SETTINGS, check_own, clear, writable
 from train.report import SAMPLES, write_report
 from train.run import write_json
 from train.settings import COSTS, given_path
@@ -35,6 +35,9 @@ def recost(run: Path, out: Path, **changes) -> Path:
     if out.resolve() == run.resolve():
         raise ValueError(f"--out {out}: expected another folder than the run's, whose files stay as they are")
     check_own(out)
+    if (out / "checkpoint").exists():
+        raise ValueError(f"--out {out}: expected a new folder, or one of an earlier recost, got a trained run's; name "
+                         "another")
     about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.NAME)
     settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
     missing = sorted(set(CHANGED) - set(settings))
@@ -62,12 +65,13 @@ def recost(run: Path, out: Path, **changes) -> Path:
     if missing:
         raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
     writable("--out", out)
+    clear(out)
     write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
     found.write(out)
     evidence.write(out)
     _copy(run, out, [*files, *(f for f in BESIDE if (run / f).is_file())])
     write_json(out / "results.json", arm_records(evidence, settings["seed"]))
-    write_json(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.name,
+    write_json(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.absolute().name,
                                   "settings": settings})
     write_report(out)
     print("\n".join(verdicts(compare(evidence))))

@@ -22,9 +22,8 @@ from train.configs import Configs
 from train.data import Dataset, load, spread, thin
 from train.evidence import Evidence
 from train.export import export_run, stored_bytes
-from train.folder import SETTINGS, check_own, writable
-from train.gather import FOLDER as EVALUATION
-from train.gather import Parts, Pictures, gather
+from train.folder import EVALUATION, SETTINGS, check_own, clear, writable
+from train.gather import Parts, Pictures, digest, gather
 from train.groups import check_count
 from train.journal import Journal
 from train.loop import Run, TrainingError
@@ -36,7 +35,7 @@ from train.parallel import Group, join, leave, pick_device
 from train.plots import IN_FAMILIES
 from train.report import write_report
 from train.search import Held
-from train.settings import Settings, parse
+from train.settings import SHORT, Settings, parse
 from train.views import MIXED_SEED, mixed_views, training_views
 from train.worth import verdicts
 
@@ -59,8 +58,6 @@ def learn(settings: Settings):
     group = join(device)
     console = Console(stderr=True, quiet=not group.writes)
     saved = checkpoint.load(settings.folder) if settings.resume else None
-    if saved is not None:
-        checkpoint.check_same_run(saved[1]["settings"], settings.record())
     if group.writes:
         check_own(settings.folder)
         for flag, folder in (("--out", settings.folder), ("--cache", settings.cache)):
@@ -70,6 +67,9 @@ def learn(settings: Settings):
     with group.writer_first():
         dataset = thin(load(settings.dataset, settings.data, settings.cache, settings.size), settings.limit)
         console.print(dataset.describe(), highlight=False, soft_wrap=True)
+        record = {**settings.record(), "pictures": digest({}, dataset)[:SHORT]}
+        if saved is not None:
+            checkpoint.check_same_run(saved[1]["settings"], record)
         teacher = phases.full_network(settings, dataset, device)
         tutor = phases.tutor(settings, dataset, teacher, device)
         bits = phases.Bits.of(settings, teacher.arch)
@@ -79,7 +79,7 @@ def learn(settings: Settings):
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
                       seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
                       share=(group.rank, group.processes))
-    run = Run(settings.folder, settings.record(), group, journal(settings, group, saved),
+    run = Run(settings.folder, record, group, journal(settings, group, saved),
               60 * settings.checkpoint_minutes, console, operands=getattr(torch, settings.precision),
               fuses=settings.torch_compile)
     resumed = begun
@@ -113,10 +113,7 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
     folder = settings.folder
     write_json(folder / SETTINGS, settings.record())  # first, since it says that the rest is a run's
     if saved is None:
-        for name in ("checkpoint", EVALUATION):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("run.json", "results.json", "configs.json", "outcomes.npz"):
-            (folder / name).unlink(missing_ok=True)
+        clear(folder)
     return Journal(folder, 0 if saved is None else saved[1]["journal"])
 
 
@@ -159,8 +156,9 @@ def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], eviden
                  "bitops": bit_operations(graphs[v.name]), "accuracy": accuracy_by_family(records, v.method, v.name),
                  "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
                 for v in evidence.variants]
+    method = "+".join(dict.fromkeys(v.method for v in evidence.variants))
     return {"name": settings.folder.absolute().name, "arch": settings.arch, "dataset": settings.dataset,
-            "method": settings.method, "labels": list(dataset.labels), "variants": variants, **choice.to_dict(),
+            "method": method, "labels": list(dataset.labels), "variants": variants, **choice.to_dict(),
             "settings": settings.record()}
 
 

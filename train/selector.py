@@ -21,6 +21,7 @@ INSIDE = 0.95
 RIDGE = 0.01  # added to each group's covariance: no direction is known better than to a tenth of a deviation
 LEAST_DEVIATION = 4.0  # of a feature, in its units: what never varies in training must not decide alone
 WEIGHT_BITS, HIDDEN_BITS = 12, 14  # of fraction
+QUANTILES = 33  # lambdas that budgets are measured at, about
 TOLERANCE = 1 / 256  # of accuracy, between fixed point and float
 
 
@@ -87,8 +88,7 @@ def likelihood(z: np.ndarray, weights) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def budget_table(selector: Selector | dict, features: np.ndarray, correct: np.ndarray, costs,
-                 points: int = 33) -> list[dict]:
+def budget_table(selector: Selector | dict, features: np.ndarray, correct: np.ndarray, costs) -> list[dict]:
     """What each lambda gives: [{"budget": mean cost, "lambda", "accuracy"}, ...] by rising budget and accuracy.
 
     It starts with the cheapest variant for every picture and ends with the most accurate lambda; entries that cost
@@ -97,14 +97,14 @@ def budget_table(selector: Selector | dict, features: np.ndarray, correct: np.nd
     selector = selector if isinstance(selector, Selector) else Selector.from_dict(selector)
     costs, accuracy = np.asarray(costs, np.float64), selector.predict(features)
     rows, entries = np.arange(len(features)), []
-    for lam in lambdas_of(accuracy, selector.costs, points):
+    for lam in lambdas_of(accuracy, selector.costs):
         chosen = decide(accuracy, selector.costs, lam)
         budget, right = float(costs[chosen].mean()), float(correct[rows, chosen].mean())
         entries.append({"budget": budget, "lambda": lam, "accuracy": right})
     return rising(entries)
 
 
-def lambdas_of(accuracy: np.ndarray, costs: np.ndarray, points: int = 33) -> list[float]:
+def lambdas_of(accuracy: np.ndarray, costs: np.ndarray) -> list[float]:
     """0, quantiles of the lambdas at which some picture changes its variant, and one at which all take the cheapest.
 
     accuracy int64 [M, K] and costs int64 [K] in 1/65536.
@@ -116,7 +116,7 @@ def lambdas_of(accuracy: np.ndarray, costs: np.ndarray, points: int = 33) -> lis
                 slope = (accuracy[:, dear] - accuracy[:, cheap]) / (costs[dear] - costs[cheap])
                 slopes.append(slope[(slope > 0) & (accuracy[:, cheap] != NEVER)])
     slopes = np.concatenate(slopes)
-    return sorted({float(np.ceil(s * ONE) / ONE) for s in np.quantile(slopes, np.linspace(0, 1, points))}
+    return sorted({float(np.ceil(s * ONE) / ONE) for s in np.quantile(slopes, np.linspace(0, 1, QUANTILES))}
                   | {0.0, float(np.ceil(slopes.max() * ONE + 1) / ONE)})
 
 

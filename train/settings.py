@@ -4,6 +4,8 @@ import argparse
 import math
 import re
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from targets import find
@@ -25,7 +27,10 @@ PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
 DATA_SIDE = 32  # of the pictures of digits and cifar10
 SIDES = range(8, 129, 4)  # pixels: networks halve their maps twice
-DECIDED_BY_START = ("weights", "configs", "method", "bits", "epochs", "fp_epochs", "search_epochs")
+# what a run is given with these, so that no other setting decides it
+DECIDED_BY = {"start": ("weights", "configs", "method", "bits", "epochs", "fp_epochs", "search_epochs"),
+              "configs": ("method", "bits", "search_epochs")}
+SHORT = 12  # digits of a digest that tell files apart
 MOST_SEED = 2**32 - 1  # that all libraries take
 CACHE = Path.home() / ".cache" / "bitgrade"
 
@@ -128,10 +133,11 @@ class Settings:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise SettingsError(f"{_flag(name)} {path}: there is no such file")
-        beside = [_flag(name) for name in DECIDED_BY_START if getattr(self, name) != getattr(Settings, name)]
-        if self.start is not None and beside:
-            raise SettingsError(f"--start {self.start}: brings networks and bits along, got {', '.join(beside)} as "
-                                "well; leave one out")
+        for given, names in DECIDED_BY.items():
+            beside = [_flag(name) for name in names if getattr(self, name) != getattr(Settings, name)]
+            if getattr(self, given) and beside:
+                raise SettingsError(f"{_flag(given)} {getattr(self, given)}: brings along what {', '.join(beside)} "
+                                    "would decide; leave one out")
         if self.start is not None and self.start.resolve() == self.folder.resolve():
             raise SettingsError(f"--start {self.start}: expected another run than the one that is written; name "
                                 "another --out")
@@ -163,6 +169,9 @@ class Settings:
             raise SettingsError(f"--budget: expected a share of the cost of 8 bits, in 0..1, got {self.budget}")
         if not 0 <= self.unseen_loss <= 1:
             raise SettingsError(f"--unseen-loss: expected a share of the pictures, in 0..1, got {self.unseen_loss}")
+        if self.method == "dqmq" and self.samples > self.batch:
+            raise SettingsError(f"--samples: expected at most the pictures of a step, --batch {self.batch}, got "
+                                f"{self.samples}")
         if self.method == "csq" and self.activation_bits not in self.candidates:
             raise SettingsError(f"--activation-bits: expected one of --widths {self.widths}, got "
                                 f"{self.activation_bits}")
@@ -231,11 +240,17 @@ class Settings:
         return self.out or Path("runs") / f"{name}-{self.arch}-{self.method}"
 
     def record(self) -> dict:
-        """What decides the outcome, for JSON: two runs of equal records are the same run, wherever their files lie."""
+        """What decides the outcome, for JSON; of files their names and what is in them, wherever they lie."""
         beside = ("out", "cache", "device", "workers", "checkpoint_minutes", "resume", "data")
-        beside += DECIDED_BY_START if self.start else ()
-        return {f.name: v.name if isinstance(v := getattr(self, f.name), Path) else v
-                for f in fields(self) if f.name not in beside}
+        beside += tuple(name for given, names in DECIDED_BY.items() if getattr(self, given) for name in names)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside} | self._files
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Read once, since they may be gone when a run ends."""
+        given = {name: path for name in ("weights", "teacher") if (path := getattr(self, name)) is not None}
+        found = {name: f"{path.name} {sha256(path.read_bytes()).hexdigest()[:SHORT]}" for name, path in given.items()}
+        return found | ({"start": self.start.name} if self.start else {})
 
 
 _LEAST = {"epochs": 1, "private_epochs": 0, "search_epochs": 1, "variants": 1, "samples": 1, "levels": 1,

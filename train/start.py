@@ -4,25 +4,23 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from train import checkpoint
+from train import checkpoint, given
 from train.architectures import Architecture
 from train.checkpoint import CheckpointError
 from train.configs import Configs
-from train.cost import check_given, layer_cost, relative
+from train.cost import layer_cost, relative
 from train.settings import Settings
-
-ENDED = ("joined", "done")
 
 
 def joined(settings: Settings, arch: Architecture) -> dict:
     """What a run resumes from right after its joint phase, taken from the run --start.
 
-    Costs are of these settings. Raises CheckpointError for a run that cannot be gone on from, CostError for a budget
-    out of reach.
+    Costs are of these settings. Raises CheckpointError for a run that cannot be gone on from, ConfigsError and
+    CostError for variants that cannot be trained as asked.
     """
     tensors, state = checkpoint.load(settings.start, "--start")
     theirs = state["settings"].get("arch")
-    if state["phase"] not in ENDED:
+    if state["phase"] != "done":
         raise CheckpointError(f"--start {settings.start}: expected a run whose training has ended, got one stopped in "
                               f"its phase {state['phase']}; end it with --resume")
     if theirs != settings.arch:
@@ -30,8 +28,8 @@ def joined(settings: Settings, arch: Architecture) -> dict:
     found = Configs.from_dict(state["configs"], f"--start {settings.start}")
     cost = layer_cost(settings.cost, settings.target)
     kept = tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in found.variants if not v.base)
-    check_given(settings.budget, [(v.name, v.cost) for v in kept])
     found = Configs(settings.costs, kept, (), found.groups if any(v.groups for v in kept) else None)
+    given.check(settings, found, f"--start {settings.start}")
     private = {v["name"] for v in state["configs"]["variants"] if v.get("base")}
     return {"phase": "joined", "configs": found.to_dict(), "tensors": _without(tensors, private)}
 
