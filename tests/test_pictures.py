@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from runtime.pictures import PictureError, pictures_in, read_picture
+from train.data import DataError
+from train.data import read_picture as read_training_picture
 
 PIL, ImageOps = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps")
 SIZES = [(1, 1), (1, 7), (13, 5), (32, 32), (40, 31)]
@@ -157,6 +159,23 @@ def test_errors_say_what_was_expected(tmp_path):
         with pytest.raises(PictureError, match=words) as caught:
             read_bare(path)
         assert "requires a buffer" not in str(caught.value) and "b'" not in str(caught.value)
+
+
+@pytest.mark.parametrize("at, value", [(80, b"\0\0\0\0"), (84, b"?!?!")])
+def test_whatever_pillow_raises_is_one_error(tmp_path, at, value):
+    """Its reader of DDS files raises NotImplementedError where it does not know a format of pixels."""
+    path = tmp_path / "a.dds"
+    PIL.fromarray(some((8, 8, 4))).save(path)
+    data = bytearray(path.read_bytes())
+    data[80:84] = b"\4\0\0\0"  # pixels of a kind that has four letters
+    data[at:at + 4] = value
+    path.write_bytes(data)
+    with pytest.raises(NotImplementedError), PIL.open(path) as image:
+        image.load()
+    with pytest.raises(PictureError, match="a.dds: Pillow cannot read it .*expected a sound PNG"):
+        read_picture(path)
+    with pytest.raises(DataError, match="a.dds: not a picture that can be read .*repair or remove it"):
+        read_training_picture(path)
 
 
 def test_folders_are_the_pictures_in_them(tmp_path):
