@@ -53,8 +53,9 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
 
     An older bundle of that name is replaced only when the new one is complete; any other folder there is refused.
     """
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise FileExistsError(f"{out}: expected no such folder, or a bundle to replace; choose another --out")
+    if out.exists() and not _only_a_bundle(out):
+        raise FileExistsError(f"{out}: expected no such folder, or a bundle to replace and nothing else in it; choose "
+                              "another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -79,6 +80,15 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _only_a_bundle(folder: Path) -> bool:
+    """Whether every file there is one that its manifest lists: what may be replaced without a loss."""
+    try:
+        listed = set(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]) | {"manifest.json"}
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+    return all(str(p.relative_to(folder)) in listed for p in folder.rglob("*") if not p.is_dir())
 
 
 def require_place(folder: Path, option: str) -> None:

@@ -109,6 +109,16 @@ def test_a_build_that_differs_fails_and_leaves_the_old_bundle(run_folder, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize("manifest", ['{"manifest_version": 3}', '{"files": {}}', "[]", "no JSON"])
+def test_a_folder_that_holds_more_than_a_bundle_is_not_replaced(run_folder, tmp_path, manifest):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text(manifest)
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="mine: expected no such folder, or a bundle to replace and nothing else"):
+        builder.build([run_folder], find("x86:avx2"), tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
 def test_a_wrong_kernel_is_caught(run_folder, tmp_path, monkeypatch):
     from targets.x86 import toolchain
 

@@ -189,6 +189,10 @@ def test_another_runs_static_variants_are_on_the_line(tmp_path, capsys):
     folder, other = invented(tmp_path / "a", 0), tmp_path / "other"
     other.mkdir()
     World({"w8a8": alike(0.85), "w4a4": alike(0.82), "w2a2": alike(0.70)}, {}).evidence().write(other)
+    (other / "run.json").write_text(json.dumps({"settings": {"cost": "latency", "target": "arm"}}))
+    with pytest.raises(ValueError, match="--static .*other: expected costs of the same kind.* got .*latency on arm"):
+        main([folder], [other])
+    (other / "run.json").write_text(json.dumps({"settings": {}}))
     main([folder], [other])
     text = (folder / "report.md").read_text()
     assert "nothing pays" in text and "| `w4a4 of other` | 82.00" in text

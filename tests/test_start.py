@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from train.checkpoint import NAME, CheckpointError, load
 from train.configs import NAME as CONFIGS
@@ -104,6 +105,15 @@ def test_what_cannot_be_gone_on_from_is_told(first, tmp_path, capsys):
     (damaged / NAME).write_bytes(raw)
     with pytest.raises(CheckpointError, match="is damaged.*start without --start"):
         going_on(damaged, tmp_path / "out")
+    for kind in "ab":
+        for part in ("train", "val"):
+            (tmp_path / "own" / part / kind).mkdir(parents=True)
+            for k in range(4):
+                Image.new("RGB", (9, 9), (k, k, 9 * k)).save(tmp_path / "own" / part / kind / f"{k}.png")
+    earlier = shutil.copytree(first, tmp_path / "earlier")
+    with pytest.raises(CheckpointError, match="--start .*first.*: the checkpoint does not hold .*of other classes"):
+        going_on(first, earlier, "--dataset", f"folder:{tmp_path / 'own'}", "--private-epochs", "1")
+    assert {p.name for p in first.iterdir()} == {p.name for p in earlier.iterdir()}
     with pytest.raises(SystemExit):
         parse(["--start", str(first), "--out", str(first)])
     assert "expected another run than the one that is written" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,6 +13,7 @@ from train.outcomes import Outcomes
 
 FORMAT = 1
 NAME = "outcomes.npz"
+DAMAGED = (BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError)  # of an npz
 
 Place = tuple[str, int]  # (family, severity)
 
@@ -124,7 +126,7 @@ class Evidence:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls._of(dict(file))
-        except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{path}: expected outcomes of format {FORMAT} ({error!r}); train the run anew") from error
 
     @classmethod

@@ -252,7 +252,7 @@ def main(folders: list[Path], others: list[Path] = ()) -> None:
     others: folders of runs whose static variants count too, each beside the run of its seed.
     """
     if len(folders) == 1:
-        print(write_report(folders[0], rivals=read_rivals(others)))
+        print(write_report(folders[0], rivals=read_rivals(folders[0], others) if others else {}))
     else:
         print("\n".join(over_seeds(folders, others)))
 

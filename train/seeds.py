@@ -23,7 +23,8 @@ def over_seeds(folders: list[Path], others: list[Path] = ()) -> list[str]:
     if len(folders) < 2:
         raise ValueError(f"expected at least two runs of different seeds, got {len(folders)}")
     rivals = _shared_out(_check(folders), others)
-    runs = [compare(Evidence.read(folder), read_rivals(theirs)) for folder, theirs in zip(folders, rivals, strict=True)]
+    runs = [compare(Evidence.read(folder), read_rivals(folder, theirs))
+            for folder, theirs in zip(folders, rivals, strict=True)]
     beside = f"; static variants are those of a run and of {len(rivals[0])} more of its seed" if others else ""
     lines = [f"Mean over {len(folders)} seeds ± standard error, in points, over static variants at equal cost{beside}; "
              f"in brackets {100 * LEVEL:.0f} % by Student's t with {len(folders) - 1} degrees of freedom. All runs "
@@ -38,8 +39,12 @@ def over_seeds(folders: list[Path], others: list[Path] = ()) -> list[str]:
     return lines
 
 
-def read_rivals(others: list[Path]) -> dict[str, Evidence]:
-    """Of runs by name. Raises ValueError for two of one name."""
+def read_rivals(run: Path, others: list[Path]) -> dict[str, Evidence]:
+    """Of runs by name. Raises ValueError for two of one name, and for costs of another kind than the run's."""
+    for folder in others:
+        if (theirs := _unit(folder)) != (mine := _unit(run)):
+            raise ValueError(f"--static {folder}: expected costs of the same kind and network as {run}'s, {mine}, "
+                             f"got {theirs}; give both the same with `python -m train.recost`")
     found = {folder.absolute().name: Evidence.read(folder) for folder in others}
     if len(found) < len(others):
         raise ValueError(f"--static: expected runs of different names, got {', '.join(map(str, others))}")
@@ -83,6 +88,13 @@ def _settings(folder: Path) -> dict:
         return dict(json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))["settings"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: expected a finished run with its settings ({error!r})") from error
+
+
+def _unit(folder: Path) -> str:
+    """What a run's costs are of."""
+    settings = _settings(folder)
+    cost = settings.get("cost")
+    return f"{settings.get('arch')} by {cost}" + (f" on {settings.get('target')}" if cost == "latency" else "")
 
 
 def _differ(key: str, first: dict, other: dict) -> bool:

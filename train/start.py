@@ -9,6 +9,8 @@ from train.architectures import Architecture
 from train.checkpoint import CheckpointError
 from train.configs import Configs
 from train.cost import layer_cost, relative
+from train.networks import Network
+from train.phases import variants_network
 from train.settings import Settings
 
 
@@ -27,11 +29,17 @@ def joined(settings: Settings, arch: Architecture) -> dict:
         raise CheckpointError(f"--start {settings.start}: expected a run with --arch {settings.arch}, got {theirs}")
     found = Configs.from_dict(state["configs"], f"--start {settings.start}")
     cost = layer_cost(settings.cost, settings.target)
-    kept = tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in found.variants if not v.base)
-    found = Configs(settings.costs, kept, (), found.groups if any(v.groups for v in kept) else None)
+    shared = tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in found.variants if not v.base)
+    found = Configs(settings.costs, shared, (), found.groups if any(v.groups for v in shared) else None)
     given.check(settings, found, f"--start {settings.start}")
     private = {v["name"] for v in state["configs"]["variants"] if v.get("base")}
-    return {"phase": "joined", "configs": found.to_dict(), "tensors": _without(tensors, private)}
+    kept = _without(tensors, private)
+    try:
+        checkpoint.fill(Network(arch, {}), kept, "teacher")
+        checkpoint.fill(variants_network(settings, arch, found), kept, "student")
+    except CheckpointError as error:
+        raise CheckpointError(f"--start {settings.start}: {error}") from error
+    return {"phase": "joined", "configs": found.to_dict(), "tensors": kept}
 
 
 def _without(tensors: dict[str, Tensor], variants: set[str]) -> dict[str, Tensor]:
