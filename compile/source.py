@@ -100,22 +100,21 @@ def _open_run(folder: Path) -> Source:
                 f"{folder}: expected a run of format {RUN_FORMAT}, got {run['format']}; "
                 "export it again with this version's train.run"
             )
-        with np.load(folder / run["golden"], allow_pickle=False) as golden:
-            pictures = golden["images"]
-            variants = [
-                _variant(
-                    v["name"],
-                    folder / v["onnx"],
-                    load(folder / v["onnx"]),
-                    golden[f"logits_{v['name']}"],
-                    {k: v[k] for k in ("cost", "accuracy", "mixed") if k in v},
-                    exact=True,
-                )
-                for v in run["variants"]
-            ]
+        golden = _golden(folder / run["golden"])
+        variants = [
+            _variant(
+                v["name"],
+                folder / v["onnx"],
+                load(folder / v["onnx"]),
+                golden[f"logits_{v['name']}"],
+                {k: v[k] for k in ("cost", "accuracy", "mixed") if k in v},
+                exact=True,
+            )
+            for v in run["variants"]
+        ]
         return _checked(
-            Source(run["name"], variants, list(run["labels"]), pictures, run["selector"], run.get("budgets", []),
-                   run.get("escalation"), _budget(folder, run))
+            Source(run["name"], variants, list(run["labels"]), golden["images"], run["selector"],
+                   run.get("budgets", []), run.get("escalation"), _budget(folder, run))
         )
     except FileNotFoundError as error:
         raise SourceError(
@@ -126,6 +125,16 @@ def _open_run(folder: Path) -> Source:
         raise SourceError(
             f"{folder}: its run.json or golden data is damaged ({error!r}); export the run again"
         ) from error
+
+
+def _golden(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy's and zipfile's readers raise kinds of their own at damaged files
+        raise SourceError(f"{path}: its golden data is damaged ({error!r}); export the run again") from error
 
 
 def _budget(folder: Path, run: dict) -> float | None:

@@ -259,3 +259,19 @@ def test_damaged_run_is_refused(run_folder, tmp_path, damage):
     (tmp_path / "run.json").write_text(damage)
     with pytest.raises(SourceError):
         open_source([tmp_path])
+
+
+@pytest.mark.parametrize("cut, at", [(100, None), (0, 10), (0, 60), (0, 130), (5, 1)])
+def test_damaged_golden_data_is_refused(run_folder, tmp_path, cut, at):
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    path = copy / json.loads((copy / "run.json").read_text())["golden"]
+    data = bytearray(path.read_bytes())
+    if at is not None:
+        data[at] ^= 0xFF
+    path.write_bytes(data[:len(data) - cut])
+    try:
+        open_source([copy])
+    except SourceError as error:
+        assert "damaged" in str(error) and "export the run again" in str(error)
+    else:
+        assert not cut  # a byte that the reader does not look at

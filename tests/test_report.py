@@ -244,3 +244,16 @@ def test_several_seeds_beside_the_static_variants_of_others(tmp_path, capsys):
             main(folders, some)
     with pytest.raises(ValueError, match="--static: expected runs of different names"):
         main(folders, rivals + rivals)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_outcomes_are_one_error(tmp_path, seed):
+    folder, rng = invented(tmp_path / "a", 0), np.random.default_rng(seed)
+    path = folder / "outcomes.npz"
+    data = bytearray(path.read_bytes())
+    data[int(rng.integers(len(data))) if seed else 100] ^= 255
+    path.write_bytes(data[:len(data) - seed % 3 * 50])
+    try:
+        main([folder])
+    except ValueError as error:
+        assert "outcomes.npz: expected outcomes of format" in str(error)
