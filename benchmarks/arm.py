@@ -23,10 +23,10 @@ from rich.table import Table
 from benchmarks.grower import clouds
 from benchmarks.networks import BITS, NETWORKS, write_run
 from benchmarks.peers import as_floats, float_network, quantized
-from benchmarks.records import write_records
 from compile.graph import Graph, macs
 from compile.lower import lower
 from compile.onnx_import import OnnxError, load
+from runtime.files import write_json
 from targets import find
 from targets.arm import box, toolchain, trace
 from targets.arm.cycles import MODELS, Cost, cost, executed
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(record)
             print(record, file=sys.stderr, flush=True)
             if args.json is not None:
-                write_records(args.json, rows)
+                write_json(args.json, rows)
     except OnnxError as error:
         print(f"benchmarks.arm: {error}", file=sys.stderr)
         return 1

@@ -17,13 +17,13 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.networks import NETWORKS
-from benchmarks.records import write_records
 from compile import profile
 from compile.costs import MEASURED, Costs, CostsError, load
 from compile.graph import Graph
 from compile.lower import Lowered, lower
 from compile.modelled import Modelled
 from compile.timing import network_time
+from runtime.files import write_json
 from targets import Target, find
 
 MEASURE = "resnet8,resnet20,resnet18,mobilenetv2-96,mobilenetv2-224"
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             for record in track(check(names, target, costs), total=len(names) * len(CHECKED)):
                 records.append(record)
                 if args.json:
-                    write_records(args.json, records)
+                    write_json(args.json, records)
             _print(records, costs)
             return 0
         graphs = [graph(name, bits) for name in names for bits in CONFIGURATIONS]

@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.cuda_case import Case, cases, compile_all, folders
-from benchmarks.records import write_records
+from runtime.files import write_json
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("checks", "sanitizer", "times")
@@ -220,7 +220,7 @@ def report(outcomes: list[Outcome], known: list[Case], remarks: list[str], out: 
     """Writes cuda.json and cuda.md as far as things have got; returns the text."""
     found = records(outcomes, known)
     text = markdown(outcomes, found, remarks)
-    write_records(out / "cuda.json", found)
+    write_json(out / "cuda.json", found)
     (out / "cuda.md").write_text(text + "\n")
     return text
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks.cuda_case import Case
-from benchmarks.records import write_records
 from runtime import Engine
 from runtime.cuda import SLACK
+from runtime.files import write_json
 
 ERRORS = (ValueError, OSError, RuntimeError, AssertionError, ImportError)  # torch without CUDA: AssertionError
 WARM = 3
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     for f in found:
         print(f"{f['case']}: {f['part']}: {f['differing']} of {f['pictures']} pictures differ")
     if args.json:
-        write_records(args.json, found)
+        write_json(args.json, found)
     return 1 if any(f["differing"] for f in found) else 0
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from benchmarks.cuda_case import Case
 from benchmarks.cuda_checks import ERRORS, Captured, Compiled, bind, buffer
-from benchmarks.records import write_records
+from runtime.files import write_json
 
 ROUNDS = 15
 BYTES_FROM = 90  # compute capability from which codes of 4 bits are multiplied as bytes
@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"peak of {container}-bit instructions: {2e3 * rate / 1e12:.1f} TOPS")
         for found in bench(cases, torch.cuda.get_device_name(), 10 * major + minor, peaks):
             if args.json:
-                write_records(args.json, found)
+                write_json(args.json, found)
     except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.records import write_records
 from runtime import Engine
+from runtime.files import write_json
 from targets import TargetError
 from targets.arm import toolchain as arm
 from targets.x86 import toolchain as x86
@@ -143,7 +143,7 @@ def main() -> int:
         )
         show(console, records, list(engine.variants))
     if args.json:
-        write_records(args.json, records)
+        write_json(args.json, records)
     console.print(
         f"runs/demo/plots/demo.png shows some of them; runs/demo/report.md is training's report. "
         f"{time.perf_counter() - started:.0f} s in all."

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.records import write_records
 from compile import reference
 from compile.graph import Graph
 from compile.onnx_import import load as load_onnx
 from runtime import Bundle, BundleError, cpu, open_bundle
 from runtime.bundle import newest_bundle, runnable
+from runtime.files import write_json
 from runtime.image import resize
 from runtime.library import Loaded
 from runtime.manifest import Variant
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.json:
-        write_records(args.json, records)
+        write_json(args.json, records)
     show(records, args.seed, counted_by_training(bundle, count, args.seed))
     return 1 if any(r["differing"] for r in records) else 0
 

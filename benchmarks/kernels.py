@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import peaks
-from benchmarks.records import write_records
 from compile.profile import layer_call
 from compile.shapes import Shape
 from compile.timing import Local
+from runtime.files import write_json
 from targets import Target, find
 
 BITS = ("w8a8", "w7a8", "w4a4", "w2a2", "w4a8", "w8a4", "w2a4", "w4a2")
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         records = measure(find(args.target))
         if args.json:
-            write_records(args.json, records)
+            write_json(args.json, records)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -26,9 +26,9 @@ from rich.table import Table
 from benchmarks import avx2
 from benchmarks.networks import BITS, GOLDEN, NETWORKS, write_run
 from benchmarks.peers import TOLERANCE, Peer, answered, as_floats, difference, missing, peers
-from benchmarks.records import write_records
 from compile.build import build
 from runtime import Bundle, BundleError, open_bundle
+from runtime.files import write_json
 from runtime.library import Loaded
 from targets import Target, find
 from train.onnx_writer import to_onnx
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.json:
-        write_records(args.json, records)
+        write_json(args.json, records)
     return 0
 
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.records import write_records
+from runtime.files import write_json
 from train import phases
 from train.batches import Batches
 from train.data import Dataset
@@ -254,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
                 records += measure(network, batch, args.methods, device, args.turns)
                 show(Console(), records[-len(args.methods) - 2:])
         if args.json:
-            write_records(args.json, records)
+            write_json(args.json, records)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,6 @@ is not in it follows from a small model fitted to those layers of the same kind 
 
 import functools
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from compile.graph import Graph
 from compile.shapes import Shape, bits_of, layers
+from runtime.files import write_bytes
 
 FORMAT = 1
 MEASURED, INTERPOLATED = "measured", "interpolated"
@@ -62,7 +62,7 @@ class Costs:
         return [(found.name, *self.layer(found.shape, found.bits)) for found in layers(graph)]
 
     def save(self, path: Path) -> None:
-        """Writes the table under a temporary name, then renames: one line an entry, sorted."""
+        """Writes the table, one line an entry, sorted."""
         shapes = []
         for shape in sorted(self.entries):
             rows = [f"   {json.dumps(bits)}: {json.dumps(asdict(entry))}"
@@ -72,9 +72,7 @@ class Costs:
                 "kernels": self.kernels}
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         lines.append(' "entries": {' + ("\n" + ",\n".join(shapes) + "\n }" if shapes else "}"))
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        os.replace(partial, path)
+        write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
     def _measured_bits(self, kind: str, bits: str) -> str:
         w, a = bits_of(bits)

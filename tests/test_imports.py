@@ -19,8 +19,8 @@ MAY = {
     "compile": {"numpy", "onnx", "onnxruntime", "google", "tvm", "tvm_ffi", "rich", "targets", "runtime"},
     "train": {"torch", "numpy", "onnx", "albumentations", "cv2", "PIL", "sklearn", "scipy", "matplotlib", "rich",
               "safetensors", "tensorboard", "compile.graph", "compile.nodes", "compile.checks", "compile.onnx_import",
-              "compile.reference", "compile.scales", "compile.costs", "compile.shapes", "runtime.quality",
-              "runtime.selector", "runtime.escalation", "runtime.image", "targets"},
+              "compile.reference", "compile.scales", "compile.costs", "compile.shapes", "runtime.files",
+              "runtime.quality", "runtime.selector", "runtime.escalation", "runtime.image", "targets"},
     "benchmarks": {"numpy", "tvm", "tvm_ffi", "onnx", "onnxruntime", "openvino", "nncf", "torch", "rich",
                    "matplotlib", "train", "compile", "runtime", "targets"},
 }
@@ -29,7 +29,7 @@ ONLY = {
     "compile/graph.py": {"numpy", "compile.nodes", "compile.checks"},
     "compile/nodes.py": {"numpy"},
     "compile/checks.py": {"numpy", "compile.nodes"},
-    "compile/costs.py": {"numpy", "compile.graph", "compile.shapes"},
+    "compile/costs.py": {"numpy", "compile.graph", "compile.shapes", "runtime.files"},
     "compile/shapes.py": {"numpy", "compile.graph"},
     "compile/reference.py": {"numpy", "compile.graph", "compile.nodes"},
     "compile/packing.py": {"numpy"},
@@ -37,11 +37,10 @@ ONLY = {
     "runtime/library.py": {"numpy", "runtime", "tvm_ffi"},
     "runtime/pictures.py": {"numpy", "runtime", "PIL"},
     # on a GPU's machine there are numpy, torch and tvm_ffi alone
-    "benchmarks/cuda.py": {"benchmarks.cuda_case", "benchmarks.records", "torch"},
+    "benchmarks/cuda.py": {"benchmarks.cuda_case", "runtime.files", "torch"},
     "benchmarks/cuda_case.py": {"numpy"},
-    "benchmarks/cuda_checks.py": {"benchmarks.cuda_case", "benchmarks.records", "numpy", "torch", "tvm_ffi", "runtime"},
-    "benchmarks/cuda_times.py": {"benchmarks.cuda_case", "benchmarks.cuda_checks", "benchmarks.records", "numpy",
-                                 "torch"},
+    "benchmarks/cuda_checks.py": {"benchmarks.cuda_case", "numpy", "torch", "tvm_ffi", "runtime"},
+    "benchmarks/cuda_times.py": {"benchmarks.cuda_case", "benchmarks.cuda_checks", "runtime.files", "numpy", "torch"},
 }
 # inside a function only
 LAZY = {"runtime/library.py": {"tvm_ffi"}, "runtime/pictures.py": {"PIL"}, "benchmarks/cuda.py": {"torch"}}

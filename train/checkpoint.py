@@ -1,21 +1,23 @@
-"""Checkpoints: one safetensors file with all tensors and, as its metadata, the rest as JSON.
+"""Checkpoints: one safetensors file with all tensors and, as its one entry of metadata, the rest as JSON.
 
 There is no state of random number generators in it: all chance is a function of (seed, phase, epoch, step). A digest
 tells a damaged file, which training would otherwise go on from.
 """
 
 import json
-import os
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as write
 from torch import Tensor, nn
 
-FORMAT = 2
+from runtime.files import write_bytes
+
+FORMAT = 3
 NAME = "checkpoint/last.safetensors"
+ABOUT = "checkpoint"  # name of the entry of metadata
 INSIDE = ("full", "search", "joint", "private")  # phases that a checkpoint may be taken in
 AFTER_SEARCH = ("joint", "joined", "private", "done")  # phases whose configurations are found
 
@@ -26,7 +28,7 @@ class CheckpointError(ValueError):
 
 def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None,
          names: list[str], state: dict) -> Path:
-    """Writes the file under a temporary name and renames it. names: those of the optimizer's parameters, in order."""
+    """Writes the file. names: those of the optimizer's parameters, in order."""
     tensors = {f"{part}.{name}": t for part, module in modules.items() for name, t in module.state_dict().items()}
     if optimizer is not None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -36,12 +38,10 @@ def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Opt
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     path = folder / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     told = json.dumps(state)
-    save_file(tensors, temporary, {"format": str(FORMAT), "state": told, "sha256": _digest(tensors, told)})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    # One entry, since those of several come in any order, and the same run shall leave the same bytes.
+    write_bytes(path, write(tensors, {ABOUT: json.dumps({"format": FORMAT, "sha256": _digest(tensors, told),
+                                                         "state": told})}))
     return path
 
 
@@ -54,16 +54,25 @@ def load(folder: Path, flag: str = "--resume") -> tuple[dict[str, Tensor], dict]
         raise CheckpointError(f"{flag}: there is no {path}; start without {flag}, or give the folder of an earlier run")
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            about = _about(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); start without {flag}") from error
-    if about.get("format") != str(FORMAT):
-        raise CheckpointError(f"{path} has format {about.get('format')}, expected {FORMAT}; start without {flag}")
-    if about.get("sha256") != _digest(tensors, about.get("state", "")):
+    if about["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {about['format']}, expected {FORMAT}; start without {flag}")
+    if not isinstance(about["state"], str) or about["sha256"] != _digest(tensors, about["state"]):
         raise CheckpointError(f"{path} is damaged: expected the bytes that its sha256 tells, got others; bring an "
                               f"undamaged copy back, or start without {flag}")
-    return tensors, _checked(about.get("state", ""), path, flag)
+    return tensors, _checked(about["state"], path, flag)
+
+
+def _about(metadata: dict[str, str]) -> dict:
+    """{"format", "sha256", "state"}; of a file that says nothing of the kind, or in an older format, what there is."""
+    try:
+        about = json.loads(metadata.get(ABOUT, "{}"))
+    except ValueError:
+        about = None
+    return {"format": metadata.get("format"), "sha256": None, "state": "", **(about if isinstance(about, dict) else {})}
 
 
 def _digest(tensors: dict[str, Tensor], state: str) -> str:

@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from runtime.files import write_json
 from train.cost import BitConfig
 from train.networks import FULL
 from train.settings import WIDTHS
@@ -70,12 +70,10 @@ class Configs:
         return cls({k: v for k, v in content.items() if k not in known}, *lists, content.get("groups"))
 
     def write(self, folder: Path) -> Path:
-        """Writes configs.json into a folder, under a temporary name first."""
+        """Writes configs.json into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / NAME
-        temporary = path.with_name(f"{NAME}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, self.to_dict())
         return path
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.files import write_bytes
 from runtime.image import as_picture, of_pillow, resize
 
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -172,9 +173,7 @@ def _fetch_cifar(root: Path) -> None:
 
 
 def _unpack(tar: tarfile.TarFile, member: str, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(tar.extractfile(member).read())
-    os.replace(temporary, path)
+    write_bytes(path, tar.extractfile(member).read())
 
 
 def _download(url: str, path: Path) -> str:

@@ -1,7 +1,6 @@
 """All that a run's worth is judged by: what every variant makes of validation and test pictures, and who took which."""
 
 import json
-import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from runtime.files import replacing
 from train.outcomes import Outcomes
 
 FORMAT = 1
@@ -102,7 +102,7 @@ class Evidence:
         return values.reshape(len(self.places), self.pictures, *values.shape[1:])
 
     def write(self, folder: Path) -> Path:
-        """outcomes.npz, under a temporary name first."""
+        """outcomes.npz."""
         about = {"format": FORMAT, "variants": [asdict(v) for v in self.variants], "places": self.places,
                  "held_out": self.held_out, "trained": self.trained, "arms": list(self.arms)}
         arrays = {f"{name}_{key}": value for name, outcomes in (("test", self.test), ("seen", self.seen))
@@ -114,9 +114,8 @@ class Evidence:
             arrays["arm_variant"] = np.stack([a.variant for a in self.arms.values()]).astype(np.int16)
             arrays["arm_cost"] = np.stack([a.cost for a in self.arms.values()])
         path = Path(folder) / NAME
-        temporary = path.with_name(f"outcomes.{os.getpid()}.tmp.npz")
-        np.savez_compressed(temporary, **arrays)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
         return path
 
     @classmethod

@@ -1,7 +1,6 @@
 """Contract 1 on disk: a run folder with one QDQ ONNX file a variant, run.json and golden data."""
 
 import json
-import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 from compile import reference
 from compile.graph import Conv, Graph, Requant, macs
 from compile.onnx_import import from_model
+from runtime.files import replacing, write_bytes
 from train.cost import TABLE_BITS
 from train.derived import ExportError
 from train.onnx_writer import FORMAT, to_onnx
@@ -22,7 +22,7 @@ GOLDEN = "golden.npz"
 
 
 def export_run(folder: Path, graphs: dict[str, Graph], run: dict, golden_images: np.ndarray) -> None:
-    """Writes NAME.onnx for each graph, golden.npz, and last run.json, each under a temporary name first.
+    """Writes NAME.onnx for each graph, golden.npz, and last run.json.
 
     run: run.json's fields; its "variants" are in the order of `graphs` and may leave out "onnx", "bits", "macs",
     "bitops" and "cost" (BitOPs relative to 8 by 8 bits), which the graphs tell. golden_images uint8 [G, H, W, C].
@@ -40,14 +40,12 @@ def export_run(folder: Path, graphs: dict[str, Graph], run: dict, golden_images:
     for variant in run["variants"]:
         name, graph = variant["name"], graphs[variant["name"]]
         about = {k: run[k] for k in ("name", "arch", "dataset", "method", "labels") if k in run}
-        _write(
-            folder / f"{name}.onnx", _checked(graph, {**about, "variant": name}).SerializeToString(deterministic=True)
-        )
+        model = _checked(graph, {**about, "variant": name})
+        write_bytes(folder / f"{name}.onnx", model.SerializeToString(deterministic=True))
         golden[f"logits_{name}"] = reference.run(graph, golden_images)
         variants.append({**_measures(graph), **variant, "onnx": f"{name}.onnx"})
-    temporary = folder / f"{GOLDEN}.tmp.npz"
-    np.savez(temporary, **golden)
-    os.replace(temporary, folder / GOLDEN)
+    with replacing(folder / GOLDEN) as temporary:
+        np.savez(temporary, **golden)
     shape = list(graphs[names[0]].tensors[graphs[names[0]].input].shape)
     complete = {
         "format": FORMAT,
@@ -59,7 +57,7 @@ def export_run(folder: Path, graphs: dict[str, Graph], run: dict, golden_images:
         "variants": variants,
         "golden": GOLDEN,
     }
-    _write(folder / "run.json", json.dumps(complete, indent=1, allow_nan=False).encode() + b"\n")
+    write_bytes(folder / "run.json", json.dumps(complete, indent=1, allow_nan=False).encode() + b"\n")
 
 
 def stored_bytes(graphs: dict[str, Graph]) -> dict[str, int]:
@@ -119,9 +117,3 @@ def _measures(graph: Graph) -> dict:
         "bitops": bitops,
         "cost": bitops / (64 * total),
     }
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

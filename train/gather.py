@@ -3,7 +3,6 @@
 Each part is kept in a folder until the run is whole, so that a run killed on the way goes on where it was.
 """
 
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from compile.graph import Graph
+from runtime.files import replacing
 from train.configs import Configs
 from train.cost import layer_cost, relative
 from train.data import Dataset, spread
@@ -136,7 +136,5 @@ def _read(path: Path, key: str) -> Outcomes | None:
 
 def _write(path: Path, key: str, found: Outcomes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, key=np.array(key), **{f.name: getattr(found, f.name) for f in fields(Outcomes)})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        np.savez(temporary, key=np.array(key), **{f.name: getattr(found, f.name) for f in fields(Outcomes)})

@@ -1,6 +1,5 @@
 """Pictures for the report of a run: matplotlib figures from its records, nothing of a screen needed."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from runtime.files import replacing
 from train.arms import BY_RULE
 
 INK, GRID, SELECTOR, FLOAT = "#333333", "#dddddd", "#d9480f", "#888888"
@@ -24,9 +24,8 @@ DPI = 130
 
 def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.png")
-    figure.savefig(temporary, dpi=DPI, facecolor="white")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, facecolor="white")
 
 
 def styles(arms: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:

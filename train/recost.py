@@ -5,9 +5,11 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from runtime.files import write_json
 from train import configs
 from train.architectures import ARCHITECTURES, architecture
 from train.arms import arm_records, choose
@@ -17,7 +19,6 @@ from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
 from train.folder import SETTINGS, check_own, clear, writable
 from train.report import SAMPLES, write_report
-from train.run import write_json
 from train.settings import COSTS, given_path
 from train.worth import verdicts
 
@@ -65,15 +66,18 @@ def recost(run: Path, out: Path, **changes) -> Path:
     if missing:
         raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
     writable("--out", out)
-    clear(out)
-    write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
-    found.write(out)
-    evidence.write(out)
-    _copy(run, out, [*files, *(f for f in BESIDE if (run / f).is_file())])
-    write_json(out / "results.json", arm_records(evidence, settings["seed"]))
-    write_json(out / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.absolute().name,
-                                  "settings": settings})
-    write_report(out)
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
+        new = Path(beside)
+        found.write(new)
+        evidence.write(new)
+        _copy(run, new, [*files, *(f for f in BESIDE if (run / f).is_file())])
+        write_json(new / "results.json", arm_records(evidence, settings["seed"]))
+        write_json(new / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.absolute().name,
+                                      "settings": settings})
+        write_report(new)
+        write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
+        clear(out)
+        _move(new, out)
     print("\n".join(verdicts(compare(evidence))))
     return out
 
@@ -121,9 +125,15 @@ def _check_names(run: Path, prices: dict[str, float], evidence: Evidence, about:
 def _copy(run: Path, out: Path, names: list[str]) -> None:
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        temporary = out / f"{name}.{os.getpid()}.tmp"
-        shutil.copyfile(run / name, temporary)
-        os.replace(temporary, out / name)
+        shutil.copyfile(run / name, out / name)
+
+
+def _move(new: Path, out: Path) -> None:
+    """All files, run.json last: with it the folder is a run."""
+    for path in sorted((p for p in new.rglob("*") if p.is_file()), key=lambda p: p.name == "run.json"):
+        to = out / path.relative_to(new)
+        to.parent.mkdir(exist_ok=True)
+        os.replace(path, to)
 
 
 def parse(arguments: list[str] | None = None) -> dict:

@@ -3,12 +3,12 @@
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from runtime.files import replacing, write_bytes
 from train import configs, plots
 from train.arms import BY_RULE
 from train.chosen import STAR, chosen_bits, shares
@@ -73,9 +73,7 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
             lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
     lines += hardness(_metrics(folder / "metrics.jsonl"))
     lines += _notes(records, run.get("settings", {}).get("cost", "bitops"))
-    temporary = folder / f"report.md.{os.getpid()}.tmp"
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "report.md")
+    write_bytes(folder / "report.md", ("\n".join(lines) + "\n").encode())
     return folder / "report.md"
 
 
@@ -234,9 +232,8 @@ def _metrics(path: Path) -> list[dict]:
 
 def _keep(path: Path, samples) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"samples.{os.getpid()}.tmp.npz")
-    np.savez(temporary, **{f"{family}-{severity}": picture for (family, severity), picture in samples.items()})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        np.savez(temporary, **{f"{family}-{severity}": picture for (family, severity), picture in samples.items()})
 
 
 def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:

@@ -1,10 +1,8 @@
 """Trains a family of integer networks: pictures in, a run folder with one ONNX file a variant out."""
 
-import json
 import os
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from compile.graph import Graph
+from runtime.files import write_json
 from train import checkpoint, phases, private, start
 from train.arms import BY_RULE, arm_records, choose
 from train.batches import Batches
@@ -191,12 +190,6 @@ def mean_cost(records: list[dict], arm: str, variant: str) -> float:
         if (r["arm"], r["variant"]) == (arm, variant):
             by_family.setdefault(r["family"], []).append(r["cost"])
     return float(np.mean([np.mean(costs) for costs in by_family.values()]))
-
-
-def write_json(path: Path, content) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _show(settings: Settings, device: torch.device, console: Console) -> None:

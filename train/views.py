@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.files import replacing, write_json
 from train import degrade
 from train.data import Dataset
 
@@ -129,19 +130,13 @@ def _chunks(jobs: int, n: int) -> list[tuple[int, int, int]]:
 
 
 def _make(path, made_of, x, names, family, severity, seed, workers, what) -> None:
-    """Writes both files to temporary names, then renames them: pictures first, the description that vouches last."""
+    """Writes both files, the pictures first: the description vouches for them."""
     _sweep(path)
-    new, new_about = (path.with_name(f"{path.stem}.{os.getpid()}.tmp{end}") for end in (".npy", ".json"))
-    try:
-        out = np.lib.format.open_memmap(new, "w+", np.uint8, tuple(made_of["shape"]))
-        sums = _fill(out, x, names, family, severity, seed, workers, what)
-        out.flush()
-        new_about.write_text(json.dumps({"made_of": made_of, "crc32": sums}))
-        os.replace(new, path)
-        os.replace(new_about, path.with_suffix(".json"))
-    finally:
-        new.unlink(missing_ok=True)
-        new_about.unlink(missing_ok=True)
+    about = {"descr": "|u1", "fortran_order": False, "shape": tuple(made_of["shape"])}
+    with replacing(path) as new, open(new, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, about)
+        sums = _fill(file, x, names, family, severity, seed, workers, what)
+    write_json(path.with_suffix(".json"), {"made_of": made_of, "crc32": sums})
 
 
 def _sweep(path: Path) -> None:
@@ -152,15 +147,15 @@ def _sweep(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _fill(out, x, names, family, severity, seed, workers, what) -> list[int]:
-    """Writes all views into `out`, returns the crc32 of each chunk."""
+def _fill(file, x, names, family, severity, seed, workers, what) -> list[int]:
+    """Writes all views, returns the crc32 of each chunk."""
     chunks, sums = _chunks(*family.shape), []
     tasks = [(x[a:b], names, family[j, a:b], severity[j, a:b], seed, a) for j, a, b in chunks]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, _mapping(family.size, workers) as mapping:
         bar = progress.add_task(what, total=family.size)
-        for (j, a, b), views in zip(chunks, mapping(_degrade_chunk, tasks), strict=True):
-            out[j, a:b] = views
+        for (_, a, b), views in zip(chunks, mapping(_degrade_chunk, tasks), strict=True):
+            file.write(views.data)  # not through a map: where the disk is full that kills the process
             sums.append(zlib.crc32(views))
             progress.advance(bar, b - a)
     return sums

@@ -1,12 +1,12 @@
 """Published checkpoints as weights of our networks, whose picture enters as (uint8 - zero_point) / 64; and our own."""
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from runtime.files import write_bytes
 from train.architectures import INPUT_SCALE
 from train.networks import FULL, Network, key
 
@@ -16,11 +16,9 @@ RAW = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # pictures as 0..255
 
 
 def save_weights(net: Network, path: Path) -> None:
-    """Writes a full-precision network as safetensors, under a temporary name first; `load_weights` takes it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Writes a full-precision network as safetensors; `load_weights` takes it."""
     # Not save_file, which lets nobody else read what it writes.
-    temporary.write_bytes(save({k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}))
-    os.replace(temporary, path)
+    write_bytes(path, save({k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}))
 
 
 def load_weights(net: Network, path: Path) -> None:

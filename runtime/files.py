@@ -1,0 +1,34 @@
+"""Writes a file whole or not at all: under a temporary name beside it, which then takes the file's place."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields the name to write under, of the same ending; after the block that file is `path`, complete and on disk.
+
+    Where the block raises, nothing is left and an older file stays. A link stays one: what it leads to is replaced.
+    """
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | Path, content) -> None:
+    """Indented by one, a line feed at the end."""
+    write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
