@@ -25,6 +25,7 @@ from compile.source import Source, SourceVariant, newest_run, open_source, read_
 from compile.timing import missing
 from compile.writer import Built, require_place, write_bundle, write_contents
 from runtime import cpu
+from runtime.terminal import terminal
 from targets import Target, find, targets
 
 
@@ -51,7 +52,7 @@ def build(
     that the compiled code takes at once, on a GPU; fewer cost as much. labels: of ONNX files, one a class. verbose:
     print the table of layers of every variant, not only of the first of those that share their code.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     for place, option in ((out, "--out"), (dump_to, "--dump")):
         if place is not None:
             require_place(place, option)
@@ -204,4 +205,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        status = main()
+    sys.exit(status)

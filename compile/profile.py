@@ -25,6 +25,7 @@ from compile.single import single
 from compile.source import open_source
 from compile.timing import Board, Local, missing
 from compile.writer import require_place
+from runtime.terminal import terminal
 from targets import Target, TargetError, find, targets
 from targets.kernel import Call
 
@@ -107,7 +108,7 @@ def profile(todo: Wanted, target: Target, machine: Machine, path: Path, again: b
     todo = {shape: sorted(widths - set(costs.entries.get(shape, ()))) for shape, widths in sorted(todo.items())}
     todo = {shape: widths for shape, widths in todo.items() if widths}
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console or Console()) as progress:
+    with Progress(*columns, console=console or Console(markup=False)) as progress:
         task = progress.add_task("", total=sum(map(len, todo.values())))
         for shape, widths in todo.items():
             progress.update(task, description=str(shape))
@@ -178,7 +179,7 @@ def run(todo: Wanted, target: Target, args: argparse.Namespace) -> Costs:
         except OSError as error:
             raise CostsError(f"--cpu {args.cpu}: expected a core that this process may run on, got: {error.strerror}"
                              ) from error
-    console, machine, path = Console(), machine_for(target, args.rpc), args.out or path_of(target.name)
+    console, machine, path = Console(markup=False), machine_for(target, args.rpc), args.out or path_of(target.name)
     console.print(f"{target.name} on {machine.name}, {machine.unit}: {sum(map(len, todo.values()))} costs of "
                   f"{len(todo)} layers -> {path}", highlight=False)
     costs = profile(todo, target, machine, path, args.again, console)
@@ -187,4 +188,6 @@ def run(todo: Wanted, target: Target, args: argparse.Namespace) -> Costs:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        status = main()
+    sys.exit(status)

@@ -15,11 +15,10 @@ from compile.lower import Lowered, Segment
 from compile.packing import pack, packed_size
 from compile.plan import ALIGN
 from compile.source import Source, SourceVariant
+from runtime.manifest import FORMAT, signed
 from runtime.segments import Transform
 from runtime.weights import transformed
 from targets import Target
-
-FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,7 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
             for p in sorted(partial.rglob("*"))
             if p.is_file()
         }
-        text = re.sub(r"\[[-\d,\s]+\]", lambda m: " ".join(m[0].split()), json.dumps(manifest, indent=1))
+        text = re.sub(r"\[[-\d,\s]+\]", lambda m: " ".join(m[0].split()), json.dumps(signed(manifest), indent=1))
         (partial / "manifest.json").write_text(text + "\n")  # a list of numbers on one line
         if out.exists():
             old = out.with_name(f".{out.name}.old")

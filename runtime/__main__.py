@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from runtime.bundle import newest_bundle
 from runtime.commands import bench, check, infer, info
 from runtime.engine import Engine
 from runtime.fields import BundleError
+from runtime.files import write_json
 from runtime.pictures import PictureError, pictures_in, pictures_inside
 from runtime.selector import rounded_up
+from runtime.terminal import say, terminal
 
 SHOWN = ("luma", "contrast", "noise", "detail")  # of the features of quality; --json has them all
 
@@ -45,9 +48,7 @@ def _check(args) -> Outcome:
 
 
 def _infer(args) -> Outcome:
-    files = [file for path in args.pictures for file in pictures_in(path)]
-    if not files:
-        raise PictureError("expected the files of pictures to classify, got none; name at least one")
+    files, lacking = _files(args.pictures)
     with Engine(args.bundle, variant=args.variant, escalate=not args.no_escalate, **_options(args)) as engine:
         rows, errors = infer(engine, files)
     shown = [{"picture": r["picture"], "label": r["label"], "score": f"{r['score']:.3f}", "variant": r["variant"],
@@ -56,7 +57,21 @@ def _infer(args) -> Outcome:
     own = args.budget is None and engine.bundle.manifest.budget is not None
     budget = "" if engine.budget is None else f", budget {engine.budget:g}" + " (the bundle's own)" * own
     text = f"level {engine.level}{budget}" + (f"\n{table(shown)}" if rows else "")
-    return Outcome(rows, text, errors, 1 if errors else 0)
+    return Outcome(rows, text, lacking + errors, 1 if lacking + errors else 0)
+
+
+def _files(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """The files that were named, alone and in folders, and an error for each folder that holds none."""
+    files, errors = [], []
+    for path in paths:
+        try:
+            files += pictures_in(path)
+        except PictureError as error:
+            errors.append(str(error))
+    if not files:
+        raise PictureError("; ".join(errors) or "expected the files of pictures to classify, got none; name at least "
+                           "one")
+    return files, errors
 
 
 def _bench(args) -> Outcome:
@@ -117,7 +132,10 @@ def _count(text: str) -> int:
 
 def _is_bundle(path: Path) -> bool:
     """Whether the first word of `infer` names a bundle; a folder without a manifest may hold pictures."""
-    return (path / "manifest.json").is_file() or (path.is_dir() and not pictures_inside(path))
+    try:
+        return (path / "manifest.json").is_file() or (path.is_dir() and not pictures_inside(path))
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _opened(args) -> Path:
@@ -135,38 +153,43 @@ def _opened(args) -> Path:
             raise
         raise BundleError(f"{picture}: taken for a picture, because it is no bundle; {error}: python -m runtime infer "
                           f"BUNDLE {picture}") from error
-    _say(f"bundle: {found}")
+    say(f"bundle: {found}")
     return found
 
 
-def _require_writable(path: str) -> None:
+def _require_writable(name: str, bundle: Path) -> None:
     """Raises ValueError where `_write` could not leave its file; nothing is left behind."""
-    if not path or Path(path).is_dir():
-        raise ValueError(f"--json {path!r}: expected the name of a file, got {'a folder' if path else 'nothing'}")
-    _write(path, None)
-
-
-def _write(path: str, found: list[dict] | dict | None) -> None:
-    """None: only tries whether it could be written."""
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
+    real = Path(os.path.realpath(name))
     try:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
-        if found is not None:
-            os.replace(partial, path)
+        if not name or real.is_dir():
+            raise ValueError(f"--json {name!r}: expected the name of a file, got {'a folder' if name else 'nothing'}")
+        if real.is_relative_to(os.path.realpath(bundle)):
+            raise ValueError(f"--json {name!r}: expected a file outside the bundle, whose files stay as built")
+        if not _is_device(real):
+            with tempfile.TemporaryFile(dir=real.parent):
+                pass
     except OSError as error:
-        raise ValueError(f"--json {path!r}: expected a file that can be written in an existing folder, got: "
-                         f"{error.strerror}") from error
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
+        raise _unwritable(name, error) from error
 
 
-def _say(text: str) -> None:
-    """Prints; quietly nothing any more when the reader has gone, as in `| head`."""
+def _write(name: str, found: list[dict] | dict) -> None:
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if _is_device(Path(name)):
+            Path(name).write_text(json.dumps(found, indent=1) + "\n")
+        else:
+            write_json(name, found)
+    except OSError as error:
+        raise _unwritable(name, error) from error
+
+
+def _is_device(path: Path) -> bool:
+    """Whether there is something that is no file, such as a pipe: it is written to, never replaced."""
+    return path.exists() and not path.is_file()
+
+
+def _unwritable(name: str, error: OSError) -> ValueError:
+    return ValueError(f"--json {name!r}: expected a file that can be written in an existing folder, got: "
+                      f"{error.strerror}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -174,27 +197,29 @@ def main(argv: list[str] | None = None) -> int:
     parser = _arguments()
     args, rest = parser.parse_known_args(argv)
     if args.command is None:
-        _say(parser.format_help().rstrip())
+        say(parser.format_help().rstrip())
         return 0
     if rest and (args.command != "infer" or any(word.startswith("-") for word in rest)):
         parser.error(f"expected other arguments than {' '.join(rest)}; see --help")
     if args.command == "infer":
         args.pictures += map(Path, rest)  # those behind an option, which argparse leaves over
     try:
-        if args.json is not None:
-            _require_writable(args.json)
         args.bundle = _opened(args)
+        if args.json is not None:
+            _require_writable(args.json, args.bundle)
         outcome = args.run(args)
         if args.json is not None:
             _write(args.json, outcome.found)
+        say(outcome.text)
     except (BundleError, ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _say(outcome.text)
     for error in outcome.errors:
         print(f"error: {error}", file=sys.stderr)
     return outcome.code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        status = main()
+    sys.exit(status)

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from runtime import cpu, cuda
-from runtime.fields import REBUILD, BundleError
+from runtime.fields import COPY, REBUILD, BundleError
 from runtime.manifest import Build, Level, Manifest, Variant, parse
 from runtime.weights import aligned_buffer, read_weights
 
 REBUILD_HERE = "sh lib/rebuild.sh, in the bundle's folder"
-COPY = "copy the whole bundle folder here again, or " + REBUILD
 
 # family -> what knows this machine's features and its name for people; a new family is one more row
 _PROCESSORS = {"x86": cpu, "arm": cpu, "cuda": cuda}

@@ -110,7 +110,12 @@ def infer(engine: Engine, files: list[Path]) -> tuple[list[dict], list[str]]:
         except (ValueError, TypeError) as error:  # of .npy files, which hold anything
             errors.append(f"{file}: {error}")
             continue
-        p = engine.infer(picture)
+        try:
+            p = engine.infer(picture)
+        except MemoryError:
+            errors.append(f"{file}: expected a picture that fits into memory when it is resized, this one does not; "
+                          "make it smaller")
+            continue
         rows.append({"picture": str(file), "label": p.label, "index": p.index, "score": float(p.scores[p.index]),
                      "scores": p.scores.tolist(), "logits": p.logits.tolist(), "variant": p.variant, "first": p.first,
                      "escalated": p.escalated, "level": engine.level, "ms": 1000 * p.seconds, "quality": p.quality})

@@ -7,6 +7,7 @@ from typing import Any
 
 LIMIT = 1 << 31  # bytes or values of anything in a bundle
 REBUILD = "build the bundle again with `python -m compile.build`"
+COPY = f"copy the whole bundle folder here again, or {REBUILD}"
 
 
 class BundleError(ValueError):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.bundle import COPY, Bundle
+from runtime.bundle import Bundle
 from runtime.cuda import DeviceBuffer, foreign
-from runtime.fields import BundleError
+from runtime.fields import COPY, BundleError
 from runtime.manifest import Build, Variant
 from runtime.threads import Helpers, Pace, control_block
 from runtime.weights import aligned_buffer

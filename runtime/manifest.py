@@ -1,15 +1,16 @@
 """A bundle's manifest as frozen dataclasses; every field is checked, so that nothing later meets a surprise."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.escalation import Escalation, parse_escalation
-from runtime.fields import REBUILD, BundleError, Fields, inside
+from runtime.fields import COPY, REBUILD, BundleError, Fields, inside
 from runtime.quality import SIDE
 from runtime.segments import BITS, Segment, parse_segment
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ class Manifest:
     pictures: int
 
 
+def signed(data: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's JSON object with its "sha256": of all its other members, whatever their order and spacing."""
+    rest = {key: value for key, value in data.items() if key != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
 def parse(text: bytes) -> Manifest:
     """The manifest of its JSON text; raises BundleError, and nothing else, for any text that is not a valid one."""
     try:
@@ -152,7 +159,20 @@ def parse(text: bytes) -> Manifest:
                 "selector needs", list(manifest.shape))
     names = [v.name for v in manifest.variants]
     top.require(len(set(names)) == len(names), "variants of different names", names)
+    _require_unchanged(top)
     return manifest
+
+
+def _require_unchanged(top: Fields) -> None:
+    """Of a changed label, or name of a field that may be left out, the fields say nothing."""
+    told = _hex(top)
+    try:
+        came = signed(top.data)["sha256"]
+    except RecursionError:  # in fields that nobody knows
+        came = "nothing: it is nested too deep"
+    if came != told:
+        raise BundleError(f"manifest.json: its content changed, expected sha256 {told[:16]}..., got {came[:16]}...; "
+                          f"{COPY}")
 
 
 def _hex(f: Fields) -> str:

@@ -14,7 +14,7 @@ from runtime.image import of_pillow
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> values per pixel; 3 is an index into a palette
 _NETPBM = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")  # comments anywhere before a number
-_LARGEST = 1 << 28  # pixels
+_LARGEST = 1 << 27  # pixels, of which some 2 GB of memory are needed
 _SUFFIXES = (".png", ".ppm", ".pgm", ".bmp", ".npy", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
 
 
@@ -24,9 +24,13 @@ class PictureError(ValueError):
 
 def pictures_in(path: Path) -> list[Path]:
     """The file itself, or the pictures in a folder, sorted; raises PictureError for a folder without any."""
-    if not path.is_dir():
-        return [path]
-    found = pictures_inside(path)
+    try:
+        if not path.is_dir():
+            return [path]
+        found = pictures_inside(path)
+    except OSError as error:
+        raise PictureError(f"{path}: expected a picture file, or a folder of them, cannot look ({error.strerror})"
+                           ) from error
     if not found:
         raise PictureError(f"{path}: expected pictures in this folder ({' '.join(_SUFFIXES)}), it holds none")
     return found
@@ -52,6 +56,9 @@ def read_picture(path: str | Path) -> np.ndarray:
     reader = next((read for magic, read in _READERS if data.startswith(magic)), _pillow)
     try:
         picture = reader(data)
+    except MemoryError as error:
+        raise PictureError(f"{path}: expected a picture that fits into memory, this one does not; make it smaller"
+                           ) from error
     except ValueError as error:
         raise PictureError(f"{path}: {error}; expected a sound PNG, PPM, PGM, BMP or .npy file, or any other with "
                            "Pillow installed (`pip install pillow`)") from error

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from runtime.manifest import signed
 from tests import fake_driver
 
 settings.register_profile("shared", deadline=None)  # time says more of the machine than of the code
@@ -83,7 +84,7 @@ def selecting(small_bundle, tmp_path):
     manifest["selector"] = _selector(100).to_dict()
     entries = ((0.8, 0.0, 0.9), (0.5, 1000.0, 0.7))
     manifest["budgets"] = [dict(zip(("budget", "lambda", "accuracy"), entry, strict=True)) for entry in entries]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     return folder
 
 
@@ -100,7 +101,7 @@ def escalating(selecting):
     manifest["escalation"] = {"up": [0, 0, 2], "budgets": [
         {"budget": 0.5, "lambda": 1000.0, "accuracy": 0.7, "worst": 0.5, "margins": [0, 0, 0]},
         {"budget": 0.9, "lambda": 1000.0, "accuracy": 0.8, "worst": 1.5, "margins": [0, int(margins[8]), 0]}]}
-    (selecting / "manifest.json").write_text(json.dumps(manifest))
+    (selecting / "manifest.json").write_text(json.dumps(signed(manifest)))
     return selecting
 
 

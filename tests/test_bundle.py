@@ -14,7 +14,7 @@ from compile.packing import pack
 from runtime import BundleError, cpu, cuda, open_bundle
 from runtime import bundle as bundles
 from runtime.bundle import newest_bundle
-from runtime.manifest import parse
+from runtime.manifest import parse, signed
 from runtime.segments import Segment
 from runtime.weights import ALIGN, aligned_buffer, read_weights, unpack
 
@@ -33,7 +33,7 @@ def rewrite(folder, **changes):
         for part in path:
             at = at[part]
         at[last] = value
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
 
 
 def listed(folder, name) -> dict:
@@ -69,11 +69,11 @@ def test_not_a_bundle(tmp_path, make, words):
     assert words in message and "python -m compile.build" in message
 
 
-@pytest.mark.parametrize("version, words", [(4, "update bitgrade"), (99, "update bitgrade"), (2, "build the bundle")])
+@pytest.mark.parametrize("version, words", [(5, "update bitgrade"), (99, "update bitgrade"), (3, "build the bundle")])
 def test_another_format(copy, version, words):
     rewrite(copy, format=version)
     message = refusal(copy)
-    assert f"expected format 3, got format {version}" in message and words in message
+    assert f"expected format 4, got format {version}" in message and words in message
 
 
 def test_every_missing_file_and_every_changed_byte(small_bundle, copy):
@@ -224,7 +224,7 @@ def test_any_mutation_of_the_manifest_opens_or_is_refused(small_bundle, data):
         if not isinstance(manifest, dict):
             break
     try:
-        parsed = parse(json.dumps(manifest).encode())
+        parsed = parse(json.dumps(signed(manifest) if isinstance(manifest, dict) else manifest).encode())
     except BundleError as error:
         assert "manifest.json" in str(error)
     else:
@@ -249,7 +249,22 @@ def test_each_field_is_required(small_bundle):
         if free & set(at[:-1]) or at[0] == "files" and len(at) == 2 or at[-1] in ("onnx", "transform", "budget"):
             continue
         with pytest.raises(BundleError):
-            parse(json.dumps(without(manifest, at)).encode())
+            parse(json.dumps(without(manifest, at) if at == ("sha256",) else signed(without(manifest, at))).encode())
+
+
+def test_every_flipped_bit_of_the_manifest_is_told(small_bundle):
+    """Those of a label, of an accuracy or of the name of a field that may be left out fit every field."""
+    text = (small_bundle / "manifest.json").read_bytes()
+    good = parse(text)
+    for at in range(0, len(text), 1 + len(text) // 2000):
+        for bit in range(8):
+            flipped = text[:at] + bytes([text[at] ^ 1 << bit]) + text[at + 1:]
+            try:
+                assert parse(flipped) == good, f"bit {bit} of byte {at}: {text[at - 20:at + 20]}"
+            except BundleError as error:
+                assert "manifest.json" in str(error)
+    with pytest.raises(BundleError, match="its content changed, expected sha256 .*copy the whole bundle folder"):
+        parse(text.replace(b'"0"', b'"O"', 1))
 
 
 @given(bits=st.integers(2, 8), count=st.integers(0, 70), data=st.data())

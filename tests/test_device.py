@@ -2,18 +2,24 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import sysconfig
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runtime import __main__ as command
-from runtime import open_bundle
+from runtime import open_bundle, pictures
 from runtime.bundle import runnable
+from runtime.manifest import signed
 from runtime.quality import NAMES
 from tests.conftest import BITS
 
@@ -36,7 +42,7 @@ def test_check_counts_every_differing_logit(small_bundle, tmp_path, capsys):
     assert command.main(["check", str(folder)]) == 2  # not what was built
     content = (folder / "golden.npz").read_bytes()
     manifest["files"]["golden.npz"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     assert command.main(["check", str(folder), "--json", str(tmp_path / "d.json")]) == 1
     assert [r["differing"] for r in json.loads((tmp_path / "d.json").read_text())] == [0, 3, 0] * len(levels)
     assert f"{3 * len(levels)} logits differ; this device computes something else" in capsys.readouterr().out
@@ -80,7 +86,7 @@ def test_info_command(small_bundle, tmp_path, capsys):
 @pytest.mark.parametrize("own, default", [(0.6, 1), (0.01, 1), (0.8, 0), (None, 0)])
 def test_info_marks_the_own_budget(selecting, tmp_path, capsys, own, default):
     manifest = json.loads((selecting / "manifest.json").read_text())
-    (selecting / "manifest.json").write_text(json.dumps(manifest | {"budget": own}))
+    (selecting / "manifest.json").write_text(json.dumps(signed(manifest | {"budget": own})))
     assert command.main(["info", str(selecting), "--json", str(tmp_path / "i.json")]) == 0
     found = json.loads((tmp_path / "i.json").read_text())
     assert found["budget"] == own and [b["default"] for b in found["budgets"]] == [i == default for i in range(2)]
@@ -124,12 +130,87 @@ def test_json_is_checked_before_the_work(small_bundle, tmp_path, capsys, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    monkeypatch.setattr(command, "newest_bundle", lambda: pytest.fail("it worked first"))
-    for path in ("folder", "", "none/x.json", "file/x.json"):
-        assert command.main(["info", "--json", path]) == 2
+    monkeypatch.setattr(command, "info", lambda bundle: pytest.fail("it worked first"))
+    for path in ("folder", "", "none/x.json", "file/x.json", "x" * 300):
+        assert command.main(["info", str(small_bundle), "--json", path]) == 2
         err = capsys.readouterr().err
-        assert f"--json {path!r}: expected" in err and "partial" not in err
+        assert f"--json {path!r}: expected" in err and "tmp" not in err
+    for name in ("manifest.json", "weights.bin", "new.json"):
+        assert command.main(["info", str(small_bundle), "--json", str(small_bundle / name)]) == 2
+        assert "expected a file outside the bundle" in capsys.readouterr().err
+    (tmp_path / "link.json").symlink_to(small_bundle / "manifest.json")
+    assert command.main(["info", str(small_bundle), "--json", "link.json"]) == 2
+    (tmp_path / "link.json").unlink()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_json_goes_where_it_is_sent(small_bundle, tmp_path, capfd):
+    """Into a device and a pipe, which stay what they are, and to where a link leads."""
+    words = ["info", str(small_bundle), "--json"]
+    pipe, found, link = tmp_path / "pipe", [], tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(json.loads(pipe.read_text())))
+    reader.start()
+    assert command.main([*words, str(pipe)]) == 0
+    reader.join()
+    assert found[0]["name"] == "small" and stat.S_ISFIFO(pipe.stat().st_mode)
+    link.symlink_to(tmp_path / "real")
+    assert command.main([*words, str(link)]) == 0
+    assert link.is_symlink() and json.loads((tmp_path / "real").read_text()) == found[0]
+    capfd.readouterr()
+    assert command.main([*words, "/dev/full"]) == 2
+    assert "--json '/dev/full': expected a file that can be written" in capfd.readouterr().err
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+def test_what_cannot_be_read_leaves_the_others(selecting, tmp_path, capsys, monkeypatch):
+    good, loop = tmp_path / "good.ppm", tmp_path / "loop.png"
+    good.write_bytes(b"P6\n4 3\n255\n" + bytes([220] * 36))
+    (tmp_path / "empty").mkdir()
+    loop.symlink_to(loop)
+    wrong = [str(tmp_path / "empty"), "x" * 300, str(loop), "a\0b"]
+    for words in ([str(selecting), *wrong, str(good)], [str(selecting), str(good), *wrong]):
+        assert command.main(["infer", *words]) == 1
+        out, err = capsys.readouterr()
+        assert str(good) in out and len(err.splitlines()) == len(wrong)
+        assert all(any(line.startswith(f"error: {word}") for line in err.splitlines()) for word in wrong[:3])
+    monkeypatch.setattr(pictures, "_READERS", ((b"P6", raising(MemoryError)), *pictures._READERS))
+    np.save(tmp_path / "other.npy", np.zeros((9, 9, 3), np.uint8))
+    assert command.main(["infer", str(selecting), str(good), str(tmp_path / "other.npy")]) == 1
+    out, err = capsys.readouterr()
+    assert "other.npy" in out and f"error: {good}: expected a picture that fits into memory" in err
+
+
+def raising(error):
+    def read(data):
+        raise error
+    return read
+
+
+def shell(words: str, bundle, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(f"{sys.executable} -m runtime {words.format(bundle)}", shell=True, cwd=ROOT, text=True,
+                          capture_output=True, env={**os.environ, **environment})
+
+
+def test_a_terminal_of_few_letters(small_bundle, tmp_path):
+    name = tmp_path / "häßlich.ppm"
+    name.write_bytes(b"P6\n4 3\n255\n" + bytes([220] * 36))
+    done = shell(f"infer {{}} {name}", small_bundle, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "h\\xe4\\xdflich.ppm" in done.stdout and not done.stderr
+
+
+def test_a_full_disk_behind_the_output(small_bundle):
+    done = shell("info {} > /dev/full", small_bundle)
+    assert done.returncode == 2 and done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+def test_ctrl_c(small_bundle):
+    done = subprocess.Popen([sys.executable, "-m", "runtime", "bench", str(small_bundle), "--calls", "100000000"],
+                            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "w8a8.so" not in Path(f"/proc/{done.pid}/maps").read_text():  # it has begun
+        time.sleep(0.1)
+    done.send_signal(signal.SIGINT)
+    assert done.communicate()[1] == "interrupted\n" and done.returncode == 130
 
 
 def test_words_that_say_what_happens(small_bundle, tmp_path, capsys, monkeypatch):

@@ -14,7 +14,7 @@ from runtime import BundleError, Engine
 from runtime.__main__ import main
 from runtime.escalation import MOST, again, margin, parse_escalation
 from runtime.fields import Fields
-from runtime.manifest import parse
+from runtime.manifest import parse, signed
 from tests.conftest import BITS
 from tests.families import made
 from tests.graphs import pictures, resnet_like
@@ -160,10 +160,10 @@ def test_a_damaged_escalation_is_refused_or_sound(data):
 ])
 def test_one_clear_error(small_bundle, change, words):
     manifest = json.loads((small_bundle / "manifest.json").read_text())
-    assert parse(json.dumps(manifest).encode()).escalation is None
+    assert parse(json.dumps(signed(manifest)).encode()).escalation is None
     manifest |= {"escalation": {**GOOD, **(change or {})}, "selector": None if change is None else {}}
     with pytest.raises(BundleError, match=words or "a selector beside an escalation"):
-        parse(json.dumps(manifest).encode())
+        parse(json.dumps(signed(manifest)).encode())
 
 
 def test_the_engine_runs_again_what_is_unsure(escalating):

@@ -20,7 +20,8 @@ MAY = {
     "train": {"torch", "numpy", "onnx", "albumentations", "cv2", "PIL", "sklearn", "scipy", "matplotlib", "rich",
               "safetensors", "tensorboard", "compile.graph", "compile.nodes", "compile.checks", "compile.onnx_import",
               "compile.reference", "compile.scales", "compile.costs", "compile.shapes", "runtime.files",
-              "runtime.quality", "runtime.selector", "runtime.escalation", "runtime.image", "targets"},
+              "runtime.quality", "runtime.selector", "runtime.escalation", "runtime.image", "runtime.terminal",
+              "targets"},
     "benchmarks": {"numpy", "tvm", "tvm_ffi", "onnx", "onnxruntime", "openvino", "nncf", "torch", "rich",
                    "matplotlib", "train", "compile", "runtime", "targets"},
 }

@@ -11,6 +11,7 @@ from compile import build as builder
 from compile import libraries, reference
 from compile.lower import lower
 from runtime import BundleError, Engine, bundle, cpu, open_bundle
+from runtime.manifest import signed
 from targets import TargetError, find
 from tests.conftest import BITS
 from tests.graphs import pictures, resnet_like
@@ -109,7 +110,7 @@ def test_builds_that_are_not_the_target_s_levels_are_refused(small_bundle, tmp_p
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     with pytest.raises(BundleError, match="levels|build for each|requires"):
         open_bundle(folder)
 
@@ -118,7 +119,7 @@ def test_a_level_s_function_must_be_there(small_bundle, tmp_path):
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["variants"][0]["builds"][2]["function"] = "main_avx3"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     with pytest.raises(BundleError, match="expected a library with a function main_avx3"):
         Engine(folder, level="x86:avx2")
 

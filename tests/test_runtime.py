@@ -11,6 +11,7 @@ import pytest
 from compile import reference
 from runtime import BundleError, Engine, Prediction, quality
 from runtime.engine import softmax
+from runtime.manifest import signed
 from tests.conftest import BITS
 from tests.graphs import pictures, resnet_like
 
@@ -88,7 +89,7 @@ def test_budgets_of_the_selector(selecting):
 def test_the_bundle_s_own_budget_is_the_default(selecting, own, expected):
     """As where the run was reported: one below the smallest of the table means that."""
     manifest = json.loads((selecting / "manifest.json").read_text())
-    (selecting / "manifest.json").write_text(json.dumps(manifest | {"budget": own}))
+    (selecting / "manifest.json").write_text(json.dumps(signed(manifest | {"budget": own})))
     light = np.full((16, 16, 3), 220, np.uint8)
     with Engine(selecting) as engine:
         assert engine.infer(light).variant == expected and engine.budget == (max(own, 0.5) if own else math.inf)
@@ -102,7 +103,7 @@ def test_the_own_budget_without_a_selector(small_bundle, tmp_path):
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
     for own, expected in ((0.95, "again"), (0.1, "w4a4"), (None, "w8a8")):
-        (folder / "manifest.json").write_text(json.dumps(manifest | {"budget": own}))
+        (folder / "manifest.json").write_text(json.dumps(signed(manifest | {"budget": own})))
         with Engine(folder) as engine:
             assert engine.infer(np.zeros((16, 16, 3), np.uint8)).variant == expected
 
@@ -110,7 +111,7 @@ def test_the_own_budget_without_a_selector(small_bundle, tmp_path):
 def test_a_bundle_older_than_the_own_budget_opens(selecting):
     manifest = json.loads((selecting / "manifest.json").read_text())
     del manifest["budget"]
-    (selecting / "manifest.json").write_text(json.dumps(manifest))
+    (selecting / "manifest.json").write_text(json.dumps(signed(manifest)))
     with Engine(selecting) as engine:
         assert engine.budget == math.inf
 
@@ -118,7 +119,7 @@ def test_a_bundle_older_than_the_own_budget_opens(selecting):
 def test_the_least_budget_can_be_typed(selecting):
     manifest = json.loads((selecting / "manifest.json").read_text())
     manifest["budgets"][1]["budget"] = 0.2765510850812211
-    (selecting / "manifest.json").write_text(json.dumps(manifest))
+    (selecting / "manifest.json").write_text(json.dumps(signed(manifest)))
     with pytest.raises(ValueError, match="expected at least 0.2766, the"):
         Engine(selecting, budget=0.27655)
     Engine(selecting, budget=0.2766).close()
@@ -149,7 +150,7 @@ def test_one_variant_for_all(selecting):
 def test_damaged_selectors_are_refused(selecting, change, words):
     manifest = json.loads((selecting / "manifest.json").read_text())
     manifest["selector"].update(change)
-    (selecting / "manifest.json").write_text(json.dumps(manifest))
+    (selecting / "manifest.json").write_text(json.dumps(signed(manifest)))
     with pytest.raises(BundleError, match=words):
         Engine(selecting)
 
@@ -157,7 +158,7 @@ def test_damaged_selectors_are_refused(selecting, change, words):
 def test_selector_for_other_variants_is_refused(selecting):
     manifest = json.loads((selecting / "manifest.json").read_text())
     del manifest["variants"][2]
-    (selecting / "manifest.json").write_text(json.dumps(manifest))
+    (selecting / "manifest.json").write_text(json.dumps(signed(manifest)))
     with pytest.raises(BundleError, match="expected a selector among 2 variants, got one among 3"):
         Engine(selecting)
 
@@ -215,7 +216,7 @@ def test_a_bundle_built_anew_in_its_place_is_what_runs(small_bundle, tmp_path, g
             manifest["files"][f"lib/{name}"] = files[f"lib/{source}"]
         w8a8["library"], w4a4["library"] = w4a4["library"], w8a8["library"]
         manifest["variants"] = [w8a8, w4a4]
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
         with Engine(folder, variant="w4a4") as new:
             np.testing.assert_array_equal(np.stack([new.infer(p).logits for p in x]), reference.run(graphs["w4a4"], x))
         np.testing.assert_array_equal(np.stack([old.infer(p).logits for p in x]), np.stack(before))
@@ -225,7 +226,7 @@ def test_a_library_that_is_none_is_refused(small_bundle, tmp_path):
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["variants"][0]["library"] = "tables.bin"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     with pytest.raises(BundleError, match="tables.bin: expected a library, cannot load it"):
         Engine(folder)
 
@@ -234,7 +235,7 @@ def test_a_bundle_of_source_only_says_how_to_compile_it(small_bundle, tmp_path):
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["files"]["lib/w4a4.so"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     library = (folder / "lib" / "w4a4.so").read_bytes()
     (folder / "lib" / "w4a4.so").unlink()
     with pytest.raises(BundleError, match="expected the library lib/w4a4.so.*sh lib/rebuild.sh"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runtime import cpu
+from runtime.manifest import signed
 from targets import TargetError, elf, find, targets
 
 tvm = pytest.importorskip("tvm")
@@ -216,7 +217,7 @@ def test_a_board_rebuilds_its_library_and_enters_it_in_the_manifest(tmp_path):
     folder.mkdir()
     cuda.build(mirror(), find("cuda:sm_87"), folder / "m.so", tmp_path, source_only=True)
     manifest = {"target": {"machine": "aarch64"}, "files": {"lib/m.cu": {"bytes": 1}}}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifest.json").write_text(json.dumps(signed(manifest)))
     env = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run([str(folder / "rebuild.sh")], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,7 @@ from compile.lower import lower, run_compiled
 from runtime import BundleError, Engine, open_bundle, threads
 from runtime.bundle import runnable
 from runtime.library import Loaded
+from runtime.manifest import signed
 from targets import TargetError, elf, find
 from targets import threads as emitted
 from targets.arm import toolchain as arm
@@ -193,12 +194,12 @@ def test_refusals(small_bundle, tmp_path):
     for variant in manifest["variants"]:
         for build in variant["builds"]:
             build["parallel"] = None
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     Engine(folder).close()
     with pytest.raises(BundleError, match="expected code for several threads"):
         Engine(folder, threads=2)
     manifest["variants"][0]["builds"][0]["parallel"] = {"share": "share"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     with pytest.raises(BundleError, match="serve"):
         Engine(folder)
     assert not helpers()

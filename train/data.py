@@ -181,7 +181,7 @@ def _download(url: str, path: Path) -> str:
     md5 = hashlib.md5(usedforsecurity=False)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with urllib.request.urlopen(url, timeout=30) as answer, open(path, "wb") as file:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=Console(markup=False, stderr=True)) as progress:
             bar = progress.add_task(url, total=int(answer.headers.get("Content-Length") or 0) or None)
             while block := answer.read(1 << 18):
                 file.write(block)

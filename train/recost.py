@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.files import write_json
+from runtime.terminal import say, terminal
 from train import configs
 from train.architectures import ARCHITECTURES, architecture
 from train.arms import arm_records, choose
@@ -78,7 +79,7 @@ def recost(run: Path, out: Path, **changes) -> Path:
         write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
         clear(out)
         _move(new, out)
-    print("\n".join(verdicts(compare(evidence))))
+    say("\n".join(verdicts(compare(evidence))))
     return out
 
 
@@ -150,7 +151,8 @@ def parse(arguments: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        print(f"run: {recost(**parse())}")
-    except (ValueError, OSError) as problem:
-        sys.exit(str(problem))
+    with terminal():
+        try:
+            say(f"run: {recost(**parse())}")
+        except (ValueError, OSError) as problem:
+            sys.exit(str(problem))

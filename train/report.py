@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.files import replacing, write_bytes
+from runtime.terminal import say, terminal
 from train import configs, plots
 from train.arms import BY_RULE
 from train.chosen import STAR, chosen_bits, shares
@@ -249,9 +250,9 @@ def main(folders: list[Path], others: list[Path] = ()) -> None:
     others: folders of runs whose static variants count too, each beside the run of its seed.
     """
     if len(folders) == 1:
-        print(write_report(folders[0], rivals=read_rivals(folders[0], others) if others else {}))
+        say(str(write_report(folders[0], rivals=read_rivals(folders[0], others) if others else {})))
     else:
-        print("\n".join(over_seeds(folders, others)))
+        say("\n".join(over_seeds(folders, others)))
 
 
 def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
@@ -266,7 +267,8 @@ def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
 
 
 if __name__ == "__main__":
-    try:
-        main(*parse())
-    except (ValueError, OSError) as problem:
-        sys.exit(str(problem))
+    with terminal():
+        try:
+            main(*parse())
+        except (ValueError, OSError) as problem:
+            sys.exit(str(problem))

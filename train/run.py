@@ -12,6 +12,7 @@ from rich.table import Table
 
 from compile.graph import Graph
 from runtime.files import write_json
+from runtime.terminal import terminal
 from train import checkpoint, phases, private, start
 from train.arms import BY_RULE, arm_records, choose
 from train.batches import Batches
@@ -55,7 +56,7 @@ def learn(settings: Settings):
     """All up to training's end: (dataset, teacher, student, configurations, device), None where another writes."""
     device = pick_device(settings.device)
     group = join(device)
-    console = Console(stderr=True, quiet=not group.writes)
+    console = Console(markup=False, stderr=True, quiet=not group.writes)
     saved = checkpoint.load(settings.folder) if settings.resume else None
     if group.writes:
         check_own(settings.folder)
@@ -119,7 +120,8 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
 def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs,
            device: torch.device) -> None:
     """Lowering, measurement, selector, export and report of a trained family."""
-    graphs, console = {name: lower(student, name) for name in student.bits}, Console(stderr=True)
+    graphs = {name: lower(student, name) for name in student.bits}
+    console, out = Console(markup=False, stderr=True), Console(markup=False)
     pictures = Pictures.of(settings, dataset)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -139,13 +141,13 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
                np.asarray(golden))
     write_report(settings.folder, {place: np.asarray(view[SAMPLE]) for place, view in pictures.views.items()})
     shutil.rmtree(settings.folder / EVALUATION, ignore_errors=True)
-    show(records, Console(), {v.name for v in evidence.variants if v.base})
-    Console().print(verdicts(compare(evidence))[0])
+    show(records, out, {v.name for v in evidence.variants if v.base})
+    out.print(verdicts(compare(evidence))[0])
     right = ", ".join(f"{name} {count}" for name, count in mixed.items())
-    Console().print(f"right among all {len(dataset.test_y)} test pictures, each degraded at random: {right}")
+    out.print(f"right among all {len(dataset.test_y)} test pictures, each degraded at random: {right}")
     stored = stored_bytes(graphs)
-    Console().print(f"stored: {stored['weights']:,} bytes of weights and {stored['tables']:,} of tables, all variants")
-    Console().print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
+    out.print(f"stored: {stored['weights']:,} bytes of weights and {stored['tables']:,} of tables, all variants")
+    out.print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
 
 
 def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], evidence: Evidence, records: list[dict],
@@ -205,11 +207,12 @@ def _threads() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        _threads()
-        keep_freed_memory()
-        main(parse())
-    except (TrainingError, ValueError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    finally:
-        leave()
+    with terminal("; the same command with --resume goes on from the last checkpoint"):
+        try:
+            _threads()
+            keep_freed_memory()
+            main(parse())
+        except (TrainingError, ValueError, OSError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+        finally:
+            leave()

@@ -102,7 +102,7 @@ def _views(x, names, family, severity, seed, cache, workers, what) -> np.memmap:
     problem = _problem(path, made_of)
     if problem:
         if path.exists():
-            Console(stderr=True).print(f"{path}: {problem}; making it anew")
+            Console(markup=False, stderr=True).print(f"{path}: {problem}; making it anew")
         cache.mkdir(parents=True, exist_ok=True)
         _make(path, made_of, x, names, family, severity, seed, workers, what)
     return np.load(path, mmap_mode="r")

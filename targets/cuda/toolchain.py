@@ -43,6 +43,8 @@ manifest["target"]["machine"] = platform.machine()
 for path in glob.glob("*.so"):
     data = open(path, "rb").read()
     manifest["files"]["lib/" + path] = {{"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
+del manifest["sha256"]
+manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 with open("../manifest.json.partial", "w") as file:
     json.dump(manifest, file, indent=1)
 os.replace("../manifest.json.partial", "../manifest.json")
