@@ -1,6 +1,7 @@
 """Classifies pictures with a bundle: measures the quality of each, picks the variant for it, runs that."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -75,7 +76,12 @@ class Engine:
         self._policy = _policy(self.bundle, budget, variant, escalate)
         self._loaded = Loaded(self.bundle, self.bundle.variants, level, threads)
         self.level, self.threads = self._loaded.level.name, threads
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """This process's: one made by fork may have its parent's locked for ever, by a thread that it does not have."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     @property
     def variants(self) -> dict[str, Variant]:

@@ -1,6 +1,7 @@
 """Threads that help with an inference: they wait inside compiled code, without Python's lock, and share its kernels."""
 
 import ctypes
+import os
 import threading
 import time
 import weakref
@@ -54,11 +55,14 @@ class Pace:
     def __init__(self, alone: Callable[[], None], together: Callable[[], None]):
         self._ways, self._usual = (alone, together), float("inf")
         self._left, self._pause = _PAUSE[0], _PAUSE[0]  # the first pictures show how long it takes alone
-        self._trials = _TRIAL
+        self._trials, self._process = _TRIAL, os.getpid()
 
     def __call__(self) -> None:
         """One inference."""
         alone, together = self._ways
+        if os.getpid() != self._process:  # after a fork nobody finishes what helpers had claimed
+            alone()
+            return
         began = time.perf_counter_ns()
         if self._left:
             alone()
