@@ -10,6 +10,9 @@ import numpy as np
 from compile import reference
 from compile.graph import Graph, macs
 from compile.onnx_import import Normalization, load
+from runtime.fields import Fields
+from runtime.manifest import decisions, facts, require_different
+from runtime.selector import selector_among
 
 RUN_FORMAT = 1
 PICTURES = 8  # golden pictures made up for files that bring none
@@ -113,7 +116,7 @@ def _open_run(folder: Path) -> Source:
             for v in run["variants"]
         ]
         return _checked(
-            Source(run["name"], variants, list(run["labels"]), golden["images"], run["selector"],
+            Source(run["name"], variants, run["labels"], golden["images"], run["selector"],
                    run.get("budgets", []), run.get("escalation"), _budget(folder, run))
         )
     except FileNotFoundError as error:
@@ -196,6 +199,7 @@ def made_up_pictures(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _checked(source: Source) -> Source:
+    _require_served(source)
     for v in source.variants:
         expected = (len(source.pictures), len(source.labels))
         if v.logits.shape != expected:
@@ -208,3 +212,21 @@ def _checked(source: Source) -> Source:
                 f"got {list(v.graph.tensors[v.graph.input].shape)}"
             )
     return source
+
+
+def _require_served(source: Source) -> None:
+    """Raises SourceError for what the runtime would refuse in a bundle, before the work and not on the device."""
+    about = {"name": source.name, "labels": source.labels, "selector": source.selector, "budget": source.budget,
+             "budgets": source.budgets, "escalation": source.escalation}
+    try:
+        top = Fields(about, source.name, "export the run again, or rename the file")
+        top.text("name")
+        found, count = decisions(top, len(source.variants)), len(source.variants)
+        for v in source.variants:
+            facts(Fields({"name": v.name, **v.facts}, f"{source.name}: {v.name}", top.todo))
+        require_different(top, [v.name for v in source.variants])
+        tables = (found["budgets"], found["escalation"].budgets if found["escalation"] else ())
+        for lam in {0.0, *(b.lam for table in tables for b in table)} if source.selector is not None else ():
+            selector_among(count, source.selector, lam)
+    except ValueError as error:
+        raise SourceError(str(error)) from error

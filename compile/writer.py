@@ -15,6 +15,7 @@ from compile.lower import Lowered, Segment
 from compile.packing import pack, packed_size
 from compile.plan import ALIGN
 from compile.source import Source, SourceVariant
+from runtime.files import alone_in
 from runtime.manifest import FORMAT, signed
 from runtime.segments import Transform
 from runtime.weights import transformed
@@ -50,16 +51,34 @@ class Blob:
 def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
     """Makes the bundle `out` through a folder beside it: fill(folder) writes everything else and returns the manifest.
 
-    An older bundle of that name is replaced only when the new one is complete; any other folder there is refused.
+    An older bundle of that name is replaced only when the new one is complete; any other folder there is refused. A
+    link stays one: the bundle is made where it leads.
     """
-    if out.exists() and not _only_a_bundle(out):
+    real = Path(os.path.realpath(out))
+    if real.exists() and not _only_a_bundle(real):
         raise FileExistsError(f"{out}: expected no such folder, or a bundle to replace and nothing else in it; choose "
                               "another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    real.parent.mkdir(parents=True, exist_ok=True)
+    partial = real.with_name(f".{real.name}.partial")
+    partial.mkdir(exist_ok=True)
     try:
+        with alone_in(partial):
+            _fill(partial, fill)
+            _replace(real, partial)
+    except BlockingIOError as error:
+        raise BlockingIOError(f"{out}: expected a place that nobody builds into, got one in which another build is at "
+                              "work; wait for it, or choose another --out") from error
+    return out
+
+
+def _fill(partial: Path, fill: Callable[[Path], dict]) -> None:
+    """Makes a whole bundle of a folder that may hold parts of one that was never finished."""
+    try:
+        for left in partial.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
         manifest = fill(partial)
         manifest["files"] = {
             str(p.relative_to(partial)): {"sha256": sha256(p), "bytes": p.stat().st_size}
@@ -68,17 +87,20 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
         }
         text = re.sub(r"\[[-\d,\s]+\]", lambda m: " ".join(m[0].split()), json.dumps(signed(manifest), indent=1))
         (partial / "manifest.json").write_text(text + "\n")  # a list of numbers on one line
-        if out.exists():
-            old = out.with_name(f".{out.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(out, old)
-            os.rename(partial, out)
-            shutil.rmtree(old)
-        else:
-            os.rename(partial, out)
-    finally:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-    return out
+        raise
+
+
+def _replace(out: Path, partial: Path) -> None:
+    if not out.exists():
+        os.rename(partial, out)
+        return
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.rename(out, old)
+    os.rename(partial, out)
+    shutil.rmtree(old)
 
 
 def _only_a_bundle(folder: Path) -> bool:

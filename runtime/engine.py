@@ -17,7 +17,7 @@ from runtime.fields import REBUILD, BundleError
 from runtime.image import as_picture, resize
 from runtime.library import Loaded
 from runtime.manifest import Variant
-from runtime.selector import Selector, entry_for, rounded_up
+from runtime.selector import Selector, entry_for, rounded_up, selector_among
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,13 +259,9 @@ def _policy(bundle: Bundle, budget: float | None, name: str | None, escalate: bo
     entry = entry_for(table, budget)["entry"] if table else None
     lam = entry.lam if entry else 0.0
     try:
-        selector = Selector.from_dict(manifest.selector)
-        selector.choose(np.zeros((1, len(quality.NAMES)), np.int32), lam)
+        selector = selector_among(len(bundle.variants), manifest.selector, lam)
     except ValueError as error:
         raise BundleError(f"{bundle.folder}: {error}; {REBUILD}") from error
-    if selector.variants != len(bundle.variants):
-        raise BundleError(f"{bundle.folder}: expected a selector among {len(bundle.variants)} variants, "
-                          f"got one among {selector.variants}; {REBUILD}")
     passes = ((), ()) if escalation is None else (escalation.up, entry.margins)
     return _Policy(budget, selector, lam, None, *passes)
 

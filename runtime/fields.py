@@ -15,16 +15,19 @@ class BundleError(ValueError):
 
 
 class Fields:
-    """A JSON object whose members are read with their type and range checked; `where` names it in errors."""
+    """A JSON object whose members are read with their type and range checked.
 
-    def __init__(self, data: Any, where: str):
+    where: names it in errors; todo: what they advise.
+    """
+
+    def __init__(self, data: Any, where: str, todo: str = REBUILD):
         if not isinstance(data, dict):
-            raise BundleError(f"{where}: expected an object, got {short(data)}; {REBUILD}")
-        self.data, self.where = data, where
+            raise BundleError(f"{where}: expected an object, got {short(data)}; {todo}")
+        self.data, self.where, self.todo = data, where, todo
 
     def require(self, fits: bool, expected: str, came: Any) -> None:
         if not fits:
-            raise BundleError(f"{self.where}: expected {expected}, got {short(came)}; {REBUILD}")
+            raise BundleError(f"{self.where}: expected {expected}, got {short(came)}; {self.todo}")
 
     def get(self, key: str, kind, expected: str) -> Any:
         self.require(key in self.data, f"a field {key!r}", "none")
@@ -53,19 +56,19 @@ class Fields:
     def texts(self, key: str, least: int = 0) -> list[str]:
         values = self.get(key, list, "a list")
         self.require(len(values) >= least, f"at least {least} {key}", values)
-        return [Fields({key: v}, self.where).text(key) for v in values]
+        return [Fields({key: v}, self.where, self.todo).text(key) for v in values]
 
     def object(self, key: str) -> "Fields":
-        return Fields(self.get(key, dict, "an object"), f"{self.where}: {key}")
+        return Fields(self.get(key, dict, "an object"), f"{self.where}: {key}", self.todo)
 
     def objects(self, key: str, least: int = 0) -> list["Fields"]:
         values = self.get(key, list, "a list")
         self.require(len(values) >= least, f"at least {least} of {key}", values)
-        return [Fields(v, f"{self.where}: {key}[{i}]") for i, v in enumerate(values)]
+        return [Fields(v, f"{self.where}: {key}[{i}]", self.todo) for i, v in enumerate(values)]
 
     def table(self, key: str) -> list[tuple[str, "Fields"]]:
         members = self.object(key)
-        return [(k, Fields(v, f"{members.where}: {k}")) for k, v in members.data.items()]
+        return [(k, Fields(v, f"{members.where}: {k}", self.todo)) for k, v in members.data.items()]
 
     def mapping(self, key: str, read: Callable[["Fields", str], Any]) -> dict[str, Any]:
         members = self.object(key)

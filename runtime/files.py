@@ -1,5 +1,6 @@
-"""Writes a file whole or not at all: under a temporary name beside it, which then takes the file's place."""
+"""Files that are written whole or not at all, and folders that one process at a time writes into."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -22,6 +23,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Until the block or the process ends, another that asks for the same folder gets a BlockingIOError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

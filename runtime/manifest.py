@@ -142,12 +142,8 @@ def parse(text: bytes) -> Manifest:
         producer=top.get("producer", dict, "an object"),
         target=target,
         shape=_shape(top.object("input")),
-        labels=tuple(top.texts("labels", least=1)),
         variants=variants,
-        selector=top.get("selector", (dict, type(None)), "an object or null"),
-        budget=_own_budget(top),
-        budgets=tuple(_budget(b) for b in top.objects("budgets")),
-        escalation=_escalation(top, len(variants)),
+        **decisions(top, len(variants)),
         golden=top.path("golden"),
         files=files,
         pictures=top.object("input").whole("pictures", 1, 1 << 16),
@@ -157,10 +153,36 @@ def parse(text: bytes) -> Manifest:
     side = min(manifest.shape[:2])
     top.require(manifest.selector is None or side >= SIDE, f"an input of {SIDE} pixels a side or more, as its "
                 "selector needs", list(manifest.shape))
-    names = [v.name for v in manifest.variants]
-    top.require(len(set(names)) == len(names), "variants of different names", names)
+    require_different(top, [v.name for v in variants])
     _require_unchanged(top)
     return manifest
+
+
+def decisions(top: Fields, variants: int) -> dict[str, Any]:
+    """What training decided: labels, selector (as JSON), own budget, budgets and escalation. Raises BundleError."""
+    return {
+        "labels": tuple(top.texts("labels", least=1)),
+        "selector": top.get("selector", (dict, type(None)), "an object or null"),
+        "budget": _own_budget(top),
+        "budgets": tuple(_budget(b) for b in top.objects("budgets")),
+        "escalation": _escalation(top, variants),
+    }
+
+
+def facts(f: Fields) -> dict[str, Any]:
+    """What is known of a variant but for its code. Raises BundleError."""
+    return {
+        "name": f.text("name"),
+        "bits": f.mapping("bits", _bits),
+        "macs": f.whole("macs", 0, 1 << 60),
+        "bitops": f.whole("bitops", 0, 1 << 60),
+        "cost": f.real("cost", 0),
+        "accuracy": f.mapping("accuracy", lambda members, k: members.real(k, 0, 1)),
+    }
+
+
+def require_different(top: Fields, names: list[str]) -> None:
+    top.require(len(set(names)) == len(names), "variants of different names", names)
 
 
 def _require_unchanged(top: Fields) -> None:
@@ -222,16 +244,11 @@ def _bits(f: Fields, layer: str) -> tuple[int, int]:
 
 def _variant(f: Fields, target: TargetInfo, files: dict[str, FileInfo]) -> Variant:
     variant = Variant(
-        name=f.text("name"),
+        **facts(f),
         library=f.path("library"),
         builds=tuple(_build(b, files) for b in f.objects("builds")),
         logit_scale=f.real("logit_scale", 1e-30),
-        bits=f.mapping("bits", _bits),
-        macs=f.whole("macs", 0, 1 << 60),
-        bitops=f.whole("bitops", 0, 1 << 60),
         bytes=f.whole("bytes", 0),
-        cost=f.real("cost", 0),
-        accuracy=f.mapping("accuracy", lambda members, k: members.real(k, 0, 1)),
         onnx=f.path("onnx") if "onnx" in f.data else None,
     )
     levels, got = [v.name for v in target.levels], [b.level for b in variant.builds]

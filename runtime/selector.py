@@ -135,6 +135,15 @@ class Selector:
         return out
 
 
+def selector_among(variants: int, data: dict, lam: float) -> Selector:
+    """The selector of that JSON object. Raises ValueError unless it chooses among so many variants, at that lambda."""
+    selector = Selector.from_dict(data)
+    if selector.variants != variants:
+        raise SelectorError(f"selector: expected one among {variants} variants, got one among {selector.variants}")
+    selector.choose(np.zeros((1, len(NAMES)), np.int32), lam)
+    return selector
+
+
 def standardize(features: np.ndarray, offset: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """int32 [M, D] -> z int64 [M, D], in 1/1024 of a standard deviation."""
     f, d = features, len(NAMES)

@@ -155,6 +155,12 @@ def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep me"
 
 
+def test_brackets_in_a_path_are_printed(run_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert builder.main([str(run_folder), "--target", "x86", "--out", "a[bold]b[/x]", "--no-times"]) == 0
+    assert "a[bold]b[/x]" in capsys.readouterr().out and (tmp_path / "a[bold]b[/x]" / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize("settings, budget", [({"budget": 0.25}, 0.25), ({}, None), (None, None)])
 def test_a_run_s_own_budget_goes_along(run_folder, tmp_path, settings, budget):
     folder = shutil.copytree(run_folder, tmp_path / "run")
@@ -162,8 +168,24 @@ def test_a_run_s_own_budget_goes_along(run_folder, tmp_path, settings, budget):
     about |= {} if settings is None else {"settings": settings}
     (folder / "run.json").write_text(json.dumps(about))
     assert open_source([folder]).budget == budget
-    (folder / "run.json").write_text(json.dumps(about | {"selector": {}}))
-    assert open_source([folder]).budget is None  # no table to serve it with
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"labels": ["a\tb"] * 10}, "expected labels to be printable text"), ({"labels": "0123456789"}, "labels"),
+    ({"labels": []}, "at least 1 labels"), ({"name": 7}, "name"), ({"selector": {}}, "selector: expected format"),
+    ({"selector": []}, "selector to be an object"), ({"budgets": 3}, "budgets"), ({"budgets": [{}]}, "'budget'"),
+    ({"escalation": {"up": [0, 1, 2], "budgets": []}}, "a selector beside an escalation"),
+    ({"accuracy": "x"}, "accuracy to be an object"), ({"accuracy": {"clean": 2}}, "clean finite in 0..1"),
+    ({"cost": None}, "cost to be a number"), ({"cost": -1.0}, "cost finite in 0"),
+])
+def test_what_the_runtime_would_refuse_is_refused_before_the_work(run_folder, tmp_path, change, words):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    of_variant = change.keys() & {"accuracy", "cost"}
+    (about["variants"][1] if of_variant else about).update(change)
+    (folder / "run.json").write_text(json.dumps(about))
+    with pytest.raises(SourceError, match=words):
+        open_source([folder])
 
 
 @pytest.mark.parametrize("settings", [{"budget": "1"}, {"budget": 0}, {"budget": float("nan")}, [1]])

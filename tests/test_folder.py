@@ -46,6 +46,20 @@ def test_new_folders_empty_ones_and_runs_are_taken(tmp_path, monkeypatch):
     assert kept.read_text() == "[]"  # as long as the data are not there
 
 
+def test_a_second_run_in_the_same_place_is_refused(tmp_path, monkeypatch):
+    def second(*given):
+        with pytest.raises(SettingsError, match="--out .*another run is at work; wait for it, or name another"):
+            run.learn(settings)
+        raise LookupError("after the second")
+    settings = parse(["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")])
+    monkeypatch.setattr(run, "load", second)
+    with pytest.raises(LookupError, match="after the second"):
+        run.learn(settings)
+    monkeypatch.setattr(run, "load", no_data)
+    with pytest.raises(LookupError, match="data are loaded"):  # the place is free again
+        run.learn(settings)
+
+
 def test_places_that_hold_no_files_are_named_with_their_flag(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "load", no_data)
     file = tmp_path / "file"

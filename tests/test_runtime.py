@@ -159,7 +159,7 @@ def test_selector_for_other_variants_is_refused(selecting):
     manifest = json.loads((selecting / "manifest.json").read_text())
     del manifest["variants"][2]
     (selecting / "manifest.json").write_text(json.dumps(signed(manifest)))
-    with pytest.raises(BundleError, match="expected a selector among 2 variants, got one among 3"):
+    with pytest.raises(BundleError, match="selector: expected one among 2 variants, got one among 3"):
         Engine(selecting)
 
 

@@ -3,8 +3,11 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from runtime.files import alone_in
 from train.settings import SettingsError
 
 SETTINGS = "settings.json"
@@ -33,6 +36,18 @@ def check_own(folder: Path) -> None:
         raise SettingsError(f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with "
                             f"its {SETTINGS}, got one with {', '.join(there[:3])}; name another, whose files a run may "
                             "replace")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder, which must exist. Raises SettingsError where one is at work in it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone_in(folder))
+        except BlockingIOError as error:
+            raise SettingsError(f"--out {folder}: expected a folder that nobody writes into, got one in which another "
+                                "run is at work; wait for it, or name another") from error
+        yield
 
 
 def writable(flag: str, folder: Path) -> None:

@@ -18,7 +18,7 @@ from train.compare import compare
 from train.cost import layer_cost, relative
 from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
-from train.folder import SETTINGS, check_own, clear, writable
+from train.folder import SETTINGS, alone, check_own, clear, writable
 from train.report import SAMPLES, write_report
 from train.settings import COSTS, given_path
 from train.worth import verdicts
@@ -67,7 +67,7 @@ def recost(run: Path, out: Path, **changes) -> Path:
     if missing:
         raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
     writable("--out", out)
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
+    with alone(out), tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
         new = Path(beside)
         found.write(new)
         evidence.write(new)

@@ -22,7 +22,7 @@ from train.configs import Configs
 from train.data import Dataset, load, spread, thin
 from train.evidence import Evidence
 from train.export import export_run, stored_bytes
-from train.folder import EVALUATION, SETTINGS, check_own, clear, writable
+from train.folder import EVALUATION, SETTINGS, alone, check_own, clear, writable
 from train.gather import Parts, Pictures, digest, gather
 from train.groups import check_count
 from train.journal import Journal
@@ -49,19 +49,26 @@ def main(settings: Settings) -> None:
     """The way of one run. Raises what its parts raise."""
     learned = learn(settings)
     if learned is not None:
-        finish(settings, *learned)
+        with alone(settings.folder):
+            finish(settings, *learned)
 
 
 def learn(settings: Settings):
     """All up to training's end: (dataset, teacher, student, configurations, device), None where another writes."""
     device = pick_device(settings.device)
     group = join(device)
-    console = Console(markup=False, stderr=True, quiet=not group.writes)
     saved = checkpoint.load(settings.folder) if settings.resume else None
-    if group.writes:
-        check_own(settings.folder)
-        for flag, folder in (("--out", settings.folder), ("--cache", settings.cache)):
-            writable(flag, folder)
+    if not group.writes:
+        return _learn(settings, device, group, saved)
+    check_own(settings.folder)
+    for flag, folder in (("--out", settings.folder), ("--cache", settings.cache)):
+        writable(flag, folder)
+    with alone(settings.folder):
+        return _learn(settings, device, group, saved)
+
+
+def _learn(settings: Settings, device: torch.device, group: Group, saved):
+    console = Console(markup=False, stderr=True, quiet=not group.writes)
     _show(settings, device, console)
 
     with group.writer_first():
