@@ -9,7 +9,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-
 LIVES = """
 import os, sys
 import numpy as np

@@ -131,6 +131,38 @@ def test_what_is_no_finished_run_is_refused(run, name, content, words):
     assert not (run / "report.md").exists()
 
 
+@pytest.mark.parametrize("bits", [7, {}, {"conv1": 4}, {"conv1": [8, "8"]}, {"conv1": [8]}, {"conv1": [8, 8]},
+                                  {"conv1": [8, 8], "layer1": [[], 2], "linear": [8, 8]}])
+def test_bits_that_are_none(run, bits):
+    variants = [{**v, "bits": bits} if k == 1 else v for k, v in enumerate(ABOUT["variants"])]
+    (run / "run.json").write_text(json.dumps({**ABOUT, "variants": variants}))
+    with pytest.raises(ValueError, match="run.json: .*(widths|bits).*; export it anew"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("change", [{"family": "x"}, {"arm": "other"}, {"variant": ""}, {"severity": 9}])
+def test_arms_that_were_measured_at_different_places(run, change):
+    records = results()
+    (run / "results.json").write_text(json.dumps([{**records[0], **change}, *records[1:]]))
+    with pytest.raises(ValueError, match="results.json: expected every arm measured in the same families"):
+        write_report(run)
+
+
+def test_damaged_samples(run):
+    (run / "plots").mkdir()
+    picture, path = np.zeros((8, 8, 3), np.uint8), run / "plots" / "samples.npz"
+    np.savez(path, **{"clean-0": picture, "jpeg-1": picture})
+    whole = path.read_bytes()
+    damages = [b"", b"PK", whole[:-9], whole[:250] + bytes([whole[250] ^ 255]) + whole[251:]]
+    for arrays in ({"clean": picture}, {"jpeg-x": picture}, {"clean-0": picture[0]}, {"clean-0": np.array([None])}):
+        np.savez(path, **arrays)
+        damages.append(path.read_bytes())
+    for damage in damages:
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match="samples.npz: expected one picture of each quality.*or delete it"):
+            write_report(run)
+
+
 def test_report_says_when_quality_does_not_matter_and_shows_what_the_search_saw(run):
     records = [{**r, "w_bits": 4.0} if r["arm"] == "adaptive" else r for r in results()]
     (run / "results.json").write_text(json.dumps(records))

@@ -90,14 +90,15 @@ def _variant(entry: dict) -> Variant:
     groups = entry["groups"]
     if not isinstance(groups, (list, tuple)) or any(type(g) is not int or g < 0 for g in groups):
         raise ValueError(f"{name}: expected numbers of groups, got {groups!r}")
-    return Variant(**{**entry, "bits": _bits(name, entry["bits"]), "groups": tuple(groups)})
+    return Variant(**{**entry, "bits": checked_bits(name, entry["bits"]), "groups": tuple(groups)})
 
 
 def _number(value) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _bits(name: str, bits: dict) -> BitConfig:
+def checked_bits(name: str, bits: dict) -> BitConfig:
+    """Of JSON, layer -> (w_bits, a_bits). Raises ValueError, which begins with the name, for what is none."""
     if not isinstance(bits, dict):
         raise ValueError(f"{name}: expected bits as an object of layers, got {bits!r}")
     for layer, pair in bits.items():

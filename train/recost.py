@@ -18,13 +18,14 @@ from train.compare import compare
 from train.cost import layer_cost, relative
 from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
+from train.finished import SAMPLES
 from train.folder import SETTINGS, alone, check_own, clear, writable
-from train.report import SAMPLES, write_report
+from train.report import write_report
 from train.settings import COSTS, given_path
 from train.worth import verdicts
 
 CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
-BESIDE = ("metrics.jsonl", "full.safetensors", f"plots/{SAMPLES}")  # files of a run that stay as they are
+BESIDE = ("metrics.jsonl", "full.safetensors", SAMPLES)  # files of a run that stay as they are
 
 
 def recost(run: Path, out: Path, **changes) -> Path:

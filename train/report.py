@@ -1,8 +1,6 @@
 """The report of a run: report.md and its pictures, from the files in its folder alone."""
 
 import argparse
-import json
-import math
 import sys
 from pathlib import Path
 
@@ -10,26 +8,19 @@ import numpy as np
 
 from runtime.files import replacing, write_bytes
 from runtime.terminal import say, terminal
-from train import configs, plots
+from train import finished, plots
 from train.arms import BY_RULE
 from train.chosen import STAR, chosen_bits, shares
 from train.compare import compare, curves
 from train.evidence import NAME as OUTCOMES
 from train.evidence import Evidence
 from train.frontier import mix
-from train.groups import Groups
 from train.seeds import over_seeds, read_rivals
 from train.settings import given_path
 from train.swap import swap
 from train.worth import TITLE, at_budgets, worth
 
-SAMPLES = "samples.npz"
 HARD = 0.1  # points that soft bit planes may be better than exact ones
-ROUNDING = 1e-6  # pictures, in an arm's expected count
-RECORD = {"heldout": lambda x: type(x) is bool, "severity": lambda x: type(x) is int,
-          "pictures": lambda x: type(x) is int and x >= 1,
-          **dict.fromkeys(("arm", "variant", "family"), lambda x: isinstance(x, str)),
-          **dict.fromkeys(("correct", "cost"), lambda x: type(x) in (int, float) and math.isfinite(x))}
 COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
          "size": "bits of storage", "latency": "the target's measured time"}
 
@@ -46,11 +37,10 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
     for sections that the report has already.
     """
     folder = Path(folder)
-    run, records = _read(folder / "run.json", dict), _read(folder / "results.json", list)
-    _check(folder, run, records)
+    run, records = finished.read_run(folder)
     _check_kept(folder)
     if samples:
-        _keep(folder / "plots" / SAMPLES, samples)
+        _keep(folder / finished.SAMPLES, samples)
     held_out = {r["family"] for r in records if r["heldout"]}
     private = {v["name"] for v in run["variants"] if v.get("base")}
     accuracy = {arm: a for arm, a in by_arm(records).items() if arm[0] in BY_RULE or arm[1] not in private}
@@ -63,7 +53,7 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
     lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "",
              *([] if compared else [*_summary(points), ""]), *_families(accuracy, held_out), ""]
     if evidence is not None:
-        groups = _groups(folder / configs.NAME)
+        groups = finished.groups(folder)
         lines += [*worth(evidence, compared), *at_budgets(evidence, compared),
                   *(swap(evidence, groups) if groups else [])]
     lines += chosen_bits(records, held_out, evidence)
@@ -72,7 +62,7 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
         if figure is not None:
             plots.save(figure, folder / "plots" / f"{name}.png")
             lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
-    lines += hardness(_metrics(folder / "metrics.jsonl"))
+    lines += hardness(finished.metrics(folder))
     lines += _notes(records, run.get("settings", {}).get("cost", "bitops"))
     write_bytes(folder / "report.md", ("\n".join(lines) + "\n").encode())
     return folder / "report.md"
@@ -96,12 +86,12 @@ def _figures(folder, run, records, accuracy, held_out, points, ladder, curve):
     chosen = shares(records)
     yield "shares", "Variants the selector chose", plots.shares(chosen, held_out) if chosen else None
     yield "bits", "Bits of each layer", plots.bits([v for v in run["variants"] if not v.get("base")])
-    found = _found(folder / configs.NAME)
+    found = finished.searched(folder)
     yield "pareto", "Configurations the search saw", plots.pareto(*found) if found else None
-    pictures = _samples(folder / "plots" / SAMPLES)
+    pictures = finished.samples(folder)
     yield "samples", "One picture in every quality", plots.samples(pictures, held_out) if pictures else None
-    yield "widths", "Bits over time", plots.widths(_metrics(folder / "metrics.jsonl"))
-    yield "training", "Training", plots.training(_metrics(folder / "metrics.jsonl"))
+    yield "widths", "Bits over time", plots.widths(finished.metrics(folder))
+    yield "training", "Training", plots.training(finished.metrics(folder))
 
 
 def hardness(metrics: list[dict]) -> list[str]:
@@ -166,38 +156,6 @@ def _label(arm: tuple[str, str]) -> str:
     return plots.styles([arm])[arm]["label"]
 
 
-def _read(path: Path, kind: type):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected, not found; a finished `python -m train.run` leaves it") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON ({error}); finish the run with --resume") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path}: expected a JSON {kind.__name__}, got a {type(content).__name__}")
-    return content
-
-
-def _check(folder: Path, run: dict, records: list) -> None:
-    for r in records:
-        if not isinstance(r, dict) or not all(k in r and right(r[k]) for k, right in RECORD.items()) or \
-                not 0 <= r["correct"] <= r["pictures"] + ROUNDING:
-            raise ValueError(f"{folder / 'results.json'}: expected records of {sorted(RECORD)}, got {str(r)[:120]}")
-    missing = {"name", "arch", "dataset", "method", "variants"} - set(run)
-    if missing or not run["variants"]:
-        raise ValueError(f"{folder / 'run.json'}: expected {sorted(missing) or 'at least one variant'}; export it anew")
-    if not isinstance(run["variants"], list) or \
-            not all(isinstance(v, dict) and {"name", "cost", "bits"} <= v.keys() for v in run["variants"]):
-        raise ValueError(f"{folder / 'run.json'}: expected variants with name, cost and bits; export it anew")
-    settings = run.get("settings", {})
-    cost = settings.get("cost", "bitops") if isinstance(settings, dict) else settings
-    if not isinstance(cost, str) or cost not in COSTS:
-        raise ValueError(f"{folder / 'run.json'}: expected settings with a cost of {', '.join(COSTS)}, got "
-                         f"{str(cost)[:80]!r}; export it anew")
-    if all(r["arm"] in BY_RULE for r in records):
-        raise ValueError(f"{folder / 'results.json'}: expected records of single variants; measure the run anew")
-
-
 def _check_kept(folder: Path) -> None:
     """A report is not written again with less in it than it has."""
     report = folder / "report.md"
@@ -206,42 +164,10 @@ def _check_kept(folder: Path) -> None:
                          f"({TITLE}) and stays as it is: bring the file back, or delete the report to have it without")
 
 
-def _found(path: Path) -> tuple[list[dict], list[dict]] | None:
-    """The Pareto list and the variants of a search; None without one."""
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return (found["pareto"], found["variants"]) if found["pareto"] else None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected configurations ({error!r}); finish the run with --resume") from error
-
-
-def _groups(path: Path) -> Groups | None:
-    """How a run tells quality groups apart; None where it has none."""
-    groups = configs.read(path).groups if path.is_file() else None
-    return Groups.from_dict(groups) if groups else None
-
-
-def _metrics(path: Path) -> list[dict]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    try:
-        return [dict(json.loads(line)) for line in lines]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a record a line ({error}); bring the file back, or delete it") from error
-
-
 def _keep(path: Path, samples) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         np.savez(temporary, **{f"{family}-{severity}": picture for (family, severity), picture in samples.items()})
-
-
-def _samples(path: Path) -> dict[tuple[str, int], np.ndarray]:
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return {(name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])): file[name] for name in file.files}
 
 
 def main(folders: list[Path], others: list[Path] = ()) -> None:
