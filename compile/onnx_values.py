@@ -19,7 +19,13 @@ INTEGERS = {
 
 
 class OnnxError(ValueError):
-    """The file cannot be taken; the message names the node, what was expected, what came and what to do."""
+    """The file cannot be taken; the message names the node, what was expected, what came and what to do.
+
+    It is one line, whatever onnx's checker and numpy's arrays wrote into it.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
 
 
 def require(fits: bool, where: str, expected: str, came, advice: str = "") -> None:

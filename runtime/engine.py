@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,8 @@ class Engine:
             print(f"bundle: {bundle}")
         if budget is not None and variant is not None:
             raise ValueError(f"expected a budget or a variant, got both ({budget}, {variant!r}); leave one out")
+        if budget is not None and (not isinstance(budget, Real) or isinstance(budget, bool) or math.isnan(budget)):
+            raise ValueError(f"expected a budget as a number, math.inf for any cost, got {budget!r}")
         self.bundle = open_bundle(bundle)
         self._policy = _policy(self.bundle, budget, variant, escalate)
         self._loaded = Loaded(self.bundle, self.bundle.variants, level, threads)
@@ -130,11 +133,11 @@ class Engine:
 
     def logits(self, picture: np.ndarray, variant: str) -> np.ndarray:
         """int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by one of `variants`."""
-        shape = self.bundle.manifest.shape
-        if picture.dtype != np.uint8 or picture.shape != shape:
-            raise ValueError(f"expected a picture uint8 {list(shape)}, got {picture.dtype} {list(picture.shape)}; "
-                             "`infer` resizes")
-        return self._run(variant, picture[None])[0]
+        shape, name = self.bundle.manifest.shape, self.bundle.variant(variant).name
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape != shape:
+            came = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else repr(type(picture))
+            raise ValueError(f"expected a picture uint8 {list(shape)}, got {came}; `infer` resizes")
+        return self._run(name, picture[None])[0]
 
     def launch(self, variant: str, pictures: int, logits: int, stream: int) -> None:
         """Launches one variant's kernels on a CUDA stream and returns; no copy, no allocation on the GPU, no waiting.

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,8 @@ class Loaded:
     """
 
     def __init__(self, bundle: Bundle, variants: Sequence[Variant], level: str | None = None, threads: int = 1):
-        if not 1 <= threads <= MOST_THREADS:
-            raise ValueError(f"expected 1 to {MOST_THREADS} threads, got {threads}")
+        if not isinstance(threads, Integral) or not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"expected 1 to {MOST_THREADS} threads, a whole number, got {threads!r}")
         self.level = bundle.level(level)
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
         self._calls: dict[str, Callable[[], None]] = {}

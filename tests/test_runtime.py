@@ -44,6 +44,23 @@ def test_prediction(small_bundle, graphs):
         p.label = "else"
 
 
+def test_arguments_that_are_none(small_bundle):
+    with Engine(small_bundle) as engine:
+        x = np.zeros(engine.bundle.manifest.shape, np.uint8)
+        with pytest.raises(BundleError, match="expected a variant among w8a8, w4a4, again; got 'nope'"):
+            engine.logits(x, "nope")
+        for wrong in ([[1]], None, x[1:], x.astype(np.float32)):
+            with pytest.raises(ValueError, match=r"expected a picture uint8 \[16, 16, 3\], got"):
+                engine.logits(wrong, "w8a8")
+    for budget in ("0.3", float("nan"), True, [1]):
+        with pytest.raises(ValueError, match="expected a budget as a number"):
+            Engine(small_bundle, budget=budget)
+    for count in (1.5, "2", None):
+        with pytest.raises(ValueError, match="expected 1 to 64 threads, a whole number, got"):
+            Engine(small_bundle, threads=count)
+    Engine(small_bundle, budget=np.float32(1), threads=np.int64(1)).close()
+
+
 def test_softmax_of_large_logits():
     np.testing.assert_array_equal(softmax(np.array([2**31 - 1, -2**31], np.int32), 1.0), np.array([1, 0], np.float32))
     expected = np.exp([1, 0]) / np.exp([1, 0]).sum()  # rounded to float32
