@@ -32,11 +32,11 @@ from targets import Target, find
 from targets.cuda import kernels, routes, toolchain
 from targets.cuda.tiles import LANES
 from targets.kernel import Call, Entry, Kernel, Layout, Sizes, Step
-from train.data import SIZE, SUFFIXES
+from train.data import SUFFIXES
 from train.data import load as load_data
 from train.degrade import FAMILIES
 from train.evaluate import evaluate
-from train.settings import CACHE
+from train.settings import CACHE, DATA_SIDE
 from train.views import MIXED_SEED, mixed_views
 
 GOLDEN = 4  # pictures of noise, where no others are given
@@ -102,10 +102,10 @@ class Pictures:
         return self._found[shape]
 
     def _read(self, shape: tuple[int, int, int], most: int) -> np.ndarray:
-        if self._data is not None and shape == (SIZE, SIZE, 3):
+        if self._data is not None and shape == (DATA_SIDE, DATA_SIDE, 3):
             return np.array(mixed_views(load_data("cifar10", self._data, CACHE).test_x[:most], FAMILIES, MIXED_SEED,
                                         CACHE)[0])
-        if self._folder is not None and shape != (SIZE, SIZE, 3):
+        if self._folder is not None and shape != (DATA_SIDE, DATA_SIDE, 3):
             files = sorted(p for p in self._folder.rglob("*") if p.suffix.lower() in SUFFIXES)[:most]
             if not files:
                 raise ValueError(f"{self._folder}: expected pictures ({', '.join(SUFFIXES)}), found none")

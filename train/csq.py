@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from train.configs import Variant, distinct
 from train.cost import CostTable
+from train.feeds import plain_means
 from train.fracbits import uniform_width
 from train.loop import answers, distillation, train
 from train.networks import Network
 from train.relaxed import RELAXED, Mixture, RelaxedNetwork, open_layers
-from train.search import Search, SearchPhase, held_parts
+from train.search import Search, SearchPhase, held_parts, judged
 
 ANNEALED = 0.9  # share of the steps in which the temperatures rise
 SHARP, SHARP_GATES = 200.0, 20.0  # temperatures in the end, 1 in the beginning; a depth moves in whole bits
@@ -170,28 +171,12 @@ def start(net: RelaxedNetwork, found: Tensor, student: Network, pictures: Tensor
 def settle(net: Network, variant: str, pictures: Tensor) -> None:
     """Sets a variant's running statistics to the mean of pictures uint8 [N, H, W, 3], in parts."""
     norms = [m for conv in net.convs.values() for m in conv.arms[variant].modules() if isinstance(m, nn.BatchNorm2d)]
-    momentum, training = norms[0].momentum, net.training
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean
+    training = net.training
     net.train()
-    for part in pictures.split(256):
-        net(part, variant)
-    for norm in norms:
-        norm.momentum = momentum
+    with plain_means(norms):
+        for part in pictures.split(256):
+            net(part, variant)
     net.train(training)
-
-
-@torch.no_grad()
-def judged(answer: Callable[[Tensor], Tensor], parts: list[tuple[Tensor, Tensor, int]]) -> tuple[float, float]:
-    """(mean cross entropy, accuracy) of logits [N, classes] on held parts, see `held_parts`."""
-    loss, right, count = 0.0, 0, 0
-    for pictures, labels, _ in parts:
-        logits = answer(pictures)
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        right += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
-    return loss / count, right / count
 
 
 def search(given: Search) -> Callable[[], None]:
@@ -213,13 +198,13 @@ def search(given: Search) -> Callable[[], None]:
         student = Network(given.teacher.arch, {v.name: v.bits for v in found}).to(device).eval()
         student.inherit(given.teacher)
         begin(student)
-        kept = [replace(v, loss=judged(lambda x, name=v.name: student(x, name), parts)[0]) for v in found]
+        kept = [replace(v, loss=judged(lambda x, _, name=v.name: student(x, name), parts)[0]) for v in found]
         given.keep(kept, kept)
         return kept
 
     def validate(phase: CsqPhase) -> dict[str, float]:
         found, progress = phase.found(), float(net["depths"].progress)
-        soft, hard = (judged(lambda x, how=how: net["open"](x, how), parts)[1]
+        soft, hard = (judged(lambda x, _, how=how: net["open"](x, how), parts)[1]
                       for how in (phase.soft(progress), exact(found, net["open"])))
         with torch.no_grad():
             cost = float(phase.expected_cost(temperatures(progress)[1]))

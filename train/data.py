@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from runtime.files import write_bytes
 from runtime.image import as_picture, of_pillow, resize
+from train.settings import DATA_SIDE
 
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -33,7 +34,6 @@ CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", 
 CIFAR_VAL = 5000  # the last of the training pictures
 DIGITS_VAL = DIGITS_TEST = 0.2  # shares of the 1,797 digits
 SPLIT_SEED = 0
-SIZE = 32
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -73,14 +73,14 @@ def load(name: str, root: Path | None, cache: Path, size: int | None = None) -> 
     root: where cifar10 is, or may be put (`cache` when None). cache: a folder for what is fetched.
     size: side of the pictures in pixels, 32 when None; only folders can have another. Raises DataError.
     """
-    if size is not None and (size < 8 or (size != SIZE and not name.startswith("folder:"))):
-        raise DataError(f"size {size}: expected {SIZE} for {name}, or at least 8 for folder:PATH")
+    if size is not None and (size < 8 or (size != DATA_SIDE and not name.startswith("folder:"))):
+        raise DataError(f"size {size}: expected {DATA_SIDE} for {name}, or at least 8 for folder:PATH")
     if name == "digits":
         return digits()
     if name == "cifar10":
         return cifar10(Path(root) if root is not None else Path(cache))
     if name.startswith("folder:"):
-        return folder(Path(name.removeprefix("folder:")), size or SIZE)
+        return folder(Path(name.removeprefix("folder:")), size or DATA_SIDE)
     raise DataError(f"unknown data set {name!r}; expected digits, cifar10 or folder:PATH")
 
 
@@ -90,7 +90,7 @@ def digits() -> Dataset:
 
     data = load_digits()
     codes = np.rint(data.images * (255 / 16)).astype(np.uint8)
-    x = np.stack([resize(as_picture(picture), (SIZE, SIZE)) for picture in codes])
+    x = np.stack([resize(as_picture(picture), (DATA_SIDE, DATA_SIDE)) for picture in codes])
     y = data.target.astype(np.int64)
     test, rest = _stratified(y, np.arange(len(y)), DIGITS_TEST)
     val, train = _stratified(y, rest, DIGITS_VAL * len(y) / len(rest))
@@ -135,7 +135,7 @@ def _cifar_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
     if came != md5:
         raise DataError(f"{path}: expected md5 {md5}, got {came}; damaged: delete its folder and fetch it anew")
     batch = _Batch(io.BytesIO(raw), encoding="latin1").load()
-    x = batch["data"].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+    x = batch["data"].reshape(-1, 3, DATA_SIDE, DATA_SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(x), np.array(batch["labels"], np.int64)
 
 

@@ -155,7 +155,7 @@ def search(given: Search) -> Callable[[], None]:
     net = nn.ModuleDict({"open": given.open_network(len(groups), planes),
                          "policy": Policy(len(table.table), table.widths, quality.q.shape[-1]).to(device)})
     given.enter(net)
-    held = torch.from_numpy(groups.assign(groups.standardize(features(given.held.pictures))))
+    held = torch.from_numpy(groups.of(features(given.held.pictures)))
     parts = held_parts(given.held, device, held)
 
     def keep() -> list[Variant]:

@@ -14,6 +14,7 @@ from compile.onnx_import import from_model
 from runtime.files import replacing, write_bytes
 from train.cost import TABLE_BITS
 from train.derived import ExportError
+from train.measure import bit_operations
 from train.onnx_writer import FORMAT, to_onnx
 
 __all__ = ["FORMAT", "ExportError", "difference", "export_run", "to_onnx"]
@@ -108,11 +109,9 @@ def _checked(graph: Graph, metadata: dict) -> onnx.ModelProto:
 
 def _measures(graph: Graph) -> dict:
     """Bits, MACs, BitOPs (MACs * w_bits * a_bits) and their cost relative to 8 by 8 bits."""
-    bits, counts = graph.bit_config(), macs(graph)
-    bitops = sum(n * bits[layer][0] * bits[layer][1] for layer, n in counts.items())
-    total = sum(counts.values())
+    bitops, total = bit_operations(graph), sum(macs(graph).values())
     return {
-        "bits": {k: list(v) for k, v in bits.items()},
+        "bits": {k: list(v) for k, v in graph.bit_config().items()},
         "macs": total,
         "bitops": bitops,
         "cost": bitops / (64 * total),

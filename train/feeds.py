@@ -1,6 +1,8 @@
 """Which pictures which variants learn from and are judged by, and the running statistics of their batch norms."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +35,8 @@ def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
     if all(not v.groups for v in found.variants):
         return [Feed(tuple(v.name for v in found.variants), None, held)]
     groups, out = Groups.from_dict(found.groups), []
-    of_view = groups.assign(groups.standardize(view_features(batches.views_numpy())))
-    of_held = groups.assign(groups.standardize(features(held.pictures)))
+    of_view = groups.of(view_features(batches.views_numpy()))
+    of_held = groups.of(features(held.pictures))
     for mine in sorted({v.groups for v in found.variants}):
         arms = tuple(v.name for v in found.variants if v.groups == mine)
         own, some = np.isin(of_view, mine), np.isin(of_held, mine)
@@ -45,6 +47,18 @@ def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
 
 def accuracy(net: Network, arm: str, held: Held, batches: Batches) -> float:
     return float(float_correct(net, arm, held.pictures, held.labels, batches.device).mean())
+
+
+@contextmanager
+def plain_means(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
+    """Running statistics begin anew and become plain means over the batches seen meanwhile."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 @torch.no_grad()
@@ -61,17 +75,13 @@ def reestimate(run: Run, batches: Batches, student: Network, fed: list[Feed], sh
             arms = [conv.arms[name].norm for conv in student.convs.values()]
             norms = [norm for norm in arms if isinstance(norm, nn.BatchNorm2d)]
             before, kept = accuracy(student, name, feed.held, batches), [copy.deepcopy(m.state_dict()) for m in norms]
-            momentum = norms[0].momentum
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # a plain mean over all batches
             student.train()
-            for step in range(min(REESTIMATION_STEPS, batches.steps)):
-                student(batches.get(order, "statistics", 0, step)[0], name)
+            with plain_means(norms):
+                for step in range(min(REESTIMATION_STEPS, batches.steps)):
+                    student(batches.get(order, "statistics", 0, step)[0], name)
             after = accuracy(student, name, feed.held, batches)
-            for norm, state in zip(norms, kept, strict=True):
-                norm.momentum = momentum
-                if after <= before:
+            if after <= before:
+                for norm, state in zip(norms, kept, strict=True):
                     norm.load_state_dict(state)
             record |= {f"before/{name}": before, f"after/{name}": after}
     if run.group.writes:

@@ -52,6 +52,10 @@ class Groups:
             likelihood.append(np.log(share) + np.log(np.diag(root)).sum() - 0.5 * (whitened**2).sum(-1))
         return np.stack(likelihood).argmax(0)
 
+    def of(self, quality: np.ndarray) -> np.ndarray:
+        """Most likely group, int64 [...], of features int32 [..., D]."""
+        return self.assign(self.standardize(quality))
+
     def to_dict(self) -> dict:
         return {k: v.tolist() for k, v in vars(self).items()}
 
@@ -60,7 +64,7 @@ class Groups:
         """Raises ValueError for what `to_dict` does not leave."""
         try:
             found = cls(**{k: np.array(v, np.float64) for k, v in content.items()})
-            found.assign(found.standardize(np.zeros(len(NAMES))))
+            found.of(np.zeros(len(NAMES)))
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"expected Gaussians over {len(NAMES)} features ({error})") from error
         return found
@@ -75,7 +79,7 @@ def groups_of_families(quality: np.ndarray, family: np.ndarray) -> Groups:
     label = np.unique(family, return_inverse=True)[1]
     while True:
         groups = _gaussians(quality, label)
-        told = groups.assign(groups.standardize(quality))
+        told = groups.of(quality)
         count = len(groups)
         seen = np.array([np.bincount(told[label == k], minlength=count) for k in range(count)])
         own, others = seen.diagonal(), seen * ~np.eye(count, dtype=bool)

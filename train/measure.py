@@ -59,7 +59,7 @@ def measure(variants: tuple[Measured, ...], answered: Callable[[str, np.ndarray,
                     for (family, severity), pictures in views.items()])
     full = [float_correct(teacher, FULL, pictures, labels, device) for pictures in views.values()]
     families_of = np.repeat(np.arange(families), count)
-    kinds = families_of if groups is None else groups.assign(groups.standardize(learned.features))
+    kinds = families_of if groups is None else groups.of(learned.features)
     return Evidence(variants, tuple(views), tuple(dict.fromkeys(f for f, _ in views if f not in trained)), trained,
                     labels, test, np.concatenate(full), learned, families_of,
                     severities.reshape(-1).astype(np.int64), kinds, {}, (np.empty((0, len(views))),) * 2)
@@ -74,3 +74,12 @@ def accuracy_by_family(records: list[dict], arm: str, variant: str) -> dict[str,
     mine = [r for r in records if (r["arm"], r["variant"]) == (arm, variant)]
     return {f: float(np.mean([r["correct"] / r["pictures"] for r in mine if r["family"] == f]))
             for f in dict.fromkeys(r["family"] for r in mine)}
+
+
+def mean_cost(records: list[dict], arm: str, variant: str) -> float:
+    """Families weigh alike, as in the means of accuracy."""
+    by_family = {}
+    for r in records:
+        if (r["arm"], r["variant"]) == (arm, variant):
+            by_family.setdefault(r["family"], []).append(r["cost"])
+    return float(np.mean([np.mean(costs) for costs in by_family.values()]))

@@ -28,7 +28,7 @@ from train.groups import check_count
 from train.journal import Journal
 from train.loop import Run, TrainingError
 from train.lowering import lower
-from train.measure import accuracy_by_family, bit_operations
+from train.measure import accuracy_by_family, bit_operations, mean_cost
 from train.memory import keep_freed_memory
 from train.networks import Network
 from train.parallel import Group, join, leave, pick_device
@@ -190,15 +190,6 @@ def show(records: list[dict], console: Console, hidden: set[str]) -> None:
     console.print(table)
     if held:
         console.print("* held out: never seen in training")
-
-
-def mean_cost(records: list[dict], arm: str, variant: str) -> float:
-    """Families weigh alike, as in the means of accuracy."""
-    by_family = {}
-    for r in records:
-        if (r["arm"], r["variant"]) == (arm, variant):
-            by_family.setdefault(r["family"], []).append(r["cost"])
-    return float(np.mean([np.mean(costs) for costs in by_family.values()]))
 
 
 def _show(settings: Settings, device: torch.device, console: Console) -> None:

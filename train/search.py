@@ -1,6 +1,7 @@
 """What all searches for bits share: the open network, judging configurations on held pictures, and keeping the best."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,12 +128,20 @@ def judge(net: RelaxedNetwork, indices: Tensor, parts: list[tuple[Tensor, Tensor
 
     parts: pictures uint8 [N, H, W, 3] of one quality, labels int64 [N], and which batch norm is theirs.
     """
-    y, total, count = one_hot(indices, len(net.widths)).to(parts[0][0].device), 0.0, 0
+    y = one_hot(indices, len(net.widths)).to(parts[0][0].device)
+    return judged(lambda pictures, group: net(pictures, Mixture.of(y, group)), parts)[0]
+
+
+@torch.no_grad()
+def judged(answer: Callable[[Tensor, int], Tensor], parts: list[tuple[Tensor, Tensor, int]]) -> tuple[float, float]:
+    """(mean cross entropy, accuracy) of logits [N, classes] on held parts, see `held_parts`."""
+    loss, right, count = 0.0, 0, 0
     for pictures, labels, group in parts:
-        logits = net(pictures, Mixture.of(y, group))
-        total += float(F.cross_entropy(logits, labels, reduction="sum"))
+        logits = answer(pictures, group)
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        right += int((logits.argmax(1) == labels).sum())
         count += len(labels)
-    return total / count
+    return loss / count, right / count
 
 
 def held_parts(held: Held, device: torch.device, groups: Tensor | None = None) -> list[tuple[Tensor, Tensor, int]]:

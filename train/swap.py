@@ -19,7 +19,7 @@ def swap(evidence: Evidence, groups: Groups) -> list[str]:
     static = int(evidence.arms["static"].variant[0])
     base = static if static in levels else levels[0]
     rows, weights = [base, *evidence.private(base)], panel_weights(evidence)[TRAINED]
-    of_picture = groups.assign(groups.standardize(evidence.test.features))
+    of_picture = groups.of(evidence.test.features)
     columns = [k for k in range(len(groups)) if (evidence.by_view(of_picture == k).any(1) * weights).any()]
     sampled = accuracies(evidence, of_picture, columns, rows, weights)
     lines = [f"## Private variants of `{evidence.variants[base].name}` swapped", "",
