@@ -64,9 +64,13 @@ def test_tensors_of_another_module_are_refused(tmp_path):
         fill(nn.Conv2d(3, 4, 1), tensors, "student")
 
 
-@pytest.mark.parametrize("given, told", [(str(checkpoint.FORMAT), "damaged"), ("1", "format 1, expected 2")])
-def test_a_file_without_digest_is_refused(tmp_path, given, told):
+@pytest.mark.parametrize("given, told", [
+    ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": json.dumps(STATE)})}, "damaged"),
+    ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": 7})}, "damaged"),
+    ({checkpoint.ABOUT: "{"}, "format None, expected 3"), ({checkpoint.ABOUT: "[]"}, "format None, expected 3"),
+    (None, "format None, expected 3"), ({"format": "2", "state": json.dumps(STATE)}, "format 2, expected 3")])
+def test_a_file_without_digest_or_of_another_format_is_refused(tmp_path, given, told):
     _, path = saved(tmp_path)
-    save_file(load_file(path), path, {"format": given, "state": json.dumps(STATE)})
+    save_file(load_file(path), path, given)
     with pytest.raises(CheckpointError, match=f"{told}.*start without --resume"):
         load(tmp_path)

@@ -223,6 +223,7 @@ def test_kill_and_resume_end_with_the_same_bytes(uninterrupted, tmp_path, phase,
     assert ours[0].keys() == theirs[0].keys() and ours[1] == theirs[1]
     for name, tensor in ours[0].items():
         assert torch.equal(tensor, theirs[0][name]), name
+    assert (tmp_path / checkpoint.NAME).read_bytes() == (folder / checkpoint.NAME).read_bytes()
     assert (tmp_path / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     steps = [e.step for e in board.Scalars("joint/loss/w4a4")]
@@ -233,7 +234,7 @@ def reached(folder, phase: str, step: int) -> bool:
     if not (folder / checkpoint.NAME).exists():
         return False
     with safe_open(folder / checkpoint.NAME, "pt") as file:
-        state = json.loads(file.metadata()["state"])
+        state = json.loads(json.loads(file.metadata()[checkpoint.ABOUT])["state"])
     return state["phase"] == phase and 3 * state.get("epoch", 0) + state.get("step", 0) >= step
 
 
