@@ -15,7 +15,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Where the block raises, nothing is left and an older file stays. A link stays one: what it leads to is replaced.
     """
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f"{path.stem[:50]}.{os.getpid()}.tmp{path.suffix}")  # of a name that may be the longest
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -27,13 +27,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def alone_in(folder: str | Path) -> Iterator[None]:
-    """Until the block or the process ends, another that asks for the same folder gets a BlockingIOError."""
+    """Until the block or the process ends, another that asks for the same folder gets a BlockingIOError.
+
+    Nobody is kept out where the file system has no locks for folders, as NFS.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # no locks there
+        pass
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -1,5 +1,7 @@
 """Files are whole or not there: after errors, on a full disk, through links."""
 
+import errno
+import fcntl
 import json
 import resource
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.files import replacing, write_bytes, write_json
+from runtime.files import alone_in, replacing, write_bytes, write_json
 from train import checkpoint
 from train.data import Dataset
 from train.views import training_views
@@ -32,6 +34,22 @@ def test_a_file_is_replaced(tmp_path):
     write_bytes(path, b"old")
     write_json(path, {"ä": [1, None]})
     assert json.loads(path.read_text()) == {"ä": [1, None]} and names(tmp_path) == ["a.json"]
+
+
+def test_the_longest_names(tmp_path):
+    for name in ("x" * 250 + ".json", "\N{GRINNING FACE}" * 62):
+        write_bytes(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+
+
+def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path, monkeypatch):
+    def flock(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+    with alone_in(tmp_path), pytest.raises(BlockingIOError), alone_in(tmp_path):
+        pytest.fail("two at a time")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone_in(tmp_path), alone_in(tmp_path):
+        pass
 
 
 def test_after_an_error_the_old_file_stays(tmp_path):

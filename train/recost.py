@@ -68,7 +68,7 @@ def recost(run: Path, out: Path, **changes) -> Path:
     if missing:
         raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
     writable("--out", out)
-    with alone(out), tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
+    with alone(out), tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}.") as beside:
         new = Path(beside)
         found.write(new)
         evidence.write(new)
