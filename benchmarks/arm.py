@@ -20,16 +20,18 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.grower import clouds
-from benchmarks.networks import BITS, NETWORKS, write_run
-from benchmarks.peers import as_floats, float_network, quantized
-from compile.graph import Graph, macs
-from compile.lower import lower
-from compile.onnx_import import OnnxError, load
+from benchmarks.networks.grower import clouds
+from benchmarks.networks.random_networks import BITS, NETWORKS, write_run
+from benchmarks.peers.engines import as_floats, float_network, quantized
+from compile.lowering.lower import lower
+from compile.qdq.importer import OnnxError, load
 from runtime.files import write_json
 from targets import find
-from targets.arm import box, toolchain, trace
+from targets.arm import toolchain
 from targets.arm.cycles import MODELS, Cost, cost, executed
+from targets.arm.emulation import qemu
+from targets.arm.emulation import trace
+from targets.reference.graph import Graph, macs
 
 CPUS = ("cortex-a72", "cortex-a76")
 PEER = "int8-u8s8"  # onnxruntime's quantization with signed weights, its faster one
@@ -81,7 +83,7 @@ def theirs(network: str, cpu: str, site: Path) -> Cost:
 
 def wheels(folder: Path) -> Path:
     """onnxruntime for the box's Python."""
-    version = max((box.make() / "root" / "usr" / "bin").glob("python3.*[0-9]")).name.removeprefix("python")
+    version = max((qemu.make() / "root" / "usr" / "bin").glob("python3.*[0-9]")).name.removeprefix("python")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target",
                     str(folder), "--no-deps", "--only-binary=:all:", "--python-version", version, "--implementation",
                     "cp", *(word for tag in ("2_28", "2_27", "2014") for word in

@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.networks import NETWORKS
+from benchmarks.networks.random_networks import NETWORKS
 from compile import profile
-from compile.costs import MEASURED, Costs, CostsError, load
-from compile.graph import Graph
-from compile.lower import Lowered, lower
-from compile.modelled import Modelled
-from compile.timing import network_time
+from compile.lowering.lower import Lowered, lower
+from compile.times.measured import network_time
+from compile.times.modelled import Modelled
 from runtime.files import write_json
 from targets import Target, find
+from targets.costs.table import MEASURED, Costs, CostsError, load
+from targets.reference.graph import Graph
 
 MEASURE = "resnet8,resnet20,resnet18,mobilenetv2-96,mobilenetv2-224"
 PAIRS = "2,4,8,w7a8"

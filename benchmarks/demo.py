@@ -17,10 +17,10 @@ from runtime.files import write_json
 from targets import TargetError
 from targets.arm import toolchain as arm
 from targets.x86 import toolchain as x86
-from train.data import load
-from train.degrade import FAMILIES, HELD_OUT
+from train.data.datasets import load
+from train.data.degradations import FAMILIES, HELD_OUT
+from train.data.views import mixed_views
 from train.settings import CACHE
-from train.views import mixed_views
 
 PICTURES = 600  # of the test set, each degraded at random
 SEED = 7

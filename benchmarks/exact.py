@@ -17,20 +17,21 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from compile import reference
-from compile.graph import Graph
-from compile.onnx_import import load as load_onnx
-from runtime import Bundle, BundleError, cpu, open_bundle
-from runtime.bundle import newest_bundle, runnable
+from compile.qdq.importer import load as load_onnx
+from runtime import Bundle, BundleError, open_bundle
+from runtime.bundle.manifest import Variant
+from runtime.bundle.opened import newest_bundle, runnable
+from runtime.execution.library import Loaded
 from runtime.files import write_json
-from runtime.image import resize
-from runtime.library import Loaded
-from runtime.manifest import Variant
+from runtime.machine import cpu
+from runtime.pictures.arrays import resize
 from targets import find
-from train.data import load as load_data
-from train.degrade import FAMILIES
+from targets.reference import interpreter
+from targets.reference.graph import Graph
+from train.data.datasets import load as load_data
+from train.data.degradations import FAMILIES
+from train.data.views import MIXED_SEED, mixed_views
 from train.settings import CACHE
-from train.views import MIXED_SEED, mixed_views
 
 CHUNK = 250  # pictures between two steps of the progress bar
 
@@ -75,7 +76,7 @@ def compare(graph: Graph, run: Run, pictures: np.ndarray, labels: np.ndarray, ti
     for begin in track(range(0, len(pictures), CHUNK), title, console=Console(stderr=True)):
         part = slice(begin, begin + CHUNK)
         got = np.stack([run(picture) for picture in pictures[part]])
-        differing += int((got != reference.run(graph, pictures[part])).any(1).sum())
+        differing += int((got != interpreter.run(graph, pictures[part])).any(1).sum())
         correct += int((got.argmax(1) == labels[part]).sum())
     return {"pictures": len(pictures), "differing": differing, "correct": correct}
 

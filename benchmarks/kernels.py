@@ -16,10 +16,10 @@ from rich.table import Table
 
 from benchmarks import peaks
 from compile.profile import layer_call
-from compile.shapes import Shape
-from compile.timing import Local
+from compile.times.measured import Local
 from runtime.files import write_json
 from targets import Target, find
+from targets.costs.shapes import Shape
 
 BITS = ("w8a8", "w7a8", "w4a4", "w2a2", "w4a8", "w8a4", "w2a4", "w4a2")
 # words of a rule -> the peak that belongs to it, the first that fits; a chain of one step is a plain multiply-add

@@ -4,10 +4,9 @@
     python -m benchmarks.latency --bundle bundles/a
 
 A network is built into a bundle as a user's would be. onnxruntime and OpenVINO run the same network in float32, and in
-8 bits as their own tools quantize it (benchmarks/peers.py); they get a picture that is float already, bitgrade its
-bytes. "exact" says whether an engine's fast answers are those of an unoptimized run (for bitgrade: of the integer
-reference), and if not, how far off they are.
-"""
+8 bits as their own tools quantize it (benchmarks/peers/engines.py); they get a picture that is float already, bitgrade
+its bytes. "exact" says whether an engine's fast answers are those of an unoptimized run (for bitgrade: of the integer
+reference), and if not, how far off they are. """
 
 import argparse
 import io
@@ -23,15 +22,15 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import avx2
-from benchmarks.networks import BITS, GOLDEN, NETWORKS, write_run
-from benchmarks.peers import TOLERANCE, Peer, answered, as_floats, difference, missing, peers
+from benchmarks.networks.random_networks import BITS, GOLDEN, NETWORKS, write_run
+from benchmarks.peers import avx2
+from benchmarks.peers.engines import TOLERANCE, Peer, answered, as_floats, difference, missing, peers
 from compile.build import build
+from compile.qdq.exporter import to_onnx
 from runtime import Bundle, BundleError, open_bundle
+from runtime.execution.library import Loaded
 from runtime.files import write_json
-from runtime.library import Loaded
 from targets import Target, find
-from train.onnx_writer import to_onnx
 
 Contender = tuple[dict, Callable[[], object]]  # record without time, one call
 SECONDS, CALLS = 20, 500  # of a table, where --calls does not say
@@ -136,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calls", type=int, help=f"of each engine; default: what fits into {SECONDS} s")
     parser.add_argument("--target", help="what the networks are built for (default x86)")
     parser.add_argument("--bundle", nargs="+", type=Path, default=[], help="bundles to compare with peers as well")
-    parser.add_argument("--avx2", action="store_true", help="hide AVX-512 from the peers (benchmarks/avx2.py)")
+    parser.add_argument("--avx2", action="store_true", help="hide AVX-512 from the peers (benchmarks/peers/avx2.py)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
     return parser
 

@@ -14,8 +14,8 @@ import tvm_ffi
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from runtime import cpu
-from runtime.weights import aligned_buffer
+from runtime.bundle.weights import aligned_buffer
+from runtime.machine import cpu
 from targets import Target, find
 from targets.x86.epilogue import intrinsic
 

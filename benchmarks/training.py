@@ -28,14 +28,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from runtime.files import write_json
-from train import phases
-from train.batches import Batches
-from train.data import Dataset
-from train.loop import BETAS, Phase, Run, optimize, passes
-from train.memory import keep_freed_memory
-from train.networks import FULL, Network
-from train.parallel import Group, pick_device
-from train.search import CALIBRATION, Held, Search
+from train.data.batches import Batches, Held
+from train.data.datasets import Dataset
+from train.loop.allocator import keep_freed_memory
+from train.loop.parallel import Group, pick_device
+from train.loop.phase import BETAS, Phase, Run, optimize, passes
+from train.network.network import FULL, Network
+from train.phases import find_bits, full_precision
+from train.search.shared import CALIBRATION, Search
 from train.settings import PRECISIONS, Settings
 
 NETWORKS = ("resnet8", "resnet20")
@@ -76,7 +76,7 @@ class Bench:
 
     def full(self) -> Network:
         """The full-precision network, as every run starts with it."""
-        return phases.full_network(self.settings, self.dataset, self.batches.device)
+        return full_precision.full_network(self.settings, self.dataset, self.batches.device)
 
     def phase(self, method: str) -> Phase:
         """The phase that a method trains in: "fp32", "fixed:BITS", or a search by its name."""
@@ -86,16 +86,16 @@ class Bench:
         if method.startswith("fixed:"):
             return _joint(replace(self.settings, bits=method.removeprefix("fixed:")), self.batches, teacher)
         settings = replace(self.settings, method=method)
-        table, held = phases.Bits.of(settings, teacher.arch).table, Held(self.dataset.val_x, self.dataset.val_y)
+        table, held = find_bits.Bits.of(settings, teacher.arch).table, Held(self.dataset.val_x, self.dataset.val_y)
         try:
-            phases.SEARCHES[method](_Entered(settings, self.run, self.batches, teacher, teacher, held, table, None))
+            find_bits.SEARCHES[method](_Entered(settings, self.run, self.batches, teacher, teacher, held, table, None))
         except _AtThePhase as reached:
             return reached.phase
         raise ValueError(f"{method}: the search ended without a phase to train in; ask for others by --methods")
 
 
 def _joint(settings: Settings, batches: Batches, teacher: Network) -> Phase:
-    bits = {name: phases.variant_bits(teacher.arch, *widths) for name, widths in settings.uniform.items()}
+    bits = {name: find_bits.variant_bits(teacher.arch, *widths) for name, widths in settings.uniform.items()}
     student = Network(teacher.arch, bits).to(batches.device)
     student.inherit(teacher)
     student.calibrate(batches.sample(CALIBRATION))
@@ -229,7 +229,7 @@ def show(console: Console, records: list[dict]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    every = [*FIXED, *phases.SEARCHES]
+    every = [*FIXED, *find_bits.SEARCHES]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batch", nargs="+", type=int, default=[64, 128], help="pictures a step (default 64 128)")
@@ -240,8 +240,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for method in args.methods:
         name, ways = parts(method)
-        if name not in (*phases.SEARCHES, "fp32") and not name.startswith("fixed:") or set(ways) - set(WAYS):
-            parser.error(f"--methods: expected fp32, fixed:BITS or some of {', '.join(phases.SEARCHES)}, alone or with "
+        if name not in (*find_bits.SEARCHES, "fp32") and not name.startswith("fixed:") or set(ways) - set(WAYS):
+            parser.error(f"--methods: expected fp32, fixed:BITS or some of {', '.join(find_bits.SEARCHES)}, alone or with "
                          f"@ and some of {', '.join(WAYS)}, got {method!r}")
     if args.turns < 1 or min(args.batch) < 2:
         parser.error(f"expected --turns of at least 1 and --batch of at least 2, got {args.turns} and {args.batch}")

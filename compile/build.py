@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from compile import verify
+from compile.bundle.libraries import Libraries
+from compile.bundle.writer import Built, require_place, write_bundle, write_contents
 from compile.dump import dump
-from compile.libraries import Libraries
-from compile.lower import Lowered, lower, table_of_rules
-from compile.onnx_import import Normalization
-from compile.report import Report, print_report, report
-from compile.source import Source, SourceVariant, newest_run, open_source, read_labels
-from compile.timing import missing
-from compile.writer import Built, require_place, write_bundle, write_contents
-from runtime import cpu
+from compile.lowering.lower import Lowered, lower, table_of_rules
+from compile.qdq.importer import Normalization
+from compile.source.opened import Source, SourceVariant, newest_run, open_source, read_labels
+from compile.times.layer_table import Report, print_report, report
+from compile.times.measured import missing
+from runtime.machine import cpu
 from runtime.terminal import terminal
 from targets import Target, find, targets
 

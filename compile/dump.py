@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compile.graph import Graph
-from compile.lower import Lowered, table_of_rules
-from compile.source import SourceVariant
+from compile.lowering.lower import Lowered, table_of_rules
+from compile.source.opened import SourceVariant
 from targets import Target
+from targets.reference.graph import Graph
 
 
 def dump(folder: Path, variant: SourceVariant, target: Target, lowered: list[Lowered]) -> None:

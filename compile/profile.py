@@ -16,18 +16,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from compile.costs import Costs, CostsError, Entry, load, path_of
-from compile.graph import BITS, Graph
-from compile.lower import lower
-from compile.modelled import Modelled
-from compile.shapes import Shape, bits_of, bits_text, layers
-from compile.single import single
-from compile.source import open_source
-from compile.timing import Board, Local, missing
-from compile.writer import require_place
+from compile.bundle.writer import require_place
+from compile.lowering.lower import lower
+from compile.source.opened import open_source
+from compile.times.measured import Board, Local, missing
+from compile.times.modelled import Modelled
+from compile.times.single_layer import single
 from runtime.terminal import terminal
 from targets import Target, TargetError, find, targets
+from targets.costs.shapes import Shape, bits_of, bits_text, layers
+from targets.costs.table import Costs, CostsError, Entry, load, path_of
 from targets.kernel import Call
+from targets.reference.graph import Graph
+from targets.reference.nodes import BITS
 
 VERSION = "0.1.0"  # of the kernels
 Wanted = dict[Shape, set[str]]  # shape -> bits

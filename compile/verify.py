@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime
 
-from compile import reference
-from compile.lower import Lowered, Runner, run_compiled
-from compile.source import SourceVariant
+from compile.lowering.lower import Lowered, Runner, run_compiled
+from compile.source.opened import SourceVariant
+from targets.reference import interpreter
 
 FOREIGN_AGREEMENT = 0.75  # of golden pictures; eight made-up ones leave room for two near ties
 
@@ -43,7 +43,7 @@ def climb(
     count: int,
 ) -> list[Rung]:
     """All rungs of one variant. runners: name and runner of each level's code, for the first `count` pictures."""
-    expected = reference.run(variant.graph, pictures)
+    expected = interpreter.run(variant.graph, pictures)
     rungs = [
         _onnx_rung(variant, pictures, expected),
         _rung(variant.name, "reference = recorded", expected, variant.logits),

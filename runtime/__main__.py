@@ -8,13 +8,13 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.bundle import newest_bundle
+from runtime.bundle.opened import newest_bundle
+from runtime.choice.selector import rounded_up
 from runtime.commands import bench, check, infer, info
 from runtime.engine import Engine
 from runtime.fields import BundleError
 from runtime.files import write_json
-from runtime.pictures import PictureError, pictures_in, pictures_inside
-from runtime.selector import rounded_up
+from runtime.pictures.files import PictureError, pictures_in, pictures_inside
 from runtime.terminal import say, terminal
 
 SHOWN = ("luma", "contrast", "noise", "detail")  # of the features of quality; --json has them all

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import cpu
-from runtime.bundle import open_bundle, runnable
+from runtime.bundle.manifest import Budget
+from runtime.bundle.opened import open_bundle, runnable
+from runtime.choice.escalation import EscalationBudget
+from runtime.choice.selector import entry_for
 from runtime.engine import Engine
-from runtime.escalation import EscalationBudget
-from runtime.image import as_picture
-from runtime.library import Loaded
-from runtime.manifest import Budget
-from runtime.pictures import PictureError, read_picture
-from runtime.selector import entry_for
+from runtime.execution.library import Loaded
+from runtime.machine import cpu
+from runtime.pictures.arrays import as_picture
+from runtime.pictures.files import PictureError, read_picture
 
 US = 1e6
 
@@ -98,7 +98,7 @@ def infer(engine: Engine, files: list[Path]) -> tuple[list[dict], list[str]]:
 
     Records {"picture", "label", "index", "score", "scores", "logits", "variant", "first", "escalated", "level", "ms",
     "quality"}: numbers as such; first is what ran before the variant where that was unsure, else the same; quality is
-    {feature: integer} as in runtime.quality, None where no selector looked.
+    {feature: integer} as in runtime.choice.quality, None where no selector looked.
     """
     rows, errors = [], []
     for file in files:

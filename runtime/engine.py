@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import quality
-from runtime.bundle import Bundle, newest_bundle, open_bundle
-from runtime.escalation import again, margin
+from runtime.bundle.manifest import Variant
+from runtime.bundle.opened import Bundle, newest_bundle, open_bundle
+from runtime.choice import quality
+from runtime.choice.escalation import again, margin
+from runtime.choice.selector import Selector, entry_for, rounded_up, selector_among
+from runtime.execution.library import Loaded
 from runtime.fields import REBUILD, BundleError
-from runtime.image import as_picture, resize
-from runtime.library import Loaded
-from runtime.manifest import Variant
-from runtime.selector import Selector, entry_for, rounded_up, selector_among
+from runtime.pictures.arrays import as_picture, resize
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,8 @@ class Engine:
         return {names[v]: names[policy.up[v]] for v, below in enumerate(policy.margins) if below}
 
     def infer(self, img: np.ndarray, variant: str | None = None) -> Prediction:
-        """Classifies one picture of any size: uint8 [H, W, 3] RGB, or what `runtime.image.as_picture` converts.
+        """Classifies one picture of any size: uint8 [H, W, 3] RGB, or what `runtime.pictures.arrays.as_picture`
+        converts.
 
         variant: the one to run this time, instead of choosing.
         """

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compile.graph import Node, Rescale, Tensor
+from targets.reference.nodes import Node, Rescale, Tensor
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from runtime.manifest import signed
-from tests import fake_driver
+from runtime.bundle.manifest import signed
+from tests.support import fake_driver
 
 settings.register_profile("shared", deadline=None)  # time says more of the machine than of the code
 settings.load_profile("shared")
@@ -24,13 +24,13 @@ BITS = {"w8a8": ((8, 8),), "w4a4": ((8, 8), (4, 4)), "again": ((8, 8),)}  # "aga
 def small_bundle(tmp_path_factory) -> Path:
     """A bundle of three variants of a 16x16 network for this machine; tests that change it work on a copy."""
     pytest.importorskip("tvm")
-    from compile import reference
-    from compile.libraries import Libraries
-    from compile.lower import lower
-    from compile.source import Source, SourceVariant
-    from compile.writer import Built, write_bundle, write_contents
+    from compile.bundle.libraries import Libraries
+    from compile.bundle.writer import Built, write_bundle, write_contents
+    from compile.lowering.lower import lower
+    from compile.source.opened import Source, SourceVariant
     from targets import find
-    from tests.graphs import pictures, resnet_like
+    from targets.reference import interpreter
+    from tests.support.graphs import pictures, resnet_like
 
     target = find({"x86_64": "x86", "aarch64": "arm"}.get(platform.machine(), platform.machine()))
     root = tmp_path_factory.mktemp("small")
@@ -38,7 +38,7 @@ def small_bundle(tmp_path_factory) -> Path:
     graphs = {name: resnet_like(bits, seed=2, size=16) for name, bits in BITS.items()}
     golden = pictures(graphs["w8a8"], 5, 4)
     variants = [
-        SourceVariant(name, root / "any.onnx", graph, reference.run(graph, golden), facts, exact=True)
+        SourceVariant(name, root / "any.onnx", graph, interpreter.run(graph, golden), facts, exact=True)
         for (name, graph), facts in zip(graphs.items(), map(_facts, graphs.values(), (1.0, 0.5, 0.9)), strict=True)
     ]
 
@@ -61,8 +61,8 @@ def _facts(graph, cost: float) -> dict:
 
 def _selector(luma: int):
     """w8a8 for pictures whose mean luma is over `luma` codes, w4a4 for others; "again" is never chosen."""
-    from runtime import quality
-    from runtime.selector import ONE, Selector
+    from runtime.choice import quality
+    from runtime.choice.selector import ONE, Selector
 
     d, k = len(quality.NAMES), len(BITS)
     zero, at = np.zeros(d, np.int64), quality.NAMES.index("luma")
@@ -91,12 +91,12 @@ def selecting(small_bundle, tmp_path):
 @pytest.fixture
 def escalating(selecting):
     """The selecting bundle, in which, at the larger budget, w8a8 looks again at what w4a4 is unsure of."""
-    from compile import reference
-    from runtime.escalation import margin
-    from tests.graphs import pictures, resnet_like
+    from runtime.choice.escalation import margin
+    from targets.reference import interpreter
+    from tests.support.graphs import pictures, resnet_like
 
     graph = resnet_like(BITS["w4a4"], seed=2, size=16)
-    margins = np.sort(margin(reference.run(graph, pictures(graph, 16, 3))))
+    margins = np.sort(margin(interpreter.run(graph, pictures(graph, 16, 3))))
     manifest = json.loads((selecting / "manifest.json").read_text())
     manifest["escalation"] = {"up": [0, 0, 2], "budgets": [
         {"budget": 0.5, "lambda": 1000.0, "accuracy": 0.7, "worst": 0.5, "margins": [0, 0, 0]},
@@ -119,7 +119,7 @@ def fake(tmp_path_factory) -> Path:
 @pytest.fixture
 def driver(fake, monkeypatch):
     """The process's driver is the stand-in, until the test ends."""
-    from runtime import cuda
+    from runtime.machine import cuda
 
     monkeypatch.setattr(cuda, "DRIVER", str(fake))
     cuda.driver.cache_clear()

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from runtime.files import write_json
 from runtime.terminal import say, terminal
-from train import configs
-from train.architectures import ARCHITECTURES, architecture
-from train.arms import arm_records, choose
-from train.compare import compare
-from train.cost import layer_cost, relative
-from train.evidence import NAME as OUTCOMES
-from train.evidence import Evidence
-from train.finished import SAMPLES
-from train.folder import SETTINGS, alone, check_own, clear, writable
-from train.report import write_report
+from train.bits import configs
+from train.bits.cost import layer_cost, relative
+from train.choice.arms import arm_records, choose
+from train.evidence.evidence import NAME as OUTCOMES
+from train.evidence.evidence import Evidence
+from train.loop.run_folder import SETTINGS, alone, check_own, clear, writable
+from train.network.architectures import ARCHITECTURES, architecture
+from train.report.compare import compare
+from train.report.does_it_pay import verdicts
+from train.report.run_files import SAMPLES
+from train.report.write import write_report
 from train.settings import COSTS, given_path
-from train.worth import verdicts
 
 CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
 BESIDE = ("metrics.jsonl", "full.safetensors", SAMPLES)  # files of a run that stay as they are

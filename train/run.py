@@ -1,47 +1,32 @@
 """Trains a family of integer networks: pictures in, a run folder with one ONNX file a variant out."""
 
 import os
-import shutil
 import sys
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from compile.graph import Graph
 from runtime.files import write_json
 from runtime.terminal import terminal
-from train import checkpoint, phases, private, start
-from train.arms import BY_RULE, arm_records, choose
-from train.batches import Batches
-from train.choice import Choice
-from train.compare import compare
-from train.configs import Configs
-from train.data import Dataset, load, spread, thin
-from train.evidence import Evidence
-from train.export import export_run, stored_bytes
-from train.folder import EVALUATION, SETTINGS, alone, check_own, clear, writable
-from train.gather import Parts, Pictures, digest, gather
-from train.groups import check_count
-from train.journal import Journal
-from train.loop import Run, TrainingError
-from train.lowering import lower
-from train.measure import accuracy_by_family, bit_operations, mean_cost
-from train.memory import keep_freed_memory
-from train.networks import Network
-from train.parallel import Group, join, leave, pick_device
-from train.plots import IN_FAMILIES
-from train.report import write_report
-from train.search import Held
+from train.data.batches import Batches, Held
+from train.data.datasets import Dataset, load, spread, thin
+from train.data.views import mixed_views, training_views
+from train.evidence.gather import digest
+from train.finish import finish
+from train.kinds.groups import check_count
+from train.loop import checkpoint
+from train.loop.allocator import keep_freed_memory
+from train.loop.journal import Journal
+from train.loop.parallel import Group, join, leave, pick_device
+from train.loop.phase import Run, TrainingError
+from train.loop.run_folder import SETTINGS, alone, check_own, clear, writable
+from train.phases import from_run
+from train.phases import find_bits, full_precision, joint
+from train.phases import private
 from train.settings import SHORT, Settings, parse
-from train.views import MIXED_SEED, mixed_views, training_views
-from train.worth import verdicts
 
 HELD_PICTURES = 1000  # of mixed quality, to watch training
-GOLDEN = 32
-SAMPLE = 0  # the test picture that the report shows degraded
 MIRRORED = {"digits": False}  # data sets whose classes a mirror would change
 
 
@@ -77,10 +62,10 @@ def _learn(settings: Settings, device: torch.device, group: Group, saved):
         record = {**settings.record(), "pictures": digest({}, dataset)[:SHORT]}
         if saved is not None:
             checkpoint.check_same_run(saved[1]["settings"], record)
-        teacher = phases.full_network(settings, dataset, device)
-        tutor = phases.tutor(settings, dataset, teacher, device)
-        bits = phases.Bits.of(settings, teacher.arch)
-        begun = start.joined(settings, teacher.arch) if settings.start and saved is None else None
+        teacher = full_precision.full_network(settings, dataset, device)
+        tutor = full_precision.tutor(settings, dataset, teacher, device)
+        bits = find_bits.Bits.of(settings, teacher.arch)
+        begun = from_run.joined(settings, teacher.arch) if settings.start and saved is None else None
         check_count(settings.groups, len(dataset.train_y))
         views, held = training_pictures(settings, dataset)
     batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
@@ -93,9 +78,9 @@ def _learn(settings: Settings, device: torch.device, group: Group, saved):
     if saved is not None:
         resumed = {**saved[1], "tensors": saved[0]}
         run.last_checkpoint = run.folder / checkpoint.NAME
-    phases.full_precision(settings, run, batches, teacher, held, resumed)
+    full_precision.full_precision(settings, run, batches, teacher, held, resumed)
     bits.find(run, batches, teacher, tutor, held, resumed)
-    student = phases.joint(settings, run, batches, teacher, tutor, held, resumed)
+    student = joint.joint(settings, run, batches, teacher, tutor, held, resumed)
     private.specialize(settings, run, batches, tutor, student, held, resumed)
     if not group.writes:
         return None
@@ -122,74 +107,6 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
     if saved is None:
         clear(folder)
     return Journal(folder, 0 if saved is None else saved[1]["journal"])
-
-
-def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs,
-           device: torch.device) -> None:
-    """Lowering, measurement, selector, export and report of a trained family."""
-    graphs = {name: lower(student, name) for name in student.bits}
-    console, out = Console(markup=False, stderr=True), Console(markup=False)
-    pictures = Pictures.of(settings, dataset)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("integer evaluation", total=len(graphs) * len(pictures))
-        parts = Parts(graphs, device, settings.folder / EVALUATION, lambda count: progress.advance(bar, count))
-        evidence, mixed = gather(settings, pictures, teacher, found, parts)
-    with console.status("selector"):
-        choice, evidence = choose(evidence, settings.budget, settings.seed, escalate=settings.escalate,
-                                  most=settings.unseen_loss)
-    records = arm_records(evidence, settings.seed)
-    evidence.write(settings.folder)
-    write_json(settings.folder / "results.json", records)
-    families = settings.training_families + settings.held_out
-    golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, settings.seed, settings.cache,
-                         settings.workers)[0]
-    export_run(settings.folder, graphs, about(settings, dataset, graphs, evidence, records, mixed, choice),
-               np.asarray(golden))
-    write_report(settings.folder, {place: np.asarray(view[SAMPLE]) for place, view in pictures.views.items()})
-    shutil.rmtree(settings.folder / EVALUATION, ignore_errors=True)
-    show(records, out, {v.name for v in evidence.variants if v.base})
-    out.print(verdicts(compare(evidence))[0])
-    right = ", ".join(f"{name} {count}" for name, count in mixed.items())
-    out.print(f"right among all {len(dataset.test_y)} test pictures, each degraded at random: {right}")
-    stored = stored_bytes(graphs)
-    out.print(f"stored: {stored['weights']:,} bytes of weights and {stored['tables']:,} of tables, all variants")
-    out.print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
-
-
-def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], evidence: Evidence, records: list[dict],
-          mixed: dict[str, int], choice: Choice) -> dict:
-    """What run.json says beside what the graphs say."""
-    variants = [{"name": v.name, "method": v.method, "groups": list(v.groups), "base": v.base, "cost": v.cost,
-                 "bitops": bit_operations(graphs[v.name]), "accuracy": accuracy_by_family(records, v.method, v.name),
-                 "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
-                for v in evidence.variants]
-    method = "+".join(dict.fromkeys(v.method for v in evidence.variants))
-    return {"name": settings.folder.absolute().name, "arch": settings.arch, "dataset": settings.dataset,
-            "method": method, "labels": list(dataset.labels), "variants": variants, **choice.to_dict(),
-            "settings": settings.record()}
-
-
-def show(records: list[dict], console: Console, hidden: set[str]) -> None:
-    """Accuracy in percent per family (mean of its severities) and each arm's mean cost; some variants are left out."""
-    held = {r["family"] for r in records if r["heldout"]}
-    arms = {(arm, variant): accuracy_by_family(records, arm, variant)
-            for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records) if arm in IN_FAMILIES or
-            variant not in hidden and arm not in BY_RULE}
-    table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
-    table.add_column("family")
-    for arm, variant in arms:
-        table.add_column(arm if arm in BY_RULE else variant, justify="right")
-    for family in dict.fromkeys(r["family"] for r in records):
-        table.add_row(family + (" *" if family in held else ""), *(f"{100 * a[family]:.1f}" for a in arms.values()))
-    table.add_section()
-    for name, left_out in (("mean", set()), ("mean without *", held)):
-        means = [np.mean([v for f, v in a.items() if f not in left_out]) for a in arms.values()]
-        table.add_row(name, *(f"{100 * m:.1f}" for m in means))
-    table.add_row("cost, of 8 bits", *(f"{mean_cost(records, *arm):.3f}" for arm in arms))
-    console.print(table)
-    if held:
-        console.print("* held out: never seen in training")
 
 
 def _show(settings: Settings, device: torch.device, console: Console) -> None:

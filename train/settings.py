@@ -9,8 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from targets import find
-from train.architectures import ARCHITECTURES
-from train.degrade import FAMILIES, HELD_OUT
+from train.data.datasets import DATA_SIDE
+from train.data.degradations import FAMILIES, HELD_OUT
+from train.network.architectures import ARCHITECTURES
 
 METHODS = {
     "fixed": "--bits as given",
@@ -25,7 +26,6 @@ SENSITIVITIES = ("loss", "steps")
 PRIVATE_WEIGHTS = ("none", "ends", "all")
 PRECISIONS = ("float32", "bfloat16")
 WIDTHS = range(2, 9)
-DATA_SIDE = 32  # of the pictures of digits and cifar10
 SIDES = range(8, 129, 4)  # pixels: networks halve their maps twice
 # what a run is given with these, so that no other setting decides it
 DECIDED_BY = {"start": ("weights", "configs", "method", "bits", "epochs", "fp_epochs", "search_epochs"),

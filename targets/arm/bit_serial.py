@@ -20,9 +20,9 @@ from tvm.tirx.script import builder as T
 from targets.arm import long_multiply, outer_product, winograd
 from targets.arm.epilogue import QUAD, joined, lanes_of, neon
 from targets.arm.tile import applies, zeros
-from targets.epilogue import Epilogue, Epilogues
+from targets.cpu.epilogue import Epilogue, Epilogues
+from targets.cpu.vector import fill_borders
 from targets.kernel import Kernel, Step
-from targets.vector import fill_borders
 
 ROWS = 4  # of the output, computed from one packing
 BYTE = 8  # channels

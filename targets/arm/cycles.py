@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from targets import Target
-from targets.arm import emulate
+from targets.arm.emulation import processor
 
 # LLVM has no tables of its own for the A76 and A78AE and takes the A57's; Neoverse N1 is the A76 for servers
 MODELS = {"cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1", "cortex-a78ae": "neoverse-n1"}
@@ -53,13 +53,13 @@ class Cost:
 
 
 def estimate(library: Path, target: Target, arguments: tuple[np.ndarray, np.ndarray, np.ndarray, int, int]) -> float:
-    """Cycles of one call of a library's `main` on an emulated processor; arguments: those of emulate.Runner."""
+    """Cycles of one call of a library's `main` on an emulated processor; arguments: those of processor.Runner."""
     return executed(library, target.cpu, arguments).cycles
 
 
 def executed(library: Path, cpu: str, arguments: tuple[np.ndarray, np.ndarray, np.ndarray, int, int]) -> Cost:
-    """What one call of a library's `main` cost; raises CyclesError, emulate.EmulationError."""
-    runner = emulate.Runner(library, cpu, count=True)
+    """What one call of a library's `main` cost; raises CyclesError, processor.EmulationError."""
+    runner = processor.Runner(library, cpu, count=True)
     runner(*arguments)
     return cost(runner.code(), cpu)
 

@@ -4,7 +4,7 @@ from tvm.tirx.script import builder as T
 
 from targets.arm.epilogue import QUAD, neon
 from targets.arm.tile import Span, Tile, Window, applies, rows_of, tiled, zeros
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
 TILES = ((4, 16), (8, 8))  # pixels, channels: 16 accumulators

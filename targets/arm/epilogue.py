@@ -1,9 +1,8 @@
 """How NEON kernels end: a register tile of int32 sums becomes codes, several pixels at a time.
 
-The requantization of compile/reference.py is two instructions, a doubling high multiply and a rounding shift; the
-narrowing that follows saturates at 0 and 255, so clamps cost only where a range is narrower. What all pixels of a tile
-share is loaded once, before the first store: LLVM cannot know that codes are not written over the table.
-"""
+The requantization of targets/reference/interpreter.py is two instructions, a doubling high multiply and a rounding
+shift; the narrowing that follows saturates at 0 and 255, so clamps cost only where a range is narrower. What all pixels
+of a tile share is loaded once, before the first store: LLVM cannot know that codes are not written over the table. """
 
 import itertools
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from compile.graph import Rescale
-from compile.reference import requantize
-from targets.epilogue import OFFSETS, Epilogue, Epilogues, ratio_table
+from targets.cpu.epilogue import OFFSETS, Epilogue, Epilogues, ratio_table
+from targets.cpu.vector import LANES, folded_bias, padded, store
 from targets.kernel import Step
-from targets.vector import LANES, folded_bias, padded, store
+from targets.reference.nodes import Rescale
+from targets.reference.interpreter import requantize
 
 QUAD = 4  # int32 lanes of a register
 

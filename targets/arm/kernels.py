@@ -1,16 +1,17 @@
 """Kernel rules of ARM: which multiply is fast depends on the processor."""
 
-from targets import Target, portable
+from targets import Target
 from targets.arm.bit_serial import bit_serial
 from targets.arm.dot_product import dot_product
 from targets.arm.epilogue import EPILOGUES
 from targets.arm.long_multiply import long_multiply
 from targets.arm.outer_product import outer_product
 from targets.arm.winograd import winograd_dot_product, winograd_long_multiply
-from targets.depthwise import depthwise
-from targets.epilogue import bound
+from targets.cpu import portable
+from targets.cpu.depthwise import depthwise
+from targets.cpu.epilogue import bound
 from targets.kernel import Rule
-from targets.module import assemble
+from targets.library.module import assemble
 
 WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
 

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 
 from targets.arm.epilogue import QUAD, lanes_of, neon
 from targets.arm.tile import Span, Tile, Window, applies, gathered, rows_of, tiled, zeros
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
 INT16_MAX = (1 << 15) - 1

@@ -13,7 +13,7 @@ from tvm.tirx.script import builder as T
 from targets.arm import long_multiply
 from targets.arm.epilogue import QUAD, lanes_of
 from targets.arm.tile import Span, Tile, Window, applies, rows_of, signed, tiled, zeros
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
 PIXELS, CHANNELS, STEP = 4, 16, 8  # bytes of K

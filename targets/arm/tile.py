@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from compile.graph import Conv
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
+from targets.cpu.vector import over_rows
+from targets.cpu.winograd.plan import at_once
 from targets.kernel import Kernel, Step
-from targets.vector import over_rows
-from targets.winograd_plan import at_once
+from targets.reference.nodes import Conv
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import tvm
 
-from targets import Target, llvm
-from targets.arm import emulate
+from targets import Target
+from targets.arm.emulation import processor
+from targets.library import llvm
 
 EMULATED = True  # runner needs no processor of the target's kind
 
@@ -38,7 +39,7 @@ def linker() -> list[str]:
 
 def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None,
           source_only: bool = False) -> dict:
-    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/llvm.py)."""
+    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/library/llvm.py)."""
     return build_levels([module], target, library, workdir, source_only)
 
 
@@ -50,6 +51,6 @@ def build_levels(modules: Sequence[tvm.IRModule], target: Target, library: Path,
     return llvm.build(modules, target, library, workdir, FEATURES, linker())
 
 
-def runner(library: Path, target: Target, function: str = "main") -> emulate.Runner:
+def runner(library: Path, target: Target, function: str = "main") -> processor.Runner:
     """Runs the library's `function` on the target's processor, emulated."""
-    return emulate.Runner(library, target.cpu, function=function)
+    return processor.Runner(library, target.cpu, function=function)

@@ -14,12 +14,12 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.arm.long_multiply import INT16_MAX
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
+from targets.cpu.vector import LANES
+from targets.cpu.winograd.forms import FOUR, TWO, Tiling
+from targets.cpu.winograd.kernel import winograd
+from targets.cpu.winograd.plan import Multiplier, Plan
 from targets.kernel import Kernel, Step
-from targets.vector import LANES
-from targets.winograd import FOUR, TWO, Tiling
-from targets.winograd_kernel import winograd
-from targets.winograd_plan import Multiplier, Plan
 
 TILINGS = {"2x2": Tiling(TWO, TWO), "4x2": Tiling(FOUR, TWO), "4x4": Tiling(FOUR, FOUR)}
 DOT, LONG = 32, 8  # products of bytes in a cycle

@@ -2,16 +2,16 @@
 
 The table holds rows of one value a channel: bias, left, multiplier, shift and, with a residual operand, its multiplier;
 or left, multiplier, half, shift and the rule's own values, then from OFFSETS on what is added in each channel
-(targets/epilogue.py). Zero points of inputs are folded into the bias.
+(targets/cpu/epilogue.py). Zero points of inputs are folded into the bias.
 """
 
 import numpy as np
 from tvm.tirx.script import builder as T
 
+from targets.cpu.epilogue import OFFSETS, ratio_table
+from targets.cpu.vector import folded_bias
 from targets.cuda.memory import QUAD, Place, load, quads, store
-from targets.epilogue import OFFSETS, ratio_table
 from targets.kernel import Step
-from targets.vector import folded_bias
 
 
 class Epilogue:
@@ -44,7 +44,7 @@ class Epilogue:
         return quads(table[T.ramp(self.base + at + channel, 1, QUAD)])
 
     def _requantize(self, acc, multiplier, half, shift):
-        """compile/reference.py: requantize."""
+        """targets/reference/interpreter.py: requantize."""
         node, zero_point = self.step.node, self.step.write.tensor.zero_point[0]
         high = T.cast(T.shift_right(T.cast(acc, "int64") * T.cast(multiplier, "int64"), T.int64(31)), "int32")
         value = T.shift_right(high + half, shift) + T.int32(zero_point)

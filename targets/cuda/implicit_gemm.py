@@ -13,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 
 from tvm.tirx.script import builder as T
 
-from compile.graph import Conv
 from targets.cuda import routes, tiles
 from targets.cuda.epilogue import ConvEpilogue
 from targets.cuda.memory import QUAD, Place, fill_borders, words
@@ -21,6 +20,7 @@ from targets.cuda.routes import Route
 from targets.cuda.tiles import LANES, STAGING_PAD, Tile
 from targets.cuda.window import Window
 from targets.kernel import Kernel, Step
+from targets.reference.nodes import Conv
 
 _STORE_WORD = "__forceinline__ __device__ void store_word(int* to, int word) { *to = word; }\n"
 

@@ -4,11 +4,12 @@ from functools import partial
 
 import tvm
 
-from targets import Target, module
+from targets import Target
 from targets.cuda import quads
 from targets.cuda.implicit_gemm import implicit_gemm
 from targets.cuda.routes import INT4_UNTIL
 from targets.kernel import Call, Rule, Sizes
+from targets.library import module
 
 WRITES_ALSO, BATCHES = True, True
 # multiprocessors of the largest common GPU of a compute capability: A100, RTX 3090, Jetson AGX Orin, RTX 4090, H100

@@ -6,7 +6,8 @@ import sysconfig
 from collections import Counter
 from pathlib import Path
 
-from targets import TargetError, llvm
+from targets import TargetError
+from targets.library import llvm
 
 _OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 

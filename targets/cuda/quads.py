@@ -7,11 +7,11 @@ come in fours are read and written byte by byte.
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from compile.graph import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
+from targets.cpu.vector import NO_TABLE, NO_WEIGHTS
 from targets.cuda.epilogue import ConvEpilogue, RatioEpilogue
 from targets.cuda.memory import QUAD, THREADS, Place, fill_borders, load, quads, store, words
 from targets.kernel import Entry, Exit, Kernel, Step
-from targets.vector import NO_TABLE, NO_WEIGHTS
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
 
 STRIPS = (4, 2, 1)  # pixels a thread of a depthwise convolution takes
 

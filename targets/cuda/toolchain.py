@@ -10,8 +10,9 @@ from pathlib import Path
 import tvm
 from tvm_ffi import libinfo
 
-from targets import Target, TargetError, elf, llvm
-from targets.cuda import emulate
+from targets import Target, TargetError
+from targets.cuda.emulation import host as emulate
+from targets.library import elf, llvm
 
 EMULATED = True  # runner needs no GPU
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compile.graph import Conv
 from targets.cuda.memory import QUAD
+from targets.reference.nodes import Conv
 
 VECTORS = (16, 8, 4)  # bytes that cp.async copies
 

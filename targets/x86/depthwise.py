@@ -12,10 +12,10 @@ neighbours: pieces of 16 bytes, vector v holding pieces v and v + number of vect
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.depthwise import INT16, Route, Term, applies, arrange, fewest_groups, in_pieces, kernel, offsets, split
-from targets.epilogue import Epilogues
+from targets.cpu.depthwise import INT16, Route, Term, applies, arrange, fewest_groups, in_pieces, kernel, offsets, split
+from targets.cpu.epilogue import Epilogues
+from targets.cpu.vector import LANES, splat
 from targets.kernel import Kernel, Step
-from targets.vector import LANES, splat
 from targets.x86.multiply_add import intrinsic
 
 WIDTHS = (2 * LANES, LANES)
@@ -160,7 +160,7 @@ def _unpacked(a, b, high: int):
 
 
 def _vectors(v, count: int) -> list:
-    """A vector in pieces, as targets/depthwise.py: in_pieces."""
+    """A vector in pieces, as targets/cpu/depthwise.py: in_pieces."""
     each = in_pieces(np.arange(_length(v)), count).tolist() if count > 1 else [list(range(_length(v)))]
     return [T.bind(T.Shuffle([v], indices)) for indices in each]
 

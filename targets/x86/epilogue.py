@@ -1,7 +1,7 @@
 """How x86 kernels end: requantization in float32 or int16 where targets/x86/proof.py proves it, or 64-bit products.
 
 A convolution's sums go to float32 as they are: the offset holds the bias. With a residual operand the exact int32 sum
-of targets/epilogue.py is made first. AVX2 narrows with saturating packs, whose order of channels (0-3, 8-11, 4-7,
+of targets/cpu/epilogue.py is made first. AVX2 narrows with saturating packs, whose order of channels (0-3, 8-11, 4-7,
 12-15) is put right in the last register; AVX-512 narrows in one instruction.
 """
 
@@ -10,11 +10,11 @@ import functools
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from compile.graph import Add, AvgPool
 from targets import Target
-from targets.epilogue import OFFSETS, ConvEpilogue, Epilogues, RatioEpilogue
+from targets.cpu.epilogue import OFFSETS, ConvEpilogue, Epilogues, RatioEpilogue
+from targets.cpu.vector import LANES, folded_bias, load, splat, store
 from targets.kernel import Step
-from targets.vector import LANES, folded_bias, load, splat, store
+from targets.reference.nodes import Add, AvgPool
 from targets.x86.proof import LARGEST, Range, Scaling, float_scaling, fraction
 
 FRACTION = OFFSETS - 1  # place in a ratio's table

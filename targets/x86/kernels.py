@@ -1,9 +1,10 @@
 """Kernel rules of x86."""
 
-from targets import Target, portable
-from targets.epilogue import bound
+from targets import Target
+from targets.cpu import portable
+from targets.cpu.epilogue import bound
 from targets.kernel import Rule
-from targets.module import assemble
+from targets.library.module import assemble
 from targets.x86.depthwise import depthwise, depthwise_dot_product
 from targets.x86.epilogue import epilogues
 from targets.x86.look_up import look_up, wide_look_up

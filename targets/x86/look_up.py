@@ -9,10 +9,10 @@ output. Byte 2i of a register is channel i of its 32, byte 2i + 1 is channel 16 
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from compile.graph import Conv
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
+from targets.cpu.vector import LANES, over_rows
 from targets.kernel import Kernel, Step
-from targets.vector import LANES, over_rows
+from targets.reference.nodes import Conv
 from targets.x86.chains import INT8, INT16, fits, longest_run
 from targets.x86.epilogue import intrinsic
 

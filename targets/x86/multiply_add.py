@@ -13,11 +13,11 @@ kW * Cin bytes of a kernel row one run of memory. Tiles of a small map run on fr
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from compile.graph import Conv
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
+from targets.cpu.vector import LANES, blocks
+from targets.cpu.vector import registers as int32_registers
 from targets.kernel import Kernel, Step
-from targets.vector import LANES, blocks
-from targets.vector import registers as int32_registers
+from targets.reference.nodes import Conv
 from targets.x86.chains import INT16, longest_run
 from targets.x86.split import Split, split
 from targets.x86.tiles import over_tiles

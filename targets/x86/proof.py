@@ -3,19 +3,18 @@
     float32   code = trunc(fma(float(sum), scale, offset)); the offset holds bias, zero point and the rounding half
     int16     code = ((centred << left) * multiplier + 2**14 >> 15) + zero point, one vpmulhrsw, for sums that are codes
 
-Both formulas, and the reference's (compile/reference.py: requantize), never fall as the sum grows. So float32 is right
-everywhere if it is right on either side of each of the at most 255 sums where the reference takes the next code; those
-leave an interval for the offset, and its middle is taken. Ratios of one over an odd integer, which training makes,
-put all steps of a channel at the same distance from a tie, so that the interval is wide. The int16 form is tried on
-all 256 codes.
-"""
+Both formulas, and the reference's (targets/reference/interpreter.py: requantize), never fall as the sum grows. So
+float32 is right everywhere if it is right on either side of each of the at most 255 sums where the reference takes the
+next code; those leave an interval for the offset, and its middle is taken. Ratios of one over an odd integer, which
+training makes, put all steps of a channel at the same distance from a tie, so that the interval is wide. The int16 form
+is tried on all 256 codes. """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from compile import reference
-from compile.graph import Requant
+from targets.reference import interpreter
+from targets.reference.nodes import Requant
 
 LARGEST = 1 << 30  # magnitudes of sums and of scaled sums stay below: conversions to and from int32 never overflow
 
@@ -92,7 +91,7 @@ def _first_sums(ratio: Requant, left, bias, low, high, codes: Range, levels) -> 
     Searched near the tie that float64 finds; where the reference does not confirm what was found there, everywhere.
     """
     reached = lambda s: (  # noqa: E731
-        reference.requantize((np.clip(s, low, high) << left) + bias, ratio, codes.zero_point, 0, 255) >= levels)
+        interpreter.requantize((np.clip(s, low, high) << left) + bias, ratio, codes.zero_point, 0, 255) >= levels)
     tie = np.ldexp((levels - codes.zero_point - 0.5) / ratio.multiplier, 31 + ratio.shift)
     near = np.clip(np.ldexp(tie - bias, -left), low, high + 1).astype(np.int64)
     everywhere = np.zeros_like(near)
@@ -118,7 +117,7 @@ class Fraction:
 def fraction(ratio: Requant, zero_point: int, codes: Range) -> Fraction | None:
     """The Fraction that equals the reference for every code 0..255 less `zero_point`, or None."""
     centred = np.arange(256) - zero_point
-    expected = reference.requantize(centred << ratio.left, ratio, codes.zero_point, codes.qmin, codes.qmax)
+    expected = interpreter.requantize(centred << ratio.left, ratio, codes.zero_point, codes.qmin, codes.qmax)
     real = np.ldexp(float(ratio.multiplier[0]), int(ratio.left[0] - 31 - ratio.shift[0]))
     for left in range(8):
         nearest = round(real * 2.0 ** (15 - left))

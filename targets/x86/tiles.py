@@ -2,8 +2,8 @@
 
 from tvm.tirx.script import builder as T
 
+from targets.cpu.vector import fill_borders, over_rows
 from targets.kernel import Step
-from targets.vector import fill_borders, over_rows
 
 LONG = 8  # tiles of a row from which on a short last one costs little
 

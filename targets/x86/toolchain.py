@@ -10,7 +10,8 @@ import numpy as np
 import tvm
 import tvm_ffi
 
-from targets import Target, TargetError, llvm
+from targets import Target, TargetError
+from targets.library import llvm
 
 EMULATED = False  # runner needs a processor with all that the target requires
 
@@ -39,7 +40,7 @@ def linker() -> list[str]:
 
 def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None,
           source_only: bool = False) -> dict:
-    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/llvm.py)."""
+    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/library/llvm.py)."""
     return build_levels([module], target, library, workdir, source_only)
 
 

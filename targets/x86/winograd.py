@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.epilogue import Epilogues
+from targets.cpu.epilogue import Epilogues
+from targets.cpu.vector import LANES
+from targets.cpu.winograd.forms import FOUR, TWO, Tiling
+from targets.cpu.winograd.kernel import arrange, winograd
+from targets.cpu.winograd.plan import Multiplier, Plan
 from targets.kernel import Kernel, Step
-from targets.vector import LANES
-from targets.winograd import FOUR, TWO, Tiling
-from targets.winograd_kernel import arrange, winograd
-from targets.winograd_plan import Multiplier, Plan
 from targets.x86.multiply_add import arrange as arrange_direct
 from targets.x86.multiply_add import intrinsic, longest_chain
 

@@ -1,1 +1,0 @@
-"""C++ that stands in for CUDA when a .cu file is run on the CPU (targets/cuda/emulate.py)."""

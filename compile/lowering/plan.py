@@ -1,0 +1,47 @@
+"""Where every tensor lies: borders its readers need, and offsets in one workspace shared by tensors that never meet."""
+
+from targets.kernel import Layout
+from targets.reference.graph import Graph
+
+ALIGN = 64
+
+
+def layouts(graph: Graph, pictures: int = 1) -> dict[str, Layout]:
+    """A physical border for each tensor, as wide as the widest padding among the convolutions that read it.
+
+    pictures: how many run together.
+    """
+    borders = {name: (0, 0, 0, 0) for name in graph.tensors}
+    for conv in graph.convs():
+        borders[conv.input] = tuple(map(max, borders[conv.input], conv.padding))
+    return {name: Layout(tensor, borders[name], pictures) for name, tensor in graph.tensors.items()}
+
+
+def aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def workspace(
+    sizes: dict[str, int], steps: list[tuple[tuple[str, ...], tuple[str, ...]]]
+) -> tuple[dict[str, int], int]:
+    """Byte offset of each tensor in `sizes`, and the bytes of the whole.
+
+    steps: (names read, names written) in order. A tensor lives from the step that writes it to the last that reads it;
+    large ones are placed first, each at the lowest offset where nothing that lives at the same time lies.
+    """
+    first, last = {}, {}
+    for index, (reads, writes) in enumerate(steps):
+        for name in (*reads, *writes):
+            first.setdefault(name, index)
+            last[name] = index
+    placed: dict[str, int] = {}
+    for name in sorted(sizes, key=lambda n: (-sizes[n], first[n], n)):
+        neighbours = sorted((placed[n], placed[n] + aligned(sizes[n])) for n in placed
+                            if first[n] <= last[name] and first[name] <= last[n])
+        offset = 0
+        for begin, end in neighbours:
+            if offset + sizes[name] <= begin:
+                break
+            offset = max(offset, end)
+        placed[name] = offset
+    return placed, max((placed[n] + aligned(sizes[n]) for n in placed), default=0)

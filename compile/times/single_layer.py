@@ -1,0 +1,102 @@
+"""A network around one layer: random weights of its shape and bits, and readers that give its outputs their borders."""
+
+import numpy as np
+
+from targets.costs.shapes import Shape, bits_of
+from targets.reference.graph import Graph
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
+from targets.reference.scales import add_integers, conv_requant, float32, rescale_requant
+
+LAYER = "layer"  # the name of the node in question; "picture" and "logits" are steps of every network
+SIGMAS = 3.5  # standard deviations of weights within their range, as training leaves them: they decide int16 chains
+
+
+def single(shape: Shape, bits: str) -> tuple[Graph, str]:
+    """The graph, and the name of the call that is the layer."""
+    w_bits, a_bits = bits_of(bits)
+    nodes = _Nodes(shape.input, a_bits)
+    if shape.kind == "picture":
+        return nodes.finish([("picture:codes", shape.borders[0])]), "picture"
+    if shape.kind == "logits":
+        return nodes.graph(nodes.rescale("codes", nodes.tensors["picture:codes"], a_bits)), "logits"
+    out = nodes.layer(shape, w_bits or 8, a_bits)
+    if shape.kind == "linear":
+        return nodes.graph(out), LAYER
+    copies = [nodes.rescale(f"copy{i}", nodes.tensors[out], 4) for i in range(len(shape.borders) - 1)]
+    return nodes.finish(list(zip((out, *copies), shape.borders, strict=True))), LAYER
+
+
+class _Nodes:
+    """Nodes over tensors of scale 1 or near, in running order; each method appends and returns its output's name."""
+
+    def __init__(self, shape: tuple[int, int, int], bits: int):
+        self.rng, self.nodes = np.random.default_rng(0), []
+        self.tensors = {"picture:codes": Tensor("picture:codes", shape, bits)}
+
+    def layer(self, shape: Shape, w_bits: int, a_bits: int) -> str:
+        x = self.tensors["picture:codes"]
+        wide = shape.skip or len(shape.borders) > 1 or shape.kind == "add"  # streams have 8 bits
+        out = Tensor(LAYER, shape.output, 8 if wide else a_bits)
+        if shape.kind == "linear":
+            return self.conv(LAYER, x, Tensor(LAYER, shape.output, 32), shape, w_bits)
+        if shape.kind in ("conv", "depthwise", "grouped"):
+            skip = self.conv("other", x, Tensor("other", out.shape, 8), shape, w_bits) if shape.skip else None
+            return self.conv(LAYER, x, out, shape, w_bits, skip)
+        if shape.kind == "add":
+            other = self.rescale("other", x, a_bits)
+            multipliers, requant = add_integers(x.scale, self.tensors[other].scale, 2.0)
+            out = Tensor(LAYER, out.shape, 8, 2.0)
+            return self._append(Add(LAYER, x.name, other, LAYER, multipliers, requant), out)
+        if shape.kind == "average-pool":
+            requant = rescale_requant(x.scale, 1.0, shape.kernel[0] * shape.kernel[1])
+            node = AvgPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, requant, 0, out.qmax)
+            return self._append(node, out)
+        if shape.kind == "max-pool":
+            padding = _padding(shape)
+            return self._append(MaxPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, padding), out)
+        if shape.kind == "shortcut":
+            before = (shape.output[2] - shape.input[2]) // 2
+            return self._append(Shortcut(LAYER, x.name, LAYER, shape.stride, before), Tensor(LAYER, out.shape, a_bits))
+        return self.rescale(LAYER, x, 8)
+
+    def conv(self, name: str, x: Tensor, out: Tensor, shape: Shape, w_bits: int, skip: str | None = None) -> str:
+        half, channels = 1 << (w_bits - 1), shape.output[2]
+        size = (channels, *shape.kernel, shape.input[2] // shape.groups)
+        weight = self.rng.normal(0, half / SIGMAS, size).round().clip(-half, half - 1).astype(np.int8)
+        bound = max(1, int(np.abs(weight.astype(np.int64)).sum((1, 2, 3)).max())) * x.qmax
+        w_scale = np.full(channels, 1 / bound, np.float32)
+        requant = units = None
+        if out.bits != 32:
+            scale = float32(1 / out.qmax)
+            out, requant = Tensor(name, out.shape, out.bits, scale), conv_requant(x.scale, w_scale, scale)
+            units = None if skip is None else skip_multiplier(x.scale, w_scale, requant.left, self.tensors[skip].scale)
+        node = Conv(name, x.name, name, weight, w_bits, np.zeros(channels, np.int64), w_scale, requant, shape.stride,
+                    _padding(shape), shape.groups, 0, min(out.qmax, 255), skip, units)
+        return self._append(node, out)
+
+    def rescale(self, name: str, x: Tensor, bits: int) -> str:
+        out = Tensor(name, x.shape, bits, float32(x.scale * x.qmax / ((1 << bits) - 1)))
+        return self._append(Rescale(name, x.name, name, rescale_requant(x.scale, out.scale), 0, out.qmax), out)
+
+    def finish(self, written: list[tuple[str, int]]) -> Graph:
+        """A depthwise reader for each (tensor, border)."""
+        for name, border in written:
+            x, side = self.tensors[name], 2 * border + 1
+            reader = Shape("depthwise", (side, side), 1, x.shape, x.shape, x.shape[2])
+            self.conv(f"{name}:reader", x, Tensor("", x.shape, 8), reader, 2)
+        return self.graph(self.nodes[-1].output)
+
+    def graph(self, output: str) -> Graph:
+        return Graph(LAYER, self.tensors, tuple(self.nodes), "picture:codes", output)
+
+    def _append(self, node: Node, out: Tensor) -> str:
+        self.nodes.append(node)
+        self.tensors[node.output] = Tensor(node.output, out.shape, out.bits, out.scale)
+        return node.output
+
+
+def _padding(shape: Shape) -> tuple[int, int, int, int]:
+    """What the output's size takes, as even as it can be."""
+    total = [max(0, (o - 1) * shape.stride + k - i)
+             for i, o, k in zip(shape.input, shape.output, shape.kernel, strict=False)]
+    return total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2

@@ -1,0 +1,84 @@
+"""A bundle for several pictures at once, from the build to the engine; the CUDA C++ runs on the CPU."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+pytest.importorskip("torch")
+
+from compile import build as builder  # noqa: E402
+from runtime import Engine, open_bundle  # noqa: E402
+from runtime.engine import _together  # noqa: E402
+from runtime.execution import library
+from runtime.machine import cuda
+from targets import find  # noqa: E402
+from targets.cuda.emulation import host
+from targets.reference import interpreter
+from tests.support.graphs import pictures, resnet_like  # noqa: E402
+from train.integers.export import export_run  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))),
+                                reason="no C++ compiler here to run the CUDA source with; apt install g++")
+BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (3, 2))}
+BATCH = 3
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict:
+    return {name: resnet_like(bits, seed=1, size=8) for name, bits in BITS.items()}
+
+
+@pytest.fixture(scope="module")
+def bundle(graphs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("batch")
+    run = {"format": 1, "name": "small", "arch": "resnet", "dataset": "none", "method": "fixed", "selector": None,
+           "labels": [f"c{i}" for i in range(10)],
+           "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs]}
+    export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 4, 3))
+    return builder.build([folder / "run"], find("cuda:sm_80"), folder / "bundle", source_only=True, times=False,
+                         batch=BATCH)
+
+
+def emulated(path):
+    """Stands for a library: its functions run the source beside it."""
+    runner = host.Runner(path.with_suffix(".cu"))
+
+    def main(*tensors):
+        x, weights, table, workspace, logits = (np.from_dlpack(t) for t in tensors)
+        np.asarray(logits)[:] = runner(x.copy(), weights, table, workspace.size, logits.size)
+
+    return lambda name: main
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """This machine takes the place of one with an A100."""
+    monkeypatch.setattr(cuda, "features", lambda: frozenset({"sm_80"}))
+    monkeypatch.setattr(library, "_MEMORY", {})
+    monkeypatch.setattr(library, "_library", emulated)
+    monkeypatch.setattr("runtime.bundle.opened.Bundle.library", lambda self, variant: self.path(variant.library))
+
+
+@pytest.mark.parametrize("count", (1, 3, 7))
+def test_the_engine_runs_pictures_together(bundle, graphs, here, count):
+    assert open_bundle(bundle).manifest.pictures == BATCH
+    with Engine(bundle) as engine:
+        for name, graph in graphs.items():
+            x = pictures(graph, count, 5)
+            found = engine.infer_batch(list(x), variant=name)
+            np.testing.assert_array_equal(np.stack([p.logits for p in found]), interpreter.run(graph, x))
+            assert all(p.variant == name and p.seconds > 0 for p in found)
+
+
+def test_pictures_of_one_variant_go_together():
+    assert _together(dict(enumerate("abaaba")), 3) == [[0, 2, 3], [1, 4], [5]]
+    assert _together(dict(enumerate("aba")), 1) == [[0], [1], [2]]
+    assert _together({4: "a", 7: "b", 9: "a"}, 3) == [[4, 9], [7]]
+
+
+def test_a_processor_takes_one_picture(bundle, graphs, tmp_path, capsys):
+    words = [str(bundle.parent / "run"), "--target", "x86:avx2", "--out", str(tmp_path / "b"), "--batch", "2"]
+    assert builder.main(words) == 2
+    assert "expected one picture at a time, got 2" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""Resuming with other files than a run had is refused, wherever these lie."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from train.loop.checkpoint import CheckpointError
+from train.phases.full_precision import FULL_NAME
+from train.run import learn
+from train.settings import parse
+
+SMALL = ["--limit", "48", "--batch", "4", "--epochs", "1", "--families", "clean", "--bits", "4", "--workers", "1"]
+
+
+def test_resume_refuses_other_weights_of_the_same_name_wherever_they_lie(tmp_path):
+    run, small = tmp_path / "run", [*SMALL, "--cache", str(tmp_path / "cache")]
+    learn(parse([*small, "--out", str(tmp_path / "first")]))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        tensors = {k: t + (name == "b") for k, t in load_file(tmp_path / "first" / FULL_NAME).items()}
+        save_file(tensors, tmp_path / name / FULL_NAME)
+    one, other = ([*small, "--weights", str(tmp_path / name / FULL_NAME), "--out", str(run)] for name in "ab")
+    learn(parse(one))
+    with pytest.raises(CheckpointError, match="weights was 'full.safetensors .*' and is 'full.safetensors "):
+        learn(parse([*other, "--resume"]))
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    learn(parse([*small, "--weights", str(tmp_path / "moved" / FULL_NAME), "--out", str(run), "--resume"]))
+
+
+def test_resume_refuses_pictures_that_changed(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for kind in "ab":
+            (tmp_path / "own" / part / kind).mkdir(parents=True)
+            for k in range(8):
+                Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(
+                    tmp_path / "own" / part / kind / f"{k}.png")
+    words = [*SMALL, "--dataset", f"folder:{tmp_path / 'own'}", "--cache", str(tmp_path / "cache"), "--out",
+             str(tmp_path / "run")]
+    learn(parse(words))
+    Image.new("RGB", (12, 12)).save(tmp_path / "own" / "train" / "a" / "0.png")
+    with pytest.raises(CheckpointError, match="pictures was .* and is .*; give the same, or start anew"):
+        learn(parse([*words, "--resume"]))

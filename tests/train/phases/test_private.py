@@ -1,0 +1,320 @@
+"""Private variants: the same integer weights, statistics and steps of their own, trained in turns."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train.bits.configs import NAME as CONFIGS
+from train.bits.configs import ConfigsError, read
+from train.data.batches import Batches
+from train.evidence.evidence import Evidence
+from train.integers.lowering import lower
+from train.kinds.groups import groups_of_families
+from train.loop.checkpoint import load, part
+from train.network.architectures import Layer, architecture
+from train.network.network import Network, key
+from train.network.weights import load_weights, save_weights
+from train.phases.find_bits import Bits
+from train.phases.joint import private_layers, variants_network
+from train.phases.private import PrivatePhase, _moving
+from train.run import learn, main
+from train.settings import PRIVATE_WEIGHTS, Settings, SettingsError, parse
+
+ARCH = architecture("resnet8", (8, 8, 3), 10)
+GIVEN = ["--limit", "96", "--batch", "16", "--epochs", "1", "--fp-epochs", "1", "--families", "clean,gaussian_noise",
+         "--workers", "1", "--private-epochs", "2"]
+SMALL = [*GIVEN, "--bits", "4,2"]
+
+
+def trained(out, *more):
+    learn(parse([*SMALL, *more, "--out", str(out)]))
+    tensors, state = load(out)
+    return tensors, state
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("private")
+    return out, *trained(out)
+
+
+def test_every_shared_variant_gets_one_for_every_quality(run):
+    out, _, state = run
+    found = read(out / CONFIGS)
+    shared = [v for v in found.variants if not v.base]
+    private = [v for v in found.variants if v.base]
+    assert [v.name for v in shared] == ["w4a4", "w2a2"] and all(not v.groups for v in shared)
+    assert {(v.base, v.groups) for v in private} == {(v.name, (g,)) for v in shared for g in range(2)}
+    assert all(v.bits == found.bits[v.base] and v.cost == found.variants[0 if v.base == "w4a4" else 1].cost
+               for v in private)
+    assert state["phase"] == "done" and [v["name"] for v in state["configs"]["variants"]] == list(found.bits)
+
+
+def test_of_one_quality_there_are_no_private_variants_and_shared_ones_have_all_steps(run, tmp_path):
+    tensors, state = trained(tmp_path, "--groups", "1")
+    assert [v["name"] for v in state["configs"]["variants"]] == ["w4a4", "w2a2"] and state["phase"] == "done"
+    steps, ours = ([json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()
+                    if json.loads(line)["phase"] == "private"] for out in (run[0], tmp_path))
+    assert steps == ours and not torch.equal(tensors["student.convs.conv1.weight"],
+                                             run[1]["student.convs.conv1.weight"])
+
+
+def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_that_learns(run):
+    out, tensors, _ = run
+    found, ends = read(out / CONFIGS), {layer.name for layer in ARCH.ends}
+    net = variants_network(parse(SMALL), ARCH, found)
+    net.load_state_dict(part(tensors, "student"))
+    for v in (v for v in found.variants if v.base):
+        mine, base = lower(net, v.name), lower(net, v.base)
+        for a, b in zip(mine.nodes, base.nodes, strict=True):
+            if hasattr(a, "weight"):
+                assert np.array_equal(a.weight, b.weight) == (a.name not in ends), (v.name, a.name)
+        assert any(not np.array_equal(a.bias, b.bias) for a, b in zip(mine.nodes, base.nodes, strict=True)
+                   if hasattr(a, "bias"))
+        for conv in net.convs.values():
+            own, first = conv.arms[v.name], conv.arms[v.base]
+            assert torch.equal(own.w.log_step, first.w.log_step) == (conv.layer not in ARCH.ends)
+        assert not torch.equal(net.streams[v.name].log_base, net.streams[v.base].log_base)
+
+
+def turns(own: tuple[Layer, ...], layers: tuple[Layer, ...]) -> list[set[str]]:
+    """Names of the parameters that the shared variant's turn and the private one's bring a gradient."""
+    torch.manual_seed(0)
+    net = Network(ARCH, {"w4a4": {layer.name: (4, 4) for layer in ARCH.layers}})
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 8, 8, 3), np.uint8)
+    batches = Batches(pictures, np.arange(32) % 10, batch=8, pictures=0, seed=0, flip=False,
+                      device=torch.device("cpu"))
+    net.calibrate(batches.sample(16))
+    net.add_private("w4a4-q0", "w4a4", own)
+    own = torch.zeros(2, 32, dtype=torch.bool)
+    own[1] = True
+    fed = (None, ("w4a4",)), (own, ("w4a4-q0",))
+    phase = PrivatePhase("private", net, ("w4a4",), 1, 1e-2, None, fed, layers)
+    order, reached = phase.order(batches, 0), []
+    assert bool((order[1][1] == 1).all())  # only views of its own quality
+    for turn in range(2):
+        (name, loss), = phase.losses(None, batches, order, 0, turn)
+        assert name == "w4a4"
+        phase.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        before = {n: p.detach().clone() for n, p in net.named_parameters()}
+        phase.optimizer.step()
+        reached.append({n for n, p in net.named_parameters() if p.grad is not None})
+        assert {n for n, p in net.named_parameters() if not torch.equal(p, before[n])} <= reached[-1]
+    return reached
+
+
+def test_without_layers_weights_rest_and_turns_train_one_quality_at_a_time():
+    for moved, arm in zip(turns((), ()), ("w4a4", "w4a4-q0"), strict=True):
+        assert moved and all(f"arms.{arm}." in n or n == f"streams.{arm}.log_base" for n in moved)
+        assert not any(".w." in n or n.endswith("conv.weight") for n in moved)
+
+
+@pytest.mark.parametrize("which", PRIVATE_WEIGHTS[1:])
+def test_with_private_weights_those_of_shared_variants_train_too(which):
+    own = private_layers(ARCH, which)
+    shared, private = turns(own, own)
+    for layer in ARCH.layers:
+        weight, arms = f"convs.{key(layer)}.weight", f"convs.{key(layer)}.arms"
+        mine = {weight, f"{arms}.w4a4.w.log_step"}, {f"{arms}.w4a4-q0.weight", f"{arms}.w4a4-q0.w.log_step"}
+        for moved, wanted in zip((shared, private), mine, strict=True):
+            assert moved & (mine[0] | mine[1]) == (wanted if layer in own else set()), layer.name
+
+
+def test_weights_that_are_shared_train_in_every_turn():
+    both = turns(ARCH.ends, ARCH.layers)
+    for layer in ARCH.layers:
+        reached = {f"convs.{key(layer)}.weight", f"convs.{key(layer)}.arms.w4a4.w.log_step"}
+        assert [reached <= moved for moved in both] == [True, layer not in ARCH.ends], layer.name
+
+
+def test_weights_rest_where_a_variant_would_be_left_behind(run):
+    found = read(run[0] / CONFIGS)
+    assert _moving(found, ARCH) == ARCH.layers
+    policys = replace(found.variants[0], name="dqmq-q0", groups=(0,))
+    assert _moving(replace(found, variants=(*found.variants, policys)), ARCH) == ()
+    moved, private = turns(ARCH.ends, ())
+    assert not any(n.endswith("conv.weight") or ".w." in n for n in moved)
+    own = {f"convs.{key(layer)}.arms.w4a4-q0.{part}" for layer in ARCH.ends for part in ("weight", "w.log_step")}
+    assert {n for n in private if n.endswith("weight") and "norm" not in n or ".w." in n} == own
+
+
+def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_private(run, tmp_path):
+    words = [*GIVEN, "--private-epochs", "0", "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--out", str(tmp_path)]
+    learn(parse(words))
+    variants = read(tmp_path / CONFIGS).variants
+    assert [(v.name, v.groups, v.base) for v in variants] == [("w4a4", (), ""), ("w4a4-q1", (1,), "")]
+
+
+@pytest.mark.parametrize("names, more, told", [
+    ("w4a4,w4a4-q1", [], "w4a4-q1: --private-epochs makes variants of these names"),
+    ("w4a4,w4a4-q1", ["--groups", "3"], "brings its kinds of quality along, got --groups 3")])
+def test_what_a_file_brings_is_not_made_again(run, tmp_path, names, more, told):
+    words = [*GIVEN, "--configs", f"{run[0] / CONFIGS}:{names}", *more, "--out", str(tmp_path)]
+    with pytest.raises(ConfigsError, match=told):
+        learn(parse(words))
+
+
+def test_no_private_variants_beside_such_as_a_file_brings_where_none_are_asked_for(run, tmp_path):
+    learn(parse([*GIVEN, "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--groups", "1", "--out", str(tmp_path)]))
+    assert [(v.name, v.groups, v.base) for v in read(tmp_path / CONFIGS).variants] == [
+        ("w4a4", (), ""), ("w4a4-q1", (1,), "")]
+
+
+@pytest.mark.parametrize("damage, told", [
+    (lambda d: d.update(groups=None), "does not describe"), (lambda d: d["groups"].pop("means"), "does not describe"),
+    (lambda d: d.update(groups={"foo": 1}), "does not describe"), (lambda d: d["groups"]["means"].pop(), "describe"),
+    (lambda d: d["groups"]["covariances"][0].pop(), "does not describe"),
+    (lambda d: d["variants"][-1].update(groups=[99]), "kinds of quality it describes, got .* for others"),
+    (lambda d: d["variants"].append(d["variants"][0]), "variants of different names")])
+def test_damaged_kinds_of_quality_are_told_before_anything_is_trained(run, tmp_path, damage, told):
+    content = json.loads((run[0] / CONFIGS).read_text())
+    damage(content)
+    (tmp_path / CONFIGS).write_text(json.dumps(content))
+    with pytest.raises(ConfigsError, match=told):
+        Bits.of(Settings(configs=str(tmp_path / CONFIGS), budget=0.3), ARCH)
+
+
+def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, monkeypatch):
+    whole = run[0]
+    stopped = tmp_path / "stopped"
+    from train.loop import phase as loop
+    real, seen = loop.keep, []
+
+    def keep(phase, run, state):
+        real(phase, run, state)
+        if phase is not None and phase.name == "private" and state["epoch"] == 1:
+            seen.append(1)
+            raise KeyboardInterrupt
+    monkeypatch.setattr(loop, "keep", keep)
+    with pytest.raises(KeyboardInterrupt):
+        trained(stopped)
+    monkeypatch.setattr(loop, "keep", real)
+    assert seen
+    tensors, state = trained(stopped, "--resume")
+    wanted, ended = run[1:]
+    assert state == ended and tensors.keys() == wanted.keys()
+    assert all(torch.equal(t, wanted[k]) for k, t in tensors.items())
+    assert (stopped / CONFIGS).read_bytes() == (whole / CONFIGS).read_bytes()
+
+
+def test_private_weights_are_own_integers_and_their_bytes_count(tmp_path):
+    more = [*SMALL, "--bits", "4", "--test-pictures", "40"]
+    main(parse([*more, "--private-weights", "none", "--out", str(tmp_path / "none")]))
+    stored = {"none": json.loads((tmp_path / "none" / "run.json").read_text())["bytes"]}
+    for which in PRIVATE_WEIGHTS[1:]:
+        out, layers = tmp_path / which, private_layers(ARCH, which)
+        words = [*more, "--private-weights", which, "--private-lr", "0.01", "--out", str(out)]
+        main(parse(words))
+        tensors, _ = load(out)
+        found = read(out / CONFIGS)
+        net = variants_network(parse(words), ARCH, found)
+        net.load_state_dict(part(tensors, "student"))
+        base, own = (lower(net, v.name) for v in found.variants[:2])
+        other = {a.name for a, b in zip(own.nodes, base.nodes, strict=True)
+                 if hasattr(a, "weight") and not np.array_equal(a.weight, b.weight)}
+        assert other == {layer.name for layer in layers}
+        stored[which] = json.loads((out / "run.json").read_text())["bytes"]
+        assert stored[which]["tables"] == stored["none"]["tables"]
+        learn(parse([*words, "--resume"]))
+    ends = sum(layer.inputs * layer.outputs * layer.kernel**2 for layer in ARCH.ends)
+    assert stored["ends"]["weights"] == stored["none"]["weights"] + 2 * ends
+    assert 2 * stored["none"]["weights"] < stored["all"]["weights"] <= 3 * stored["none"]["weights"]
+
+
+def test_without_private_epochs_nothing_is_added(tmp_path):
+    learn(parse([*SMALL, "--private-epochs", "0", "--out", str(tmp_path)]))
+    assert list(read(tmp_path / CONFIGS).bits) == ["w4a4", "w2a2"]
+
+
+def test_full_precision_network_of_a_run_can_start_another(run, tmp_path):
+    out, tensors, _ = run
+    net = Network(ARCH, {})
+    load_weights(net, out / "full.safetensors")
+    assert all(torch.equal(t, load_file(out / "full.safetensors")[k]) for k, t in net.state_dict().items())
+    assert all(torch.equal(t, part(tensors, "teacher")[k]) for k, t in net.state_dict().items())
+    save_weights(net, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (out / "full.safetensors").read_bytes()
+    other = Network(architecture("resnet20", (8, 8, 3), 10), {})
+    with pytest.raises(ValueError, match="give the --arch it was trained as"):
+        load_weights(other, out / "full.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="broken.safetensors"):
+        load_weights(net, tmp_path / "broken.safetensors")
+
+
+def test_groups_of_families_tell_families_apart_and_mild_pictures_count_as_what_they_look_like():
+    chance = np.random.default_rng(0)
+    centres = 1000 * np.eye(3, 12)
+    family = np.repeat(np.arange(3), 400)
+    quality = (centres[family] + chance.normal(0, 50, (1200, 12))).astype(np.int32)
+    quality[family == 2] = np.where(chance.random((400, 1)) < 0.3, quality[family == 0], quality[family == 2])
+    groups = groups_of_families(quality, family)
+    found = groups.assign(groups.standardize(quality))
+    looks = np.linalg.norm(quality[:, None] - centres, axis=-1).argmin(1)
+    assert len(groups) == 3 and (found == looks)[family < 2].mean() > 0.99
+    assert np.isclose(groups.shares, 1 / 3).all()
+    again = groups.from_dict(groups.to_dict())
+    assert np.array_equal(again.assign(again.standardize(quality)), found)
+
+
+@pytest.mark.parametrize("taken", [0.2, 0.45, 0.6, 1.0])
+def test_a_family_that_mostly_looks_like_another_is_one_kind_with_it(taken):
+    chance = np.random.default_rng(0)
+    centres = 1000 * np.eye(4, 12)
+    family = np.repeat([2, 3, 5, 7], 500)  # numbers may have gaps
+    looks = np.repeat(np.arange(4), 500)
+    looks[(family == 7) & (chance.random(2000) < taken)] = 1
+    quality = (centres[looks] + chance.normal(0, 50, (2000, 12))).astype(np.int32)
+    groups = groups_of_families(quality, family)
+    found = groups.assign(groups.standardize(quality))
+    assert len(groups) == (3 if taken > 0.4 else 4) and np.isclose(groups.shares.sum(), 1)
+    first = [int(np.bincount(found[family == f]).argmax()) for f in (2, 3, 5, 7)]
+    assert (first[1] == first[3]) == (taken > 0.4) and len(set(first[:3])) == 3
+
+
+def test_families_that_all_look_alike_are_one_kind():
+    quality = np.random.default_rng(0).normal(0, 100, (900, 12)).astype(np.int32)
+    groups = groups_of_families(np.tile(quality, (3, 1)), np.repeat(np.arange(3), 900))
+    assert len(groups) == 1 and groups.shares.tolist() == [1]
+
+
+@pytest.mark.parametrize("wrong", ["many", "-1", ""])
+def test_bad_groups_say_what_was_expected(wrong):
+    with pytest.raises((SettingsError, SystemExit)):
+        parse(["--groups=" + wrong])
+
+
+def test_pictures_of_unknown_quality_get_private_variants_of_groups_found_without_labels(tmp_path):
+    main(parse(["--limit", "200", "--batch", "20", "--epochs", "1", "--families", "clean", "--hold-out", "none",
+                "--bits", "8,4", "--workers", "1", "--private-epochs", "1", "--groups", "2", "--test-pictures", "40",
+                "--out", str(tmp_path)]))
+    evidence = Evidence.read(tmp_path)
+    assert set(evidence.kinds.tolist()) == {0, 1} and not evidence.families.any()
+    assert [v.name for v in evidence.variants if v.base] == ["w8a8-q0", "w8a8-q1", "w4a4-q0", "w4a4-q1"]
+    assert "private" in evidence.arms and "swap" in (tmp_path / "report.md").read_text().lower()
+
+
+def test_another_network_can_teach(run, tmp_path):
+    """The full-precision network given as teacher changes nothing; another one does."""
+    own = run[0] / "full.safetensors"
+    torch.manual_seed(1)
+    other = Network(architecture("resnet20", (32, 32, 3), 10), {})
+    save_weights(other, tmp_path / "other.safetensors")
+    given = ["--weights", str(own), "--fp-epochs", "0", "--bits", "4"]
+    alone, same, taught = (trained(tmp_path / name, *given, *more)[0] for name, *more in (
+        ("alone",), ("same", "--teacher", str(own), "--teacher-arch", "resnet8"),
+        ("taught", "--teacher", str(tmp_path / "other.safetensors"), "--teacher-arch", "resnet20")))
+    assert alone.keys() == same.keys() == taught.keys()
+    assert all(torch.equal(alone[k], same[k]) for k in alone)
+    students = [k for k in alone if k.startswith("student.") and k.endswith("conv1.weight")]
+    assert students and all(not torch.equal(alone[k], taught[k]) for k in students)
+    assert all(torch.equal(alone[k], taught[k]) for k in alone if k.startswith("teacher."))
+    with pytest.raises(ValueError, match="is no checkpoint of resnet20.*--teacher-arch"):
+        trained(tmp_path / "no", *given, "--teacher", str(own), "--teacher-arch", "resnet20")
+    with pytest.raises(SystemExit):
+        parse(["--teacher", str(tmp_path / "missing.th")])
