@@ -29,8 +29,7 @@ from runtime.files import write_json
 from targets import find
 from targets.arm import toolchain
 from targets.arm.cycles import MODELS, Cost, cost, executed
-from targets.arm.emulation import qemu
-from targets.arm.emulation import trace
+from targets.arm.emulation import qemu, trace
 from targets.reference.graph import Graph, macs
 
 CPUS = ("cortex-a72", "cortex-a76")
@@ -38,7 +37,7 @@ PEER = "int8-u8s8"  # onnxruntime's quantization with signed weights, its faster
 # what onnxruntime imports, without dependencies: the box has numpy
 WHEELS = ("onnxruntime==1.31.1", "flatbuffers", "protobuf", "packaging")
 LIBRARY = "onnxruntime_pybind11_state"
-GUEST = '''
+GUEST = """
 import sys
 import numpy
 import onnxruntime
@@ -53,7 +52,7 @@ for _ in range(int(repetitions)):
     session.run(None, {entry.name: x})
 spans = [line.split()[0].split("-") for line in open("/proc/self/maps") if library in line]
 print(min(first for first, _ in spans), max(last for _, last in spans))
-'''
+"""
 
 
 def ours(graph: Graph, cpu: str) -> Cost:
@@ -84,11 +83,31 @@ def theirs(network: str, cpu: str, site: Path) -> Cost:
 def wheels(folder: Path) -> Path:
     """onnxruntime for the box's Python."""
     version = max((qemu.make() / "root" / "usr" / "bin").glob("python3.*[0-9]")).name.removeprefix("python")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target",
-                    str(folder), "--no-deps", "--only-binary=:all:", "--python-version", version, "--implementation",
-                    "cp", *(word for tag in ("2_28", "2_27", "2014") for word in
-                            ("--platform", f"manylinux{'' if tag == '2014' else '_'}{tag}_aarch64")), *WHEELS],
-                   check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--target",
+            str(folder),
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            version,
+            "--implementation",
+            "cp",
+            *(
+                word
+                for tag in ("2_28", "2_27", "2014")
+                for word in ("--platform", f"manylinux{'' if tag == '2014' else '_'}{tag}_aarch64")
+            ),
+            *WHEELS,
+        ],
+        check=True,
+    )
     return folder
 
 
@@ -114,15 +133,29 @@ def of_files(files: list[Path], cpus: list[str]) -> Iterator[dict]:
 
 
 def _record(network: str, engine: str, bits: str, cpu: str, found: Cost, graph: Graph) -> dict:
-    return {"network": network, "engine": engine, "bits": bits, "cpu": cpu, "instructions": found.instructions,
-            "cycles": round(found.cycles), "macs": sum(macs(graph).values())}
+    return {
+        "network": network,
+        "engine": engine,
+        "bits": bits,
+        "cpu": cpu,
+        "instructions": found.instructions,
+        "cycles": round(found.cycles),
+        "macs": sum(macs(graph).values()),
+    }
 
 
 def show(console: Console, rows: list[dict]) -> None:
     table = Table("network", "cpu", "engine", "bits", "instructions", "cycles", "MAC/cycle")
     for r in rows:
-        table.add_row(r["network"], r["cpu"], r["engine"], r["bits"], f"{r['instructions']:,}", f"{r['cycles']:,}",
-                      f"{r['macs'] / r['cycles']:.2f}")
+        table.add_row(
+            r["network"],
+            r["cpu"],
+            r["engine"],
+            r["bits"],
+            f"{r['instructions']:,}",
+            f"{r['cycles']:,}",
+            f"{r['macs'] / r['cycles']:.2f}",
+        )
     console.print(table)
 
 

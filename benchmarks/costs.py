@@ -51,8 +51,15 @@ def check(names: list[str], target: Target, costs: Costs) -> Iterator[dict]:
             predicted, whole = costs.predict(network), _whole(machine, lower(network, target))
             known = sum(time for _, time, how in predicted if how == MEASURED)
             total = sum(time for _, time, _ in predicted)
-            yield {"network": name, "bits": bits, "unit": costs.unit, "predicted": total, "whole": whole,
-                   "ratio": total / whole, "from_table": known / total}
+            yield {
+                "network": name,
+                "bits": bits,
+                "unit": costs.unit,
+                "predicted": total,
+                "whole": whole,
+                "ratio": total / whole,
+                "from_table": known / total,
+            }
 
 
 def _whole(machine: profile.Machine, lowered: Lowered) -> float:

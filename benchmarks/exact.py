@@ -65,8 +65,10 @@ def _emulated(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
 def graph_of(bundle: Bundle, variant: Variant) -> Graph:
     """The variant's integer graph, from the bundle's copy of its ONNX file."""
     if variant.onnx is None or variant.onnx not in bundle.manifest.files:
-        raise BundleError(f"{bundle.folder}: expected an ONNX file of {variant.name} in the bundle, it has none; "
-                          "build the bundle again with `python -m compile.build`")
+        raise BundleError(
+            f"{bundle.folder}: expected an ONNX file of {variant.name} in the bundle, it has none; "
+            "build the bundle again with `python -m compile.build`"
+        )
     return load_onnx(bundle.path(variant.onnx))
 
 
@@ -100,13 +102,28 @@ def counted_by_training(bundle: Bundle, pictures: int, seed: int) -> dict[str, i
 
 
 def show(records: list[dict], seed: int, training: dict[str, int]) -> None:
-    table = Table("variant", "target", "runs on", "pictures", "differing", "correct", "in training",
-                  title_justify="left",
-                  title=f"compiled code against the integer reference, pictures degraded at random (seed {seed})")
+    table = Table(
+        "variant",
+        "target",
+        "runs on",
+        "pictures",
+        "differing",
+        "correct",
+        "in training",
+        title_justify="left",
+        title=f"compiled code against the integer reference, pictures degraded at random (seed {seed})",
+    )
     for r in records:
         share = f"{r['correct']} ({r['correct'] / r['pictures']:.2%})"
-        table.add_row(r["variant"], r["target"], r["cpu"], str(r["pictures"]), str(r["differing"]), share,
-                      str(training.get(r["variant"], "")))
+        table.add_row(
+            r["variant"],
+            r["target"],
+            r["cpu"],
+            str(r["pictures"]),
+            str(r["differing"]),
+            share,
+            str(training.get(r["variant"], "")),
+        )
     Console().print(table)
 
 

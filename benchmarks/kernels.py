@@ -23,8 +23,13 @@ from targets.costs.shapes import Shape
 
 BITS = ("w8a8", "w7a8", "w4a4", "w2a2", "w4a8", "w8a4", "w2a4", "w4a2")
 # words of a rule -> the peak that belongs to it, the first that fits; a chain of one step is a plain multiply-add
-PEAKS = (("look-up", "look-up"), (r"chain (?!1\b)", "int16 chain"), ("wide dot product", "wide dot product"),
-         ("dot product", "dot product"), ("", "multiply-add"))
+PEAKS = (
+    ("look-up", "look-up"),
+    (r"chain (?!1\b)", "int16 chain"),
+    ("wide dot product", "wide dot product"),
+    ("dot product", "dot product"),
+    ("", "multiply-add"),
+)
 
 
 def _conv(side: int, inputs: int, outputs: int, kernel: int) -> Shape:
@@ -54,8 +59,17 @@ def measure(target: Target, shapes: tuple[Shape, ...] = SHAPES, bits: tuple[str,
         calls = [layer_call(shape, widths, target) for widths in bits]
         for widths, call, us in zip(bits, calls, machine.times(calls), strict=True):
             rule = call.kernel.rule
-            records.append({"target": target.name, "layer": str(shape), "rule": rule, "bits": widths, "us": us,
-                            "gmacs": shape.work / us / 1e3, "peak_gmacs": peak_of(rule, found)})
+            records.append(
+                {
+                    "target": target.name,
+                    "layer": str(shape),
+                    "rule": rule,
+                    "bits": widths,
+                    "us": us,
+                    "gmacs": shape.work / us / 1e3,
+                    "peak_gmacs": peak_of(rule, found),
+                }
+            )
     return records
 
 

@@ -6,7 +6,7 @@
 A network is built into a bundle as a user's would be. onnxruntime and OpenVINO run the same network in float32, and in
 8 bits as their own tools quantize it (benchmarks/peers/engines.py); they get a picture that is float already, bitgrade
 its bytes. "exact" says whether an engine's fast answers are those of an unoptimized run (for bitgrade: of the integer
-reference), and if not, how far off they are. """
+reference), and if not, how far off they are."""
 
 import argparse
 import io
@@ -48,8 +48,10 @@ def qdq_file(bundle: Bundle) -> onnx.ModelProto:
     """The plainest of the ONNX files that travel with a bundle."""
     paths = [bundle.path(v.onnx) for v in bundle.variants if v.onnx in bundle.manifest.files]
     if not paths:
-        raise BundleError(f"{bundle.folder}: expected an ONNX file of a variant in the bundle, it has none; build the "
-                          "bundle again with `python -m compile.build`")
+        raise BundleError(
+            f"{bundle.folder}: expected an ONNX file of a variant in the bundle, it has none; build the "
+            "bundle again with `python -m compile.build`"
+        )
     return min(map(onnx.load, paths), key=lambda model: len(model.graph.node))
 
 
@@ -59,8 +61,14 @@ def ours(bundle: Bundle, threads: int) -> Iterator[Contender]:
     loaded = Loaded(bundle, bundle.variants, threads=threads)
     for variant in bundle.variants:
         off = difference(np.stack([loaded.run(variant.name, picture) for picture in images]), logits[variant.name])
-        record = {"network": name, "engine": "bitgrade", "bits": variant.name, "threads": threads, "exact": off == 0,
-                  "difference": off}
+        record = {
+            "network": name,
+            "engine": "bitgrade",
+            "bits": variant.name,
+            "threads": threads,
+            "exact": off == 0,
+            "difference": off,
+        }
         yield record, lambda v=variant.name: loaded.run(v, images[0])
 
 
@@ -69,8 +77,14 @@ def theirs(name: str, found: list[Peer], floats: np.ndarray, threads: int) -> It
     for peer in found:
         run = peer.start(threads)
         off = difference(answered(run, floats), peer.answers)
-        record = {"network": name, "engine": peer.engine, "bits": peer.bits, "threads": threads,
-                  "exact": off <= TOLERANCE, "difference": off}
+        record = {
+            "network": name,
+            "engine": peer.engine,
+            "bits": peer.bits,
+            "threads": threads,
+            "exact": off <= TOLERANCE,
+            "difference": off,
+        }
         yield record, lambda run=run: run(floats[:1])
 
 
@@ -108,8 +122,9 @@ def show(console: Console, records: list[dict], title: str) -> None:
     console.print(table)
 
 
-def compared(bundle: Bundle, model: onnx.ModelProto, threads: list[int], calls: int | None,
-             console: Console) -> Iterator[dict]:
+def compared(
+    bundle: Bundle, model: onnx.ModelProto, threads: list[int], calls: int | None, console: Console
+) -> Iterator[dict]:
     """Records of a bundle and its peers on the network in `model`, shown as a table for each number of threads."""
     pictures, name = bundle.golden()[0], bundle.manifest.name
     floats = as_floats(model, pictures)
@@ -126,11 +141,16 @@ def _names(text: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.latency", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--networks", type=_names, help=f"default: {','.join(NETWORKS)}, or none beside --bundle")
-    parser.add_argument("--bits", type=_names, default=list(BITS),
-                        help=f"of the networks (default {','.join(BITS)}); also w4a8, or w4a4-dw8 for 8-bit depthwise")
+    parser.add_argument(
+        "--bits",
+        type=_names,
+        default=list(BITS),
+        help=f"of the networks (default {','.join(BITS)}); also w4a8, or w4a4-dw8 for 8-bit depthwise",
+    )
     parser.add_argument("--threads", type=_names, default=["1"], help="one table each, such as 1,2 (default 1)")
     parser.add_argument("--calls", type=int, help=f"of each engine; default: what fits into {SECONDS} s")
     parser.add_argument("--target", help="what the networks are built for (default x86)")

@@ -31,8 +31,9 @@ def _loop(step, lanes: int, dtype: str) -> tvm.tirx.PrimFunc:
             T.func_name("main")
             T.func_attr({"tirx.noalias": True})
             data, out = T.arg("data", T.Buffer((8192,), "int8")), T.arg("out", T.Buffer((4096,), dtype))
-            acc = T.alloc_buffer((CODES * WEIGHTS * lanes,), dtype, scope="local",
-                                 annotations={"disable_lower_builtin": True})
+            acc = T.alloc_buffer(
+                (CODES * WEIGHTS * lanes,), dtype, scope="local", annotations={"disable_lower_builtin": True}
+            )
             codes = [T.bind(data[T.ramp(4096 + p * size, 1, size)]) for p in range(CODES)]
             for v in range(CODES * WEIGHTS):
                 T.buffer_store(acc, T.broadcast(T.cast(0, dtype), lanes), [T.ramp(v * lanes, 1, lanes)])
@@ -65,8 +66,9 @@ def _look_up(acc, x, w):
 
 def _dot(bits: int):
     """vpdpbusd."""
-    return lambda acc, x, w: intrinsic(f"x86.avx512.vpdpbusd.{bits}", f"int32x{bits // 32}", acc,
-                                       T.reinterpret(x, dtype=f"uint8x{bits // 8}"), w)
+    return lambda acc, x, w: intrinsic(
+        f"x86.avx512.vpdpbusd.{bits}", f"int32x{bits // 32}", acc, T.reinterpret(x, dtype=f"uint8x{bits // 8}"), w
+    )
 
 
 # name, target, what a step does, lanes and type of its accumulators, multiply-adds of one instruction
@@ -84,8 +86,10 @@ def measure() -> dict[str, float]:
     data = aligned_buffer(8192, "int8")
     data[:] = np.random.default_rng(0).integers(-8, 8, data.size)
     ways = [way for way in WAYS if _runs(find(way[1]))]
-    loops = [(_compiled(find(target), _loop(step, lanes, dtype)), tvm_ffi.from_dlpack(aligned_buffer(4096, dtype)))
-             for _, target, step, lanes, dtype, _ in ways]
+    loops = [
+        (_compiled(find(target), _loop(step, lanes, dtype)), tvm_ffi.from_dlpack(aligned_buffer(4096, dtype)))
+        for _, target, step, lanes, dtype, _ in ways
+    ]
     codes, seconds, peaks = tvm_ffi.from_dlpack(data), [np.inf] * len(ways), {}
     for _ in range(REPEATS):
         for i, (main, out) in enumerate(loops):

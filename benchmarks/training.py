@@ -132,7 +132,7 @@ class Block(nn.Module):
         if self.shortcut is not None:
             x = self.shortcut(x)
         elif self.stride > 1:
-            x = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.more, self.more))
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
         return F.relu(y + x)
 
 
@@ -164,6 +164,7 @@ def torch_step(bench: Bench) -> Step:
         loss.backward()
         optimizer.step()
         return loss.item()
+
     return step
 
 
@@ -175,6 +176,7 @@ def phase_step(bench: Bench, phase: Phase, ways: tuple[str, ...] = ()) -> Step:
     def step(k: int) -> float:
         with passes(phase, run):
             return optimize(phase, run, bench.batches, order, EPOCH, k)[0]
+
     return step
 
 
@@ -214,9 +216,18 @@ def measure(network: str, batch: int, methods: list[str], device: torch.device, 
         found = seconds([torch_step(bench), *steps], device, turns)
     shared = [1, *(len(p.arms) if p.name == "joint" else 1 for p in made.values())]
     each = [t / count for t, count in zip(found, shared, strict=True)]
-    return [{"network": network, "method": method, "device": device.type, "batch": batch,
-             "threads": torch.get_num_threads(), "pictures_per_second": batch / t, "ratio_to_fp32": t / each[1]}
-            for method, t in zip(("torch", *made), each, strict=True)]
+    return [
+        {
+            "network": network,
+            "method": method,
+            "device": device.type,
+            "batch": batch,
+            "threads": torch.get_num_threads(),
+            "pictures_per_second": batch / t,
+            "ratio_to_fp32": t / each[1],
+        }
+        for method, t in zip(("torch", *made), each, strict=True)
+    ]
 
 
 def show(console: Console, records: list[dict]) -> None:
@@ -240,9 +251,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for method in args.methods:
         name, ways = parts(method)
-        if name not in (*find_bits.SEARCHES, "fp32") and not name.startswith("fixed:") or set(ways) - set(WAYS):
-            parser.error(f"--methods: expected fp32, fixed:BITS or some of {', '.join(find_bits.SEARCHES)}, alone or with "
-                         f"@ and some of {', '.join(WAYS)}, got {method!r}")
+        if (name not in (*find_bits.SEARCHES, "fp32") and not name.startswith("fixed:")) or set(ways) - set(WAYS):
+            parser.error(
+                f"--methods: expected fp32, fixed:BITS or some of {', '.join(find_bits.SEARCHES)}, alone or with "
+                f"@ and some of {', '.join(WAYS)}, got {method!r}"
+            )
     if args.turns < 1 or min(args.batch) < 2:
         parser.error(f"expected --turns of at least 1 and --batch of at least 2, got {args.turns} and {args.batch}")
     records = []
@@ -252,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         for network in args.networks:
             for batch in args.batch:
                 records += measure(network, batch, args.methods, device, args.turns)
-                show(Console(), records[-len(args.methods) - 2:])
+                show(Console(), records[-len(args.methods) - 2 :])
         if args.json:
             write_json(args.json, records)
     except (ValueError, OSError) as error:

@@ -69,8 +69,10 @@ def build(
                 dump(dump_to, variant, target, lowered)
             library = libraries.add(variant.name, lowered)
             first = next((b.source.name for b in built if b.library == library), None)
-            console.print(f"{count} of {len(source.variants)}: {variant.name}"
-                          + (f", the code of {first}" if first else ""), highlight=False)
+            console.print(
+                f"{count} of {len(source.variants)}: {variant.name}" + (f", the code of {first}" if first else ""),
+                highlight=False,
+            )
             layers = {}
             if first is None or verbose or dump_to:
                 layers = _layers(variant, target, lowered, folder / library, times)
@@ -161,8 +163,12 @@ def main(argv: list[str] | None = None) -> int:
         "source", nargs="*", type=Path, help="a run folder or ONNX files; default: the newest run under runs/"
     )
     here, names = _here(), ", ".join(t.name for t in targets())
-    parser.add_argument("--target", default=here, required=here is None,
-                        help=names + (f" (default {here}, this machine)" if here else ""))
+    parser.add_argument(
+        "--target",
+        default=here,
+        required=here is None,
+        help=names + (f" (default {here}, this machine)" if here else ""),
+    )
     parser.add_argument("--out", type=Path, help="bundle folder; default: bundles/<run>-<target>")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="leave a readable file for each stage there")
     parser.add_argument(
@@ -175,8 +181,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="of ONNX files with a float picture, which is")
     parser.add_argument("--std", type=_floats, metavar="R,G,B", help="(u8 / 255 - mean) / std")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="of ONNX files: a class a line, in their order")
-    parser.add_argument("--verbose", action="store_true", help="a table of layers for each variant, not only the first "
-                        "of those that share their code")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="a table of layers for each variant, not only the first of those that share their code",
+    )
     parser.add_argument("--batch", type=int, default=1, help="cuda: pictures that run together (default 1)")
     args = parser.parse_args(argv)
     if args.batch < 1:

@@ -89,15 +89,18 @@ def machine_for(target: Target, rpc: str | None = None) -> Machine:
     Raises TargetError where there is none, and for a family; ValueError where the model lacks a tool.
     """
     if target.levels:
-        raise TargetError(f"{target.name}: expected one of its levels, each of which has a table of its own: "
-                          f"{', '.join(level.name for level in target.levels)}")
+        raise TargetError(
+            f"{target.name}: expected one of its levels, each of which has a table of its own: "
+            f"{', '.join(level.name for level in target.levels)}"
+        )
     if rpc:
         return Board(target, rpc)
     return Modelled(target) if missing(target) and target.cpu else Local(target)
 
 
-def profile(todo: Wanted, target: Target, machine: Machine, path: Path, again: bool = False,
-            console: Console | None = None) -> Costs:
+def profile(
+    todo: Wanted, target: Target, machine: Machine, path: Path, again: bool = False, console: Console | None = None
+) -> Costs:
     """Measures what `todo` asks for and the table in `path` lacks; the table, which keeps its other entries.
 
     again: what is asked for is measured anew. Raises CostsError for a table of another machine or of other kernels.
@@ -140,8 +143,10 @@ def _table(target: Target, machine: Machine, path: Path) -> Costs:
     old = load(target.name, path)
     for what in ("unit", "machine", "kernels"):
         if getattr(old, what) != getattr(new, what):
-            raise CostsError(f"{path}: expected costs with {what} {getattr(new, what)!r} to add to, got "
-                             f"{getattr(old, what)!r}; delete the file, or write another with --out")
+            raise CostsError(
+                f"{path}: expected costs with {what} {getattr(new, what)!r} to add to, got "
+                f"{getattr(old, what)!r}; delete the file, or write another with --out"
+            )
     return old
 
 
@@ -149,8 +154,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m compile.profile", description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="*", type=Path, help="a run folder or ONNX files; default: all known layers")
     parser.add_argument("--target", required=True, help=", ".join(t.name for t in targets()))
-    parser.add_argument("--bits", type=_pairs, default=[], metavar="2,4,8,w7a8",
-                        help="widths to combine, and pairs; default: the networks' own")
+    parser.add_argument(
+        "--bits",
+        type=_pairs,
+        default=[],
+        metavar="2,4,8,w7a8",
+        help="widths to combine, and pairs; default: the networks' own",
+    )
     parser.add_argument("--out", type=Path, help="default: the target's own table, targets/<family>/costs-*.json")
     parser.add_argument("--again", action="store_true", help="measure anew what the table has already")
     add_machine_arguments(parser)
@@ -178,11 +188,15 @@ def run(todo: Wanted, target: Target, args: argparse.Namespace) -> Costs:
         try:
             os.sched_setaffinity(0, {args.cpu})
         except OSError as error:
-            raise CostsError(f"--cpu {args.cpu}: expected a core that this process may run on, got: {error.strerror}"
-                             ) from error
+            raise CostsError(
+                f"--cpu {args.cpu}: expected a core that this process may run on, got: {error.strerror}"
+            ) from error
     console, machine, path = Console(markup=False), machine_for(target, args.rpc), args.out or path_of(target.name)
-    console.print(f"{target.name} on {machine.name}, {machine.unit}: {sum(map(len, todo.values()))} costs of "
-                  f"{len(todo)} layers -> {path}", highlight=False)
+    console.print(
+        f"{target.name} on {machine.name}, {machine.unit}: {sum(map(len, todo.values()))} costs of "
+        f"{len(todo)} layers -> {path}",
+        highlight=False,
+    )
     costs = profile(todo, target, machine, path, args.again, console)
     console.print(f"{path}: {sum(map(len, costs.entries.values()))} costs, {costs.unit}", highlight=False)
     return costs

@@ -51,9 +51,18 @@ def _infer(args) -> Outcome:
     files, lacking = _files(args.pictures)
     with Engine(args.bundle, variant=args.variant, escalate=not args.no_escalate, **_options(args)) as engine:
         rows, errors = infer(engine, files)
-    shown = [{"picture": r["picture"], "label": r["label"], "score": f"{r['score']:.3f}", "variant": r["variant"],
-              "first": r["first"] if r["escalated"] else "", "ms": r["ms"],
-              "quality": " ".join(f"{k}={r['quality'][k]}" for k in SHOWN) if r["quality"] else ""} for r in rows]
+    shown = [
+        {
+            "picture": r["picture"],
+            "label": r["label"],
+            "score": f"{r['score']:.3f}",
+            "variant": r["variant"],
+            "first": r["first"] if r["escalated"] else "",
+            "ms": r["ms"],
+            "quality": " ".join(f"{k}={r['quality'][k]}" for k in SHOWN) if r["quality"] else "",
+        }
+        for r in rows
+    ]
     own = args.budget is None and engine.bundle.manifest.budget is not None
     budget = "" if engine.budget is None else f", budget {engine.budget:g}" + " (the bundle's own)" * own
     text = f"level {engine.level}{budget}" + (f"\n{table(shown)}" if rows else "")
@@ -69,8 +78,9 @@ def _files(paths: list[Path]) -> tuple[list[Path], list[str]]:
         except PictureError as error:
             errors.append(str(error))
     if not files:
-        raise PictureError("; ".join(errors) or "expected the files of pictures to classify, got none; name at least "
-                           "one")
+        raise PictureError(
+            "; ".join(errors) or "expected the files of pictures to classify, got none; name at least one"
+        )
     return files, errors
 
 
@@ -82,16 +92,39 @@ def _bench(args) -> Outcome:
 def _info(args) -> Outcome:
     found = info(args.bundle)
     own, worst = found["budget"], any(b["worst"] is not None for b in found["budgets"])
-    parts = [f"{found['name']} for {found['target']}; level {found['level']} runs here",
-             table([{"variant": v["variant"], "cost": f"{v['cost']:.3f}", "bytes": v["bytes"], "macs": v["macs"],
-                     "accuracy": "not measured" if v["accuracy"] is None else f"{v['accuracy']:.1%}",
-                     "unsure, then": v["then"] or ""} for v in found["variants"]]),
-             "budget: " + ("none of its own, so any cost" if own is None else f"{own:g}, that of its run") +
-             "; --budget N takes another, --budget inf any cost"]
+    parts = [
+        f"{found['name']} for {found['target']}; level {found['level']} runs here",
+        table(
+            [
+                {
+                    "variant": v["variant"],
+                    "cost": f"{v['cost']:.3f}",
+                    "bytes": v["bytes"],
+                    "macs": v["macs"],
+                    "accuracy": "not measured" if v["accuracy"] is None else f"{v['accuracy']:.1%}",
+                    "unsure, then": v["then"] or "",
+                }
+                for v in found["variants"]
+            ]
+        ),
+        "budget: "
+        + ("none of its own, so any cost" if own is None else f"{own:g}, that of its run")
+        + "; --budget N takes another, --budget inf any cost",
+    ]
     if found["budgets"]:
-        parts.append(table([{"budget": rounded_up(b["budget"]), "accuracy": f"{b['accuracy']:.1%}",
-                             **({"largest cost": rounded_up(b["worst"])} if worst else {}),
-                             "": "<- default" if b["default"] else ""} for b in found["budgets"]]))
+        parts.append(
+            table(
+                [
+                    {
+                        "budget": rounded_up(b["budget"]),
+                        "accuracy": f"{b['accuracy']:.1%}",
+                        **({"largest cost": rounded_up(b["worst"])} if worst else {}),
+                        "": "<- default" if b["default"] else "",
+                    }
+                    for b in found["budgets"]
+                ]
+            )
+        )
     return Outcome(found, "\n".join(parts))
 
 
@@ -102,21 +135,29 @@ def _options(args) -> dict:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description="Runs a bundle on this device.")
     commands = parser.add_subparsers(dest="command")
-    for name, run, about in (("check", _check, "replay the golden pictures: do all logits come out the same here?"),
-                             ("infer", _infer, "classify picture files"), ("bench", _bench, "measure latency"),
-                             ("info", _info, "what is in the bundle, and which of its code runs here?")):
+    for name, run, about in (
+        ("check", _check, "replay the golden pictures: do all logits come out the same here?"),
+        ("infer", _infer, "classify picture files"),
+        ("bench", _bench, "measure latency"),
+        ("info", _info, "what is in the bundle, and which of its code runs here?"),
+    ):
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(run=run)
         command.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
         command.add_argument("--json", metavar="FILE", help="write what was found there too")
         if name == "infer":
-            command.add_argument("pictures", nargs="*", type=Path,
-                                 help="PNG, PPM, PGM, BMP, .npy, with Pillow any; or folders of them")
+            command.add_argument(
+                "pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP, .npy, with Pillow any; or folders of them"
+            )
             command.add_argument("--variant", help="run this one whatever the quality")
             command.add_argument("--no-escalate", action="store_true", help="one pass a picture, sure or not")
         if name in ("infer", "bench"):
-            command.add_argument("--budget", type=float, help="mean cost a picture may take, 1 = 8 bits everywhere, "
-                                 "inf = any; left out: that of the bundle's run")
+            command.add_argument(
+                "--budget",
+                type=float,
+                help="mean cost a picture may take, 1 = 8 bits everywhere, "
+                "inf = any; left out: that of the bundle's run",
+            )
             command.add_argument("--level", help="whose code to run; left out: the best that this machine can run")
             command.add_argument("--threads", type=int, default=1, help="that work on a picture together (default 1)")
         if name == "bench":
@@ -151,8 +192,10 @@ def _opened(args) -> Path:
     except BundleError as error:
         if picture is None:
             raise
-        raise BundleError(f"{picture}: taken for a picture, because it is no bundle; {error}: python -m runtime infer "
-                          f"BUNDLE {picture}") from error
+        raise BundleError(
+            f"{picture}: taken for a picture, because it is no bundle; {error}: python -m runtime infer "
+            f"BUNDLE {picture}"
+        ) from error
     say(f"bundle: {found}")
     return found
 
@@ -188,8 +231,9 @@ def _is_device(path: Path) -> bool:
 
 
 def _unwritable(name: str, error: OSError) -> ValueError:
-    return ValueError(f"--json {name!r}: expected a file that can be written in an existing folder, got: "
-                      f"{error.strerror}")
+    return ValueError(
+        f"--json {name!r}: expected a file that can be written in an existing folder, got: {error.strerror}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

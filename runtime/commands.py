@@ -31,8 +31,15 @@ def check(bundle: Path) -> list[dict]:
         for name, logits in expected.items():
             got = np.array([loaded.run(name, p) for p in pictures], np.int32).reshape(logits.shape)
             differing = int((got != logits).sum())
-            rows.append({"variant": name, "level": level.name, "pictures": len(pictures), "logits": got.size,
-                         "differing": differing})
+            rows.append(
+                {
+                    "variant": name,
+                    "level": level.name,
+                    "pictures": len(pictures),
+                    "logits": got.size,
+                    "differing": differing,
+                }
+            )
     return rows
 
 
@@ -47,12 +54,26 @@ def info(bundle: Path) -> dict:
     opened = open_bundle(bundle)
     manifest, names = opened.manifest, [v.name for v in opened.variants]
     up = range(len(names)) if manifest.escalation is None else manifest.escalation.up
-    variants = [{"variant": v.name, "cost": v.cost, "accuracy": v.mean_accuracy, "bytes": v.bytes, "macs": v.macs,
-                 "then": names[then] if names[then] != v.name else None}
-                for v, then in zip(opened.variants, up, strict=True)]
+    variants = [
+        {
+            "variant": v.name,
+            "cost": v.cost,
+            "accuracy": v.mean_accuracy,
+            "bytes": v.bytes,
+            "macs": v.macs,
+            "then": names[then] if names[then] != v.name else None,
+        }
+        for v, then in zip(opened.variants, up, strict=True)
+    ]
     table = manifest.budgets if manifest.escalation is None else manifest.escalation.budgets
-    return {"name": manifest.name, "target": manifest.target.name, "level": opened.level().name,
-            "budget": manifest.budget, "variants": variants, "budgets": _budgets(table, manifest.budget)}
+    return {
+        "name": manifest.name,
+        "target": manifest.target.name,
+        "level": opened.level().name,
+        "budget": manifest.budget,
+        "variants": variants,
+        "budgets": _budgets(table, manifest.budget),
+    }
 
 
 def _budgets(table: tuple[Budget | EscalationBudget, ...], own: float | None) -> list[dict]:
@@ -87,9 +108,19 @@ def bench(bundle: Path, calls: int, **options) -> list[dict]:
     rows = []
     for (step, variant), us in times.items():
         low, middle, high = np.percentile(us[1:], (0, 50, 99))  # the first call warms caches
-        rows.append({"step": step, "variant": variant, "level": engine.level, "threads": engine.threads,
-                     "cpu": cpu.model(), "calls": calls, "min_us": float(low), "median_us": float(middle),
-                     "p99_us": float(high)})
+        rows.append(
+            {
+                "step": step,
+                "variant": variant,
+                "level": engine.level,
+                "threads": engine.threads,
+                "cpu": cpu.model(),
+                "calls": calls,
+                "min_us": float(low),
+                "median_us": float(middle),
+                "p99_us": float(high),
+            }
+        )
     return rows
 
 
@@ -113,10 +144,25 @@ def infer(engine: Engine, files: list[Path]) -> tuple[list[dict], list[str]]:
         try:
             p = engine.infer(picture)
         except MemoryError:
-            errors.append(f"{file}: expected a picture that fits into memory when it is resized, this one does not; "
-                          "make it smaller")
+            errors.append(
+                f"{file}: expected a picture that fits into memory when it is resized, this one does not; "
+                "make it smaller"
+            )
             continue
-        rows.append({"picture": str(file), "label": p.label, "index": p.index, "score": float(p.scores[p.index]),
-                     "scores": p.scores.tolist(), "logits": p.logits.tolist(), "variant": p.variant, "first": p.first,
-                     "escalated": p.escalated, "level": engine.level, "ms": 1000 * p.seconds, "quality": p.quality})
+        rows.append(
+            {
+                "picture": str(file),
+                "label": p.label,
+                "index": p.index,
+                "score": float(p.scores[p.index]),
+                "scores": p.scores.tolist(),
+                "logits": p.logits.tolist(),
+                "variant": p.variant,
+                "first": p.first,
+                "escalated": p.escalated,
+                "level": engine.level,
+                "ms": 1000 * p.seconds,
+                "quality": p.quality,
+            }
+        )
     return rows, errors

@@ -66,8 +66,15 @@ class Engine:
     be used from several threads: a lock lets one picture through at a time. For more at once, make an engine a thread.
     """
 
-    def __init__(self, bundle: str | Path | None = None, budget: float | None = None, variant: str | None = None,
-                 level: str | None = None, threads: int = 1, escalate: bool = True):
+    def __init__(
+        self,
+        bundle: str | Path | None = None,
+        budget: float | None = None,
+        variant: str | None = None,
+        level: str | None = None,
+        threads: int = 1,
+        escalate: bool = True,
+    ):
         if bundle is None:
             bundle = newest_bundle()
             print(f"bundle: {bundle}")
@@ -200,13 +207,22 @@ class Engine:
         last = again(ran, margin(logits), policy.up, policy.margins)
         return {int(i): known[last[i]] for i in np.flatnonzero(last != ran)}
 
-    def _prediction(self, logits: np.ndarray, name: str, first: str, features: dict[str, int] | None,
-                    before: float) -> Prediction:
+    def _prediction(
+        self, logits: np.ndarray, name: str, first: str, features: dict[str, int] | None, before: float
+    ) -> Prediction:
         began = time.perf_counter()
         index = int(logits.argmax())
         scores = softmax(logits, self.bundle.variant(name).logit_scale)
-        return Prediction(self.bundle.manifest.labels[index], index, scores, logits, name, first, features,
-                          before + time.perf_counter() - began)
+        return Prediction(
+            self.bundle.manifest.labels[index],
+            index,
+            scores,
+            logits,
+            name,
+            first,
+            features,
+            before + time.perf_counter() - began,
+        )
 
     def _run(self, variant: str, pictures: np.ndarray) -> np.ndarray:
         """int32 [n, classes] of pictures uint8 [n, H, W, 3] that run together."""
@@ -224,7 +240,7 @@ def _together(names: dict[int, str], most: int) -> list[list[int]]:
     by_name: dict[str, list[int]] = {}
     for i, name in names.items():
         by_name.setdefault(name, []).append(i)
-    groups = [found[at:at + most] for found in by_name.values() for at in range(0, len(found), most)]
+    groups = [found[at : at + most] for found in by_name.values() for at in range(0, len(found), most)]
     return sorted(groups)
 
 
@@ -254,12 +270,16 @@ def _policy(bundle: Bundle, budget: float | None, name: str | None, escalate: bo
         budget = _in_force(budget, manifest.budget, min(v.cost for v in bundle.variants))
         return _Policy(budget, fixed=_best_variant(bundle.variants, budget))
     escalation = manifest.escalation if escalate else None
-    table = [{"budget": b.budget, "accuracy": b.accuracy, "entry": b}
-             for b in (manifest.budgets if escalation is None else escalation.budgets)]
+    table = [
+        {"budget": b.budget, "accuracy": b.accuracy, "entry": b}
+        for b in (manifest.budgets if escalation is None else escalation.budgets)
+    ]
     budget = _in_force(budget, manifest.budget, min((row["budget"] for row in table), default=0))
     if budget != math.inf and not table:
-        raise BundleError(f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, it has none; "
-                          f"leave the budget out, or {REBUILD}")
+        raise BundleError(
+            f"{bundle.folder}: expected a table of budgets to serve a budget of {budget}, it has none; "
+            f"leave the budget out, or {REBUILD}"
+        )
     entry = entry_for(table, budget)["entry"] if table else None
     lam = entry.lam if entry else 0.0
     try:

@@ -42,7 +42,7 @@ class Fields:
 
     def real(self, key: str, low: float = -math.inf, high: float = math.inf) -> float:
         value = self.get(key, (int, float), "a number")
-        self.require(-LIMIT**4 < value < LIMIT**4 and low <= value <= high, f"{key} finite in {low}..{high}", value)
+        self.require(-(LIMIT**4) < value < LIMIT**4 and low <= value <= high, f"{key} finite in {low}..{high}", value)
         return float(value)
 
     def text(self, key: str) -> str:

@@ -68,5 +68,7 @@ def find(text: str) -> Target:
         if text in (target.name, target.family):
             return target
     names = sorted({t.family for t in known} | {t.name for t in known})
-    raise TargetError(f"expected a target among {', '.join(names)}; got {text!r}. "
-                      "A new one is a literal in targets/<family>/__init__.py")
+    raise TargetError(
+        f"expected a target among {', '.join(names)}; got {text!r}. "
+        "A new one is a literal in targets/<family>/__init__.py"
+    )

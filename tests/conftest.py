@@ -69,11 +69,23 @@ def _selector(luma: int):
     offset, multiplier, hidden = zero.copy(), zero.copy(), zero[None].copy()
     offset[at], multiplier[at], hidden[0, at] = luma * 256, 64, 1
     one = lambda value: np.array(value, np.int64)  # noqa: E731
-    return Selector(offset=offset, multiplier=multiplier, shift=zero, hidden_weight=hidden, hidden_bias=one([0]),
-                    hidden_shift=one(0), output_weight=one([[1], [0]]), output_bias=one([-6000, 0]),
-                    output_shift=one(0), group_accuracy=one([[60000, 40000, 100], [40000, 40000, 100]]),
-                    group_weight=np.zeros((2, d, d), np.int64), group_offset=np.zeros((2, d), np.int64),
-                    threshold=one([0] * k), fallback=one([ONE // 2] * k), costs=one([ONE, ONE // 2, ONE]))
+    return Selector(
+        offset=offset,
+        multiplier=multiplier,
+        shift=zero,
+        hidden_weight=hidden,
+        hidden_bias=one([0]),
+        hidden_shift=one(0),
+        output_weight=one([[1], [0]]),
+        output_bias=one([-6000, 0]),
+        output_shift=one(0),
+        group_accuracy=one([[60000, 40000, 100], [40000, 40000, 100]]),
+        group_weight=np.zeros((2, d, d), np.int64),
+        group_offset=np.zeros((2, d), np.int64),
+        threshold=one([0] * k),
+        fallback=one([ONE // 2] * k),
+        costs=one([ONE, ONE // 2, ONE]),
+    )
 
 
 @pytest.fixture
@@ -98,9 +110,13 @@ def escalating(selecting):
     graph = resnet_like(BITS["w4a4"], seed=2, size=16)
     margins = np.sort(margin(interpreter.run(graph, pictures(graph, 16, 3))))
     manifest = json.loads((selecting / "manifest.json").read_text())
-    manifest["escalation"] = {"up": [0, 0, 2], "budgets": [
-        {"budget": 0.5, "lambda": 1000.0, "accuracy": 0.7, "worst": 0.5, "margins": [0, 0, 0]},
-        {"budget": 0.9, "lambda": 1000.0, "accuracy": 0.8, "worst": 1.5, "margins": [0, int(margins[8]), 0]}]}
+    manifest["escalation"] = {
+        "up": [0, 0, 2],
+        "budgets": [
+            {"budget": 0.5, "lambda": 1000.0, "accuracy": 0.7, "worst": 0.5, "margins": [0, 0, 0]},
+            {"budget": 0.9, "lambda": 1000.0, "accuracy": 0.8, "worst": 1.5, "margins": [0, int(margins[8]), 0]},
+        ],
+    }
     (selecting / "manifest.json").write_text(json.dumps(signed(manifest)))
     return selecting
 

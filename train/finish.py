@@ -21,8 +21,8 @@ from train.integers.export import export_run, stored_bytes
 from train.integers.lowering import lower
 from train.loop.run_folder import EVALUATION
 from train.network.network import Network
-from train.report.console import show
 from train.report.compare import compare
+from train.report.console import show
 from train.report.does_it_pay import verdicts
 from train.report.write import write_report
 from train.settings import Settings
@@ -32,8 +32,9 @@ GOLDEN = 32
 SAMPLE = 0  # the test picture that the report shows degraded
 
 
-def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs,
-           device: torch.device) -> None:
+def finish(
+    settings: Settings, dataset: Dataset, teacher: Network, student: Network, found: Configs, device: torch.device
+) -> None:
     """Lowering, measurement, selector, export and report of a trained family."""
     graphs = {name: lower(student, name) for name in student.bits}
     console, out = Console(markup=False, stderr=True), Console(markup=False)
@@ -44,16 +45,19 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
         parts = Parts(graphs, device, settings.folder / EVALUATION, lambda count: progress.advance(bar, count))
         evidence, mixed = gather(settings, pictures, teacher, found, parts)
     with console.status("selector"):
-        choice, evidence = choose(evidence, settings.budget, settings.seed, escalate=settings.escalate,
-                                  most=settings.unseen_loss)
+        choice, evidence = choose(
+            evidence, settings.budget, settings.seed, escalate=settings.escalate, most=settings.unseen_loss
+        )
     records = arm_records(evidence, settings.seed)
     evidence.write(settings.folder)
     write_json(settings.folder / "results.json", records)
     families = settings.training_families + settings.held_out
-    golden = mixed_views(dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, settings.seed, settings.cache,
-                         settings.workers)[0]
-    export_run(settings.folder, graphs, about(settings, dataset, graphs, evidence, records, mixed, choice),
-               np.asarray(golden))
+    golden = mixed_views(
+        dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, settings.seed, settings.cache, settings.workers
+    )[0]
+    export_run(
+        settings.folder, graphs, about(settings, dataset, graphs, evidence, records, mixed, choice), np.asarray(golden)
+    )
     write_report(settings.folder, {place: np.asarray(view[SAMPLE]) for place, view in pictures.views.items()})
     shutil.rmtree(settings.folder / EVALUATION, ignore_errors=True)
     show(records, out, {v.name for v in evidence.variants if v.base})
@@ -65,14 +69,37 @@ def finish(settings: Settings, dataset: Dataset, teacher: Network, student: Netw
     out.print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
 
 
-def about(settings: Settings, dataset: Dataset, graphs: dict[str, Graph], evidence: Evidence, records: list[dict],
-          mixed: dict[str, int], choice: Choice) -> dict:
+def about(
+    settings: Settings,
+    dataset: Dataset,
+    graphs: dict[str, Graph],
+    evidence: Evidence,
+    records: list[dict],
+    mixed: dict[str, int],
+    choice: Choice,
+) -> dict:
     """What run.json says beside what the graphs say."""
-    variants = [{"name": v.name, "method": v.method, "groups": list(v.groups), "base": v.base, "cost": v.cost,
-                 "bitops": bit_operations(graphs[v.name]), "accuracy": accuracy_by_family(records, v.method, v.name),
-                 "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED}}
-                for v in evidence.variants]
+    variants = [
+        {
+            "name": v.name,
+            "method": v.method,
+            "groups": list(v.groups),
+            "base": v.base,
+            "cost": v.cost,
+            "bitops": bit_operations(graphs[v.name]),
+            "accuracy": accuracy_by_family(records, v.method, v.name),
+            "mixed": {"pictures": len(dataset.test_y), "correct": mixed[v.name], "seed": MIXED_SEED},
+        }
+        for v in evidence.variants
+    ]
     method = "+".join(dict.fromkeys(v.method for v in evidence.variants))
-    return {"name": settings.folder.absolute().name, "arch": settings.arch, "dataset": settings.dataset,
-            "method": method, "labels": list(dataset.labels), "variants": variants, **choice.to_dict(),
-            "settings": settings.record()}
+    return {
+        "name": settings.folder.absolute().name,
+        "arch": settings.arch,
+        "dataset": settings.dataset,
+        "method": method,
+        "labels": list(dataset.labels),
+        "variants": variants,
+        **choice.to_dict(),
+        "settings": settings.record(),
+    }

@@ -39,8 +39,9 @@ def recost(run: Path, out: Path, **changes) -> Path:
         raise ValueError(f"--out {out}: expected another folder than the run's, whose files stay as they are")
     check_own(out)
     if (out / "checkpoint").exists():
-        raise ValueError(f"--out {out}: expected a new folder, or one of an earlier recost, got a trained run's; name "
-                         "another")
+        raise ValueError(
+            f"--out {out}: expected a new folder, or one of an earlier recost, got a trained run's; name another"
+        )
     about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.NAME)
     settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
     missing = sorted(set(CHANGED) - set(settings))
@@ -52,16 +53,19 @@ def recost(run: Path, out: Path, **changes) -> Path:
 
     def priced(variants):
         return tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in variants)
+
     target = settings["target"] if settings["cost"] == "latency" else None
     costs = {"cost": settings["cost"], "target": target, "budget": settings["budget"]}
     # A Pareto list is one in the cost it was found by; in another, some are beaten and the order may be another.
-    found = replace(found, about={**found.about, **costs}, variants=priced(found.variants),
-                    seen=configs.pareto(priced(found.seen)))
+    found = replace(
+        found, about={**found.about, **costs}, variants=priced(found.variants), seen=configs.pareto(priced(found.seen))
+    )
     prices = {v.name: v.cost for v in found.variants}
     _check_names(run, prices, evidence, about)
     evidence = replace(evidence, variants=tuple(replace(v, cost=prices[v.name]) for v in evidence.variants))
-    choice, evidence = choose(evidence, settings["budget"], settings["seed"], escalate=settings["escalate"],
-                              most=settings["unseen_loss"])
+    choice, evidence = choose(
+        evidence, settings["budget"], settings["seed"], escalate=settings["escalate"], most=settings["unseen_loss"]
+    )
     variants = [{**v, "cost": prices[v["name"]]} for v in about["variants"]]
     files = [about["golden"], *(v["onnx"] for v in variants)]
     missing = [name for name in files if not (run / name).is_file()]
@@ -74,8 +78,10 @@ def recost(run: Path, out: Path, **changes) -> Path:
         evidence.write(new)
         _copy(run, new, [*files, *(f for f in BESIDE if (run / f).is_file())])
         write_json(new / "results.json", arm_records(evidence, settings["seed"]))
-        write_json(new / "run.json", {**about, "variants": variants, **choice.to_dict(), "name": out.absolute().name,
-                                      "settings": settings})
+        write_json(
+            new / "run.json",
+            {**about, "variants": variants, **choice.to_dict(), "name": out.absolute().name, "settings": settings},
+        )
         write_report(new)
         write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
         clear(out)
@@ -89,10 +95,14 @@ def _about(run: Path) -> dict:
     try:
         about = json.loads((run / "run.json").read_text(encoding="utf-8"))
         shape = about["input"]["shape"]
-        right = {"arch": about["arch"] in ARCHITECTURES, "labels": len(about["labels"]) > 1,
-                 "input": len(shape) == 3 and all(type(n) is int for n in shape),
-                 "golden": isinstance(about["golden"], str), "settings": isinstance(about["settings"], dict),
-                 "variants": all(isinstance(v[key], str) for v in about["variants"] for key in ("name", "onnx"))}
+        right = {
+            "arch": about["arch"] in ARCHITECTURES,
+            "labels": len(about["labels"]) > 1,
+            "input": len(shape) == 3 and all(type(n) is int for n in shape),
+            "golden": isinstance(about["golden"], str),
+            "settings": isinstance(about["settings"], dict),
+            "variants": all(isinstance(v[key], str) for v in about["variants"] for key in ("name", "onnx")),
+        }
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{run}: expected a finished run with its settings ({error!r})") from error
     wrong = [f"{k} {str(about[k])[:80]!r}" for k in right if not right[k]]
@@ -105,23 +115,29 @@ def _check(settings: dict) -> None:
     """Of a run's settings, damaged or given, those that are used here."""
     for name, most in (("budget", "the cost of 8 bits"), ("unseen_loss", "the pictures")):
         share = settings[name]
-        if type(share) not in (int, float) or not (0 < share <= 1 or share == 0 and name == "unseen_loss"):
+        if type(share) not in (int, float) or not (0 < share <= 1 or (share == 0 and name == "unseen_loss")):
             raise ValueError(f"--{name.replace('_', '-')}: expected a share of {most}, in 0..1, got {share!r}")
     if settings["cost"] not in COSTS:
         raise ValueError(f"--cost: expected one of {', '.join(COSTS)}, got {settings['cost']!r}")
     if not isinstance(settings["target"], str) or type(settings["escalate"]) is not bool:
-        raise ValueError(f"--target, --escalate: expected a name, and true or false, got {settings['target']!r} and "
-                         f"{settings['escalate']!r}")
+        raise ValueError(
+            f"--target, --escalate: expected a name, and true or false, got {settings['target']!r} and "
+            f"{settings['escalate']!r}"
+        )
     if type(settings.get("seed")) is not int or settings["seed"] < 0:
         raise ValueError(f"the run's settings: expected a seed of at least 0, got {settings.get('seed')!r}")
 
 
 def _check_names(run: Path, prices: dict[str, float], evidence: Evidence, about: dict) -> None:
-    for name, given in ((OUTCOMES, [v.name for v in evidence.variants]),
-                        ("run.json", [v["name"] for v in about["variants"]])):
+    for name, given in (
+        (OUTCOMES, [v.name for v in evidence.variants]),
+        ("run.json", [v["name"] for v in about["variants"]]),
+    ):
         if set(given) != set(prices):
-            raise ValueError(f"{run}: expected the variants of {configs.NAME} in {name}, got others "
-                             f"({', '.join(sorted(set(given) ^ set(prices))[:3])}); the files are of different runs")
+            raise ValueError(
+                f"{run}: expected the variants of {configs.NAME} in {name}, got others "
+                f"({', '.join(sorted(set(given) ^ set(prices))[:3])}); the files are of different runs"
+            )
 
 
 def _copy(run: Path, out: Path, names: list[str]) -> None:
@@ -145,8 +161,12 @@ def parse(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--cost", choices=COSTS, help="what the budget counts; as the run's when not given, as below")
     parser.add_argument("--target", help="hardware whose measured table --cost latency takes")
     parser.add_argument("--budget", type=float, help="mean cost allowed, of that of 8 bits")
-    parser.add_argument("--escalate", action=argparse.BooleanOptionalAction, default=None,
-                        help="let a dearer variant look again where the chosen is unsure")
+    parser.add_argument(
+        "--escalate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let a dearer variant look again where the chosen is unsure",
+    )
     parser.add_argument("--unseen-loss", type=float, help="accuracy (0..1) that a kind of quality never seen may lose")
     return vars(parser.parse_args(arguments))
 

@@ -21,9 +21,7 @@ from train.loop.journal import Journal
 from train.loop.parallel import Group, join, leave, pick_device
 from train.loop.phase import Run, TrainingError
 from train.loop.run_folder import SETTINGS, alone, check_own, clear, writable
-from train.phases import from_run
-from train.phases import find_bits, full_precision, joint
-from train.phases import private
+from train.phases import find_bits, from_run, full_precision, joint, private
 from train.settings import SHORT, Settings, parse
 
 HELD_PICTURES = 1000  # of mixed quality, to watch training
@@ -68,12 +66,26 @@ def _learn(settings: Settings, device: torch.device, group: Group, saved):
         begun = from_run.joined(settings, teacher.arch) if settings.start and saved is None else None
         check_count(settings.groups, len(dataset.train_y))
         views, held = training_pictures(settings, dataset)
-    batches = Batches(views, dataset.train_y, batch=settings.batch, pictures=settings.epoch_pictures,
-                      seed=settings.seed, flip=MIRRORED.get(dataset.name, True), device=device,
-                      share=(group.rank, group.processes))
-    run = Run(settings.folder, record, group, journal(settings, group, saved),
-              60 * settings.checkpoint_minutes, console, operands=getattr(torch, settings.precision),
-              fuses=settings.torch_compile)
+    batches = Batches(
+        views,
+        dataset.train_y,
+        batch=settings.batch,
+        pictures=settings.epoch_pictures,
+        seed=settings.seed,
+        flip=MIRRORED.get(dataset.name, True),
+        device=device,
+        share=(group.rank, group.processes),
+    )
+    run = Run(
+        settings.folder,
+        record,
+        group,
+        journal(settings, group, saved),
+        60 * settings.checkpoint_minutes,
+        console,
+        operands=getattr(torch, settings.precision),
+        fuses=settings.torch_compile,
+    )
     resumed = begun
     if saved is not None:
         resumed = {**saved[1], "tensors": saved[0]}
@@ -110,8 +122,13 @@ def journal(settings: Settings, group: Group, saved) -> Journal | None:
 
 
 def _show(settings: Settings, device: torch.device, console: Console) -> None:
-    taken = {**settings.record(), "out": settings.folder, "cache": settings.cache, "data": settings.data,
-             "device": device}
+    taken = {
+        **settings.record(),
+        "out": settings.folder,
+        "cache": settings.cache,
+        "data": settings.data,
+        "device": device,
+    }
     console.print("settings: " + ", ".join(f"{k}={v}" for k, v in taken.items()), highlight=False, soft_wrap=True)
 
 

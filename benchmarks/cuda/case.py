@@ -41,8 +41,10 @@ class Case:
         found = 10 * capability[0] + capability[1]
         (least,) = (int(name.removeprefix("sm_")) for name in self.facts["requires"])
         if found < least:
-            raise ValueError(f"expected a GPU of compute capability {least / 10} or later, got {found / 10}; prepare "
-                             f"networks for it with `python -m benchmarks.cuda.cases ... --archs {found}`")
+            raise ValueError(
+                f"expected a GPU of compute capability {least / 10} or later, got {found / 10}; prepare "
+                f"networks for it with `python -m benchmarks.cuda.cases ... --archs {found}`"
+            )
 
 
 def folders(root: Path, only: str = "*") -> list[Path]:
@@ -50,8 +52,10 @@ def folders(root: Path, only: str = "*") -> list[Path]:
     kept = (p for p in sorted(root.glob("*")) if fnmatch(p.name, only) and not p.name.startswith("peak-"))
     found = [p for p in kept if (p / "case.json").exists() or (p / "manifest.json").exists()]
     if not found:
-        raise ValueError(f"{root}: expected prepared networks named {only}, found none; make some with "
-                         "`python -m benchmarks.cuda.cases`, or with --build where TVM and nvcc are")
+        raise ValueError(
+            f"{root}: expected prepared networks named {only}, found none; make some with "
+            "`python -m benchmarks.cuda.cases`, or with --build where TVM and nvcc are"
+        )
     return found
 
 
@@ -86,15 +90,32 @@ def _compile(folder: Path, nvcc: str) -> None:
     else:
         ffi, partial = Path(find_spec("tvm_ffi").origin).parent, folder / ".main.so.partial"
         _, *flags = Case.read(folder).facts["command"].split()
-        _run([nvcc, *flags, f"-I{ffi / 'include'}", "-o", str(partial), str(folder / "main.cu"), f"-L{ffi / 'lib'}",
-              "-ltvm_ffi"])
+        _run(
+            [
+                nvcc,
+                *flags,
+                f"-I{ffi / 'include'}",
+                "-o",
+                str(partial),
+                str(folder / "main.cu"),
+                f"-L{ffi / 'lib'}",
+                "-ltvm_ffi",
+            ]
+        )
         partial.replace(folder / "main.so")
     print(f"compiled {folder}", flush=True)
 
 
 def _run(command: list[str], **environment: str) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                          env={**os.environ, **environment})
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **environment},
+    )
     if done.returncode:
-        raise ValueError(f"expected `{' '.join(command)}` to succeed, got exit code {done.returncode}: "
-                         f"{done.stdout[-1000:]}")
+        raise ValueError(
+            f"expected `{' '.join(command)}` to succeed, got exit code {done.returncode}: {done.stdout[-1000:]}"
+        )

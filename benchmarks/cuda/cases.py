@@ -49,8 +49,17 @@ BUNDLE_BITS, BUNDLE_BATCH = ("w8a8", "mixed"), 2
 PEAK_BLOCKS, PEAK_WARPS, PEAK_TURNS, PEAK_CHAINS = 64 * 132, 8, 256, 8
 
 
-def write_case(folder: Path, network: str, bits: str, graph: Graph, target: Target, batch: int, pictures: np.ndarray,
-               logits: np.ndarray, source_only: bool = False) -> Path:
+def write_case(
+    folder: Path,
+    network: str,
+    bits: str,
+    graph: Graph,
+    target: Target,
+    batch: int,
+    pictures: np.ndarray,
+    logits: np.ndarray,
+    source_only: bool = False,
+) -> Path:
     """One network in one configuration for one batch; returns its folder.
 
     pictures uint8 [N, H, W, C]; logits int32 [N, classes] that the integer reference gives for them.
@@ -61,10 +70,18 @@ def write_case(folder: Path, network: str, bits: str, graph: Graph, target: Targ
     built = toolchain.build(lowered.module, target, case / "main.so", case, source_only)
     (case / "rebuild.sh").unlink()  # it is for bundles
     arrays = {"weights": lowered.weights(), "table": lowered.table, "pictures": pictures, "logits": logits}
-    facts = {"network": network, "bits": bits, "batch": batch, "target": target.name, "requires": target.requires,
-             "workspace": lowered.sizes.workspace, "macs": macs_by_container(graph, lowered, batch),
-             "command": built["command"], "layers": layers(graph),
-             "arrays": {name: write_array(folder, a) for name, a in arrays.items()}}
+    facts = {
+        "network": network,
+        "bits": bits,
+        "batch": batch,
+        "target": target.name,
+        "requires": target.requires,
+        "workspace": lowered.sizes.workspace,
+        "macs": macs_by_container(graph, lowered, batch),
+        "command": built["command"],
+        "layers": layers(graph),
+        "arrays": {name: write_array(folder, a) for name, a in arrays.items()},
+    }
     (case / "case.json").write_text(json.dumps(facts, indent=1) + "\n")
     return case
 
@@ -106,8 +123,9 @@ class Pictures:
 
     def _read(self, shape: tuple[int, int, int], most: int) -> np.ndarray:
         if self._data is not None and shape == (DATA_SIDE, DATA_SIDE, 3):
-            return np.array(mixed_views(load_data("cifar10", self._data, CACHE).test_x[:most], FAMILIES, MIXED_SEED,
-                                        CACHE)[0])
+            return np.array(
+                mixed_views(load_data("cifar10", self._data, CACHE).test_x[:most], FAMILIES, MIXED_SEED, CACHE)[0]
+            )
         if self._folder is not None and shape != (DATA_SIDE, DATA_SIDE, 3):
             files = sorted(p for p in self._folder.rglob("*") if p.suffix.lower() in SUFFIXES)[:most]
             if not files:
@@ -120,7 +138,9 @@ def expected(graph: Graph, pictures: np.ndarray) -> np.ndarray:
     """int32 [N, classes] by training's exact evaluation, which is fast; RuntimeError where the reference objects."""
     logits = evaluate(graph, pictures)
     if not np.array_equal(logits[:GOLDEN], interpreter.run(graph, pictures[:GOLDEN])):
-        raise RuntimeError("expected training's integer evaluation to equal targets/reference/interpreter.py, it does not")
+        raise RuntimeError(
+            "expected training's integer evaluation to equal targets/reference/interpreter.py, it does not"
+        )
     return logits
 
 
@@ -174,8 +194,13 @@ def write_peak(folder: Path, container: int, target: Target, source_only: bool =
     each = 16 * 8 * 8 * (32 // container)
     (case / "rebuild.sh").unlink()
     total = each * PEAK_BLOCKS * PEAK_WARPS * PEAK_TURNS * PEAK_CHAINS
-    facts = {"network": "peak", "bits": str(container), "macs": total, "outputs": PEAK_BLOCKS * PEAK_WARPS * LANES,
-             "command": built["command"]}
+    facts = {
+        "network": "peak",
+        "bits": str(container),
+        "macs": total,
+        "outputs": PEAK_BLOCKS * PEAK_WARPS * LANES,
+        "command": built["command"],
+    }
     (case / "case.json").write_text(json.dumps(facts) + "\n")
     return case
 
@@ -193,8 +218,14 @@ def peak_module(route: routes.Route) -> tvm.IRModule:
             words = [T.bind(table[(thread + i) % 16]) for i in range(4 * route.fields + 2)]
             with T.serial(PEAK_TURNS):
                 for chain in range(PEAK_CHAINS):
-                    T.evaluate(T.cuda.func_call(f"multiply_{route.name}", *(accs[4 * chain + i] for i in range(4)),
-                                                *words, source_code=route.source()))
+                    T.evaluate(
+                        T.cuda.func_call(
+                            f"multiply_{route.name}",
+                            *(accs[4 * chain + i] for i in range(4)),
+                            *words,
+                            source_code=route.source(),
+                        )
+                    )
             total = accs[0]
             for i in range(1, 4 * PEAK_CHAINS):
                 total = T.bitwise_xor(total, accs[i])
@@ -233,8 +264,10 @@ def main(argv: list[str] | None = None) -> int:
             golden = pictures.of(graph.tensors[graph.input].shape)
             logits = expected(graph, golden)
             for batch in map(int, _names(args.batch)):
-                print(write_case(args.out, network, bits, graph, target, batch, golden, logits, args.source_only),
-                      flush=True)
+                print(
+                    write_case(args.out, network, bits, graph, target, batch, golden, logits, args.source_only),
+                    flush=True,
+                )
         print(write_bundle(args.out, target, args.source_only))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

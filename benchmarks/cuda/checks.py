@@ -42,7 +42,7 @@ class Compiled:
     def put(self, begin: int) -> None:
         """Copies the pictures from `begin` on into the buffer; where the last batch lacks some, it repeats its own."""
         shape = (self.batch, *self.golden.shape[1:])
-        pictures = np.resize(self.golden[begin:begin + self.batch], shape).reshape(-1)
+        pictures = np.resize(self.golden[begin : begin + self.batch], shape).reshape(-1)
         self.pictures.copy_(torch.from_numpy(pictures))
 
     def differing(self, call: Callable[[], object] | None = None, most: int | None = None) -> int:
@@ -55,7 +55,7 @@ class Compiled:
             (call or self)()
             here = min(self.batch, count - begin)
             got = self.logits.cpu().numpy().reshape(self.batch, -1)[:here]
-            wrong += int((got != self.expected[begin:begin + here]).any(1).sum())
+            wrong += int((got != self.expected[begin : begin + here]).any(1).sum())
         return wrong
 
 
@@ -63,8 +63,8 @@ def buffer(values: np.ndarray, device: str) -> torch.Tensor:
     """The values, one after the other, with the room behind them that kernels may read."""
     flat = torch.from_numpy(np.array(values).reshape(-1))  # a copy: what was read from a file may not be written
     whole = torch.zeros(len(flat) + SLACK, dtype=flat.dtype, device=device)
-    whole[:len(flat)].copy_(flat)
-    return whole[:len(flat)]
+    whole[: len(flat)].copy_(flat)
+    return whole[: len(flat)]
 
 
 def bind(library: Path, tensors: tuple[torch.Tensor, ...]) -> Callable[[], None]:
@@ -125,8 +125,10 @@ def bundle_checks(folder: Path) -> list[dict]:
             for part, run in parts.items():
                 counts[part][0] += len(pictures)
                 counts[part][1] += int((run(engine, name, pictures) != logits).any(1).sum())
-    return [{"case": folder.name, "part": part, "pictures": count, "differing": differing}
-            for part, (count, differing) in counts.items()]
+    return [
+        {"case": folder.name, "part": part, "pictures": count, "differing": differing}
+        for part, (count, differing) in counts.items()
+    ]
 
 
 def engine_logits(engine: Engine, variant: str, pictures: np.ndarray) -> np.ndarray:
@@ -139,15 +141,16 @@ def graph_logits(engine: Engine, variant: str, pictures: np.ndarray) -> np.ndarr
     batch, classes = engine.bundle.manifest.pictures, len(engine.bundle.manifest.labels)
     x = buffer(np.zeros((batch, *pictures.shape[1:]), np.uint8), "cuda")
     y = buffer(np.zeros((batch, classes), np.int32), "cuda")
-    replay = Captured(lambda: engine.launch(variant, x.data_ptr(), y.data_ptr(),
-                                            torch.cuda.current_stream().cuda_stream))
+    replay = Captured(
+        lambda: engine.launch(variant, x.data_ptr(), y.data_ptr(), torch.cuda.current_stream().cuda_stream)
+    )
     found = []
     for begin in range(0, len(pictures), batch):
-        part = pictures[begin:begin + batch]
+        part = pictures[begin : begin + batch]
         x.copy_(torch.from_numpy(np.resize(part, (batch, *part.shape[1:])).reshape(-1)))
         y.fill_(-STALE)
         replay()
-        found.append(y.to("cpu", copy=True).numpy().reshape(batch, classes)[:len(part)])
+        found.append(y.to("cpu", copy=True).numpy().reshape(batch, classes)[: len(part)])
     return np.concatenate(found)
 
 

@@ -89,10 +89,26 @@ def sanitizer_jobs(found: list[Path], sanitizer: str) -> list[Job]:
     asked += [(min(group, key=lambda c: c.folder.name), "memcheck") for group in others]
     # each tensor in memory of its own: inside one large allocation no access would be out of bounds
     alone = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)
-    return [Job("sanitizer", f"{tool}-{case.folder.name}",
-                (sanitizer, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(FOUND_OBJECTIONS),
-                 *_python("benchmarks.cuda.checks"), str(case.folder), "--most", str(FEW)), environment=alone)
-            for case, tool in asked]
+    return [
+        Job(
+            "sanitizer",
+            f"{tool}-{case.folder.name}",
+            (
+                sanitizer,
+                "--tool",
+                tool,
+                *TOOLS[tool],
+                "--error-exitcode",
+                str(FOUND_OBJECTIONS),
+                *_python("benchmarks.cuda.checks"),
+                str(case.folder),
+                "--most",
+                str(FEW),
+            ),
+            environment=alone,
+        )
+        for case, tool in asked
+    ]
 
 
 def find_sanitizer() -> str | None:
@@ -135,8 +151,13 @@ def _finished(job: Job, seconds: float) -> tuple[int | None, str]:
     Said into a file: a process that stays behind would keep a pipe open, and its reader waiting.
     """
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(job.command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
-                                   env={**_environment(), **dict(job.environment)})
+        process = subprocess.Popen(
+            job.command,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**_environment(), **dict(job.environment)},
+        )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -179,8 +200,11 @@ def records(outcomes: list[Outcome], known: list[Case]) -> list[dict]:
     for outcome in outcomes:
         for f in outcome.found if outcome.job.part == "checks" else ():
             counted.setdefault(f["case"], []).append(f["differing"])
-    exact = {(c.facts["network"], c.facts["bits"], c.batch): not any(counted[c.folder.name])
-             for c in known if c.folder.name in counted}
+    exact = {
+        (c.facts["network"], c.facts["bits"], c.batch): not any(counted[c.folder.name])
+        for c in known
+        if c.folder.name in counted
+    }
     found = [r for outcome in outcomes if outcome.job.part == "times" for r in outcome.found]
     return [{**r, "exact": exact.get((r["network"], r["bits"], r["batch"]))} for r in found]
 
@@ -196,13 +220,29 @@ def markdown(outcomes: list[Outcome], found: list[dict], remarks: list[str]) -> 
     gpus = [f"* {gpu}" for gpu in sorted({r["gpu"] for r in found})]
     lines = ["# bitgrade on a GPU", "", *gpus, *(f"* {r}" for r in remarks), *failures, ""]
     checks = [f for o in outcomes if o.job.part == "checks" for f in o.found]
-    lines += _table(("network", "by", "pictures", "differing"),
-                    [(f["case"], f["part"], f["pictures"], f["differing"]) for f in checks])
-    lines += _table(("compute-sanitizer", "result"), [(o.job.name, o.failure or "no objection") for o in outcomes
-                                                     if o.job.part == "sanitizer"])
-    lines += _table(("network", "batch", "engine", "bits", "ms", "share of the peak", "exact"),
-                    [(r["network"], r["batch"], r["engine"], r["bits"], f"{r['ms']:.4f}", _share(r["peak_share"]),
-                      {True: "yes", False: "NO", None: ""}[r["exact"]]) for r in found])
+    lines += _table(
+        ("network", "by", "pictures", "differing"),
+        [(f["case"], f["part"], f["pictures"], f["differing"]) for f in checks],
+    )
+    lines += _table(
+        ("compute-sanitizer", "result"),
+        [(o.job.name, o.failure or "no objection") for o in outcomes if o.job.part == "sanitizer"],
+    )
+    lines += _table(
+        ("network", "batch", "engine", "bits", "ms", "share of the peak", "exact"),
+        [
+            (
+                r["network"],
+                r["batch"],
+                r["engine"],
+                r["bits"],
+                f"{r['ms']:.4f}",
+                _share(r["peak_share"]),
+                {True: "yes", False: "NO", None: ""}[r["exact"]],
+            )
+            for r in found
+        ],
+    )
     return "\n".join(lines)
 
 
@@ -233,8 +273,9 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--match", default="*", help="networks to run, such as 'resnet20-*' (default '*')")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run has left in --out")
     parser.add_argument("--compile", action="store_true", help="compile the networks with this machine's nvcc first")
-    parser.add_argument("--build", action="store_true",
-                        help="make the cases first; further arguments go to benchmarks.cuda.cases")
+    parser.add_argument(
+        "--build", action="store_true", help="make the cases first; further arguments go to benchmarks.cuda.cases"
+    )
     args, rest = parser.parse_known_args(argv)
     if rest and not args.build:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -277,8 +318,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     absent = "sanitizer" in args.only and not sanitizer
     remarks = ["compute-sanitizer: not found, nothing ran under it"] if absent else []
-    jobs = {"checks": check_jobs(found, args.out), "times": time_jobs(found, args.out),
-            "sanitizer": sanitizer_jobs(found, sanitizer) if sanitizer and cases(found) else []}
+    jobs = {
+        "checks": check_jobs(found, args.out),
+        "times": time_jobs(found, args.out),
+        "sanitizer": sanitizer_jobs(found, sanitizer) if sanitizer and cases(found) else [],
+    }
     outcomes, text = [], ""
     for job in (job for part in PARTS if part in args.only for job in jobs[part]):
         outcomes.append((args.resume and resumed(job)) or run(job))

@@ -36,10 +36,13 @@ class Peer(nn.Module):
     def __init__(self, layers: list[dict]):
         super().__init__()
         self.layers = layers
-        self.convs = nn.ModuleDict({
-            str(i): nn.Conv2d(d["in_channels"], d["channels"], d["kernel"], d["stride"], groups=d["groups"])
-            for i, d in enumerate(layers) if d["op"] == "Conv"
-        })
+        self.convs = nn.ModuleDict(
+            {
+                str(i): nn.Conv2d(d["in_channels"], d["channels"], d["kernel"], d["stride"], groups=d["groups"])
+                for i, d in enumerate(layers)
+                if d["op"] == "Conv"
+            }
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         values = {}
@@ -63,7 +66,7 @@ class Peer(nn.Module):
             return F.max_pool2d(x, layer["kernel"], layer["stride"], padding)
         if layer["op"] == "Shortcut":
             after = layer["channels"] - layer["before"] - x.shape[1]
-            return F.pad(x[:, :, ::layer["stride"], ::layer["stride"]], (0, 0, 0, 0, layer["before"], after))
+            return F.pad(x[:, :, :: layer["stride"], :: layer["stride"]], (0, 0, 0, 0, layer["before"], after))
         raise ValueError(f"{layer['output']}: expected a layer that a peer knows, got {layer['op']}")
 
 
@@ -72,8 +75,10 @@ def _padded(x: torch.Tensor, layer: dict, value: float = 0.0) -> tuple[torch.Ten
     top, left, bottom, right = layer["padding"]
     even = max(top, bottom), max(left, right)
     sizes = zip(x.shape[2:], layer["kernel"], (top + bottom, left + right), even, strict=True)
-    alike = [2 * e <= k and (size + both - k) // layer["stride"] == (size + 2 * e - k) // layer["stride"]
-             for size, k, both, e in sizes]
+    alike = [
+        2 * e <= k and (size + both - k) // layer["stride"] == (size + 2 * e - k) // layer["stride"]
+        for size, k, both, e in sizes
+    ]
     if all(alike):
         return x, even
     return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
@@ -90,8 +95,9 @@ def gpu_ms(call: Callable[[], None], repeat: int) -> float:
     return begin.elapsed_time(end) / repeat
 
 
-def least(calls: dict[str, Callable[[], None]], timer: Callable[[Callable, int], float] = gpu_ms,
-          rounds: int = ROUNDS) -> dict[str, float]:
+def least(
+    calls: dict[str, Callable[[], None]], timer: Callable[[Callable, int], float] = gpu_ms, rounds: int = ROUNDS
+) -> dict[str, float]:
     """Least mean milliseconds of each call; they take turns, each round about 10 ms of every one."""
     for call in calls.values():
         timer(call, 3)  # the first replay of a graph brings it to the GPU
@@ -143,8 +149,13 @@ def measured_peaks(folder: Path, capability: int) -> dict[str, float]:
         if not path.exists():
             continue
         facts = json.loads((path / "case.json").read_text())
-        arrays = (np.zeros(16, np.uint8), np.zeros(64, np.int8), words, np.zeros(64, np.uint8),
-                  np.zeros(facts["outputs"], np.int32))
+        arrays = (
+            np.zeros(16, np.uint8),
+            np.zeros(64, np.int8),
+            words,
+            np.zeros(64, np.uint8),
+            np.zeros(facts["outputs"], np.int32),
+        )
         call = bind(path / "main.so", tuple(buffer(a, "cuda") for a in arrays))
         found[container] = facts["macs"] / least({"peak": call})["peak"]
     return found
@@ -152,8 +163,16 @@ def measured_peaks(folder: Path, capability: int) -> dict[str, float]:
 
 def record(case: Case, engine: str, bits: str, gpu: str, ms: float, share: float | None) -> dict:
     """`exact` is for whoever has compared the logits to fill in."""
-    return {"network": case.facts["network"], "engine": engine, "bits": bits, "batch": case.batch, "gpu": gpu, "ms": ms,
-            "exact": None, "peak_share": share}
+    return {
+        "network": case.facts["network"],
+        "engine": engine,
+        "bits": bits,
+        "batch": case.batch,
+        "gpu": gpu,
+        "ms": ms,
+        "exact": None,
+        "peak_share": share,
+    }
 
 
 def bench(cases: list[Case], gpu: str, capability: int, peaks: dict[str, float]) -> Iterator[list[dict]]:
@@ -181,8 +200,9 @@ def one_kind(folders: list[Path]) -> list[Case]:
     cases = [Case.read(folder) for folder in folders]
     kinds = {(case.facts["network"], case.batch) for case in cases}
     if len(kinds) > 1 or len({case.facts["bits"] for case in cases}) < len(cases):
-        raise ValueError(f"expected one network for one batch, each configuration once, got "
-                         f"{[f.name for f in folders]}")
+        raise ValueError(
+            f"expected one network for one batch, each configuration once, got {[f.name for f in folders]}"
+        )
     return cases
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from targets.reference.checks import output_shape
 from targets.reference.graph import Graph
 from targets.reference.nodes import AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
-from targets.reference.checks import output_shape
 from targets.reference.scales import conv_requant, float32, logit_scale, odd_ratio, rescale_requant, tie_free
 from train.network.architectures import INPUT_SCALE
 from train.network.quantizers import nearest_skip_ratio
@@ -33,7 +33,7 @@ class Grower:
     """Appends nodes and tensors in running order; a tensor is named after the node that makes it.
 
     Ratios are those of training: no sum lies on a tie (train/integers/lowering.py). `codes` holds float32 [N, C, H, W],
-    code - zero_point, of every tensor on the made-up pictures. """
+    code - zero_point, of every tensor on the made-up pictures."""
 
     def __init__(self, name: str, shape: tuple[int, int, int], seed: int):
         self.name, self.rng, self.nodes = name, np.random.default_rng(seed), []
@@ -46,9 +46,22 @@ class Grower:
         half = 1 << (w_bits - 1)
         return self.rng.normal(0, half / SIGMAS, shape).round().clip(-half, half - 1).astype(np.int64)
 
-    def conv(self, name: str, x: str, channels: int, kernel: int, w_bits: int, bits: int = 8, stride: int = 1,
-             padding: tuple[int, int, int, int] | None = None, groups: int = 1, signed: bool = False,
-             scale: float | None = None, skip: str | None = None, divisor: int = 1) -> str:
+    def conv(
+        self,
+        name: str,
+        x: str,
+        channels: int,
+        kernel: int,
+        w_bits: int,
+        bits: int = 8,
+        stride: int = 1,
+        padding: tuple[int, int, int, int] | None = None,
+        groups: int = 1,
+        signed: bool = False,
+        scale: float | None = None,
+        skip: str | None = None,
+        divisor: int = 1,
+    ) -> str:
         """A convolution with a ReLU or, if signed, without; real sums have a deviation of about 1.
 
         scale: of the output, chosen where none is given. divisor: d where a `skip` has n / d of that scale.
@@ -69,8 +82,23 @@ class Grower:
         w_scale = (np.exp2(left) * scale / (q * source.scale)).astype(np.float32)
         requant = conv_requant(source.scale, w_scale, scale)
         units = None if skip is None else skip_multiplier(source.scale, w_scale, left, self.tensors[skip].scale)
-        node = Conv(name, x, name, weight.astype(np.int8), w_bits, np.rint(offset * q / scale).astype(np.int64),
-                    w_scale, requant, stride, padding, groups, 0, (1 << bits) - 1, skip, units)
+        node = Conv(
+            name,
+            x,
+            name,
+            weight.astype(np.int8),
+            w_bits,
+            np.rint(offset * q / scale).astype(np.int64),
+            w_scale,
+            requant,
+            stride,
+            padding,
+            groups,
+            0,
+            (1 << bits) - 1,
+            skip,
+            units,
+        )
         real = _affine(self._sums(x, weight, stride, padding, groups), np.exp2(left) / q * scale, offset)
         return self._append(node, bits, scale, (1 << (bits - 1)) if signed else 0, real + self._real(skip))
 
@@ -80,8 +108,9 @@ class Grower:
         signed, qmax = bool(source.zero_point[0]), (1 << bits) - 1
         top = min(float(codes.abs().max()), reach(bits) * float(codes.square().mean().sqrt()))
         scale, requant = self._pointwise(source.scale, source.scale * (2 if signed else 1) * top / qmax)
-        return self._append(Rescale(name, x, name, requant, 0, qmax), bits, scale,
-                            (1 << (bits - 1)) if signed else 0, self._real(x))
+        return self._append(
+            Rescale(name, x, name, requant, 0, qmax), bits, scale, (1 << (bits - 1)) if signed else 0, self._real(x)
+        )
 
     def pool(self, x: str) -> str:
         """The average of each channel, unsigned."""

@@ -38,8 +38,10 @@ class Bits:
     def __init__(self, name: str):
         found = re.fullmatch(r"(mixed|w([2-8])a([2-8]))(?:-dw([2-8]))?", name)
         if not found:
-            raise ValueError(f"expected bits among {', '.join(BITS)}, or such as w4a8 or w4a4-dw8 with widths from 2 "
-                             f"to 8, got {name!r}")
+            raise ValueError(
+                f"expected bits among {', '.join(BITS)}, or such as w4a8 or w4a4-dw8 with widths from 2 "
+                f"to 8, got {name!r}"
+            )
         self.plain = None if found[1] == "mixed" else (int(found[2]), int(found[3]))
         self.depthwise = None if found[4] is None else (int(found[4]),) * 2
 
@@ -77,19 +79,23 @@ def residual(g: Grower, bits: Bits, arch: Architecture, classes: int, max_pool: 
 
 
 def _conv(g: Grower, layer: Layer, x: str, w_bits: int, **options) -> str:
-    return g.conv(layer.name, x, layer.outputs, layer.kernel, w_bits, stride=layer.stride, padding=layer.padding,
-                  **options)
+    return g.conv(
+        layer.name, x, layer.outputs, layer.kernel, w_bits, stride=layer.stride, padding=layer.padding, **options
+    )
 
 
 def small_resnet(name: str) -> Callable:
     """One of training's own."""
+
     def grow(g: Grower, bits: Bits, classes: int) -> Graph:
         return residual(g, bits, architecture(name, g.tensors["image"].shape, classes), classes)
+
     return grow
 
 
 def resnet18(g: Grower, bits: Bits, classes: int) -> Graph:
     """He et al. 2015 (arXiv 1512.03385): 7x7 stem, max pool, four stages of two blocks, projected shortcuts."""
+
     def layer(name, inputs, outputs, kernel, stride, size, source="stream"):
         return Layer(name, inputs, outputs, kernel, stride, (kernel // 2,) * 4, (-(-size // stride),) * 2, source)
 
@@ -108,15 +114,25 @@ def resnet18(g: Grower, bits: Bits, classes: int) -> Graph:
 
 # Sandler et al. 2018 (arXiv 1801.04381), table 2: expansion, channels, blocks, stride of the first
 MOBILENET_V2 = (
-    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
 )
 
 
 def mobilenet_v2(g: Grower, bits: Bits, classes: int) -> Graph:
     """Width 1.0: linear bottlenecks are signed 8-bit streams; what lies between them is clamped at 0."""
     blocks = [(t, c, s if not k else 1) for t, c, n, s in MOBILENET_V2 for k in range(n)]
-    kinds = [f"{i}.{part}" for i, (t, _, _) in enumerate(blocks) for part in ("expand", "depthwise", "project")
-             if t > 1 or part != "expand"] + ["last"]
+    kinds = [
+        f"{i}.{part}"
+        for i, (t, _, _) in enumerate(blocks)
+        for part in ("expand", "depthwise", "project")
+        if t > 1 or part != "expand"
+    ] + ["last"]
     widths = {name: bits(k, len(kinds), name.endswith("depthwise")) for k, name in enumerate(kinds)}
 
     def codes(name: str, x: str) -> str:
@@ -129,8 +145,9 @@ def mobilenet_v2(g: Grower, bits: Bits, classes: int) -> Graph:
         inputs, y = g.tensors[x].shape[2], x
         if t > 1:
             y = g.conv(expand, codes(expand, x), inputs * t, 1, widths[expand][0], bits=widths[depthwise][1])
-        y = g.conv(depthwise, y, inputs * t, 3, widths[depthwise][0], bits=widths[project][1], stride=stride,
-                   groups=inputs * t)
+        y = g.conv(
+            depthwise, y, inputs * t, 3, widths[depthwise][0], bits=widths[project][1], stride=stride, groups=inputs * t
+        )
         x = g.conv(project, y, c, 1, widths[project][0], signed=True, skip=x if inputs == c and stride == 1 else None)
     return g.finish(g.conv("last", codes("last", x), 1280, 1, widths["last"][0]), classes)
 
@@ -148,8 +165,15 @@ def write_run(folder: Path, name: str, bits: list[str], side: int | None = None)
     network = NETWORKS[name]
     graphs = {b: network.graph(b, side) for b in bits}
     golden = clouds(next(iter(graphs.values())).tensors["image"].shape, GOLDEN, GOLDEN_SEED)
-    run = {"format": 1, "name": name, "arch": name, "dataset": "none", "method": "random weights", "selector": None,
-           "labels": [f"class {i}" for i in range(network.classes)],
-           "variants": [{"name": b, "accuracy": {}} for b in bits]}
+    run = {
+        "format": 1,
+        "name": name,
+        "arch": name,
+        "dataset": "none",
+        "method": "random weights",
+        "selector": None,
+        "labels": [f"class {i}" for i in range(network.classes)],
+        "variants": [{"name": b, "accuracy": {}} for b in bits],
+    }
     export_run(folder, graphs, run, golden)
     return folder

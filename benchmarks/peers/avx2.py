@@ -35,9 +35,9 @@ def patched(library: bytes) -> tuple[bytes, int]:
     """The library with its answers replaced, and how many were."""
     code, count, at = bytearray(library), 0, -1
     while (at := library.find(ASK, at + 1)) >= 0:
-        before = library[max(0, at - NEAR):at]
+        before = library[max(0, at - NEAR) : at]
         if any(zero in before for zero in REGISTER_0):
-            code[at:at + len(ASK)] = ANSWER
+            code[at : at + len(ASK)] = ANSWER
             count += 1
     return bytes(code), count
 
@@ -61,16 +61,20 @@ def copy(package: Path, folder: Path) -> int:
 
     shutil.copytree(package, folder, copy_function=copy_file)
     if not count:
-        raise ValueError(f"{package}: expected a library that asks for the system's register state (xgetbv), found "
-                         "none; this version of the package cannot be held to AVX2")
+        raise ValueError(
+            f"{package}: expected a library that asks for the system's register state (xgetbv), found "
+            "none; this version of the package cannot be held to AVX2"
+        )
     return count
 
 
 def run(module: str, arguments: list[str]) -> int:
     """`python -m module arguments` beside such copies of the installed peers; its exit status. Raises ValueError."""
     if "avx_vnni" in cpu.features():
-        raise ValueError(f"{cpu.model()}: expected a processor without AVX-VNNI, which cannot be hidden from the "
-                         "peers; measure without --avx2")
+        raise ValueError(
+            f"{cpu.model()}: expected a processor without AVX-VNNI, which cannot be hidden from the "
+            "peers; measure without --avx2"
+        )
     with tempfile.TemporaryDirectory() as folder:
         for name in PACKAGES:
             spec = find_spec(name)

@@ -86,8 +86,10 @@ def float_network(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises ValueError for a file whose picture is not bytes, as other tools make them.
     """
     if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8:
-        raise ValueError(f"{model.graph.name}: expected a file that takes a uint8 picture, which bitgrade's training "
-                         "makes; build the bundle from such a run to compare it with other engines")
+        raise ValueError(
+            f"{model.graph.name}: expected a file that takes a uint8 picture, which bitgrade's training "
+            "makes; build the bundle from such a run to compare it with other engines"
+        )
     constants = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in model.graph.initializer}
     alias, nodes, weights, picture = {}, [], [], None
     for node in model.graph.node:
@@ -131,9 +133,15 @@ def quantized(path: Path, floats: np.ndarray, folder: Path) -> dict[str, Path]:
     files = {}
     for bits, kind in (("int8-u8s8", kinds.QInt8), ("int8-u8u8", kinds.QUInt8)):
         files[bits] = folder / f"{bits}.onnx"
-        quantization.quantize_static(path, files[bits], _Calibration(name, floats), per_channel=True,
-                                     activation_type=kinds.QUInt8, weight_type=kind,
-                                     quant_format=quantization.QuantFormat.QDQ)
+        quantization.quantize_static(
+            path,
+            files[bits],
+            _Calibration(name, floats),
+            per_channel=True,
+            activation_type=kinds.QUInt8,
+            weight_type=kind,
+            quant_format=quantization.QuantFormat.QDQ,
+        )
     return files
 
 
@@ -143,8 +151,10 @@ def quantized_by_nncf(network: onnx.ModelProto, floats: np.ndarray, folder: Path
     import nncf
 
     pictures = nncf.Dataset([{network.graph.input[0].name: x[None]} for x in floats])
-    onnx.save(nncf.quantize(network, pictures, subset_size=len(floats), target_device=nncf.TargetDevice.CPU),
-              folder / "int8.onnx")
+    onnx.save(
+        nncf.quantize(network, pictures, subset_size=len(floats), target_device=nncf.TargetDevice.CPU),
+        folder / "int8.onnx",
+    )
     return folder / "int8.onnx"
 
 
@@ -161,8 +171,12 @@ def run_openvino(path: Path, threads: int) -> Run:
     """One stream for latency; float32 stays float32, which would become bfloat16 where the processor has it."""
     import openvino
 
-    hints = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": threads,
-             "INFERENCE_PRECISION_HINT": "f32"}
+    hints = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
     request = openvino.Core().compile_model(str(path), "CPU", hints).create_infer_request()
     picture, logits = request.get_input_tensor(), request.get_output_tensor()
 

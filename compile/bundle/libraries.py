@@ -42,8 +42,10 @@ class Libraries:
         """Raises TargetError where nothing here can run any of the target's code, not even emulated."""
         if not any(self._runs(v) or self._stands_in(v) for v in self.target.compiled_for):
             needs = "; ".join(f"{v.name} needs {', '.join(v.requires)}" for v in self.target.compiled_for)
-            raise TargetError(f"{self.target.name}: expected a machine that can check the compiled code, this is "
-                              f"{cpu.model()} ({cpu.machine()}), nothing here emulates another: {needs}; build there")
+            raise TargetError(
+                f"{self.target.name}: expected a machine that can check the compiled code, this is "
+                f"{cpu.model()} ({cpu.machine()}), nothing here emulates another: {needs}; build there"
+            )
 
     def runners(self, library: str, lowered: list[Lowered]) -> list[tuple[str, Runner | None]]:
         """For each level, how its code is run here, in words, and what runs it; None where nothing can."""

@@ -1,6 +1,6 @@
 """Signed weight codes as a little-endian bit stream: code i takes bits i*bits .. i*bits+bits-1, two's complement.
 
-    2 bits, codes 1 -1 0 -2:   byte 0 = 10 00 11 01   (last code first)
+2 bits, codes 1 -1 0 -2:   byte 0 = 10 00 11 01   (last code first)
 """
 
 import numpy as np

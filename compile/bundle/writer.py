@@ -56,8 +56,9 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
     """
     real = Path(os.path.realpath(out))
     if real.exists() and not _only_a_bundle(real):
-        raise FileExistsError(f"{out}: expected no such folder, or a bundle to replace and nothing else in it; choose "
-                              "another --out")
+        raise FileExistsError(
+            f"{out}: expected no such folder, or a bundle to replace and nothing else in it; choose another --out"
+        )
     real.parent.mkdir(parents=True, exist_ok=True)
     partial = real.with_name(f".{real.name}.partial")
     partial.mkdir(exist_ok=True)
@@ -66,8 +67,10 @@ def write_bundle(out: Path, fill: Callable[[Path], dict]) -> Path:
             _fill(partial, fill)
             _replace(real, partial)
     except BlockingIOError as error:
-        raise BlockingIOError(f"{out}: expected a place that nobody builds into, got one in which another build is at "
-                              "work; wait for it, or choose another --out") from error
+        raise BlockingIOError(
+            f"{out}: expected a place that nobody builds into, got one in which another build is at "
+            "work; wait for it, or choose another --out"
+        ) from error
     return out
 
 
@@ -199,8 +202,12 @@ def _data(lowered: Lowered, weights: Blob, tables: Blob) -> dict:
 def _segment(segment: Segment, weights: Blob) -> dict:
     origin = segment.origin
     codes = segment.codes if origin is None else origin.codes.reshape(-1)
-    stored = {"offset": weights.add(pack(codes, segment.bits).tobytes()), "count": int(codes.size),
-              "bits": segment.bits, "at": segment.at}
+    stored = {
+        "offset": weights.add(pack(codes, segment.bits).tobytes()),
+        "count": int(codes.size),
+        "bits": segment.bits,
+        "at": segment.at,
+    }
     if origin is None:
         return stored
     forms = (tuple(map(tuple, form.tolist())) for form in (origin.down, origin.across))

@@ -65,8 +65,9 @@ def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
     calls, segments, tables, weights_at, table_at = [], [], [], 0, 0
     for (step, names), (_, writes) in zip(steps, written, strict=True):
         kernel, reads = choose(step, rules), tuple(offsets.get(n) for n in names)
-        calls.append(Call(step.node.name, step, kernel, reads, tuple(offsets.get(n) for n in writes), weights_at,
-                          table_at))
+        calls.append(
+            Call(step.node.name, step, kernel, reads, tuple(offsets.get(n) for n in writes), weights_at, table_at)
+        )
         if kernel.weights.size:
             segments.append(Segment(kernel.weights, kernel.w_bits, weights_at, kernel.origin))
         tables.append(np.pad(kernel.table, (0, -kernel.table.size % 16)))
@@ -121,4 +122,4 @@ def run_compiled(lowered: Lowered, runner: Runner, pictures: np.ndarray) -> np.n
     weights, sizes, n = lowered.weights(), lowered.sizes, lowered.pictures
     calls = np.resize(pictures, (-(-len(pictures) // n) * n, *pictures.shape[1:])).reshape(-1, sizes.picture)
     rows = [runner(p, weights, lowered.table, sizes.workspace, sizes.logits) for p in calls]
-    return np.concatenate(rows).reshape(len(calls) * n, -1)[:len(pictures)]
+    return np.concatenate(rows).reshape(len(calls) * n, -1)[: len(pictures)]

@@ -11,7 +11,7 @@ def layouts(graph: Graph, pictures: int = 1) -> dict[str, Layout]:
 
     pictures: how many run together.
     """
-    borders = {name: (0, 0, 0, 0) for name in graph.tensors}
+    borders = dict.fromkeys(graph.tensors, (0, 0, 0, 0))
     for conv in graph.convs():
         borders[conv.input] = tuple(map(max, borders[conv.input], conv.padding))
     return {name: Layout(tensor, borders[name], pictures) for name, tensor in graph.tensors.items()}
@@ -36,8 +36,11 @@ def workspace(
             last[name] = index
     placed: dict[str, int] = {}
     for name in sorted(sizes, key=lambda n: (-sizes[n], first[n], n)):
-        neighbours = sorted((placed[n], placed[n] + aligned(sizes[n])) for n in placed
-                            if first[n] <= last[name] and first[name] <= last[n])
+        neighbours = sorted(
+            (placed[n], placed[n] + aligned(sizes[n]))
+            for n in placed
+            if first[n] <= last[name] and first[name] <= last[n]
+        )
         offset = 0
         for begin, end in neighbours:
             if offset + sizes[name] <= begin:

@@ -7,11 +7,20 @@ from compile.qdq.values import Const, Weights, require
 
 def check_kernel(weights, where) -> None:
     came = "nothing" if weights is None else type(weights).__name__.lower()
-    require(isinstance(weights, Weights), where, "weights that are a DequantizeLinear of constants", came,
-            "quantize this node too (onnxruntime.quantization.quantize_static)")
-    require(weights.bits <= 8, where, "weights that fit 8 signed bits once their zero point is subtracted",
-            f"{weights.codes.min()}..{weights.codes.max()}",
-            "quantize weights symmetrically (onnxruntime: extra_options={'WeightSymmetric': True})")
+    require(
+        isinstance(weights, Weights),
+        where,
+        "weights that are a DequantizeLinear of constants",
+        came,
+        "quantize this node too (onnxruntime.quantization.quantize_static)",
+    )
+    require(
+        weights.bits <= 8,
+        where,
+        "weights that fit 8 signed bits once their zero point is subtracted",
+        f"{weights.codes.min()}..{weights.codes.max()}",
+        "quantize weights symmetrically (onnxruntime: extra_options={'WeightSymmetric': True})",
+    )
 
 
 def limits(inputs, attributes, where):

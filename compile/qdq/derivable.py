@@ -15,8 +15,10 @@ def derived(graph: Graph) -> None:
     """Raises ExportError unless every scale is exact in float32 and every requantization follows from the scales."""
     for t in graph.tensors.values():
         if float32(t.scale) != t.scale:
-            raise ExportError(f"tensor {t.name}: expected a scale exact in float32, got {t.scale!r}; round it with "
-                              "targets.reference.scales.float32 before deriving integers from it")
+            raise ExportError(
+                f"tensor {t.name}: expected a scale exact in float32, got {t.scale!r}; round it with "
+                "targets.reference.scales.float32 before deriving integers from it"
+            )
     for node in graph.nodes:
         for what, formula, expected, came in _derivations(graph, node):
             if not np.array_equal(expected, came):

@@ -6,8 +6,8 @@ import numpy as np
 
 from compile.qdq.values import Const, Pending, Weights, require
 from targets.reference.checks import ACC_BITS
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut, Tensor, skip_multiplier
 from targets.reference.interpreter import requantize
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut, Tensor, skip_multiplier
 from targets.reference.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant
 
 UNIT = 64  # the code of weight 1 in layers that only scale and shift
@@ -35,8 +35,10 @@ def quantized(tensors: dict, pending: Pending, out: Tensor, qmin: int, qmax: int
     inner = replace(x, name=f"{pending.name}/codes", shape=pending.shape)
     tensors[inner.name] = inner
     requant = rescale_requant(x.scale, out.scale)
-    return [moved(pending, inner, where),
-            Rescale(input=inner.name, requant=requant, **{**common, "name": f"{pending.name}/rescale"})]
+    return [
+        moved(pending, inner, where),
+        Rescale(input=inner.name, requant=requant, **{**common, "name": f"{pending.name}/rescale"}),
+    ]
 
 
 def moved(pending: Pending, out: Tensor, where: str):
@@ -53,8 +55,12 @@ def logits(tensors: dict, pending: Pending, name: str, where: str):
     advice = (
         "quantize the model's output too (QuantizeLinear, DequantizeLinear), or use one weight scale for the last layer"
     )
-    require(pending.kind == "conv" and pending.parts["skip"] is None and not pending.clamped, where,
-            "a QuantizeLinear before the output, or a bare Conv, Gemm or MatMul", pending.kind)
+    require(
+        pending.kind == "conv" and pending.parts["skip"] is None and not pending.clamped,
+        where,
+        "a QuantizeLinear before the output, or a bare Conv, Gemm or MatMul",
+        pending.kind,
+    )
     scales, x = pending.parts["w_scale"], tensors[pending.inputs[0]]
     require(
         bool((scales == scales[0]).all()),
@@ -110,14 +116,18 @@ def _bias(bias, unit: np.ndarray, where: str) -> np.ndarray:
     if bias is None:
         return np.zeros(channels, np.int64)
     values = bias.codes if isinstance(bias, Weights) else bias.array
-    require(values.size in (1, channels) and max(values.shape, default=1) == values.size, where,
-            f"a bias of {channels} values", list(values.shape))
+    require(
+        values.size in (1, channels) and max(values.shape, default=1) == values.size,
+        where,
+        f"a bias of {channels} values",
+        list(values.shape),
+    )
     values = np.broadcast_to(values.reshape(-1), (channels,))
     if isinstance(bias, Const):
         return _integers(values / unit, where, "bias")
     ratio = np.broadcast_to(bias.scale.reshape(-1), (channels,)).astype(np.float64) / unit
     finer = np.rint(np.log2(ratio)).astype(np.int64)
-    exact = (np.abs(ratio / np.exp2(finer) - 1) < 2.0 ** -22) & (finer >= 0) & (finer < 31)
+    exact = (np.abs(ratio / np.exp2(finer) - 1) < 2.0**-22) & (finer >= 0) & (finer < 31)
     return np.where(exact, values << np.where(exact, finer, 0), _integers(values * ratio, where, "bias"))
 
 
@@ -150,9 +160,27 @@ def picture(name: str, out: Tensor, mean: np.ndarray, std: np.ndarray, codes: tu
     acc = ((u8[:, None, None] * UNIT) << requant.left) + biases  # [256, 9, C]
     apart = np.abs(requantize(acc, requant, out.zero_point[0], *codes) - wanted.T[:, None])
     best = apart.sum(0).argmin(0), np.arange(out.shape[2])
-    require(apart.max(0)[best].max() <= 1, where, "a picture's codes within one of the float quantizer's",
-            f"{apart.max(0)[best].max()} apart", "quantize the picture coarser")
+    require(
+        apart.max(0)[best].max() <= 1,
+        where,
+        "a picture's codes within one of the float quantizer's",
+        f"{apart.max(0)[best].max()} apart",
+        "quantize the picture coarser",
+    )
     bias = biases[best]
     weight = np.full((out.shape[2], 1, 1, 1), UNIT, np.int8)
-    return source, [Conv(f"{name}/normalize", name, out.name, weight, 8, bias, w_scale, requant, groups=out.shape[2],
-                         qmin=codes[0], qmax=codes[1])]
+    return source, [
+        Conv(
+            f"{name}/normalize",
+            name,
+            out.name,
+            weight,
+            8,
+            bias,
+            w_scale,
+            requant,
+            groups=out.shape[2],
+            qmin=codes[0],
+            qmax=codes[1],
+        )
+    ]

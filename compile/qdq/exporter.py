@@ -46,8 +46,9 @@ def to_onnx(graph: Graph, metadata: dict | None = None) -> onnx.ModelProto:
         ],
         writer.initializers,
     )
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version,
-                              producer_name="bitgrade")
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version, producer_name="bitgrade"
+    )
     fields = {"format": FORMAT, **(metadata or {})}
     helper.set_model_props(
         model, {f"bitgrade.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}

@@ -3,7 +3,7 @@
 Real values between a DequantizeLinear and the next QuantizeLinear are followed operator by operator
 (compile/qdq/operators.py); at the QuantizeLinear they become one node of the graph (compile/qdq/emit.py). Files of
 train/integers/export.py come back with every integer equal. int8 activations become unsigned by a shift of their zero
-point. """
+point."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -109,16 +109,16 @@ class _Walk(Reader):
             "fix its dimensions (onnxruntime.tools.make_dynamic_shape_fixed)",
         )
         layout = self._input_layout(name)
-        require(
-            layout == "NHWC" or dims[1] in (1, 3, 4),
-            where,
-            "1, 3 or 4 channels, or a Transpose after it",
-            dims,
-        )
+        require(layout == "NHWC" or dims[1] in (1, 3, 4), where, "1, 3 or 4 channels, or a Transpose after it", dims)
         shape = tuple(dims[1:]) if layout == "NHWC" else (dims[2], dims[3], dims[1])
         if kind.elem_type == onnx.TensorProto.UINT8:
-            require(self.normalization is None, where, "no normalization, since its picture is uint8", "one",
-                    "leave --mean and --std out")
+            require(
+                self.normalization is None,
+                where,
+                "no normalization, since its picture is uint8",
+                "one",
+                "leave --mean and --std out",
+            )
             self.tensors[name] = Tensor(name, shape)
             self.values[name], self.unscaled = Codes(name, 0, layout), name
             return name
@@ -161,8 +161,13 @@ class _Walk(Reader):
             return self._quantize(node, inputs, attributes)
         if node.op_type == "DequantizeLinear":
             return self._dequantize(node, inputs, attributes)
-        require(node.op_type in OPS, where, f"one of QuantizeLinear, DequantizeLinear, {', '.join(OPS)}", node.op_type,
-                "rewrite the network without it, or leave it out of the exported part")
+        require(
+            node.op_type in OPS,
+            where,
+            f"one of QuantizeLinear, DequantizeLinear, {', '.join(OPS)}",
+            node.op_type,
+            "rewrite the network without it, or leave it out of the exported part",
+        )
         return OPS[node.op_type](self, node, inputs, attributes)
 
     def _quantize(self, node, inputs, attributes):
@@ -217,8 +222,12 @@ class _Walk(Reader):
             return node.output[0], low, high
         clip = users[0]
         limits = [self.values.get(n) for n in clip.input[1:3]]
-        require(len(limits) == 2 and all(isinstance(v, Const) and v.array.size == 1 for v in limits), self.where(clip),
-                "two constant limits of codes", list(clip.input[1:]))
+        require(
+            len(limits) == 2 and all(isinstance(v, Const) and v.array.size == 1 for v in limits),
+            self.where(clip),
+            "two constant limits of codes",
+            list(clip.input[1:]),
+        )
         low, high = max(low, int(limits[0].array)), min(high, int(limits[1].array))
         require(low < high, self.where(clip), "a range of codes", (low, high))
         return clip.output[0], low, high
@@ -243,8 +252,12 @@ class _Walk(Reader):
     def _scale_picture(self, codes: Codes, where: str, attributes, scale: float, zero_point: tuple) -> None:
         """Scale and zero points of a uint8 picture are told by its first DequantizeLinear."""
         axis = 1 if codes.layout == "NCHW" else 3
-        require(len(zero_point) == 1 or attributes.get("axis", 1) % 4 == axis, where, f"zero points along axis {axis}",
-                attributes.get("axis", 1))
+        require(
+            len(zero_point) == 1 or attributes.get("axis", 1) % 4 == axis,
+            where,
+            f"zero points along axis {axis}",
+            attributes.get("axis", 1),
+        )
         tensor = self.tensors[codes.name]
         self.tensors[codes.name], self.unscaled = Tensor(tensor.name, tensor.shape, 8, scale, zero_point), None
 
@@ -252,8 +265,12 @@ class _Walk(Reader):
         """The tensor of a float picture's codes, which are a function of its uint8 values."""
         require(x.name not in self.tensors, where, "one QuantizeLinear on the picture", "a second one")
         counts = [len(v) for v in self.normalization]
-        require(all(n in (1, x.shape[2]) for n in counts), where, f"a mean and std for each of {x.shape[2]} channels",
-                f"{counts[0]} and {counts[1]} of them")
+        require(
+            all(n in (1, x.shape[2]) for n in counts),
+            where,
+            f"a mean and std for each of {x.shape[2]} channels",
+            f"{counts[0]} and {counts[1]} of them",
+        )
         mean, std = (np.broadcast_to(np.asarray(v, np.float64), (x.shape[2],)) for v in self.normalization)
         require(bool((std > 0).all()), where, "a positive std in normalization", std)
         source, nodes = emit.picture(x.name, out, mean, std, (low, high), where)

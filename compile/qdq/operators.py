@@ -54,8 +54,16 @@ def gemm(reader, node, inputs, attributes):
     o = len(weights.codes)
     require(weights.codes.size == o * h * w * c, where, f"{h * w * c} weights per output", list(weights.codes.shape))
     codes = weights.codes.reshape(o, c, h, w).transpose(0, 2, 3, 1)
-    parts = dict(codes=codes, w_scale=weights.channel_scale(0, where), w_bits=weights.bits, bias=bias, stride=1,
-                 padding=(0, 0, 0, 0), groups=1, skip=None)
+    parts = dict(
+        codes=codes,
+        w_scale=weights.channel_scale(0, where),
+        w_bits=weights.bits,
+        bias=bias,
+        stride=1,
+        padding=(0, 0, 0, 0),
+        groups=1,
+        skip=None,
+    )
     return Pending("conv", reader.name(node), (source,), (1, 1, o), "flat", parts=parts)
 
 
@@ -78,10 +86,20 @@ def add(reader, node, inputs, attributes):
     if not open_sum:
         sources = tuple(reader.tensor(v, where) for v in (a, b))
         return Pending("add", reader.name(node), sources, reader.tensors[sources[0]].shape, a.layout)
-    require(not (isinstance(b, Pending) and b.kind == "conv"), where, "at most one operand that is not quantized",
-            "two open sums", "put a QuantizeLinear and DequantizeLinear on one of them")
-    require(not a.clamped and a.parts["skip"] is None, where, "an addition just after its Conv",
-            "an activation or another Add between", "quantize the convolution's output")
+    require(
+        not (isinstance(b, Pending) and b.kind == "conv"),
+        where,
+        "at most one operand that is not quantized",
+        "two open sums",
+        "put a QuantizeLinear and DequantizeLinear on one of them",
+    )
+    require(
+        not a.clamped and a.parts["skip"] is None,
+        where,
+        "an addition just after its Conv",
+        "an activation or another Add between",
+        "quantize the convolution's output",
+    )
     source = reader.tensor(b, where)
     return replace(a, inputs=(*a.inputs, source), parts={**a.parts, "skip": source})
 
@@ -159,15 +177,24 @@ def slice_pixels(reader, node, inputs, attributes):
     where = reader.where(node)
     source = reader.tensor(inputs[0], where)
     h, w, c = reader.tensors[source].shape
-    require(len(inputs) == 5 and all(isinstance(v, Const) for v in inputs[1:]), where,
-            "constant starts, ends, axes and steps", f"{len(inputs) - 1} inputs")
+    require(
+        len(inputs) == 5 and all(isinstance(v, Const) for v in inputs[1:]),
+        where,
+        "constant starts, ends, axes and steps",
+        f"{len(inputs) - 1} inputs",
+    )
     starts, ends, axes, steps = (v.array.tolist() for v in inputs[1:])
     cut = {a % 4: (s, e, k) for s, e, a, k in zip(starts, ends, axes, steps, strict=True)}
     full = set(cut) == {2, 3} and all(cut[a][0] == 0 and cut[a][1] >= n for a, n in ((2, h), (3, w)))
     require(full and cut[2][2] == cut[3][2] >= 1, where, "every k-th pixel of the whole map (ResNet's option A)", cut)
     stride = int(cut[2][2])
-    return Pending("shortcut", reader.name(node), (source,), (-(-h // stride), -(-w // stride), c),
-                   parts=dict(stride=stride, before=0, pads=(0, 0, 0, 0)))
+    return Pending(
+        "shortcut",
+        reader.name(node),
+        (source,),
+        (-(-h // stride), -(-w // stride), c),
+        parts=dict(stride=stride, before=0, pads=(0, 0, 0, 0)),
+    )
 
 
 def pad(reader, node, inputs, attributes):

@@ -10,8 +10,10 @@ from compile.qdq import emit
 from compile.qdq.values import Const, Pending, Real, Weights, require
 from targets.reference.nodes import Tensor
 
-STATIC = ("quantize it with onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ, "
-          "extra_options={'WeightSymmetric': True})")
+STATIC = (
+    "quantize it with onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ, "
+    "extra_options={'WeightSymmetric': True})"
+)
 
 
 class Reader:
@@ -48,13 +50,23 @@ class Reader:
 
     def tensor(self, x, where: str) -> str:
         """Name of the graph's tensor that holds a value; a pool's or shortcut's result keeps its input's scale."""
-        require(isinstance(x, (Real, Pending)), where, "a dequantized feature map", type(x).__name__.lower(),
-                "put QuantizeLinear and DequantizeLinear before it")
+        require(
+            isinstance(x, (Real, Pending)),
+            where,
+            "a dequantized feature map",
+            type(x).__name__.lower(),
+            "put QuantizeLinear and DequantizeLinear before it",
+        )
         require(x.layout != "NHWC", where, "a feature map in NCHW", x.layout)
         if isinstance(x, Real):
             return x.name
-        require(x.kind in ("max_pool", "shortcut") and not x.clamped, where, "a quantized input",
-                f"the float result of {x.name}", "put QuantizeLinear and DequantizeLinear between them")
+        require(
+            x.kind in ("max_pool", "shortcut") and not x.clamped,
+            where,
+            "a quantized input",
+            f"the float result of {x.name}",
+            "put QuantizeLinear and DequantizeLinear between them",
+        )
         if x.name not in self.tensors:
             out = replace(self.tensors[x.inputs[0]], name=x.name, shape=x.shape)
             self.append([emit.moved(x, out, where)], out)
@@ -79,13 +91,28 @@ def require_qdq(nodes) -> None:
     kinds = {node.op_type for node in nodes}
     dynamic = sorted(kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
     expected = "QuantizeLinear and DequantizeLinear around float operators (QDQ)"
-    require(not dynamic, "model", expected, ", ".join(dynamic),
-            "dynamic quantization is not taken; use onnxruntime.quantization.quantize_static")
+    require(
+        not dynamic,
+        "model",
+        expected,
+        ", ".join(dynamic),
+        "dynamic quantization is not taken; use onnxruntime.quantization.quantize_static",
+    )
     integer = sorted(kind for kind in kinds if kind.startswith("QLinear") or kind == "QGemm")
-    require(not integer, "model", expected, f"the QOperator format ({', '.join(integer)})",
-            "export with quant_format=QuantFormat.QDQ")
-    require(bool(kinds & {"QuantizeLinear", "DequantizeLinear"}), "model", expected, "a network that is not quantized",
-            STATIC)
+    require(
+        not integer,
+        "model",
+        expected,
+        f"the QOperator format ({', '.join(integer)})",
+        "export with quant_format=QuantFormat.QDQ",
+    )
+    require(
+        bool(kinds & {"QuantizeLinear", "DequantizeLinear"}),
+        "model",
+        expected,
+        "a network that is not quantized",
+        STATIC,
+    )
 
 
 def attributes_of(node) -> dict:
@@ -117,6 +144,10 @@ def quantizer(inputs, attributes, where: str) -> tuple[np.ndarray, Const]:
             "none",
         )
         zero = Const(np.int64(0), 8, False)
-    require(zero.bits is not None and zero.bits <= 8 and zero.array.size in (1, scale.array.size), where,
-            "zero points of 8 bits at most", zero.array)
+    require(
+        zero.bits is not None and zero.bits <= 8 and zero.array.size in (1, scale.array.size),
+        where,
+        "zero points of 8 bits at most",
+        zero.array,
+    )
     return scale.array, zero

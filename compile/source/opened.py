@@ -116,8 +116,16 @@ def _open_run(folder: Path) -> Source:
             for v in run["variants"]
         ]
         return _checked(
-            Source(run["name"], variants, run["labels"], golden["images"], run["selector"],
-                   run.get("budgets", []), run.get("escalation"), _budget(folder, run))
+            Source(
+                run["name"],
+                variants,
+                run["labels"],
+                golden["images"],
+                run["selector"],
+                run.get("budgets", []),
+                run.get("escalation"),
+                _budget(folder, run),
+            )
         )
     except FileNotFoundError as error:
         raise SourceError(
@@ -144,8 +152,9 @@ def _budget(folder: Path, run: dict) -> float | None:
     """Of a run's settings; None for one that tells none."""
     budget = run.get("settings", {}).get("budget")
     if budget is not None and not (type(budget) in (int, float) and 0 < budget < math.inf):
-        raise SourceError(f"{folder}: expected a budget above 0 in the settings of run.json, got {budget!r}; "
-                          "export the run again")
+        raise SourceError(
+            f"{folder}: expected a budget above 0 in the settings of run.json, got {budget!r}; export the run again"
+        )
     return budget if run["selector"] is None or run.get("budgets") else None  # without a table none can be kept
 
 
@@ -216,8 +225,14 @@ def _checked(source: Source) -> Source:
 
 def _require_served(source: Source) -> None:
     """Raises SourceError for what the runtime would refuse in a bundle, before the work and not on the device."""
-    about = {"name": source.name, "labels": source.labels, "selector": source.selector, "budget": source.budget,
-             "budgets": source.budgets, "escalation": source.escalation}
+    about = {
+        "name": source.name,
+        "labels": source.labels,
+        "selector": source.selector,
+        "budget": source.budget,
+        "budgets": source.budgets,
+        "escalation": source.escalation,
+    }
     try:
         top = Fields(about, source.name, "export the run again, or rename the file")
         top.text("name")

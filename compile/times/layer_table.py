@@ -44,14 +44,22 @@ class Report:
         return None if None in values else sum(values)
 
 
-def report(graph: Graph, target: Target, lowered: Lowered, library: Path | None = None, function: str = "main",
-           times: bool = True) -> Report:
+def report(
+    graph: Graph,
+    target: Target,
+    lowered: Lowered,
+    library: Path | None = None,
+    function: str = "main",
+    times: bool = True,
+) -> Report:
     """library, function: the network's code, to time the whole of it. times: False measures nothing."""
     runs_here = times and not missing(target)
     measured = Local(target).times(lowered.calls, BUDGET_US) if runs_here else [None] * len(lowered.calls)
     predicted, unit = _predicted(graph, target)
-    rows = [Row(*named, *guess, time)
-            for named, guess, time in zip(table_of_rules(graph, lowered), predicted, measured, strict=True)]
+    rows = [
+        Row(*named, *guess, time)
+        for named, guess, time in zip(table_of_rules(graph, lowered), predicted, measured, strict=True)
+    ]
     return Report(rows, unit, library_time(library, function, lowered) if runs_here and library else None)
 
 
@@ -82,8 +90,14 @@ def print_report(rows: Report, title: str, console: Console) -> None:
     for heading, total in zip(("MMACs", predicted, "measured us"), (macs, *sums), strict=True):
         table.add_column(heading, total, justify="right")
     for row in rows.rows:
-        table.add_row(row.layer, row.rule, row.bits, f"{row.macs / 1e6:.2f}" if row.macs else "",
-                      f"{'~' * row.interpolated}{_number(row.predicted)}", _number(row.measured))
+        table.add_row(
+            row.layer,
+            row.rule,
+            row.bits,
+            f"{row.macs / 1e6:.2f}" if row.macs else "",
+            f"{'~' * row.interpolated}{_number(row.predicted)}",
+            _number(row.measured),
+        )
     console.print(table)
     if rows.network is not None:
         console.print(f"whole network, one thread: {rows.network:.1f} us", highlight=False)

@@ -60,8 +60,10 @@ class Local:
 
     def __init__(self, target: Target):
         if lacking := missing(target):
-            raise TargetError(f"{target.name}: expected a machine that runs it, but this one lacks {lacking}; "
-                              "measure on the board with --rpc HOST:PORT")
+            raise TargetError(
+                f"{target.name}: expected a machine that runs it, but this one lacks {lacking}; "
+                "measure on the board with --rpc HOST:PORT"
+            )
         self.target, self.name, self.device = target, cpu.model(), tvm.cpu()
 
     def times(self, calls: Sequence[Call], budget_us: float = BUDGET_US) -> list[float]:
@@ -87,8 +89,10 @@ class Board:
         except ImportError as error:
             raise TargetError(f"RPC needs {error.name}: pip install psutil cloudpickle") from error
         except (OSError, RuntimeError) as error:
-            raise TargetError(f"expected an RPC server at {address} ({error}); start one on the board: "
-                              f"python -m tvm.exec.rpc_server --host 0.0.0.0 --port {port}") from error
+            raise TargetError(
+                f"expected an RPC server at {address} ({error}); start one on the board: "
+                f"python -m tvm.exec.rpc_server --host 0.0.0.0 --port {port}"
+            ) from error
         self.target, self.name, self.device = target, f"board at {address}", self._session.cpu()
         self._loaded = 0
 
@@ -96,8 +100,10 @@ class Board:
         try:
             return kernel_times(calls, self, budget_us)
         except RuntimeError as error:
-            raise TargetError(f"{self.name} does not answer any more ({error}); look at its server, then run this "
-                              "again: it goes on where it stopped") from error
+            raise TargetError(
+                f"{self.name} does not answer any more ({error}); look at its server, then run this "
+                "again: it goes on where it stopped"
+            ) from error
 
     def load(self, module: tvm.IRModule):
         self._loaded += 1  # a new name: to overwrite a library that is open there would end the server
@@ -130,7 +136,7 @@ def scratch(call: Call) -> Scratch:
         size = call.kernel.weights.size if layout is None else layout.size * np.dtype(layout.dtype).itemsize
         at += -(-(size + SLACK) // 64) * 64
     count = len(step.reads)
-    return Scratch(tuple(offsets[:count]), offsets[count], tuple(offsets[count + 1:]), at, max(1, FOOTPRINT // at))
+    return Scratch(tuple(offsets[:count]), offsets[count], tuple(offsets[count + 1 :]), at, max(1, FOOTPRINT // at))
 
 
 def codes(layout, rng: np.random.Generator) -> np.ndarray:
@@ -143,8 +149,8 @@ def contents(call: Call) -> np.ndarray:
     where, rng = scratch(call), np.random.default_rng(0)
     one = np.zeros(where.stride, np.uint8)
     for layout, at in zip(call.step.reads, where.reads, strict=True):
-        one[at:at + layout.size] = codes(layout, rng)
-    one[where.weights:where.weights + call.kernel.weights.size] = call.kernel.weights.view(np.uint8)
+        one[at : at + layout.size] = codes(layout, rng)
+    one[where.weights : where.weights + call.kernel.weights.size] = call.kernel.weights.view(np.uint8)
     return np.tile(one, where.copies)
 
 
@@ -194,8 +200,10 @@ def kernel_times(calls: Sequence[Call], machine: Local | Board, budget_us: float
 
 def _least(calls: list[Call], machine: Local | Board, budget_us: float) -> list[float]:
     library = machine.load(timing_module(calls))
-    buffers = [[tvm.runtime.tensor(array, device=machine.device) for array in (contents(call), table_of(call))]
-               for call in calls]
+    buffers = [
+        [tvm.runtime.tensor(array, device=machine.device) for array in (contents(call), table_of(call))]
+        for call in calls
+    ]
 
     def loop(k: int, repeat: int, times: int) -> float:
         """Microseconds of one call."""
@@ -217,8 +225,13 @@ def network_time(main, lowered: Lowered, seconds: float = 0.2) -> float:
     main: a compiled function of main's buffers.
     """
     sizes, rng = lowered.sizes, np.random.default_rng(0)
-    counts = ((sizes.picture, "uint8"), (sizes.weights, "int8"), (sizes.table, "int32"), (sizes.workspace, "uint8"),
-              (sizes.logits, "int32"))
+    counts = (
+        (sizes.picture, "uint8"),
+        (sizes.weights, "int8"),
+        (sizes.table, "int32"),
+        (sizes.workspace, "uint8"),
+        (sizes.logits, "int32"),
+    )
     arrays = [aligned_buffer(*count) for count in counts]
     values = (rng.integers(0, 256, sizes.picture, np.uint8), lowered.weights(), lowered.table)
     for array, given in zip(arrays, values, strict=False):

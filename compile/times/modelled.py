@@ -28,8 +28,9 @@ class Modelled:
     def __init__(self, target: Target):
         cycles = f"targets.{target.family}.cycles"
         if not target.cpu or importlib.util.find_spec(cycles) is None:
-            raise TargetError(f"{target.name}: neither runs here nor is emulated; measure on the board with "
-                              "--rpc HOST:PORT")
+            raise TargetError(
+                f"{target.name}: neither runs here nor is emulated; measure on the board with --rpc HOST:PORT"
+            )
         self.target, self._cycles = target, importlib.import_module(cycles)
         self.unit, self.name = self._cycles.UNIT, self._cycles.source(target)
         self._known: dict[StructuralKey, float] = {}
@@ -57,8 +58,9 @@ class Modelled:
         weights, table = np.resize(call.kernel.weights, sizes.weights), np.resize(table_of(call), sizes.table)
         return self._linked(module, picture, weights, table, sizes)
 
-    def _linked(self, module: tvm.IRModule, picture: np.ndarray, weights: np.ndarray, table: np.ndarray,
-                sizes: Sizes) -> float:
+    def _linked(
+        self, module: tvm.IRModule, picture: np.ndarray, weights: np.ndarray, table: np.ndarray, sizes: Sizes
+    ) -> float:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "code.so"
             link(module, self.target, library)

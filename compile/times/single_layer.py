@@ -70,8 +70,23 @@ class _Nodes:
             scale = float32(1 / out.qmax)
             out, requant = Tensor(name, out.shape, out.bits, scale), conv_requant(x.scale, w_scale, scale)
             units = None if skip is None else skip_multiplier(x.scale, w_scale, requant.left, self.tensors[skip].scale)
-        node = Conv(name, x.name, name, weight, w_bits, np.zeros(channels, np.int64), w_scale, requant, shape.stride,
-                    _padding(shape), shape.groups, 0, min(out.qmax, 255), skip, units)
+        node = Conv(
+            name,
+            x.name,
+            name,
+            weight,
+            w_bits,
+            np.zeros(channels, np.int64),
+            w_scale,
+            requant,
+            shape.stride,
+            _padding(shape),
+            shape.groups,
+            0,
+            min(out.qmax, 255),
+            skip,
+            units,
+        )
         return self._append(node, out)
 
     def rescale(self, name: str, x: Tensor, bits: int) -> str:
@@ -97,6 +112,7 @@ class _Nodes:
 
 def _padding(shape: Shape) -> tuple[int, int, int, int]:
     """What the output's size takes, as even as it can be."""
-    total = [max(0, (o - 1) * shape.stride + k - i)
-             for i, o, k in zip(shape.input, shape.output, shape.kernel, strict=False)]
+    total = [
+        max(0, (o - 1) * shape.stride + k - i) for i, o, k in zip(shape.input, shape.output, shape.kernel, strict=False)
+    ]
     return total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2

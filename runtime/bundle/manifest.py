@@ -151,8 +151,11 @@ def parse(text: bytes) -> Manifest:
     for path in (manifest.golden, "weights.bin", "tables.bin"):
         top.require(path in files, f"{path} among the files", sorted(files))
     side = min(manifest.shape[:2])
-    top.require(manifest.selector is None or side >= SIDE, f"an input of {SIDE} pixels a side or more, as its "
-                "selector needs", list(manifest.shape))
+    top.require(
+        manifest.selector is None or side >= SIDE,
+        f"an input of {SIDE} pixels a side or more, as its selector needs",
+        list(manifest.shape),
+    )
     require_different(top, [v.name for v in variants])
     _require_unchanged(top)
     return manifest
@@ -193,8 +196,9 @@ def _require_unchanged(top: Fields) -> None:
     except RecursionError:  # in fields that nobody knows
         came = "nothing: it is nested too deep"
     if came != told:
-        raise BundleError(f"manifest.json: its content changed, expected sha256 {told[:16]}..., got {came[:16]}...; "
-                          f"{COPY}")
+        raise BundleError(
+            f"manifest.json: its content changed, expected sha256 {told[:16]}..., got {came[:16]}...; {COPY}"
+        )
 
 
 def _hex(f: Fields) -> str:

@@ -45,8 +45,10 @@ class Bundle:
         """The variant's library; raises BundleError for a bundle of source only that nobody has compiled yet."""
         path = self.path(variant.library)
         if not path.is_file():
-            raise BundleError(f"{self.folder}: expected the library {variant.library}, but this bundle holds source "
-                              f"only; compile it on this device: {REBUILD_HERE}")
+            raise BundleError(
+                f"{self.folder}: expected the library {variant.library}, but this bundle holds source "
+                f"only; compile it on this device: {REBUILD_HERE}"
+            )
         return path
 
     def level(self, name: str | None = None) -> Level:
@@ -76,7 +78,7 @@ class Bundle:
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Pictures uint8 [G, H, W, 3] and, by variant, the exact logits int32 [G, classes] they must give."""
-        pictures, = self._golden("images")
+        (pictures,) = self._golden("images")
         count = len(np.atleast_1d(pictures))
         self._require("pictures", pictures, np.dtype(np.uint8), (count, *self.manifest.shape))
         return pictures, self.golden_logits(count)
@@ -95,21 +97,27 @@ class Bundle:
             with np.load(self.path(self.manifest.golden), allow_pickle=False) as data:
                 return [data[name] for name in names]
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BundleError(f"{self.folder}: expected golden pictures and logits of every variant in "
-                              f"{self.manifest.golden}, got {error}; {REBUILD}") from error
+            raise BundleError(
+                f"{self.folder}: expected golden pictures and logits of every variant in "
+                f"{self.manifest.golden}, got {error}; {REBUILD}"
+            ) from error
 
     def _require(self, what: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         if array.dtype != dtype or array.shape != shape:
-            raise BundleError(f"{self.folder}: expected golden {what} {dtype} {list(shape)}, "
-                              f"got {array.dtype} {list(array.shape)}; {REBUILD}")
+            raise BundleError(
+                f"{self.folder}: expected golden {what} {dtype} {list(shape)}, "
+                f"got {array.dtype} {list(array.shape)}; {REBUILD}"
+            )
 
 
 def newest_bundle(root: Path = Path("bundles")) -> Path:
     """The bundle under `root` that was completed last; raises BundleError where there is none."""
     found = [p for p in root.glob("*/manifest.json") if not p.parent.name.startswith(".")]
     if not found:
-        raise BundleError(f"{root.absolute()}: expected a bundle there, found none; make one with "
-                          "`python -m compile.build`, or name one")
+        raise BundleError(
+            f"{root.absolute()}: expected a bundle there, found none; make one with "
+            "`python -m compile.build`, or name one"
+        )
     return max(found, key=lambda p: (p.stat().st_mtime_ns, p)).parent
 
 
@@ -124,8 +132,10 @@ def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bun
     try:
         text = (folder / "manifest.json").read_bytes()
     except OSError as error:
-        raise BundleError(f"{folder}: expected a bundle, that is a folder with manifest.json, but there is "
-                          f"{_what(folder)}; make one with `python -m compile.build`, or name another") from error
+        raise BundleError(
+            f"{folder}: expected a bundle, that is a folder with manifest.json, but there is "
+            f"{_what(folder)}; make one with `python -m compile.build`, or name another"
+        ) from error
     try:
         manifest = parse(text)
         if here:
@@ -145,18 +155,23 @@ def runnable(manifest: Manifest) -> tuple[Level, ...]:
     target = manifest.target
     processor = _PROCESSORS.get(target.family)
     if processor is None:
-        raise BundleError(f"target {target.name}: expected a family among {', '.join(_PROCESSORS)}, "
-                          f"got {target.family}; update bitgrade on this device")
+        raise BundleError(
+            f"target {target.name}: expected a family among {', '.join(_PROCESSORS)}, "
+            f"got {target.family}; update bitgrade on this device"
+        )
     if target.machine != cpu.machine():
-        raise BundleError(f"target {target.name}: expected a machine of {target.machine}, this one is {cpu.machine()}; "
-                          "build for this one with `python -m compile.build --target ...`, or, a bundle with lib/*.cu, "
-                          f"here: {REBUILD_HERE}")
+        raise BundleError(
+            f"target {target.name}: expected a machine of {target.machine}, this one is {cpu.machine()}; "
+            "build for this one with `python -m compile.build --target ...`, or, a bundle with lib/*.cu, "
+            f"here: {REBUILD_HERE}"
+        )
     here = processor.features()
     found = tuple(level for level in target.levels if here.issuperset(level.requires))
     if not found:
         why = "; ".join(_lacking(level, target.family) for level in target.levels)
-        raise BundleError(f"target {target.name}: {why}; build for a target without them, see "
-                          "`python -m compile.build --help`")
+        raise BundleError(
+            f"target {target.name}: {why}; build for a target without them, see `python -m compile.build --help`"
+        )
     return found
 
 
@@ -176,8 +191,9 @@ def _check_file(folder: Path, name: str, manifest: Manifest, verify: bool) -> No
     if path.stat().st_size != expected.bytes:
         raise BundleError(f"{name}: expected {expected.bytes} bytes, got {path.stat().st_size}; {COPY}")
     if verify and (got := _sha256(path)) != expected.sha256:
-        raise BundleError(f"{name}: its bytes changed, expected sha256 {expected.sha256[:16]}..., got {got[:16]}...; "
-                          f"{COPY}")
+        raise BundleError(
+            f"{name}: its bytes changed, expected sha256 {expected.sha256[:16]}..., got {got[:16]}...; {COPY}"
+        )
 
 
 def _sha256(path: Path) -> str:

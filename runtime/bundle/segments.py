@@ -70,8 +70,15 @@ def parse_segment(f: Fields, total: int, stored: int) -> Segment:
 def _transform(f: Fields) -> Transform:
     shape, most = f.get("shape", list, "a list"), 1 << 16
     f.require(len(shape) == 3 and all(type(n) is int and 1 <= n <= most for n in shape), "a shape [O, T, I]", shape)
-    t = Transform(tuple(shape), _form(f, "down"), _form(f, "across"), f.whole("block", 1, most),
-                  f.whole("step", 1, most), f.whole("group", 1, most), f.whole("bytes", 1, 2))
+    t = Transform(
+        tuple(shape),
+        _form(f, "down"),
+        _form(f, "across"),
+        f.whole("block", 1, most),
+        f.whole("step", 1, most),
+        f.whole("group", 1, most),
+        f.whole("bytes", 1, 2),
+    )
     taps = len(t.down[0]) * len(t.across[0])
     f.require(shape[1] == taps <= 128, f"the {taps} taps of down and across, at most 128", shape)
     f.require(t.step % t.group == 0, f"a step of whole groups of {t.group}", t.step)
@@ -80,7 +87,8 @@ def _transform(f: Fields) -> Transform:
 
 def _form(f: Fields, name: str) -> tuple[tuple[int, ...], ...]:
     rows = f.get(name, list, "a list of rows")
-    small = all(isinstance(r, list) and r and all(type(x) is int and abs(x) <= Transform.LARGEST for x in r)
-                for r in rows)
+    small = all(
+        isinstance(r, list) and r and all(type(x) is int and abs(x) <= Transform.LARGEST for x in r) for r in rows
+    )
     f.require(0 < len(rows) <= 128 and small and len({len(r) for r in rows}) == 1, f"equal rows in {name}", rows)
     return tuple(map(tuple, rows))

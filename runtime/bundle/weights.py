@@ -17,7 +17,7 @@ def aligned_buffer(count: int, dtype) -> np.ndarray:
     size = count * np.dtype(dtype).itemsize
     room = np.zeros(size + ALIGN + SLACK, np.uint8)
     begin = -room.ctypes.data % ALIGN
-    return room[begin:begin + size].view(dtype)
+    return room[begin : begin + size].view(dtype)
 
 
 def unpack(packed: np.ndarray, count: int, bits: int) -> np.ndarray:
@@ -27,8 +27,10 @@ def unpack(packed: np.ndarray, count: int, bits: int) -> np.ndarray:
     """
     size = -(-count * bits // 8)
     if bits not in range(2, 9) or count < 0 or packed.dtype != np.uint8 or packed.shape != (size,):
-        raise ValueError(f"expected {count} codes of 2..8 bits in uint8 [{size}], "
-                         f"got {bits} bits in {packed.dtype} {list(packed.shape)}")
+        raise ValueError(
+            f"expected {count} codes of 2..8 bits in uint8 [{size}], "
+            f"got {bits} bits in {packed.dtype} {list(packed.shape)}"
+        )
     groups = -(-count // _GROUP)
     room = np.zeros(groups * bits, np.uint8)
     room[:size] = packed
@@ -52,10 +54,12 @@ def read_weights(file: Path, segments: Iterable[Segment], total: int) -> np.ndar
     for s in segments:
         end = s.offset + s.stored
         if end > stream.size or s.at + s.size > total:
-            raise ValueError(f"{file.name}: expected {s.count} codes of {s.bits} bits within {stream.size} bytes, "
-                             f"at {s.at} of {total}; got bytes {s.offset}..{end}")
-        codes = unpack(stream[s.offset:end], s.count, s.bits)
-        buffer[s.at:s.at + s.size] = codes if s.transform is None else transformed(codes, s.transform)
+            raise ValueError(
+                f"{file.name}: expected {s.count} codes of {s.bits} bits within {stream.size} bytes, "
+                f"at {s.at} of {total}; got bytes {s.offset}..{end}"
+            )
+        codes = unpack(stream[s.offset : end], s.count, s.bits)
+        buffer[s.at : s.at + s.size] = codes if s.transform is None else transformed(codes, s.transform)
     return buffer
 
 

@@ -66,6 +66,9 @@ def _budget(f: Fields, up: tuple[int, ...]) -> EscalationBudget:
 
 def _whole(f: Fields, key: str, count: int, most: int) -> tuple[int, ...]:
     values = f.get(key, list, "a list")
-    f.require(len(values) == count and all(type(v) is int and 0 <= v <= most for v in values),
-              f"{key} to be {count} whole numbers in 0..{most}, one a variant", values)
+    f.require(
+        len(values) == count and all(type(v) is int and 0 <= v <= most for v in values),
+        f"{key} to be {count} whole numbers in 0..{most}, one a variant",
+        values,
+    )
     return tuple(values)

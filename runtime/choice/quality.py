@@ -36,15 +36,22 @@ def features(pictures: np.ndarray) -> np.ndarray:
     All integer arithmetic; a picture's features do not depend on the batch it comes in. H, W >= 8, else ValueError.
     """
     x = pictures[None] if isinstance(pictures, np.ndarray) and pictures.ndim == 3 else pictures
-    if not (isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] == 3
-            and min(x.shape[1:3]) >= SIDE):
+    if not (
+        isinstance(x, np.ndarray)
+        and x.dtype == np.uint8
+        and x.ndim == 4
+        and x.shape[3] == 3
+        and min(x.shape[1:3]) >= SIDE
+    ):
         came = f"{x.dtype} {list(pictures.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise ValueError(f"expected uint8 pictures [N, H, W, 3] or [H, W, 3] of at least {SIDE}x{SIDE} pixels, "
-                         f"got {came}; see runtime.pictures.arrays.as_picture and resize")
+        raise ValueError(
+            f"expected uint8 pictures [N, H, W, 3] or [H, W, 3] of at least {SIDE}x{SIDE} pixels, "
+            f"got {came}; see runtime.pictures.arrays.as_picture and resize"
+        )
     step = max(1, CHUNK // (x.shape[1] * x.shape[2]))
     out = np.empty((len(x), D), np.int32)
     for k in range(0, len(x), step):
-        out[k:k + step] = _features(x[k:k + step])
+        out[k : k + step] = _features(x[k : k + step])
     return out
 
 
@@ -56,8 +63,8 @@ def _features(x: np.ndarray) -> np.ndarray:
     dx, dy = y[:, :, 1:] - y[:, :, :-1], y[:, 1:] - y[:, :-1]
     dxx = dx[:, :, 1:] - dx[:, :, :-1]
     dxxy = dxx[:, 1:] - dxx[:, :-1]
-    pairs = y[:, :h - 1:2] + y[:, 1::2]
-    half = pairs[:, :, :w - 1:2] + pairs[:, :, 1::2]  # four times the mean
+    pairs = y[:, : h - 1 : 2] + y[:, 1::2]
+    half = pairs[:, :, : w - 1 : 2] + pairs[:, :, 1::2]  # four times the mean
     flat = y.reshape(n, h * w)
     low, high = h * w * 5 // 100, h * w * 95 // 100
     ranked = np.partition(flat, (low, high), axis=1)
@@ -65,7 +72,7 @@ def _features(x: np.ndarray) -> np.ndarray:
     contrast = flat - (luma // (h * w)).astype(np.int16)[:, None]
     adx, ady = np.abs(dx), np.abs(dy)
     all_x, all_y = _sum(adx), _sum(ady)
-    border = _sum(adx[:, :, BLOCK - 1::BLOCK]) + _sum(ady[:, BLOCK - 1::BLOCK])
+    border = _sum(adx[:, :, BLOCK - 1 :: BLOCK]) + _sum(ady[:, BLOCK - 1 :: BLOCK])
     on_border = h * ((w - 1) // BLOCK) + w * ((h - 1) // BLOCK)
     both = h * (w - 1) + (h - 1) * w
     sums, counts = zip(
@@ -80,7 +87,9 @@ def _features(x: np.ndarray) -> np.ndarray:
         (_sum_abs(_laplacian(planes[0] - planes[1])), (h - 2) * (w - 2)),
         (luma, h * w),
         (_sum(flat < DARK), h * w),
-        (_sum(dx == 0) + _sum(dy == 0), both), strict=True)
+        (_sum(dx == 0) + _sum(dy == 0), both),
+        strict=True,
+    )
     means = (np.array(sums) << FRACTION) // np.array(counts)[:, None]
     noise, detail, detail_half, contrast, border, inside, x_slope, y_slope, chroma = _log2(means[:9] + _FLOOR)
     luma, dark, equal = means[9:]

@@ -87,8 +87,10 @@ class Selector:
         if d.get("format") != FORMAT:
             raise SelectorError(f"selector: expected format {FORMAT}, got {d.get('format')!r}; export the run anew")
         if d.get("features") != list(NAMES):
-            raise SelectorError(f"selector: expected the features {list(NAMES)}, got {d.get('features')!r}; "
-                                "it was made for another version of bitgrade: export the run anew")
+            raise SelectorError(
+                f"selector: expected the features {list(NAMES)}, got {d.get('features')!r}; "
+                "it was made for another version of bitgrade: export the run anew"
+            )
         wanted = {field.name for field in fields(cls)}
         missing, extra = sorted(wanted - set(d)), sorted(map(str, set(d) - wanted - {"format", "features"}))
         if missing or extra:
@@ -130,8 +132,8 @@ class Selector:
         flat = self.group_weight.transpose(1, 0, 2).reshape(d, groups * d)
         out = np.empty(len(z), np.int64)
         for k in range(0, len(z), CHUNK):
-            u = (z[k:k + CHUNK] @ flat - self.group_offset.reshape(-1)) >> GROUP_SHIFT
-            out[k:k + CHUNK] = (u * u).reshape(-1, groups, d).sum(2).min(1)
+            u = (z[k : k + CHUNK] @ flat - self.group_offset.reshape(-1)) >> GROUP_SHIFT
+            out[k : k + CHUNK] = (u * u).reshape(-1, groups, d).sum(2).min(1)
         return out
 
 
@@ -177,9 +179,21 @@ def rounded_up(cost: float) -> str:
 
 
 _SHAPES = {
-    "offset": "D", "multiplier": "D", "shift": "D", "hidden_weight": "HD", "hidden_bias": "H", "hidden_shift": "",
-    "output_weight": "GH", "output_bias": "G", "output_shift": "", "group_accuracy": "GK", "group_weight": "GDD",
-    "group_offset": "GD", "threshold": "K", "fallback": "K", "costs": "K",
+    "offset": "D",
+    "multiplier": "D",
+    "shift": "D",
+    "hidden_weight": "HD",
+    "hidden_bias": "H",
+    "hidden_shift": "",
+    "output_weight": "GH",
+    "output_bias": "G",
+    "output_shift": "",
+    "group_accuracy": "GK",
+    "group_weight": "GDD",
+    "group_offset": "GD",
+    "threshold": "K",
+    "fallback": "K",
+    "costs": "K",
 }
 
 
@@ -208,8 +222,14 @@ def _check_shape(name: str, array, letters: str, sizes: dict[str, int]) -> None:
 
 def _check_ranges(s: Selector) -> None:
     ranges = {
-        "offset": (-1 << 31, 1 << 31), "multiplier": (0, (1 << 30) - 1), "shift": (0, 40), "hidden_shift": (0, 40),
-        "output_shift": (0, 40), "threshold": (0, SAFE), "group_accuracy": (0, ONE), "fallback": (NEVER, ONE),
+        "offset": (-1 << 31, 1 << 31),
+        "multiplier": (0, (1 << 30) - 1),
+        "shift": (0, 40),
+        "hidden_shift": (0, 40),
+        "output_shift": (0, 40),
+        "threshold": (0, SAFE),
+        "group_accuracy": (0, ONE),
+        "fallback": (NEVER, ONE),
         "costs": (0, MAX_COST),
     }
     for name, (low, high) in ranges.items():

@@ -96,8 +96,10 @@ class Loaded:
     def launch(self, name: str, pictures: int, logits: int, stream: int) -> None:
         """Launches a variant's kernels; see Engine.launch. Raises ValueError where libraries do not run on a GPU."""
         if self._memory is not DeviceBuffer:
-            raise ValueError("expected a bundle for CUDA, whose kernels can be launched on a stream; "
-                             "this one's run on the processor: use `infer`")
+            raise ValueError(
+                "expected a bundle for CUDA, whose kernels can be launched on a stream; "
+                "this one's run on the processor: use `infer`"
+            )
         ffi, call = _ffi(), self._calls[name]
         own_x, *rest, own_y = call.args
         x = ffi.from_dlpack(foreign(pictures, own_x.shape[0], np.uint8))
@@ -118,8 +120,10 @@ class Loaded:
 
     def _start_helpers(self, threads: int, libraries: dict[str, Callable], builds: dict[Variant, Build]) -> None:
         if any(b.parallel is None for b in builds.values()):
-            raise BundleError(f"expected code for several threads, that of {self.level.name} is for one; "
-                              "leave the number of threads out")
+            raise BundleError(
+                f"expected code for several threads, that of {self.level.name} is for one; "
+                "leave the number of threads out"
+            )
         block, records = control_block(threads), []
         control = _ffi().from_dlpack(block)
         for v, b in builds.items():
@@ -156,8 +160,10 @@ def _ffi():
     try:
         import tvm_ffi  # here, because it takes 0.15 s and most of what this package does needs none
     except ImportError as error:
-        raise BundleError(f"expected the package apache-tvm-ffi, which loads compiled libraries, got: {error}; "
-                          "install it with `pip install apache-tvm-ffi==0.1.14.post1`") from error
+        raise BundleError(
+            f"expected the package apache-tvm-ffi, which loads compiled libraries, got: {error}; "
+            "install it with `pip install apache-tvm-ffi==0.1.14.post1`"
+        ) from error
     return tvm_ffi
 
 

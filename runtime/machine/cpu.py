@@ -7,9 +7,32 @@ from pathlib import Path
 AT_HWCAP, AT_HWCAP2 = 16, 26
 # Linux, arch/arm64/include/uapi/asm/hwcap.h: name -> bit. Read from the kernel, not from /proc/cpuinfo, because an
 # emulated process sees the /proc of its host.
-HWCAP = {"fp": 0, "asimd": 1, "evtstrm": 2, "aes": 3, "pmull": 4, "sha1": 5, "sha2": 6, "crc32": 7, "atomics": 8,
-         "fphp": 9, "asimdhp": 10, "cpuid": 11, "asimdrdm": 12, "jscvt": 13, "fcma": 14, "lrcpc": 15, "dcpop": 16,
-         "sha3": 17, "sm3": 18, "sm4": 19, "asimddp": 20, "sha512": 21, "sve": 22, "asimdfhm": 23}
+HWCAP = {
+    "fp": 0,
+    "asimd": 1,
+    "evtstrm": 2,
+    "aes": 3,
+    "pmull": 4,
+    "sha1": 5,
+    "sha2": 6,
+    "crc32": 7,
+    "atomics": 8,
+    "fphp": 9,
+    "asimdhp": 10,
+    "cpuid": 11,
+    "asimdrdm": 12,
+    "jscvt": 13,
+    "fcma": 14,
+    "lrcpc": 15,
+    "dcpop": 16,
+    "sha3": 17,
+    "sm3": 18,
+    "sm4": 19,
+    "asimddp": 20,
+    "sha512": 21,
+    "sve": 22,
+    "asimdfhm": 23,
+}
 HWCAP2 = {"dcpodp": 0, "sve2": 1, "svei8mm": 9, "flagm2": 7, "frint": 8, "i8mm": 13, "bf16": 14}
 
 

@@ -29,9 +29,11 @@ class Driver:
         try:
             self._lib = ctypes.CDLL(library)
         except OSError as error:
-            raise BundleError(f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run it where "
-                              "there is an NVIDIA GPU. The bundle brings its source (lib/*.cu) and the commands that "
-                              "compile it there (lib/rebuild.sh)") from error
+            raise BundleError(
+                f"expected NVIDIA's driver, but {library} cannot be opened ({error}); run it where "
+                "there is an NVIDIA GPU. The bundle brings its source (lib/*.cu) and the commands that "
+                "compile it there (lib/rebuild.sh)"
+            ) from error
         self._call("cuInit", 0)
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(self._device), _DEVICE)
@@ -89,8 +91,10 @@ class Driver:
             text = ctypes.c_char_p()
             self._lib.cuGetErrorString(code, ctypes.byref(text))
             said = text.value.decode(errors="replace") if text.value else "no text"
-            raise BundleError(f"expected {name} of NVIDIA's driver to succeed, got error {code} ({said}); "
-                              "check the GPU with nvidia-smi")
+            raise BundleError(
+                f"expected {name} of NVIDIA's driver to succeed, got error {code} ({said}); "
+                "check the GPU with nvidia-smi"
+            )
 
 
 @cache
@@ -100,7 +104,7 @@ def driver() -> Driver:
 
 
 def features() -> frozenset[str]:
-    """"sm_NN" for every compute capability up to that of GPU 0, all of whose code it can run."""
+    """ "sm_NN" for every compute capability up to that of GPU 0, all of whose code it can run."""
     return frozenset(f"sm_{n}" for n in range(10, driver().capability() + 1))
 
 
@@ -110,11 +114,18 @@ def model() -> str:
 
 
 class _DLTensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
-                ("ndim", ctypes.c_int32),
-                ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
-                ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
-                ("offset", ctypes.c_uint64)]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    ]
 
 
 class _DLManagedTensor(ctypes.Structure):
@@ -153,8 +164,10 @@ class DeviceTensor:
 def foreign(pointer: int, count: int, dtype) -> DeviceTensor:
     """Somebody else's memory, who keeps it alive; raises ValueError for an address that kernels cannot use."""
     if pointer <= 0 or pointer % ALIGNMENT:
-        raise ValueError(f"expected the address of memory on the GPU, a multiple of {ALIGNMENT}, got {pointer}; "
-                         "memory of cudaMalloc and of torch.empty is")
+        raise ValueError(
+            f"expected the address of memory on the GPU, a multiple of {ALIGNMENT}, got {pointer}; "
+            "memory of cudaMalloc and of torch.empty is"
+        )
     return DeviceTensor(None, pointer, count, np.dtype(dtype))
 
 

@@ -17,14 +17,18 @@ def as_picture(img: np.ndarray) -> np.ndarray:
     """
     if not isinstance(img, np.ndarray):
         came = f"{type(img).__module__}.{type(img).__name__}"
-        raise TypeError(f"a picture is expected as a numpy array, got {came}; {HINT}, such as "
-                        "np.asarray(image.convert('RGB')) of a Pillow image")
+        raise TypeError(
+            f"a picture is expected as a numpy array, got {came}; {HINT}, such as "
+            "np.asarray(image.convert('RGB')) of a Pillow image"
+        )
     x = _shaped(np.asarray(img))
     if x.dtype.kind == "f":
         x = _from_unit(x)
     elif x.dtype != np.uint8:
-        raise TypeError(f"a picture is expected as uint8, or as floats in 0..1, got {x.dtype}; {HINT}"
-                        + (": 16-bit codes fit after x >> 8" if x.dtype == np.uint16 else ""))
+        raise TypeError(
+            f"a picture is expected as uint8, or as floats in 0..1, got {x.dtype}; {HINT}"
+            + (": 16-bit codes fit after x >> 8" if x.dtype == np.uint16 else "")
+        )
     if x.shape[2] == 1:
         x = np.repeat(x, 3, axis=2)
     elif x.shape[2] == 4:
@@ -38,8 +42,9 @@ def of_pillow(image) -> np.ndarray:
     image: a Pillow image, upright already. Raises ValueError for pixels that are floats or have more than 16 bits.
     """
     if image.mode == "F":
-        raise ValueError("expected whole numbers as pixels, got floats, of which nothing tells the range; save it with "
-                         "8 or 16 bits")
+        raise ValueError(
+            "expected whole numbers as pixels, got floats, of which nothing tells the range; save it with 8 or 16 bits"
+        )
     if image.mode.startswith("I"):  # which Pillow would clip to 8 bits
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() >= 1 << 16:
@@ -67,9 +72,11 @@ def _shaped(x: np.ndarray) -> np.ndarray:
 
 def _from_unit(x: np.ndarray) -> np.ndarray:
     low, high = float(x.min()), float(x.max())
-    if not (0 <= low and high <= 1):  # also false for NaN
-        raise ValueError(f"a picture of floats is expected in 0..1, got {low:g}..{high:g}; divide codes 0..255 by 255, "
-                         "and undo any normalization: the network brings its own")
+    if not (low >= 0 and high <= 1):  # also false for NaN
+        raise ValueError(
+            f"a picture of floats is expected in 0..1, got {low:g}..{high:g}; divide codes 0..255 by 255, "
+            "and undo any normalization: the network brings its own"
+        )
     return np.floor(x.astype(np.float64) * 255 + 0.5).astype(np.uint8)
 
 
@@ -105,7 +112,7 @@ def _weigh(x: np.ndarray, length: int, dtype) -> np.ndarray:
     n, m = x.shape
     x, out = x.astype(dtype), np.empty((length, m), dtype)
     for k, (first, weights) in enumerate(_weights(n, length)):
-        np.matmul(weights.astype(dtype), x[first:first + len(weights)], out=out[k])
+        np.matmul(weights.astype(dtype), x[first : first + len(weights)], out=out[k])
     return out
 
 

@@ -29,8 +29,9 @@ def pictures_in(path: Path) -> list[Path]:
             return [path]
         found = pictures_inside(path)
     except OSError as error:
-        raise PictureError(f"{path}: expected a picture file, or a folder of them, cannot look ({error.strerror})"
-                           ) from error
+        raise PictureError(
+            f"{path}: expected a picture file, or a folder of them, cannot look ({error.strerror})"
+        ) from error
     if not found:
         raise PictureError(f"{path}: expected pictures in this folder ({' '.join(_SUFFIXES)}), it holds none")
     return found
@@ -57,11 +58,14 @@ def read_picture(path: str | Path) -> np.ndarray:
     try:
         picture = reader(data)
     except MemoryError as error:
-        raise PictureError(f"{path}: expected a picture that fits into memory, this one does not; make it smaller"
-                           ) from error
+        raise PictureError(
+            f"{path}: expected a picture that fits into memory, this one does not; make it smaller"
+        ) from error
     except ValueError as error:
-        raise PictureError(f"{path}: {error}; expected a sound PNG, PPM, PGM, BMP or .npy file, or any other with "
-                           "Pillow installed (`pip install pillow`)") from error
+        raise PictureError(
+            f"{path}: {error}; expected a sound PNG, PPM, PGM, BMP or .npy file, or any other with "
+            "Pillow installed (`pip install pillow`)"
+        ) from error
     return picture
 
 
@@ -103,10 +107,10 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
     """Contents by type; those of one type joined."""
     found, at = {}, len(_PNG)
     while at + 12 <= len(data) and b"IEND" not in found:
-        size, kind = struct.unpack(">I4s", data[at:at + 8])
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
         if at + 12 + size > len(data):
             break
-        body, (crc,) = data[at + 8:at + 8 + size], struct.unpack(">I", data[at + 8 + size:at + 12 + size])
+        body, (crc,) = data[at + 8 : at + 8 + size], struct.unpack(">I", data[at + 8 + size : at + 12 + size])
         if zlib.crc32(kind + body) != crc:
             raise ValueError(f"expected the checksum of its {kind.decode('latin1')} chunk to fit, it does not")
         found[kind] = found.get(kind, b"") + body
@@ -184,15 +188,23 @@ def _bmp(data: bytes) -> np.ndarray:
     _require_size(width, abs(height))
     stride = -(-width * 3 // 4) * 4
     rows = _values(data, np.dtype(np.uint8), (abs(height), stride), begin)
-    bgr = rows[:, :3 * width].reshape(abs(height), width, 3)
+    bgr = rows[:, : 3 * width].reshape(abs(height), width, 3)
     return np.ascontiguousarray((bgr[::-1] if height > 0 else bgr)[:, :, ::-1])
 
 
 def _npy(data: bytes) -> np.ndarray:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError,
-            tokenize.TokenError) as error:
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+        tokenize.TokenError,
+    ) as error:
         raise ValueError(f"expected an array in a .npy file, it cannot be read ({error})") from error
 
 

@@ -6,8 +6,14 @@ _TVM = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "cl-opt": NO_TBAA}
 
 
 def _target(cpu: str, *requires: str) -> Target:
-    return Target(name=f"arm:{cpu}", family="arm", machine="aarch64", requires=("asimd", *requires),
-                  tvm={**_TVM, "mcpu": cpu}, cpu=cpu)
+    return Target(
+        name=f"arm:{cpu}",
+        family="arm",
+        machine="aarch64",
+        requires=("asimd", *requires),
+        tvm={**_TVM, "mcpu": cpu},
+        cpu=cpu,
+    )
 
 
 _LEVELS = (

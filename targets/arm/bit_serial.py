@@ -123,8 +123,18 @@ class _BitSerial:
                 if blocks > 1:
                     with T.serial(blocks - 1) as b:
                         self.block(reads, writes, weights, table, packed, unit * ROWS, row * self.rows, x0, b, OUTPUTS)
-                self.block(reads, writes, weights, table, packed, unit * ROWS, row * self.rows, x0, blocks - 1,
-                           self.outputs - (blocks - 1) * OUTPUTS)
+                self.block(
+                    reads,
+                    writes,
+                    weights,
+                    table,
+                    packed,
+                    unit * ROWS,
+                    row * self.rows,
+                    x0,
+                    blocks - 1,
+                    self.outputs - (blocks - 1) * OUTPUTS,
+                )
         fill_borders(self.step, writes, first)
 
     def at(self, row, byte, plane, phase, column):
@@ -138,13 +148,15 @@ class _BitSerial:
         with T.grid(self.packed_rows, self.bytes) as (r, byte):
             row = T.min(y * self.stride - top + r, bottom)
             for phase in range(self.stride):
+
                 def group(first, column, byte=byte, row=row, r=r, phase=phase):
                     """16 columns, of which the k-th lies at column(k) of the map."""
                     eights = [codes[T.ramp(layout.at(row, column(k), byte * BYTE), 1, BYTE)] for k in range(LANES)]
                     pairs = [T.bind(joined(eights[k], eights[k + 1], BYTE)) for k in range(0, LANES, 2)]
                     for plane in range(self.a_bits):
-                        T.buffer_store(packed, _plane(pairs, plane),
-                                       [T.ramp(self.at(r, byte, plane, phase, first), 1, LANES)])
+                        T.buffer_store(
+                            packed, _plane(pairs, plane), [T.ramp(self.at(r, byte, plane, phase, first), 1, LANES)]
+                        )
 
                 place = lambda first, k, phase=phase: (first + k) * self.stride + phase - left  # noqa: E731
                 whole = max(0, (right - place(0, 0)) // self.stride + 1) // LANES
@@ -158,8 +170,22 @@ class _BitSerial:
     def codes(self, packed, row, byte, plane, dy, dx, x0, vector: int):
         """A plane under (dy, dx) of the tile whose first row, within the unit, is `row`."""
         per = LANES // self.segment
-        parts = [packed[T.ramp(self.at((row + vector * per + s) * self.stride + dy, byte, plane, dx % self.stride,
-                                       x0 + dx // self.stride), 1, self.segment)] for s in range(per)]
+        parts = [
+            packed[
+                T.ramp(
+                    self.at(
+                        (row + vector * per + s) * self.stride + dy,
+                        byte,
+                        plane,
+                        dx % self.stride,
+                        x0 + dx // self.stride,
+                    ),
+                    1,
+                    self.segment,
+                )
+            ]
+            for s in range(per)
+        ]
         return parts[0] if per == 1 else joined(*parts, self.segment)
 
     def block(self, reads, writes, weights, table, packed, y, row, x0, b, count) -> None:
@@ -176,7 +202,7 @@ class _BitSerial:
                 continue
             with T.If(y + row + dy < self.height), T.Then():
                 lines = [T.bind(sums[T.ramp(o * VECTORS * LANES + group * 8, 1, 8)]) for o in range(OUTPUTS)]
-                halves = [[T.bind(v) for v in transposed(lines[q:q + QUAD])] for q in range(0, OUTPUTS, QUAD)]
+                halves = [[T.bind(v) for v in transposed(lines[q : q + QUAD])] for q in range(0, OUTPUTS, QUAD)]
                 tile = [[lanes_of(half[p % QUAD], p // QUAD * QUAD, QUAD) for half in halves] for p in range(pixels)]
                 places = [(y + row + dy, x0 + x + p) for p in range(pixels)]
                 self.epilogue.put_tile(tile, reads, writes, table, places, b * OUTPUTS, count, halves=True)
@@ -190,8 +216,9 @@ class _BitSerial:
             counters = zeros(together * VECTORS * len(kinds), "uint8", LANES)
             with T.grid(*extents) as indices:
                 dy, dx, byte = place(*indices)
-                xs = [[T.bind(self.codes(packed, row, byte, i, dy, dx, x0, v)) for i in range(a)]
-                      for v in range(VECTORS)]
+                xs = [
+                    [T.bind(self.codes(packed, row, byte, i, dy, dx, x0, v)) for i in range(a)] for v in range(VECTORS)
+                ]
                 at = ((output // together * self.kh + dy) * self.kw + dx) * self.bytes + byte
                 loaded = T.bind(T.reinterpret(weights[T.ramp(at * together * w, 1, LANES)], dtype="uint8x16"))
                 for o in range(together):
@@ -228,10 +255,14 @@ class _BitSerial:
         else:
             with T.grid(self.kh, self.kw) as (dy, dx):
                 for first in range(0, self.bytes, limit):
-                    run((1, min(limit, self.bytes - first)),
-                        lambda _, byte, first=first, dy=dy, dx=dx: (dy, dx, first + byte))
-        return {(o, v, h): totals[T.ramp(((o * VECTORS + v) * 2 + h) * 8, 1, 8)]
-                for o, v, h in itertools.product(range(together), range(VECTORS), range(2))}
+                    run(
+                        (1, min(limit, self.bytes - first)),
+                        lambda _, byte, first=first, dy=dy, dx=dx: (dy, dx, first + byte),
+                    )
+        return {
+            (o, v, h): totals[T.ramp(((o * VECTORS + v) * 2 + h) * 8, 1, 8)]
+            for o, v, h in itertools.product(range(together), range(VECTORS), range(2))
+        }
 
 
 def _scratch(size: int, dtype: str):
@@ -242,10 +273,11 @@ def _scratch(size: int, dtype: str):
 def _plane(pairs: list, plane: int):
     """uint8x16: a bit of the codes of 16 pixels, of eight channels each; pairs: 8 registers of two pixels."""
     shifts = T.Shuffle([T.int8(c - plane) for c in [*range(BYTE)] * 2], list(range(LANES)))
-    bits = [neon("ushl.v16i8", "uint8x16", T.bitwise_and(p, T.broadcast(T.uint8(1 << plane), LANES)), shifts)
-            for p in pairs]
+    bits = [
+        neon("ushl.v16i8", "uint8x16", T.bitwise_and(p, T.broadcast(T.uint8(1 << plane), LANES)), shifts) for p in pairs
+    ]
     while len(bits) > 1:  # bits of a pixel never meet
-        bits = [neon("addp.v16i8", "uint8x16", *bits[k:k + 2]) for k in range(0, len(bits), 2)]
+        bits = [neon("addp.v16i8", "uint8x16", *bits[k : k + 2]) for k in range(0, len(bits), 2)]
     return bits[0]
 
 

@@ -74,8 +74,10 @@ def version() -> int:
     for found in VERSIONS:
         if all(shutil.which(f"{name}-{found}") for name in ("llvm-mca", "llvm-mc")):
             return found
-    raise CyclesError(f"cycles are modelled by llvm-mca and llvm-mc of LLVM {VERSIONS[0]} or later (named "
-                      f"llvm-mca-{VERSIONS[0]} and so on), found none; install them: apt install llvm-{VERSIONS[0]}")
+    raise CyclesError(
+        f"cycles are modelled by llvm-mca and llvm-mc of LLVM {VERSIONS[0]} or later (named "
+        f"llvm-mca-{VERSIONS[0]} and so on), found none; install them: apt install llvm-{VERSIONS[0]}"
+    )
 
 
 def model_of(cpu: str) -> str:
@@ -96,12 +98,12 @@ def cost(code: Counter[bytes], cpu: str) -> Cost:
 
 def disassemble(blocks: list[bytes]) -> list[tuple[str, ...]]:
     """The instructions of each block, one a line of assembly."""
-    words = [b[i:i + 4] for b in blocks for i in range(0, len(b), 4)]
+    words = [b[i : i + 4] for b in blocks for i in range(0, len(b), 4)]
     distinct = list(dict.fromkeys(words))
     lines = [" ".join(f"0x{byte:02x}" for byte in word) for word in distinct]
     output = _run(["llvm-mc", f"-triple={_TRIPLE}", "-disassemble", "-mattr=+all"], "\n".join(lines))
     text = dict(zip(distinct, _instructions(output, len(distinct)), strict=True))
-    return [tuple(text[b[i:i + 4]] for i in range(0, len(b), 4)) for b in blocks]
+    return [tuple(text[b[i : i + 4]] for i in range(0, len(b), 4)) for b in blocks]
 
 
 def _instructions(output: str, expected: int) -> list[str]:
@@ -118,8 +120,16 @@ def model(blocks: list[tuple[str, ...]], cpu: str) -> list[float]:
     regions = []
     for number, block in enumerate(blocks):
         regions += [f"# LLVM-MCA-BEGIN {number}", *block, "# LLVM-MCA-END"]
-    options = [f"-mtriple={_TRIPLE}", f"-mcpu={cpu}", "-mattr=+all", f"-iterations={ITERATIONS}",
-               "-call-latency=1", "-skip-unsupported-instructions=lack-sched", "-all-views=false", "-summary-view"]
+    options = [
+        f"-mtriple={_TRIPLE}",
+        f"-mcpu={cpu}",
+        "-mattr=+all",
+        f"-iterations={ITERATIONS}",
+        "-call-latency=1",
+        "-skip-unsupported-instructions=lack-sched",
+        "-all-views=false",
+        "-summary-view",
+    ]
     output = _run(["llvm-mca", *options], "\n".join([*regions, ""]))
     cycles = re.findall(r"^Total Cycles: +(\d+)", output, re.MULTILINE)
     if len(cycles) != len(blocks):

@@ -12,6 +12,7 @@ TILES = ((4, 16), (8, 8))  # pixels, channels: 16 accumulators
 
 def tile_of(step: Step) -> tuple[int, int]:
     """The tile that computes least beyond the map's edge; of two the one with fewer loads of codes."""
+
     def work(tile: tuple[int, int]) -> int:
         return Span.of(step, tile[0]).computed * -(-step.write.tensor.shape[2] // tile[1]) * tile[1]
 
@@ -31,8 +32,9 @@ def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
     def sums(codes, filters, pixels):
         return _sums(codes, filters, pixels, quads, kh, fours)
 
-    return tiled(step, epilogues, "dot product", Tile(pixels, channels, sums), packed.reshape(blocks, -1, 16),
-                 Window(step, 4))
+    return tiled(
+        step, epilogues, "dot product", Tile(pixels, channels, sums), packed.reshape(blocks, -1, 16), Window(step, 4)
+    )
 
 
 def _sums(codes, filters, pixels: int, quads: int, kh: int, fours: int) -> list[list]:

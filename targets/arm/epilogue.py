@@ -2,7 +2,7 @@
 
 The requantization of targets/reference/interpreter.py is two instructions, a doubling high multiply and a rounding
 shift; the narrowing that follows saturates at 0 and 255, so clamps cost only where a range is narrower. What all pixels
-of a tile share is loaded once, before the first store: LLVM cannot know that codes are not written over the table. """
+of a tile share is loaded once, before the first store: LLVM cannot know that codes are not written over the table."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from tvm.tirx.script import builder as T
 from targets.cpu.epilogue import OFFSETS, Epilogue, Epilogues, ratio_table
 from targets.cpu.vector import LANES, folded_bias, padded, store
 from targets.kernel import Step
-from targets.reference.nodes import Rescale
 from targets.reference.interpreter import requantize
+from targets.reference.nodes import Rescale
 
 QUAD = 4  # int32 lanes of a register
 
@@ -63,8 +63,18 @@ class NeonEpilogue(Epilogue):
         quads = [lanes_of(acc, i, QUAD) for i in range(0, lanes, QUAD)] if lanes > QUAD else [acc]
         self.put_tile([quads], reads, writes, table, [(y, x)], channel, count, column, acc.ty.dtype.bits == 16)
 
-    def put_tile(self, tile: list[list], reads, writes, table, places: Places, channel, count: int, column=None,
-                 halves: bool = False) -> None:
+    def put_tile(
+        self,
+        tile: list[list],
+        reads,
+        writes,
+        table,
+        places: Places,
+        channel,
+        count: int,
+        column=None,
+        halves: bool = False,
+    ) -> None:
         """Stores the first `count` channels from `channel` on of some pixels, (row, column) each.
 
         tile: int32x4 sums (int16x4 if `halves`), [pixels][quads of channels]; those of channels beyond `count` are left
@@ -76,9 +86,12 @@ class NeonEpilogue(Epilogue):
         constants += [[e.constants(table, channel + q * QUAD) for q in range(quads)] for e in every[1:]]
         group = max(1, 2 // quads)  # pixels narrowed together: eight codes at least
         for first in range(0, len(tile), group):
-            pixels = places[first:first + group]
-            sums = [acc for quads_of, place in zip(tile[first:first + group], pixels, strict=True)
-                    for acc in self._sums(quads_of, constants[0], reads, place, channel, halves)]
+            pixels = places[first : first + group]
+            sums = [
+                acc
+                for quads_of, place in zip(tile[first : first + group], pixels, strict=True)
+                for acc in self._sums(quads_of, constants[0], reads, place, channel, halves)
+            ]
             codes = self._store(sums, constants[0], writes[0], pixels, channel, count)
             for also, these, write in zip(self._also, constants[1:], writes[1:], strict=True):
                 if also.short is not None:
@@ -96,8 +109,10 @@ class NeonEpilogue(Epilogue):
         lanes = QUAD * len(constants)
         codes = T.bind(T.cast(reads[-1][T.ramp(self.step.reads[1].at(*place, channel), 1, lanes)], f"int16x{lanes}"))
         four = [lanes_of(codes, i * QUAD, QUAD) if lanes > QUAD else codes for i in range(len(constants))]
-        return [acc + T.cast(v, "int32x4") * T.cast(c.skip, "int32x4")
-                for acc, v, c in zip(sums, four, constants, strict=True)]
+        return [
+            acc + T.cast(v, "int32x4") * T.cast(c.skip, "int32x4")
+            for acc, v, c in zip(sums, four, constants, strict=True)
+        ]
 
     def _store(self, sums: list, constants: list[Constants], write, pixels: Places, channel, count: int):
         """Requantizes the quads of some pixels and stores them; the codes, uint8, bound."""
@@ -133,11 +148,11 @@ class NeonEpilogue(Epilogue):
         """uint8 codes within the node's range, of one quad (its codes come twice), two or four."""
         quads = quads if len(quads) % 2 == 0 else [*quads, quads[-1]]
         halves = [neon("sqxtun.v4i16", "uint16x4", q) for q in quads]
-        eights = [neon("uqxtn.v8i8", "uint8x8", joined(*halves[i:i + 2], 4)) for i in range(0, len(halves), 2)]
+        eights = [neon("uqxtn.v8i8", "uint8x8", joined(*halves[i : i + 2], 4)) for i in range(0, len(halves), 2)]
         codes, lanes = eights[0], 8
         while len(eights) > 1:
             eights = [*eights, eights[-1]] if len(eights) % 2 else eights
-            eights = [joined(*eights[i:i + 2], lanes) for i in range(0, len(eights), 2)]
+            eights = [joined(*eights[i : i + 2], lanes) for i in range(0, len(eights), 2)]
             codes, lanes = eights[0], lanes * 2
         node = self.step.node
         if node.qmax < 255:
@@ -182,8 +197,9 @@ class NeonConv(NeonEpilogue):
         super().__init__(step, np.concatenate(rows), base)
 
     def constants(self, table, column) -> Constants:
-        found = {name: T.bind(table[T.ramp(self.base + k * self.row + column, 1, QUAD)])
-                 for k, name in enumerate(self._rows)}
+        found = {
+            name: T.bind(table[T.ramp(self.base + k * self.row + column, 1, QUAD)]) for k, name in enumerate(self._rows)
+        }
         node = self.step.node
         if node.skip is not None and np.abs(node.skip_multiplier).max() < 1 << 15:
             found["skip"] = T.bind(T.cast(found["skip"], "int16x4"))
@@ -220,8 +236,9 @@ class Short:
         slope = (expected[last] - expected[first]) / (last - first)
         for finer, least, shift in itertools.product((0, 8, 9, 10, 11), sorted({0, last_least}), range(15, 7, -1)):
             centre = round(slope * (1 << shift))
-            for multiplier in sorted(range(max(1, centre * 3 // 4), min(255, centre * 4 // 3) + 1),
-                                     key=lambda m, c=centre: abs(m - c)):
+            for multiplier in sorted(
+                range(max(1, centre * 3 // 4), min(255, centre * 4 // 3) + 1), key=lambda m, c=centre: abs(m - c)
+            ):
                 products = cls(multiplier, 0, shift, least, finer).products(codes)
                 low = ((expected << shift) - products).max()
                 high = np.where(expected < qmax, (expected + 1 << shift) - 1 - products, 1 << 16).min()
@@ -263,9 +280,12 @@ class NeonRatio(NeonEpilogue):
     def constants(self, table, column) -> Constants:
         value = lambda k: T.broadcast(table[self.base + k], QUAD)  # noqa: E731
         bias = table[T.ramp(self.base + OFFSETS + column, 1, QUAD)]
-        return Constants(T.bind(bias) if self._offsets else None,
-                         T.broadcast(T.int32(self._left), QUAD) if self._left else None,
-                         T.bind(value(1)), T.bind(T.broadcast(T.int32(0), QUAD) - value(3)))
+        return Constants(
+            T.bind(bias) if self._offsets else None,
+            T.broadcast(T.int32(self._left), QUAD) if self._left else None,
+            T.bind(value(1)),
+            T.bind(T.broadcast(T.int32(0), QUAD) - value(3)),
+        )
 
 
 def _short(step: Step) -> Short | None:

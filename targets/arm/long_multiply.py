@@ -47,8 +47,9 @@ def long_multiply(step: Step, epilogues: Epilogues) -> Kernel | None:
         return _sums(codes, filters, pixels, kh, k // 16, chain)
 
     tile = Tile(PIXELS, QUAD, sums)
-    return tiled(step, epilogues, f"long multiply, int16 chain {chain}", tile, packed.reshape(blocks, -1, 16),
-                 Window(step, 16))
+    return tiled(
+        step, epilogues, f"long multiply, int16 chain {chain}", tile, packed.reshape(blocks, -1, 16), Window(step, 16)
+    )
 
 
 def _products(x, w) -> list:
@@ -103,4 +104,4 @@ def _sums(codes, filters, pixels: int, kh: int, k16: int, chain: int) -> list[li
                 several(dy, whole * run, rest)
     pair = lambda a, b: neon("addp.v4i32", "int32x4", a, b)  # noqa: E731
     lanes = [acc[T.ramp(i * 4, 1, 4)] for i in range(pixels * QUAD)]
-    return [[pair(pair(*lanes[p * 4:p * 4 + 2]), pair(*lanes[p * 4 + 2:p * 4 + 4]))] for p in range(pixels)]
+    return [[pair(pair(*lanes[p * 4 : p * 4 + 2]), pair(*lanes[p * 4 + 2 : p * 4 + 4]))] for p in range(pixels)]

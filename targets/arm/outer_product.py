@@ -29,7 +29,7 @@ def longest_run(weight: np.ndarray, qmax: int) -> int:
     count = rows.shape[1]
 
     def exceeds(n: int) -> bool:
-        return (sums[:, :, n:] - sums[:, :, :count + 1 - n]).max() > long_multiply.INT16_MAX
+        return (sums[:, :, n:] - sums[:, :, : count + 1 - n]).max() > long_multiply.INT16_MAX
 
     return bisect.bisect_left(range(1, count + 1), True, key=exceeds)
 
@@ -90,8 +90,9 @@ def _sums(codes, filters, pixels: int, kh: int, k: int, run: int) -> list[list]:
     acc = zeros(pixels * 4, "int32", QUAD)
 
     def several(dy, first, count):
-        for i, half in enumerate(q for pixel in _quads(_int16(codes, filters, pixels, k, (dy, 1), (first, count)))
-                                 for q in pixel):
+        for i, half in enumerate(
+            q for pixel in _quads(_int16(codes, filters, pixels, k, (dy, 1), (first, count))) for q in pixel
+        ):
             at = T.ramp(i * QUAD, 1, QUAD)
             T.buffer_store(acc, acc[at] + T.cast(half, "int32x4"), [at])
 

@@ -118,8 +118,9 @@ class Window:
         if not self.gathered:
             return None
         width, kh = self.step.write.tensor.shape[1], self.node.weight.shape[1]
-        copies = T.alloc_buffer((width * self.stride + 32,), "uint8", scope="local",
-                                annotations={"disable_lower_builtin": True})
+        copies = T.alloc_buffer(
+            (width * self.stride + 32,), "uint8", scope="local", annotations={"disable_lower_builtin": True}
+        )
         with T.serial(width) as x:
             for dy in range(kh):  # in this order: what a copy writes beyond its bytes, the next one overwrites
                 for k in range(0, self.bytes, 16):
@@ -138,8 +139,9 @@ class Window:
         return self.step.reads[0].at(y * node.stride + dy - node.padding[0], x * node.stride - node.padding[1])
 
 
-def tiled(step: Step, epilogues: Epilogues, rule: str, tile: Tile, weights_of_block: np.ndarray,
-          window: Window) -> Kernel:
+def tiled(
+    step: Step, epilogues: Epilogues, rule: str, tile: Tile, weights_of_block: np.ndarray, window: Window
+) -> Kernel:
     """weights_of_block: int8 [blocks, vectors, 16]. Units are rows of the output, or tiles of one run of pixels."""
     node, (oh, ow, o) = step.node, step.write.tensor.shape
     blocks, vectors, _ = weights_of_block.shape

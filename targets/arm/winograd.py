@@ -47,14 +47,20 @@ def plans(step: Step, dot: bool) -> list[Plan]:
         u, qmax = tiling.transform(step.node.weight), step.reads[0].tensor.qmax
         small = Multiplier(f"Winograd {name} of bytes, dot product", "int8", LANES, 5, 16, 4, 16, _dot)
         offsets = small.offsets(tiling, qmax)
-        if offsets is not None and -128 <= u.min() and u.max() <= 127:
+        if offsets is not None and u.min() >= -128 and u.max() <= 127:
             least, most = (r + offsets for r in tiling.ranges(qmax))
             chain = longest_chain(u, np.maximum(-least, most))
             if dot:
                 found.append(Plan(step, tiling, small))
             elif chain >= 4:
-                long = replace(small, rule=f"Winograd {name} of bytes, int16 chain {chain}", rows=4, group=1, step=8,
-                               products=lambda *a, n=chain // 4 * 4: _long(*a, chain=n))
+                long = replace(
+                    small,
+                    rule=f"Winograd {name} of bytes, int16 chain {chain}",
+                    rows=4,
+                    group=1,
+                    step=8,
+                    products=lambda *a, n=chain // 4 * 4: _long(*a, chain=n),
+                )
                 found.append(Plan(step, tiling, long))
         if not dot and tiling.outputs == (4, 4):
             found.append(Plan(step, tiling, Multiplier(f"Winograd {name} of int16", "int16", LANES, 4, 8, 1, 8, _wide)))

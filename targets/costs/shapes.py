@@ -9,8 +9,10 @@ from targets.reference.graph import Graph
 from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut
 
 CONVOLUTIONS = ("conv", "depthwise", "grouped", "linear")  # kinds with weights; linear: int32 logits
-_TEXT = re.compile(r"(?P<kind>[a-z-]+)(:(?P<groups>\d+))? (?P<kernel>\d+x\d+)/(?P<stride>\d+) (?P<input>\d+x\d+x\d+)"
-                   r" -> (?P<output>\d+x\d+x\d+)(?P<skip> skip)?( border (?P<borders>\d+(\+\d+)*))?")
+_TEXT = re.compile(
+    r"(?P<kind>[a-z-]+)(:(?P<groups>\d+))? (?P<kernel>\d+x\d+)/(?P<stride>\d+) (?P<input>\d+x\d+x\d+)"
+    r" -> (?P<output>\d+x\d+x\d+)(?P<skip> skip)?( border (?P<borders>\d+(\+\d+)*))?"
+)
 
 
 class ShapeError(ValueError):
@@ -95,8 +97,13 @@ def layers(graph: Graph) -> list[Layer]:
     producers = {n.output for n in graph.nodes if isinstance(n, (Conv, Add))}
     merged = [n for n in graph.nodes if isinstance(n, Rescale) and n.input in producers and n.output != graph.output]
     picture, output = graph.tensors[graph.input], graph.tensors[graph.output]
-    found = [Layer("picture", Shape("picture", (1, 1), 1, picture.shape, picture.shape, borders=(border[graph.input],)),
-                   bits_text(None, picture.bits))]
+    found = [
+        Layer(
+            "picture",
+            Shape("picture", (1, 1), 1, picture.shape, picture.shape, borders=(border[graph.input],)),
+            bits_text(None, picture.bits),
+        )
+    ]
     for node in graph.nodes:
         if node not in merged:
             copies = [m.output for m in merged if m.input == node.output]

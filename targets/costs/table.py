@@ -65,11 +65,18 @@ class Costs:
         """Writes the table, one line an entry, sorted."""
         shapes = []
         for shape in sorted(self.entries):
-            rows = [f"   {json.dumps(bits)}: {json.dumps(asdict(entry))}"
-                    for bits, entry in sorted(self.entries[shape].items())]
+            rows = [
+                f"   {json.dumps(bits)}: {json.dumps(asdict(entry))}"
+                for bits, entry in sorted(self.entries[shape].items())
+            ]
             shapes.append(f"  {json.dumps(str(shape))}: {{\n" + ",\n".join(rows) + "\n  }")
-        head = {"format": FORMAT, "target": self.target, "unit": self.unit, "machine": self.machine,
-                "kernels": self.kernels}
+        head = {
+            "format": FORMAT,
+            "target": self.target,
+            "unit": self.unit,
+            "machine": self.machine,
+            "kernels": self.kernels,
+        }
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         lines.append(' "entries": {' + ("\n" + ",\n".join(shapes) + "\n }" if shapes else "}"))
         write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
@@ -80,8 +87,10 @@ class Costs:
         wider = {text: (v, b) for text, (v, b) in known.items() if b >= a and (v or 0) >= (w or 0)}
         if not wider:
             found = ", ".join(sorted(known)) or "none"
-            raise CostsError(f"{self.target}: expected costs of {kind} at {bits} or wider, got {found}; measure them: "
-                             f"python -m compile.profile --target {self.target} RUN{' --bits ' + bits if w else ''}")
+            raise CostsError(
+                f"{self.target}: expected costs of {kind} at {bits} or wider, got {found}; measure them: "
+                f"python -m compile.profile --target {self.target} RUN{' --bits ' + bits if w else ''}"
+            )
         return min(wider, key=lambda text: ((wider[text][0] or 1) * wider[text][1], text))
 
     @functools.cached_property
@@ -146,14 +155,22 @@ def load(target: str, path: Path | None = None) -> Costs:
     try:
         found = json.loads(path.read_text())
         if found["format"] != FORMAT or found["target"] != target:
-            raise CostsError(f"{path}: expected costs of {target}, format {FORMAT}; got {found['target']}, format "
-                             f"{found['format']}; measure anew with python -m compile.profile")
-        entries = {Shape.parse(shape): {bits: Entry(**entry) for bits, entry in widths.items()}
-                   for shape, widths in found["entries"].items()}
+            raise CostsError(
+                f"{path}: expected costs of {target}, format {FORMAT}; got {found['target']}, format "
+                f"{found['format']}; measure anew with python -m compile.profile"
+            )
+        entries = {
+            Shape.parse(shape): {bits: Entry(**entry) for bits, entry in widths.items()}
+            for shape, widths in found["entries"].items()
+        }
         return Costs(target, found["unit"], found["machine"], found["kernels"], entries)
     except FileNotFoundError as error:
-        raise CostsError(f"{target}: expected a table of costs in {path}, found none; measure one: "
-                         f"python -m compile.profile --target {target} RUN") from error
+        raise CostsError(
+            f"{target}: expected a table of costs in {path}, found none; measure one: "
+            f"python -m compile.profile --target {target} RUN"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CostsError(f"{path}: expected a table of costs, got another file ({type(error).__name__}); delete it and "
-                         "measure anew, or name another") from error
+        raise CostsError(
+            f"{path}: expected a table of costs, got another file ({type(error).__name__}); delete it and "
+            "measure anew, or name another"
+        ) from error

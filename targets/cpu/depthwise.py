@@ -89,8 +89,17 @@ def int16_products(step: Step) -> Route:
         product = T.cast(x, f"int16x{LANES}") * T.cast(w[0], f"int16x{LANES}")
         return T.bind(product if sums is None else sums + product)
 
-    return Route(f"int16 products, {len(groups)} groups", LANES, 4, split(terms, groups), weight[:, None], codes,
-                 multiply, lambda sums: [T.cast(sums, f"int32x{LANES}")], offset=offset)
+    return Route(
+        f"int16 products, {len(groups)} groups",
+        LANES,
+        4,
+        split(terms, groups),
+        weight[:, None],
+        codes,
+        multiply,
+        lambda sums: [T.cast(sums, f"int32x{LANES}")],
+        offset=offset,
+    )
 
 
 def arrange(step: Step, terms: Sequence[Term], places: int) -> np.ndarray:
@@ -180,8 +189,14 @@ def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
             c = max(0, channels - narrow.lanes)
             block(*arguments, narrow, sum(w.size for w in weight[:-1]), c, channels - c)
 
-    return Kernel(f"depthwise, {routes[0].name}", np.concatenate([w.reshape(-1) for w in weight]), node.w_bits,
-                  np.concatenate([epilogue.table, starts.astype(np.int32).reshape(-1)]), over_rows(step, one_row), oh)
+    return Kernel(
+        f"depthwise, {routes[0].name}",
+        np.concatenate([w.reshape(-1) for w in weight]),
+        node.w_bits,
+        np.concatenate([epilogue.table, starts.astype(np.int32).reshape(-1)]),
+        over_rows(step, one_row),
+        oh,
+    )
 
 
 def _tile(width: int, most: int) -> int:
@@ -236,6 +251,7 @@ class _Sum:
         self.group = self.route.multiply(self.group, codes, filters, self.starts[g] if self.starts else None)
         if not self.ahead or self.ahead[0][0] != g:
             wide = self.route.widen(self.group)
-            self.total = [T.bind(w if t is None else t + w)
-                          for t, w in zip(self.total or [None] * len(wide), wide, strict=True)]
+            self.total = [
+                T.bind(w if t is None else t + w) for t, w in zip(self.total or [None] * len(wide), wide, strict=True)
+            ]
             self.group = None

@@ -68,8 +68,17 @@ def conv(step: Step, epilogues: Epilogues) -> Kernel | None:
                 at = T.ramp(p * LANES, 1, LANES)
                 T.buffer_store(acc, acc[at] + w * splat(code), [at])
         for p in range(tile):
-            epilogue.put(acc[T.ramp(p * LANES, 1, LANES)], reads, writes, table, y, x0 + p, g * per_group + b * LANES,
-                         count, (g * nb + b) * LANES)
+            epilogue.put(
+                acc[T.ramp(p * LANES, 1, LANES)],
+                reads,
+                writes,
+                table,
+                y,
+                x0 + p,
+                g * per_group + b * LANES,
+                count,
+                (g * nb + b) * LANES,
+            )
 
     def row(reads, writes, weights, table, y):
         with T.grid(-(-ow // tile), groups) as (t, g):

@@ -35,8 +35,12 @@ def copy(out, to, source, start, count: int) -> None:
 
 def fill(out, to, value: int, count: int) -> None:
     """`count` times the same byte."""
-    _runs(count, lambda at, size: T.buffer_store(
-        out, T.broadcast(T.uint8(value), size) if size > 1 else T.uint8(value), [_span(to + at, size)]))
+    _runs(
+        count,
+        lambda at, size: T.buffer_store(
+            out, T.broadcast(T.uint8(value), size) if size > 1 else T.uint8(value), [_span(to + at, size)]
+        ),
+    )
 
 
 def _runs(count: int, emit) -> None:

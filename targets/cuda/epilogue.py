@@ -76,8 +76,10 @@ class ConvEpilogue(Epilogue):
             layout = self.step.reads[1]
             skipped = load(reads[1], layout, place.at(layout, channel), channel)
             sums = [acc + code * unit for acc, code, unit in zip(sums, skipped, row(4), strict=True)]
-        return [self._requantize(acc, m, T.shift_left(T.int32(1), s - 1), s)
-                for acc, m, s in zip(map(T.bind, sums), multiplier, shift, strict=True)]
+        return [
+            self._requantize(acc, m, T.shift_left(T.int32(1), s - 1), s)
+            for acc, m, s in zip(map(T.bind, sums), multiplier, shift, strict=True)
+        ]
 
 
 class RatioEpilogue(Epilogue):
@@ -93,5 +95,7 @@ class RatioEpilogue(Epilogue):
     def codes(self, accs, reads, table, place, channel):
         left, multiplier, half, shift = (table[self.base + k] for k in range(4))
         offsets = self._row(table, OFFSETS, channel)
-        return [self._requantize(T.bind(T.shift_left(acc + offset, left)), multiplier, half, shift)
-                for acc, offset in zip(accs, offsets, strict=True)]
+        return [
+            self._requantize(T.bind(T.shift_left(acc + offset, left)), multiplier, half, shift)
+            for acc, offset in zip(accs, offsets, strict=True)
+        ]

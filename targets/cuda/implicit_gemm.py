@@ -40,8 +40,9 @@ def implicit_gemm(step: Step, processors: int, containers: tuple[int, ...] = (4,
 def kernel(step: Step, route: Route, tile: Tile) -> Kernel:
     """That route in that tile; weights are stored as the packed bytes that they are, whatever the container."""
     product, epilogue = Product(step, route, tile), ConvEpilogue(step)
-    matrix = product.window.matrix(step.node.weight, product.columns * tile.columns,
-                                   product.depth * tile.chunks * route.chunk)
+    matrix = product.window.matrix(
+        step.node.weight, product.columns * tile.columns, product.depth * tile.chunks * route.chunk
+    )
     name = f"implicit gemm, {route.name}, {tile.rows}x{tile.columns}"
     bits = step.node.w_bits if route.stored == 8 else 8
     return Kernel(name, route.pack(matrix), bits, epilogue.table, _emit(product, epilogue))
@@ -127,8 +128,12 @@ class Block:
             for c in range(columns):
                 for i in range(4):
                     row, column = self.row + 16 * r + self.g + i // 2 * 8, self.column + 8 * c + 2 * self.t + i % 2
-                    acc = T.cuda.func_call(f"unscale_{route.name}", self.accs[4 * (r * columns + c) + i],
-                                           source_code=route.unscale_source(), return_type="int32")
+                    acc = T.cuda.func_call(
+                        f"unscale_{route.name}",
+                        self.accs[4 * (r * columns + c) + i],
+                        source_code=route.unscale_source(),
+                        return_type="int32",
+                    )
                     T.buffer_store(self.shared, acc, [(self.part * tile.rows + row) * stride + column])
         T.evaluate(T.tvm_storage_sync("shared"))
         with T.serial(-(-tile.rows * tile.columns // QUAD // tile.threads)) as turn:
@@ -140,11 +145,14 @@ class Block:
         row, column = item // across, item % across * QUAD
         pixel, channel = T.bind(self.block_row * tile.rows + row), T.bind(self.block_column * tile.columns + column)
         with T.If(T.And(row < tile.rows, T.And(pixel < self.product.pixels, channel < shape[2]))), T.Then():
-            parts = [self.shared[T.ramp((part * tile.rows + row) * stride + column, 1, QUAD)]
-                     for part in range(tile.warps[2])]
+            parts = [
+                self.shared[T.ramp((part * tile.rows + row) * stride + column, 1, QUAD)]
+                for part in range(tile.warps[2])
+            ]
             total = T.bind(sum(parts[1:], parts[0]))
-            epilogue.put([T.Shuffle([total], [i]) for i in range(QUAD)], reads, writes, table,
-                         Place.of(pixel, shape), channel)
+            epilogue.put(
+                [T.Shuffle([total], [i]) for i in range(QUAD)], reads, writes, table, Place.of(pixel, shape), channel
+            )
 
     def _vectors(self) -> tuple[int, int]:
         """Vectors of activations in a stage's row, and in all its rows by each thread."""
@@ -175,8 +183,11 @@ class Block:
                 if window.vector:
                     self._copy(to, T.address_of(codes[at]), window.vector)
                 else:
-                    T.evaluate(T.cuda.func_call("store_word", self._target(to, 1), _unaligned(codes, at),
-                                                source_code=_STORE_WORD))
+                    T.evaluate(
+                        T.cuda.func_call(
+                            "store_word", self._target(to, 1), _unaligned(codes, at), source_code=_STORE_WORD
+                        )
+                    )
         self._load_weights(stage, slot + self.tile.rows * self.product.row_words, weights)
 
     def _load_weights(self, stage, to, weights) -> None:
@@ -222,8 +233,7 @@ class Block:
                 b = self._words(at, 2)
                 for r in range(rows):
                     accs = [self.accs[4 * (r * columns + c) + i] for i in range(4)]
-                    T.evaluate(T.cuda.func_call(f"multiply_{route.name}", *accs, *a[r], *b,
-                                                source_code=route.source()))
+                    T.evaluate(T.cuda.func_call(f"multiply_{route.name}", *accs, *a[r], *b, source_code=route.source()))
 
     def _words(self, at, count: int) -> list:
         if count == 1:

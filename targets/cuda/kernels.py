@@ -26,5 +26,15 @@ def rules(target: Target) -> list[Rule]:
     processors = max(PROCESSORS[arch] for arch in target.archs)
     containers = (4, 8) if 10 * target.archs[0] < INT4_UNTIL else (8,)
     gemm = partial(implicit_gemm, processors=processors, containers=containers)
-    return [gemm, quads.depthwise, quads.conv, quads.add, quads.average_pool, quads.max_pool, quads.rescale,
-            quads.picture, quads.shortcut, quads.logits]
+    return [
+        gemm,
+        quads.depthwise,
+        quads.conv,
+        quads.add,
+        quads.average_pool,
+        quads.max_pool,
+        quads.rescale,
+        quads.picture,
+        quads.shortcut,
+        quads.logits,
+    ]

@@ -18,8 +18,10 @@ def cuobjdump() -> str:
     places = [Path("/usr/local/cuda/bin/cuobjdump"), *sorted(packages)]
     found = shutil.which("cuobjdump") or next((str(p) for p in places if p.exists()), None)
     if found is None:
-        raise TargetError("expected cuobjdump in PATH, /usr/local/cuda/bin or the packages nvidia-cuda-cuobjdump and "
-                          "nvidia-cuda-nvdisasm, found none")
+        raise TargetError(
+            "expected cuobjdump in PATH, /usr/local/cuda/bin or the packages nvidia-cuda-cuobjdump and "
+            "nvidia-cuda-nvdisasm, found none"
+        )
     return found
 
 

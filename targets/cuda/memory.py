@@ -60,8 +60,10 @@ def load(buffer, layout: Layout, offset, channel) -> list:
     if channels % QUAD == 0:
         return split(T.bind(words(buffer)[offset // QUAD]))
     offset = T.bind(offset)
-    return [T.bind(T.if_then_else(channel + i < channels, T.cast(buffer[offset + i], "int32"), T.int32(0)))
-            for i in range(QUAD)]
+    return [
+        T.bind(T.if_then_else(channel + i < channels, T.cast(buffer[offset + i], "int32"), T.int32(0)))
+        for i in range(QUAD)
+    ]
 
 
 def store(buffer, layout: Layout, offset, channel, values: list) -> None:

@@ -88,19 +88,28 @@ def depthwise(step: Step) -> Kernel | None:
                     for i in range(QUAD):
                         T.buffer_store(accs[p], accs[p][i] + codes[i] * filters[dx][i], [i])
         for p in range(strip):
-            epilogue.put([accs[p][i] for i in range(QUAD)], reads, writes, table,
-                         Place(place.picture, place.y, place.x + p), channel)
+            epilogue.put(
+                [accs[p][i] for i in range(QUAD)],
+                reads,
+                writes,
+                table,
+                Place(place.picture, place.y, place.x + p),
+                channel,
+            )
 
     weights = np.ascontiguousarray(node.weight[..., 0].transpose(1, 2, 0)).reshape(-1)
-    return Kernel(f"depthwise, strips of {strip}", weights, node.w_bits, epilogue.table,
-                  each_quad(step, compute, strip))
+    return Kernel(
+        f"depthwise, strips of {strip}", weights, node.w_bits, epilogue.table, each_quad(step, compute, strip)
+    )
 
 
 def _signed(word) -> list:
     """The four int8 of a bound word, as int32."""
     bits = T.cast(word, "uint32")
-    return [T.bind(T.shift_right(T.cast(T.shift_left(bits, T.uint32(24 - 8 * i)), "int32"), T.int32(24)))
-            for i in range(QUAD)]
+    return [
+        T.bind(T.shift_right(T.cast(T.shift_left(bits, T.uint32(24 - 8 * i)), "int32"), T.int32(24)))
+        for i in range(QUAD)
+    ]
 
 
 def conv(step: Step) -> Kernel | None:
@@ -146,8 +155,12 @@ def rescale(step: Step) -> Kernel | None:
     if not isinstance(step.node, Rescale):
         return None
     (layout,) = step.reads
-    return ratio(step, "rescale", RatioEpilogue(step, -layout.tensor.zero_points()),
-                 lambda reads, _, place, channel: load(reads[0], layout, place.at(layout, channel), channel))
+    return ratio(
+        step,
+        "rescale",
+        RatioEpilogue(step, -layout.tensor.zero_points()),
+        lambda reads, _, place, channel: load(reads[0], layout, place.at(layout, channel), channel),
+    )
 
 
 def average_pool(step: Step) -> Kernel | None:
@@ -204,8 +217,14 @@ def shortcut(step: Step) -> Kernel | None:
             splat = int.from_bytes(bytes([zero] * QUAD), "little", signed=True)
             word = T.bind(T.if_then_else(inside, words(reads[0])[at // QUAD], T.int32(splat)))
             return [T.bitwise_and(T.shift_right(word, T.int32(8 * i)), T.int32(255)) for i in range(QUAD)]
-        return [T.if_then_else(T.And(from_channel + i >= 0, from_channel + i < copied),
-                               T.cast(reads[0][at + i], "int32"), T.int32(zero)) for i in range(QUAD)]
+        return [
+            T.if_then_else(
+                T.And(from_channel + i >= 0, from_channel + i < copied),
+                T.cast(reads[0][at + i], "int32"),
+                T.int32(zero),
+            )
+            for i in range(QUAD)
+        ]
 
     return Kernel("shortcut", NO_WEIGHTS, 8, NO_TABLE, plain(step, values))
 
@@ -216,8 +235,17 @@ def picture(step: Step) -> Kernel | None:
         return None
     (layout,) = step.reads
     table = step.write.tensor.zero_points().astype(np.int32)
-    return Kernel("picture", NO_WEIGHTS, 8, table, plain(
-        step, lambda reads, _, place, channel: load(reads[0], layout, place.at(layout, channel), channel), zeros=True))
+    return Kernel(
+        "picture",
+        NO_WEIGHTS,
+        8,
+        table,
+        plain(
+            step,
+            lambda reads, _, place, channel: load(reads[0], layout, place.at(layout, channel), channel),
+            zeros=True,
+        ),
+    )
 
 
 def logits(step: Step) -> Kernel | None:

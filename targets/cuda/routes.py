@@ -59,8 +59,11 @@ class Route:
 
     def unscale_source(self) -> str:
         """CUDA C++ of `unscale_NAME(acc)`: the exact sum."""
-        return _function(f"int unscale_{self.name}(int acc)", f"  return acc >> {8 - self.stored};\n",
-                         f"  return acc >> {4 - self.stored};\n" if self.container == 4 else "")
+        return _function(
+            f"int unscale_{self.name}(int acc)",
+            f"  return acc >> {8 - self.stored};\n",
+            f"  return acc >> {4 - self.stored};\n" if self.container == 4 else "",
+        )
 
     def _bytes(self, a: list[str]) -> str:
         n, mask = self.fields, 0x01010101 * (256 - (1 << (8 - self.stored)))
@@ -76,8 +79,9 @@ class Route:
             return ""
         n, lines = self.fields, []
         for q in range(n // 2):
-            words = [f"({a[i * n + 2 * q]} & 0x0f0f0f0fu) | (({a[i * n + 2 * q + 1]} << 4) & 0xf0f0f0f0u)"
-                     for i in range(4)]
+            words = [
+                f"({a[i * n + 2 * q]} & 0x0f0f0f0fu) | (({a[i * n + 2 * q + 1]} << 4) & 0xf0f0f0f0u)" for i in range(4)
+            ]
             b = [f"(b{i} << {2 - 2 * q}) & 0xccccccccu" if n > 2 else f"b{i}" for i in (0, 1)]
             lines.append(_mma("m16n8k64", "u4", "s4", words, b))
         return "".join(lines)

@@ -18,11 +18,32 @@ EMULATED = True  # runner needs no GPU
 
 _PLACES = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
 # never --use_fast_math; 174 and 177 are remarks on TVM's style
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-Xcompiler", "-fPIC", "--threads", "0", "-diag-suppress", "174,177",
-          "-Xptxas", "-v")
+_FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-shared",
+    "-Xcompiler",
+    "-fPIC",
+    "--threads",
+    "0",
+    "-diag-suppress",
+    "174,177",
+    "-Xptxas",
+    "-v",
+)
 _NATIVE = ("-cudart", "static")
-_SYSTEM = ("libtvm_ffi", "libstdc++", "libgcc_s", "libc.", "libm.", "libdl.", "librt.", "libpthread.", "ld-linux",
-           "libcudart")
+_SYSTEM = (
+    "libtvm_ffi",
+    "libstdc++",
+    "libgcc_s",
+    "libc.",
+    "libm.",
+    "libdl.",
+    "librt.",
+    "libpthread.",
+    "ld-linux",
+    "libcudart",
+)
 
 _REBUILD = """\
 #!/bin/sh
@@ -58,8 +79,9 @@ def source(module: tvm.IRModule, target: Target) -> str:
     return tvm.backend.cuda.export_cuda_host(tvm.compile(module, target=tvm.target.Target(target.tvm)).mod)
 
 
-def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None,
-          source_only: bool = False) -> dict:
+def build(
+    module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None, source_only: bool = False
+) -> dict:
     """Writes `library`, its .cu file beside it, and rebuild.sh with the commands; returns facts for the manifest.
 
     Facts: {"source", "command"} and, unless source_only, {"compiler", "archs", "kernels", "registers" (the most of any
@@ -76,8 +98,18 @@ def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | N
         return facts
     partial = library.with_name(f".{library.name}.partial")
     with tempfile.TemporaryDirectory() as scratch:
-        log = llvm.run([nvcc(), *_FLAGS, *_gencode(target), f"-I{libinfo.find_include_path()}", "-o", str(partial),
-                        str(text), *_host(target, Path(scratch))])
+        log = llvm.run(
+            [
+                nvcc(),
+                *_FLAGS,
+                *_gencode(target),
+                f"-I{libinfo.find_include_path()}",
+                "-o",
+                str(partial),
+                str(text),
+                *_host(target, Path(scratch)),
+            ]
+        )
     check_library(partial, target)
     partial.replace(library)
     return {**facts, "compiler": version(), **statistics(log)}
@@ -92,25 +124,39 @@ def _host(target: Target, scratch: Path) -> list[str]:
         return [*_NATIVE, f"-L{Path(libinfo.find_libtvm_ffi()).parent}", "-ltvm_ffi"]
     compiler = shutil.which(f"{target.machine}-linux-gnu-g++")
     if compiler is None:
-        raise TargetError(f"{target.name}: expected {target.machine}-linux-gnu-g++ to build for another machine, found "
-                          f"none; apt install g++-{target.machine}-linux-gnu, or use --source-only and run "
-                          "lib/rebuild.sh on the board")
+        raise TargetError(
+            f"{target.name}: expected {target.machine}-linux-gnu-g++ to build for another machine, found "
+            f"none; apt install g++-{target.machine}-linux-gnu, or use --source-only and run "
+            "lib/rebuild.sh on the board"
+        )
     names = ["libtvm_ffi.so", f"libcudart.so.{version().partition('.')[0]}"]
     for name in names:
-        llvm.run([compiler, "-shared", "-nostdlib", f"-Wl,-soname,{name}", "-o", str(scratch / name), "-x", "c",
-                  "/dev/null"])
+        llvm.run(
+            [compiler, "-shared", "-nostdlib", f"-Wl,-soname,{name}", "-o", str(scratch / name), "-x", "c", "/dev/null"]
+        )
     plan = llvm.run([nvcc(), "--dryrun", "-c", "-x", "cu", "/dev/null", "-o", "/dev/null"])
     headers = re.search(r'INCLUDES="(-I[^"\s]+)', plan)[1]  # where it would not look for another machine
-    return ["-ccbin", compiler, "-cudart", "none", headers, f"-L{scratch}", "-Xlinker", "--no-as-needed",
-            *(f"-l:{name}" for name in names)]
+    return [
+        "-ccbin",
+        compiler,
+        "-cudart",
+        "none",
+        headers,
+        f"-L{scratch}",
+        "-Xlinker",
+        "--no-as-needed",
+        *(f"-l:{name}" for name in names),
+    ]
 
 
 def nvcc() -> str:
     """Path of nvcc: $NVCC, PATH, then the usual places; raises TargetError where there is none."""
     found = os.environ.get("NVCC") or shutil.which("nvcc") or next((p for p in _PLACES if Path(p).exists()), None)
     if found is None:
-        raise TargetError("expected nvcc (CUDA 11.8 or later) in $NVCC, PATH or /usr/local/cuda/bin, found none; "
-                          "install the CUDA toolkit, or use --source-only and run lib/rebuild.sh on the GPU's machine")
+        raise TargetError(
+            "expected nvcc (CUDA 11.8 or later) in $NVCC, PATH or /usr/local/cuda/bin, found none; "
+            "install the CUDA toolkit, or use --source-only and run lib/rebuild.sh on the GPU's machine"
+        )
     return found
 
 
@@ -141,8 +187,10 @@ def check_library(library: Path, target: Target) -> None:
     found = elf.read(library)
     extra = [n for n in found.needed if not n.startswith(_SYSTEM)]
     if found.machine != target.machine or "__tvm_ffi_main" not in found.defined or extra:
-        raise TargetError(f"{library.name}: expected main for {target.machine} that needs only libtvm_ffi and the C++ "
-                          f"library, got machine {found.machine}, needed {found.needed}")
+        raise TargetError(
+            f"{library.name}: expected main for {target.machine} that needs only libtvm_ffi and the C++ "
+            f"library, got machine {found.machine}, needed {found.needed}"
+        )
 
 
 def runner(library: Path, target: Target, function: str = "main") -> emulate.Runner:

@@ -63,12 +63,12 @@ def _segments(data: bytes, phoff: int, count: int) -> tuple[Segment, ...]:
     for i in range(count):
         kind, flags, offset, address, _, filesz, memsz, _ = struct.unpack_from("<IIQQQQQQ", data, phoff + 56 * i)
         if kind == _PT_LOAD:
-            found.append(Segment(address, data[offset:offset + filesz], memsz, flags))
+            found.append(Segment(address, data[offset : offset + filesz], memsz, flags))
     return tuple(found)
 
 
 def _text(data: bytes, offset: int) -> str:
-    return data[offset:data.index(b"\0", offset)].decode()
+    return data[offset : data.index(b"\0", offset)].decode()
 
 
 def _symbols(data: bytes, sections: list) -> list[tuple[str, int, int]]:

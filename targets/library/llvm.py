@@ -37,8 +37,14 @@ def find_linker(choices: list[tuple[str, tuple[str, ...]]], missing: str) -> lis
     raise TargetError(missing)
 
 
-def build(modules: Sequence[tvm.IRModule], target: Target, library: Path, workdir: Path | None,
-          features: Mapping[str, str], linker: list[str]) -> dict:
+def build(
+    modules: Sequence[tvm.IRModule],
+    target: Target,
+    library: Path,
+    workdir: Path | None,
+    features: Mapping[str, str],
+    linker: list[str],
+) -> dict:
     """Writes `library`, an object of each of `target.compiled_for`; facts for the manifest: {"command": of the linker}.
 
     modules: in the order of `target.compiled_for`; `target.suffix(level)` is put behind the names of their public
@@ -82,16 +88,19 @@ def _renamed(module: tvm.IRModule, suffix: str) -> tvm.IRModule:
 
 
 def refuse_source_only(target: Target) -> None:
-    raise TargetError(f"{target.name}: source only is for CUDA, whose board can compile it; "
-                      "this target needs just a linker here: leave --source-only out")
+    raise TargetError(
+        f"{target.name}: source only is for CUDA, whose board can compile it; "
+        "this target needs just a linker here: leave --source-only out"
+    )
 
 
 def run(command: list[str]) -> str:
     """Standard output and error of a command; raises TargetError with both when it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise TargetError(f"expected exit code 0, got {done.returncode} from: {' '.join(command)}\n"
-                          f"{done.stdout}{done.stderr}")
+        raise TargetError(
+            f"expected exit code 0, got {done.returncode} from: {' '.join(command)}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout + done.stderr
 
 
@@ -102,12 +111,16 @@ def check_features(module: tvm.IRModule, target: Target, tvm_target, features: M
             feature = next((features[p] for p in features if intrinsic.startswith(p)), None)
             where = f"{variable.name_hint}: {intrinsic}"
             if feature is None:
-                raise TargetError(f"{where}: expected an intrinsic that begins with one of {', '.join(features)}; "
-                                  f"say which feature this one needs in targets/{target.family}/toolchain.py")
+                raise TargetError(
+                    f"{where}: expected an intrinsic that begins with one of {', '.join(features)}; "
+                    f"say which feature this one needs in targets/{target.family}/toolchain.py"
+                )
             if not any(codegen.target_has_features(f, tvm_target) for f in feature.split()):
                 needed = " or ".join(feature.split())
-                raise TargetError(f"{where} needs the feature {needed}, which {target.name} lacks; a kernel rule "
-                                  "for it must not use this intrinsic")
+                raise TargetError(
+                    f"{where} needs the feature {needed}, which {target.name} lacks; a kernel rule "
+                    "for it must not use this intrinsic"
+                )
 
 
 def _intrinsics(function) -> set[str]:
@@ -129,8 +142,10 @@ def check_library(library: Path, target: Target) -> None:
     extra = sorted(s for s in found.undefined if not s.startswith("TVMFFI") and s not in _PROVIDED)
     runtime = [s for s in found.undefined + tuple(found.defined) if s.startswith(("__TVMBackend", "TVMBackend"))]
     if extra or runtime:
-        raise TargetError(f"{library.name}: expected only TVMFFI* and {', '.join(_PROVIDED)} from outside, got "
-                          f"{', '.join(sorted({*extra, *runtime}))}. TVMBackend* comes from T.parallel or from a "
-                          f"scratch buffer of scope local without disable_lower_builtin; anything else from float code")
+        raise TargetError(
+            f"{library.name}: expected only TVMFFI* and {', '.join(_PROVIDED)} from outside, got "
+            f"{', '.join(sorted({*extra, *runtime}))}. TVMBackend* comes from T.parallel or from a "
+            f"scratch buffer of scope local without disable_lower_builtin; anything else from float code"
+        )
     if found.needed:
         raise TargetError(f"{library.name}: expected no library of its own to load, got {', '.join(found.needed)}")

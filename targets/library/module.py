@@ -38,8 +38,13 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
 
 def _arguments(sizes: Sizes) -> list[tuple[str, int, str]]:
     """Name, elements and dtype of main's buffers."""
-    return [("picture", sizes.picture, "uint8"), ("weights", sizes.weights, "int8"), ("table", sizes.table, "int32"),
-            ("workspace", sizes.workspace, "uint8"), ("logits", sizes.logits, "int32")]
+    return [
+        ("picture", sizes.picture, "uint8"),
+        ("weights", sizes.weights, "int8"),
+        ("table", sizes.table, "int32"),
+        ("workspace", sizes.workspace, "uint8"),
+        ("logits", sizes.logits, "int32"),
+    ]
 
 
 def kernel_function(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
@@ -53,10 +58,12 @@ def kernel_function(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
             T.func_name("kernel")
             pointers = [T.arg(name, T.handle(dtype)) for name, dtype, _ in spans]
             units = (T.arg("first", T.int32()), T.arg("end", T.int32())) if cpu else (0, kernel.units)
-            buffers = [T.decl_buffer((count,), dtype, data=pointer, align=64)
-                       for pointer, (_, dtype, count) in zip(pointers, spans, strict=True)]
+            buffers = [
+                T.decl_buffer((count,), dtype, data=pointer, align=64)
+                for pointer, (_, dtype, count) in zip(pointers, spans, strict=True)
+            ]
             reads = len(step.reads)
-            kernel.emit(buffers[:reads], buffers[reads + 2:], buffers[reads], buffers[reads + 1], units)
+            kernel.emit(buffers[:reads], buffers[reads + 2 :], buffers[reads], buffers[reads + 1], units)
     return builder.get()
 
 

@@ -230,8 +230,16 @@ def serve() -> tvm.tirx.PrimFunc:
                             with T.If(control.load(OPEN) == opened), T.Then():  # so these two are of one inference
                                 for k in range(2):
                                     T.buffer_store(result, T.int64(0), [k])
-                                T.evaluate(T.call_extern("int32", "TVMFFIFunctionCall", function, record,
-                                                         T.int32(ARITY), T.address_of(result[0])))
+                                T.evaluate(
+                                    T.call_extern(
+                                        "int32",
+                                        "TVMFFIFunctionCall",
+                                        function,
+                                        record,
+                                        T.int32(ARITY),
+                                        T.address_of(result[0]),
+                                    )
+                                )
                                 control.set(served, opened)
                                 control.set(idle, control.clock())
                         with T.Else():

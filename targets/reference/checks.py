@@ -182,14 +182,14 @@ def _check_requant(node: Node, r: Requant, channels: int, out: Tensor) -> None:
             f"{channels} values of {field.name}",
             getattr(r, field.name).shape,
         )
-    _require(0 <= r.left.min() and r.left.max() <= 30, node.name, "left in 0..30", r.left)
+    _require(r.left.min() >= 0 and r.left.max() <= 30, node.name, "left in 0..30", r.left)
     _require(
-        ONE_31 // 2 <= r.multiplier.min() and r.multiplier.max() < ONE_31,
+        r.multiplier.min() >= ONE_31 // 2 and r.multiplier.max() < ONE_31,
         node.name,
         "multipliers in 2**30..2**31-1",
         r.multiplier,
     )
-    _require(1 <= r.shift.min() and r.shift.max() <= 31, node.name, "shifts in 1..31", r.shift)
+    _require(r.shift.min() >= 1 and r.shift.max() <= 31, node.name, "shifts in 1..31", r.shift)
     _require(
         0 <= node.qmin <= node.qmax <= out.qmax, node.name, f"a clamp within 0..{out.qmax}", (node.qmin, node.qmax)
     )

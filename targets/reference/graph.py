@@ -1,7 +1,7 @@
 """The integer network: what training exports, what compile lowers, and what every kernel must compute.
 
 A graph is a list of nodes (targets/reference/nodes.py) over named tensors of codes; targets/reference/interpreter.py
-gives it its meaning, and targets/reference/checks.py proves that it can be computed exactly before anyone sees it. """
+gives it its meaning, and targets/reference/checks.py proves that it can be computed exactly before anyone sees it."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from targets.reference.checks import check
 from targets.reference.nodes import Conv, Node, Tensor
-
 
 
 @dataclass(frozen=True, eq=False)

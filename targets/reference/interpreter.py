@@ -15,10 +15,12 @@ def run(graph: Graph, pictures: np.ndarray, keep: bool = False):
     """
     expected = graph.tensors[graph.input].shape
     if pictures.dtype != np.uint8 or pictures.shape[1:] != expected:
-        raise ValueError(f"expected pictures uint8 [N, {expected[0]}, {expected[1]}, {expected[2]}], "
-                         f"got {pictures.dtype} {list(pictures.shape)}")
+        raise ValueError(
+            f"expected pictures uint8 [N, {expected[0]}, {expected[1]}, {expected[2]}], "
+            f"got {pictures.dtype} {list(pictures.shape)}"
+        )
     if len(pictures) > SLICE and not keep:
-        return np.concatenate([run(graph, pictures[i:i + SLICE]) for i in range(0, len(pictures), SLICE)])
+        return np.concatenate([run(graph, pictures[i : i + SLICE]) for i in range(0, len(pictures), SLICE)])
     values = {graph.input: pictures}
     for node in graph.nodes:
         values[node.output] = _NODES[type(node)](graph, node, values)
@@ -58,7 +60,7 @@ def convolve(x: np.ndarray, conv: Conv) -> np.ndarray:
     n, oh, ow = windows.shape[:3]
     sums = []
     for g, weight in enumerate(conv.weight.astype(np.float64).reshape(conv.groups, o // conv.groups, kh * kw * i)):
-        rows = windows[:, :, :, g * i:(g + 1) * i].transpose(0, 1, 2, 4, 5, 3).reshape(n * oh * ow, kh * kw * i)
+        rows = windows[:, :, :, g * i : (g + 1) * i].transpose(0, 1, 2, 4, 5, 3).reshape(n * oh * ow, kh * kw * i)
         sums.append(rows @ weight.T)
     return np.concatenate(sums, -1).reshape(n, oh, ow, o).astype(np.int64)
 
@@ -92,7 +94,7 @@ def _max_pool(graph: Graph, node: MaxPool, values: dict) -> np.ndarray:
 
 
 def _shortcut(graph: Graph, node: Shortcut, values: dict) -> np.ndarray:
-    x, out = values[node.input][:, ::node.stride, ::node.stride], graph.tensors[node.output]
+    x, out = values[node.input][:, :: node.stride, :: node.stride], graph.tensors[node.output]
     after = out.shape[2] - node.before - x.shape[-1]
     return np.pad(x, ((0, 0), (0, 0), (0, 0), (node.before, after)), constant_values=out.zero_point[0])
 

@@ -30,12 +30,13 @@ def add_integers(a_scale: float, b_scale: float, out_scale: float) -> tuple[tupl
     """Multipliers of an Add and its `Requant` [1], a power of two."""
     ratios = np.array([float32(a_scale), float32(b_scale)]) / float32(out_scale)
     unit = ADD_BITS - int(np.frexp(ratios.max())[1])
-    return tuple(int(m) for m in np.rint(np.ldexp(ratios, unit))), requant_from_ratio(2.0 ** -unit)
+    return tuple(int(m) for m in np.rint(np.ldexp(ratios, unit))), requant_from_ratio(2.0**-unit)
 
 
 def logit_scale(x_scale: float, w_scale: float) -> float:
     """Scale of the int32 logits: the product, rounded to float32."""
     return float(np.float32(x_scale) * np.float32(w_scale))
+
 
 LARGEST_Q = (1 << 14) - 1  # keeps the distance to a tie, code / (2 Q), far above float32's rounding
 LARGEST_P, LARGEST_POINTWISE_Q = 64, 511  # a float average of many codes is rounded more often

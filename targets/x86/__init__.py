@@ -6,8 +6,14 @@ _TVM = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3", "cl-
 
 
 def _target(name: str, requires: tuple[str, ...], stand_in: Target | None = None, **tvm) -> Target:
-    return Target(name=name, family="x86", machine="x86_64", requires=("avx2", "fma", *requires),
-                  tvm={**_TVM, **tvm}, stand_in=stand_in)
+    return Target(
+        name=name,
+        family="x86",
+        machine="x86_64",
+        requires=("avx2", "fma", *requires),
+        tvm={**_TVM, **tvm},
+        stand_in=stand_in,
+    )
 
 
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
@@ -16,8 +22,12 @@ _LEVELS = (
     # AVX-512 VNNI: Intel since 2019, AMD since 2022
     _target("x86:avx512-vnni", _AVX512, mcpu="x86-64-v4", mattr=["+avx512vnni"]),
     # AVX-VNNI: Intel since 2021, AMD since 2024; AVX-512 VNNI has its instructions in another encoding
-    _target("x86:avx-vnni", ("avx_vnni",), mattr=["+avxvnni"],
-            stand_in=_target("x86:avx-vnni encoded for AVX-512", _AVX512, mattr=["+avx512vnni", "+avx512vl"])),
+    _target(
+        "x86:avx-vnni",
+        ("avx_vnni",),
+        mattr=["+avxvnni"],
+        stand_in=_target("x86:avx-vnni encoded for AVX-512", _AVX512, mattr=["+avx512vnni", "+avx512vl"]),
+    ),
     # AVX2: Intel since 2013, AMD since 2015
     _target("x86:avx2", ()),
 )

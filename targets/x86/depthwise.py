@@ -52,9 +52,19 @@ def byte_pairs(step: Step, lanes: int) -> Route | None:
         starts = [None] * len(xs) if start is None else _vectors(start, len(xs))
         return [_add_pairs(s, x, w) for s, x, w in zip(sums or starts, xs, ws, strict=True)]
 
-    return Route(f"byte pairs, {len(groups)} groups", lanes, 4, groups, weight[:, None], _interleaved, multiply,
-                 lambda sums: [T.cast(v, "int32x16") for v in _in_order(sums)], lanes // LANES, offset,
-                 _starts(step, groups, offset))
+    return Route(
+        f"byte pairs, {len(groups)} groups",
+        lanes,
+        4,
+        groups,
+        weight[:, None],
+        _interleaved,
+        multiply,
+        lambda sums: [T.cast(v, "int32x16") for v in _in_order(sums)],
+        lanes // LANES,
+        offset,
+        _starts(step, groups, offset),
+    )
 
 
 def nibbles(step: Step, lanes: int) -> Route | None:
@@ -71,8 +81,9 @@ def nibbles(step: Step, lanes: int) -> Route | None:
 
     def widen(sums):
         sixteen_one = T.broadcast(T.int32((1 << 16) + 16), 8)
-        pairs = [T.bind(_unpacked(*plane, h)) for plane in zip(sums[:vectors], sums[vectors:], strict=True)
-                 for h in (0, 1)]
+        pairs = [
+            T.bind(_unpacked(*plane, h)) for plane in zip(sums[:vectors], sums[vectors:], strict=True) for h in (0, 1)
+        ]
         units = T.reinterpret(sixteen_one, dtype="int16x16")
         return _in_order([intrinsic("avx2.pmadd.wd", "int32x8", pair, units) for pair in pairs])
 
@@ -83,8 +94,9 @@ def word_pairs(step: Step) -> Route:
     terms = _pairs(step)
 
     def multiply(sums, xs, ws, _):
-        products = [intrinsic("avx2.pmadd.wd", "int32x8", x, T.cast(w, "int16x16"))
-                    for x, w in zip(xs, ws, strict=True)]
+        products = [
+            intrinsic("avx2.pmadd.wd", "int32x8", x, T.cast(w, "int16x16")) for x, w in zip(xs, ws, strict=True)
+        ]
         return [T.bind(p if s is None else s + p) for s, p in zip(sums or [None] * 2, products, strict=True)]
 
     def codes(xs):
@@ -115,8 +127,9 @@ def quads(step: Step, lanes: int) -> Route:
             fours = [T.Shuffle([fours[v], fours[v + 2]], list(range(16))) for v in (0, 1)]
         return [T.bind(T.reinterpret(v, dtype="uint8x32")) for v in fours]
 
-    return Route("dot product", lanes, 7, [terms], arrange(step, terms, 4)[:, None], codes, multiply, _in_order,
-                 lanes // 8)
+    return Route(
+        "dot product", lanes, 7, [terms], arrange(step, terms, 4)[:, None], codes, multiply, _in_order, lanes // 8
+    )
 
 
 def _pairs(step: Step) -> list[Term]:

@@ -86,8 +86,11 @@ class X86Conv(_Scaled, ConvEpilogue):
         node = step.node
         if self.scaling is None:
             return super().rows(step, offset)
-        skip = [] if node.skip is None else [folded_bias(node, step.reads, offset), node.requant.left,
-                                             node.skip_multiplier]
+        skip = (
+            []
+            if node.skip is None
+            else [folded_bias(node, step.reads, offset), node.requant.left, node.skip_multiplier]
+        )
         return [*self.scaling.rows(), *skip]
 
     def constants(self, table, column):

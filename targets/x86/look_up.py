@@ -92,8 +92,9 @@ def _kernel(step: Step, epilogues: Epilogues, pairs: np.ndarray, run: int) -> Ke
             at = x.at(y * node.stride + dy - node.padding[0], -x.border[1]) + j * WIDTH
             signed = T.reinterpret(codes[T.ramp(at, 1, WIDTH)], dtype="int8x32")
             pair = intrinsic("x86.avx2.pmadd.ub.sw", "int16x16", ones, signed)
-            T.buffer_store(scratch, T.shift_left(pair, T.broadcast(T.int16(2), LANES)),
-                           [T.ramp(dy * stride + j * LANES, 1, LANES)])
+            T.buffer_store(
+                scratch, T.shift_left(pair, T.broadcast(T.int16(2), LANES)), [T.ramp(dy * stride + j * LANES, 1, LANES)]
+            )
 
     def block(reads, writes, weights, values, scratch, y, x0, b):
         first = (x0 * node.stride - node.padding[1] + x.border[1]) * (x.tensor.shape[2] // 2)
@@ -120,8 +121,14 @@ def _kernel(step: Step, epilogues: Epilogues, pairs: np.ndarray, run: int) -> Ke
         with T.grid(o // (registers * WIDTH), -(-ow // tile)) as (b, t):
             block(reads, writes, weights, values, scratch, y, T.min(t * tile, ow - tile), b)
 
-    return Kernel(f"look-up, int8 run {run}{epilogue.note}", index.reshape(-1), INDEX_BITS,
-                  np.concatenate([table, epilogue.table]), over_rows(step, row), oh)
+    return Kernel(
+        f"look-up, int8 run {run}{epilogue.note}",
+        index.reshape(-1),
+        INDEX_BITS,
+        np.concatenate([table, epilogue.table]),
+        over_rows(step, row),
+        oh,
+    )
 
 
 def _registers(count: int, dtype: str, lanes: int):

@@ -77,8 +77,16 @@ def _applies(step: Step) -> bool:
     return isinstance(step.node, Conv) and step.node.groups == 1
 
 
-def _kernel(step: Step, epilogues: Epilogues, weight: np.ndarray, rule: str, add_products,
-            parts: Split | None = None, lanes: int = 8, together: int = 1) -> Kernel:
+def _kernel(
+    step: Step,
+    epilogues: Epilogues,
+    weight: np.ndarray,
+    rule: str,
+    add_products,
+    parts: Split | None = None,
+    lanes: int = 8,
+    together: int = 1,
+) -> Kernel:
     """lanes: of an int32 register; together: blocks of 16 channels in a tile."""
     node, epilogue = step.node, epilogues.conv(step)
     nb, kh, k4 = weight.shape[:3]

@@ -7,7 +7,7 @@ Both formulas, and the reference's (targets/reference/interpreter.py: requantize
 float32 is right everywhere if it is right on either side of each of the at most 255 sums where the reference takes the
 next code; those leave an interval for the offset, and its middle is taken. Ratios of one over an odd integer, which
 training makes, put all steps of a channel at the same distance from a tie, so that the interval is wide. The int16 form
-is tried on all 256 codes. """
+is tried on all 256 codes."""
 
 from dataclasses import dataclass
 
@@ -91,7 +91,8 @@ def _first_sums(ratio: Requant, left, bias, low, high, codes: Range, levels) -> 
     Searched near the tie that float64 finds; where the reference does not confirm what was found there, everywhere.
     """
     reached = lambda s: (  # noqa: E731
-        interpreter.requantize((np.clip(s, low, high) << left) + bias, ratio, codes.zero_point, 0, 255) >= levels)
+        interpreter.requantize((np.clip(s, low, high) << left) + bias, ratio, codes.zero_point, 0, 255) >= levels
+    )
     tie = np.ldexp((levels - codes.zero_point - 0.5) / ratio.multiplier, 31 + ratio.shift)
     near = np.clip(np.ldexp(tie - bias, -left), low, high + 1).astype(np.int64)
     everywhere = np.zeros_like(near)

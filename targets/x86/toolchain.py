@@ -32,20 +32,33 @@ def linker() -> list[str]:
     """Program and options of the first linker found; raises TargetError where there is none."""
     native = platform.machine() == "x86_64"
     choices = [(name, llvm.COMPILE) for name in ("cc", "gcc", "clang") if native] + [("ld", llvm.LINK)] * native
-    choices += [("x86_64-linux-gnu-ld", llvm.LINK), ("x86_64-linux-gnu-gcc", llvm.COMPILE), ("ld.lld", llvm.LINK),
-                ("ziglang", llvm.LINK)]
-    return llvm.find_linker(choices, "expected a linker for x86-64 (cc, gcc, clang, ld or ld.lld), found none; "
-                                     "install one: apt install binutils, or pip install ziglang")
+    choices += [
+        ("x86_64-linux-gnu-ld", llvm.LINK),
+        ("x86_64-linux-gnu-gcc", llvm.COMPILE),
+        ("ld.lld", llvm.LINK),
+        ("ziglang", llvm.LINK),
+    ]
+    return llvm.find_linker(
+        choices,
+        "expected a linker for x86-64 (cc, gcc, clang, ld or ld.lld), found none; "
+        "install one: apt install binutils, or pip install ziglang",
+    )
 
 
-def build(module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None,
-          source_only: bool = False) -> dict:
+def build(
+    module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None, source_only: bool = False
+) -> dict:
     """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/library/llvm.py)."""
     return build_levels([module], target, library, workdir, source_only)
 
 
-def build_levels(modules: Sequence[tvm.IRModule], target: Target, library: Path, workdir: Path | None = None,
-                 source_only: bool = False) -> dict:
+def build_levels(
+    modules: Sequence[tvm.IRModule],
+    target: Target,
+    library: Path,
+    workdir: Path | None = None,
+    source_only: bool = False,
+) -> dict:
     """The same with a module of each of `target.compiled_for`, all in one library."""
     if source_only:
         llvm.refuse_source_only(target)
@@ -58,8 +71,10 @@ def runner(library: Path, target: Target, function: str = "main") -> Callable[..
     Raises TargetError where this machine is not the target's.
     """
     if platform.machine() != target.machine:
-        raise TargetError(f"expected a machine of {target.machine} to run {library.name}, got {platform.machine()}; "
-                          "nothing here emulates it: build on such a machine")
+        raise TargetError(
+            f"expected a machine of {target.machine} to run {library.name}, got {platform.machine()}; "
+            "nothing here emulates it: build on such a machine"
+        )
     with tempfile.TemporaryDirectory() as folder:  # a new path: dlopen would hand back an older library of this one
         copy = shutil.copy(library, Path(folder) / library.name)
         main = tvm_ffi.load_module(str(copy))[function]
@@ -77,6 +92,6 @@ def _aligned(array: np.ndarray) -> np.ndarray:
     """A copy that begins at a multiple of 64 bytes, as kernels expect."""
     room = np.empty(array.nbytes + 64, np.uint8)
     begin = -room.ctypes.data % 64
-    copy = room[begin:begin + array.nbytes].view(array.dtype)
+    copy = room[begin : begin + array.nbytes].view(array.dtype)
     copy[:] = array
     return copy

@@ -37,9 +37,10 @@ def plans(step: Step, vnni: bool, registers: int) -> list[Plan]:
         u = tiling.transform(weight)
         least, most = tiling.ranges(qmax)
         small = Multiplier("", "uint8", LANES, ROWS[registers], 32 if weight.shape[3] > 16 else 16, 4, 4, _dot)
-        large = Multiplier(f"Winograd {name} of int16", "int16", LANES, ROWS[registers], 16, 2, 2,
-                           _wide_dot if vnni else _wide)
-        if small.offsets(tiling, qmax) is not None and -128 <= u.min() and u.max() <= 127:
+        large = Multiplier(
+            f"Winograd {name} of int16", "int16", LANES, ROWS[registers], 16, 2, 2, _wide_dot if vnni else _wide
+        )
+        if small.offsets(tiling, qmax) is not None and u.min() >= -128 and u.max() <= 127:
             if vnni:
                 found.append(Plan(step, tiling, replace(small, rule=f"Winograd {name} of bytes, dot product")))
             elif chain := byte_chain(arrange(u, LANES, 4, 4), int((most - least).max())):

@@ -20,7 +20,10 @@ from train.integers.evaluate import evaluate
 
 SIDES = {"resnet8": 32, "resnet20": 32, "resnet18": 64, "mobilenetv2": 64}
 FIELDS = {"network", "engine", "bits", "threads", "ms", "exact", "difference"}
-CASES = [(name, bits) for name in SIDES for bits in random_networks.BITS] + [("mobilenetv2", "w4a4-dw8"), ("resnet8", "w3a5")]
+CASES = [(name, bits) for name in SIDES for bits in random_networks.BITS] + [
+    ("mobilenetv2", "w4a4-dw8"),
+    ("resnet8", "w3a5"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_mixed_has_more_bits_at_both_ends():
     for count in (9, 16, 51):
         bits = [random_networks.mixed(i, count) for i in range(count)]
         quarter = count // 4
-        assert min(bits[:quarter] + bits[-quarter:]) == 4 and set(bits[quarter + 1:-quarter - 1]) == {4, 2}
+        assert min(bits[:quarter] + bits[-quarter:]) == 4 and set(bits[quarter + 1 : -quarter - 1]) == {4, 2}
 
 
 @pytest.mark.parametrize("name", ["w9a8", "w1a1", "int8", "w4a4-dw", "mixed8", ""])
@@ -122,8 +125,14 @@ def test_records_of_a_network(tmp_path, capsys):
     records = json.loads((tmp_path / "l.json").read_text())
     openvino = [("openvino", "fp32"), ("openvino", "int8")] * (not engines.missing())
     ran = [(r["engine"], r["bits"]) for r in records]
-    assert ran == [("bitgrade", "w4a4"), ("bitgrade", "mixed"), ("onnxruntime", "fp32"), ("onnxruntime", "int8-u8s8"),
-                   ("onnxruntime", "int8-u8u8"), *openvino]
+    assert ran == [
+        ("bitgrade", "w4a4"),
+        ("bitgrade", "mixed"),
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8-u8s8"),
+        ("onnxruntime", "int8-u8u8"),
+        *openvino,
+    ]
     assert all(set(r) == FIELDS and r["network"] == "resnet8" and r["threads"] == 1 and r["ms"] > 0 for r in records)
     assert all(r["exact"] and r["difference"] == 0 for r in records if r["engine"] == "bitgrade")
     assert all(r["exact"] for r in records if r["bits"] == "fp32") and all(r["difference"] < 0.5 for r in records)
@@ -179,13 +188,16 @@ def test_calls_take_turns_in_bursts(calls, expected):
     assert [r["bits"] for r in records] == ["a", "b"] and all(r["ms"] > 0 for r in records)
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--networks", "vgg"], "expected some of resnet8"),
-    (["--threads", "0"], "numbers of at least 1"),
-    (["--networks", "resnet8", "--bits", "w9a9"], "expected bits among"),
-    (["--networks", "resnet8", "--target", "z80"], "expected a target among"),
-    (["--networks", "resnet8", "--avx2", "--target", "x86:avx-vnni"], "to need AVX2 alone.* avx_vnni"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--networks", "vgg"], "expected some of resnet8"),
+        (["--threads", "0"], "numbers of at least 1"),
+        (["--networks", "resnet8", "--bits", "w9a9"], "expected bits among"),
+        (["--networks", "resnet8", "--target", "z80"], "expected a target among"),
+        (["--networks", "resnet8", "--avx2", "--target", "x86:avx-vnni"], "to need AVX2 alone.* avx_vnni"),
+    ],
+)
 def test_errors(words, message, capsys):
     try:
         status = latency.main(words)

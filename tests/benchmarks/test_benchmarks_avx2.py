@@ -13,15 +13,18 @@ from runtime.machine import cpu
 ASK = bytes.fromhex("0f01d0")
 
 
-@pytest.mark.parametrize("before, replaced", [
-    ("31c9", True),  # xor ecx, ecx
-    ("33c9", True),
-    ("b900000000", True),  # mov ecx, 0
-    ("31c9" + "90" * 14, True),
-    ("31c9" + "90" * 15, False),  # too far to belong to it
-    ("83e00f", False),  # and eax, 15; add eax, edx: no question at all
-    ("b901000000", False),  # register 1
-])
+@pytest.mark.parametrize(
+    "before, replaced",
+    [
+        ("31c9", True),  # xor ecx, ecx
+        ("33c9", True),
+        ("b900000000", True),  # mov ecx, 0
+        ("31c9" + "90" * 14, True),
+        ("31c9" + "90" * 15, False),  # too far to belong to it
+        ("83e00f", False),  # and eax, 15; add eax, edx: no question at all
+        ("b901000000", False),  # register 1
+    ],
+)
 def test_patch_replaces_questions_about_register_0_alone(before, replaced):
     code = b"\xcc" * 20 + bytes.fromhex(before) + ASK + b"\xcc" * 5
     new, count = avx2.patched(code)

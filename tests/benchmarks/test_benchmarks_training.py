@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks import training
-from train.network.network import Network
 from train.network import architectures
+from train.network.network import Network
 from train.phases import find_bits
 
 CPU = torch.device("cpu")
@@ -47,16 +47,29 @@ def test_reference_has_the_network_s_multiplications(network):
     """The plain network's parameters are as many as the described one's in full precision."""
     described = Network(architectures.architecture(network, (32, 32, 3), training.CLASSES), {})
     counts = [sum(p.numel() for p in net.parameters()) for net in (described, training.plain(network))]
-    shapes = [sorted(tuple(p.shape) for n, p in net.named_parameters() if p.dim() == 4)
-              for net in (described, training.plain(network))]
+    shapes = [
+        sorted(tuple(p.shape) for n, p in net.named_parameters() if p.dim() == 4)
+        for net in (described, training.plain(network))
+    ]
     assert shapes[0] == sorted([*shapes[1], (10, 64, 1, 1)]) and counts[0] == counts[1]
 
 
 def test_records_say_what_ran(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SIDE", 16)
     path = tmp_path / "training.json"
-    words = ["--networks", "resnet8", "--batch", "8", "--methods", "fixed:8,2", "fp32@bfloat16", "--device", "cpu",
-             "--turns", "1"]
+    words = [
+        "--networks",
+        "resnet8",
+        "--batch",
+        "8",
+        "--methods",
+        "fixed:8,2",
+        "fp32@bfloat16",
+        "--device",
+        "cpu",
+        "--turns",
+        "1",
+    ]
     assert training.main([*words, "--json", str(path)]) == 0
     records = json.loads(path.read_text())
     assert [r["method"] for r in records] == ["torch", "fp32", "fixed:8,2", "fp32@bfloat16"]

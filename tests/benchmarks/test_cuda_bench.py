@@ -15,10 +15,10 @@ from benchmarks.cuda import cases as cuda_cases
 from benchmarks.cuda import checks as cuda_checks
 from benchmarks.cuda import everything as cuda
 from benchmarks.cuda import times as cuda_times
-from targets import find  # noqa: E402
-from targets.cuda import routes, toolchain  # noqa: E402
+from targets import find
+from targets.cuda import routes, toolchain
 from targets.cuda.emulation import host
-from tests.support.graphs import OPS, pictures, random_graph, resnet_like  # noqa: E402
+from tests.support.graphs import OPS, pictures, random_graph, resnet_like
 
 BATCH, GOLDEN = 2, 5
 
@@ -82,12 +82,15 @@ def test_every_part_of_a_check_is_counted(folder, ours, monkeypatch):
     monkeypatch.setattr(cuda_checks, "Captured", stuck)
     assert cuda_checks.case_checks(case) == [
         {"case": "small-mixed-2", "part": "logits", "pictures": GOLDEN, "differing": 0},
-        {"case": "small-mixed-2", "part": "CUDA graph", "pictures": GOLDEN, "differing": GOLDEN - BATCH}]
+        {"case": "small-mixed-2", "part": "CUDA graph", "pictures": GOLDEN, "differing": GOLDEN - BATCH},
+    ]
 
 
 def test_equal_arrays_are_written_once(tmp_path):
-    names = [cuda_cases.write_array(tmp_path, np.full(shape, 7, dtype))
-             for shape, dtype in (((4,), np.int8), ((4,), np.int8), ((2, 2), np.int8), ((4,), np.uint8))]
+    names = [
+        cuda_cases.write_array(tmp_path, np.full(shape, 7, dtype))
+        for shape, dtype in (((4,), np.int8), ((4,), np.int8), ((2, 2), np.int8), ((4,), np.uint8))
+    ]
     assert names[0] == names[1] and len(set(names)) == 3 == len(list(tmp_path.iterdir()))
     assert np.load(tmp_path / names[2]).shape == (2, 2)
 
@@ -157,8 +160,15 @@ def test_share_of_the_peak():
 def test_records_say_who_and_how_fast(folder):
     (case,) = cuda.cases(cuda.folders(folder))
     assert cuda_times.record(case, "bitgrade", "mixed", "GPU", 0.5, 0.25) == {
-        "network": "small", "engine": "bitgrade", "bits": "mixed", "batch": 2, "gpu": "GPU", "ms": 0.5, "exact": None,
-        "peak_share": 0.25}
+        "network": "small",
+        "engine": "bitgrade",
+        "bits": "mixed",
+        "batch": 2,
+        "gpu": "GPU",
+        "ms": 0.5,
+        "exact": None,
+        "peak_share": 0.25,
+    }
 
 
 def test_the_peak_multiplies_as_often_as_it_says(folder, tmp_path, monkeypatch):
@@ -181,18 +191,25 @@ def job(tmp_path, code: str, result: bool = True) -> cuda.Job:
     return cuda.Job("checks", "job", command, path if result else None)
 
 
-@pytest.mark.parametrize("code, result, expected", [
-    ("open(out, 'w').write('[{\"differing\": 0}]')", True, None),
-    ("open(out, 'w').write('[{\"differing\": 2}]'); sys.exit(1)", True, None),
-    ("open(out, 'w').write('[{\"differing\": 0}]'); sys.exit(1)", True, "exit code 1: said nothing"),
-    ("print('error: no such thing'); print('more'); sys.exit(2)", True, "exit code 2: error: no such thing"),
-    ("raise RuntimeError('CUDA error: an illegal memory access')", True, "exit code 1: RuntimeError: CUDA error: an"),
-    ("print('all is well')", True, "exit code 0: all is well"),
-    ("print('all is well')", False, None),
-    ("print('========= ERROR SUMMARY: 3 errors'); sys.exit(9)", False, "exit code 9: ========= ERROR SUMMARY: 3"),
-    ("import os; os.kill(os.getpid(), 11)", True, "exit code -11: said nothing"),
-    ("time.sleep(60)", True, "no end after 5 s"),
-])
+@pytest.mark.parametrize(
+    "code, result, expected",
+    [
+        ("open(out, 'w').write('[{\"differing\": 0}]')", True, None),
+        ("open(out, 'w').write('[{\"differing\": 2}]'); sys.exit(1)", True, None),
+        ("open(out, 'w').write('[{\"differing\": 0}]'); sys.exit(1)", True, "exit code 1: said nothing"),
+        ("print('error: no such thing'); print('more'); sys.exit(2)", True, "exit code 2: error: no such thing"),
+        (
+            "raise RuntimeError('CUDA error: an illegal memory access')",
+            True,
+            "exit code 1: RuntimeError: CUDA error: an",
+        ),
+        ("print('all is well')", True, "exit code 0: all is well"),
+        ("print('all is well')", False, None),
+        ("print('========= ERROR SUMMARY: 3 errors'); sys.exit(9)", False, "exit code 9: ========= ERROR SUMMARY: 3"),
+        ("import os; os.kill(os.getpid(), 11)", True, "exit code -11: said nothing"),
+        ("time.sleep(60)", True, "no end after 5 s"),
+    ],
+)
 def test_what_a_job_did_is_told(tmp_path, code, result, expected):
     (tmp_path / "job.json").write_text("[1]")  # of an earlier run
     outcome = cuda.run(job(tmp_path, code, result), seconds=5)
@@ -209,7 +226,11 @@ def test_jobs_of_a_folder(folder, tmp_path):
     assert [j.name for j in cuda.check_jobs(found, tmp_path)] == ["checks-small-mixed-2"]
     (times,) = cuda.time_jobs(found, tmp_path)
     assert times.name == "times-small-2" and times.command[2:] == (
-        "benchmarks.cuda.times", str(folder / "small-mixed-2"), "--json", str(tmp_path / "times-small-2.json"))
+        "benchmarks.cuda.times",
+        str(folder / "small-mixed-2"),
+        "--json",
+        str(tmp_path / "times-small-2.json"),
+    )
     jobs = cuda.sanitizer_jobs(found, "/opt/compute-sanitizer")
     assert [j.name.partition("-")[0] for j in jobs] == list(cuda.TOOLS)
     assert jobs[0].command[:3] == ("/opt/compute-sanitizer", "--tool", "memcheck")
@@ -226,13 +247,19 @@ def test_a_report_joins_times_and_checks(folder, tmp_path):
     found = cuda.folders(folder)
     known = cuda.cases(found)
     (check,), (times,) = cuda.check_jobs(found, tmp_path), cuda.time_jobs(found, tmp_path)
-    records = [cuda_times.record(known[0], "bitgrade", "mixed", "GPU", 0.5, 0.25),
-               cuda_times.record(known[0], "torch fp16", "fp16", "GPU", 1.0, None)]
-    counts = [{"case": "small-mixed-2", "part": part, "pictures": GOLDEN, "differing": 0}
-              for part in ("logits", "CUDA graph")]
+    records = [
+        cuda_times.record(known[0], "bitgrade", "mixed", "GPU", 0.5, 0.25),
+        cuda_times.record(known[0], "torch fp16", "fp16", "GPU", 1.0, None),
+    ]
+    counts = [
+        {"case": "small-mixed-2", "part": part, "pictures": GOLDEN, "differing": 0} for part in ("logits", "CUDA graph")
+    ]
     memcheck = replace(check, part="sanitizer", name="memcheck")
-    outcomes = [cuda.Outcome(check, counts, None), cuda.Outcome(times, records, None),
-                cuda.Outcome(memcheck, [], "exit code 9: 1 error")]
+    outcomes = [
+        cuda.Outcome(check, counts, None),
+        cuda.Outcome(times, records, None),
+        cuda.Outcome(memcheck, [], "exit code 9: 1 error"),
+    ]
     text = cuda.report(outcomes, known, ["a remark"], tmp_path)
     written = json.loads((tmp_path / "cuda.json").read_text())
     assert written == [{**records[0], "exact": True}, records[1]]
@@ -248,9 +275,12 @@ def test_a_report_joins_times_and_checks(folder, tmp_path):
 
 def test_one_failure_hides_nothing(folder, tmp_path, monkeypatch, capsys):
     """The whole way, the GPU's processes replaced by others: every part runs, and what failed is in the report."""
-    codes = {"checks": "import json; json.dump([{'case': 'small-mixed-2', 'part': 'logits', 'pictures': 5, "
-                       "'differing': 1}], open(out, 'w')); sys.exit(1)",
-             "sanitizer": "sys.exit(9)", "times": "raise RuntimeError('out of memory')"}
+    codes = {
+        "checks": "import json; json.dump([{'case': 'small-mixed-2', 'part': 'logits', 'pictures': 5, "
+        "'differing': 1}], open(out, 'w')); sys.exit(1)",
+        "sanitizer": "sys.exit(9)",
+        "times": "raise RuntimeError('out of memory')",
+    }
     real, ran = cuda.run, []
 
     def run(asked):

@@ -14,9 +14,9 @@ tvm = pytest.importorskip("tvm")
 from benchmarks.cuda import case as cuda_case
 from benchmarks.cuda import cases as cuda_cases
 from benchmarks.cuda import everything as cuda
-from targets import TargetError, find  # noqa: E402
-from targets.cuda import toolchain  # noqa: E402
-from tests.support.graphs import pictures, resnet_like  # noqa: E402
+from targets import TargetError, find
+from targets.cuda import toolchain
+from tests.support.graphs import pictures, resnet_like
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,23 +52,37 @@ def test_output_may_be_any_bytes(tmp_path):
     assert outcome.failure is None
 
 
-@pytest.mark.parametrize("said, told", [
-    ("error: cases/a: CUDA launch: an illegal memory access\nruntime.fields.BundleError: expected cuMemFree_v2",
-     "error: cases/a: CUDA launch: an illegal memory access"),
-    ("error: no GPU\n========= ERROR SUMMARY: 0 errors", "error: no GPU"),
-    ("========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n", "========= RACECHECK SUMMARY: 2 haz"),
-    ("ValueError: first\nKeyError: second\nbye", "KeyError: second"),
-])
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        (
+            "error: cases/a: CUDA launch: an illegal memory access\nruntime.fields.BundleError: expected cuMemFree_v2",
+            "error: cases/a: CUDA launch: an illegal memory access",
+        ),
+        ("error: no GPU\n========= ERROR SUMMARY: 0 errors", "error: no GPU"),
+        (
+            "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n",
+            "========= RACECHECK SUMMARY: 2 haz",
+        ),
+        ("ValueError: first\nKeyError: second\nbye", "KeyError: second"),
+    ],
+)
 def test_the_telling_line(tmp_path, said, told):
     assert cuda.failure(job(tmp_path, ""), [], 2, said).startswith(f"exit code 2: {told}")
 
 
-@pytest.mark.parametrize("said, failure", [
-    ("a: 0 of 2 pictures differ\n========= ERROR SUMMARY: 0 errors", None),
-    ("========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", None),
-    ("a: 0 of 2 pictures differ", "compute-sanitizer watched nothing"),
-    ("========= Target application terminated before first instrumented API call\n========= ERROR SUMMARY: 0 errors",
-     "compute-sanitizer watched nothing")])
+@pytest.mark.parametrize(
+    "said, failure",
+    [
+        ("a: 0 of 2 pictures differ\n========= ERROR SUMMARY: 0 errors", None),
+        ("========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", None),
+        ("a: 0 of 2 pictures differ", "compute-sanitizer watched nothing"),
+        (
+            "========= Target application terminated before first instrumented API call\n========= ERROR SUMMARY: 0 errors",
+            "compute-sanitizer watched nothing",
+        ),
+    ],
+)
 def test_a_sanitizer_that_watched_nothing_has_found_nothing(said, failure):
     assert cuda.failure(cuda.Job("sanitizer", "memcheck-a", ()), [], 0, said) == failure
 
@@ -77,8 +91,12 @@ def test_a_sanitizer_that_watched_nothing_has_found_nothing(said, failure):
 def test_a_missing_package_is_told(tmp_path, module, package):
     """At once, not by every job."""
     code = f"import sys; sys.modules[{module!r}] = None; from benchmarks.cuda.everything import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), "--out", str(tmp_path / "out")], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: expected the packages torch, apache-tvm-ffi")
     assert done.stderr.rstrip().endswith(f"got no {package}")
 
@@ -108,11 +126,14 @@ def test_every_network_runs_under_memcheck(tmp_path):
             facts = {"network": network, "bits": bits, "batch": batch, "macs": {"8": work * batch, "4": 0}}
             (folder / "case.json").write_text(json.dumps(facts))
     jobs = cuda.sanitizer_jobs(cuda.folders(tmp_path), "compute-sanitizer")
-    assert [j.name for j in jobs] == [*(f"{tool}-small-{bits}-1" for bits in ("mixed", "w8a8") for tool in cuda.TOOLS),
-                                      "memcheck-large-mixed-1"]
+    assert [j.name for j in jobs] == [
+        *(f"{tool}-small-{bits}-1" for bits in ("mixed", "w8a8") for tool in cuda.TOOLS),
+        "memcheck-large-mixed-1",
+    ]
     # torch tries calls of CUDA that a driver may lack, and goes on: those are no objections
     assert [j.name for j in jobs if "--report-api-errors" in j.command] == [
-        j.name for j in jobs if j.name.startswith("memcheck")]
+        j.name for j in jobs if j.name.startswith("memcheck")
+    ]
 
 
 REBUILD = """#!/bin/sh

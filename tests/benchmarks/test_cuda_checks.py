@@ -9,10 +9,10 @@ tvm_ffi = pytest.importorskip("tvm_ffi")
 torch = pytest.importorskip("torch")
 
 from benchmarks.cuda import checks as cuda_checks
-from runtime import open_bundle  # noqa: E402
+from runtime import open_bundle
 from runtime.execution import library
 from runtime.machine import cuda
-from tests.support.fake_driver import array  # noqa: E402
+from tests.support.fake_driver import array
 
 STREAM = 0x57AE
 
@@ -44,8 +44,10 @@ def gpu(driver, small_bundle, monkeypatch):
 def test_a_bundle_is_checked_in_both_ways(gpu, small_bundle):
     streams, spoiled = gpu
     variants, count = len(open_bundle(small_bundle).variants), 5
-    parts = [{"case": small_bundle.name, "part": part, "pictures": variants * count, "differing": 0}
-             for part in ("engine", "Engine.launch in a CUDA graph")]
+    parts = [
+        {"case": small_bundle.name, "part": part, "pictures": variants * count, "differing": 0}
+        for part in ("engine", "Engine.launch in a CUDA graph")
+    ]
     assert cuda_checks.bundle_checks(small_bundle) == parts
     assert streams == ([0] * count + [STREAM] * count) * variants  # the engine's copies are on the default stream
     spoiled += [1, 4]

@@ -11,9 +11,9 @@ pytest.importorskip("tvm")
 from benchmarks.cuda import cases as cuda_cases
 from benchmarks.cuda import checks as cuda_checks
 from benchmarks.cuda import times as cuda_times
-from benchmarks.cuda.case import Case  # noqa: E402
-from benchmarks.networks.random_networks import NETWORKS  # noqa: E402
-from targets.cuda.kernels import PROCESSORS  # noqa: E402
+from benchmarks.cuda.case import Case
+from benchmarks.networks.random_networks import NETWORKS
+from targets.cuda.kernels import PROCESSORS
 
 
 class FakeStream:
@@ -50,8 +50,13 @@ def gpu(monkeypatch):
             yield
         events.append("end")
 
-    fakes = {"CUDAGraph": FakeGraph, "Stream": FakeStream, "current_stream": lambda: current[-1], "stream": on,
-             "graph": graph}
+    fakes = {
+        "CUDAGraph": FakeGraph,
+        "Stream": FakeStream,
+        "current_stream": lambda: current[-1],
+        "stream": on,
+        "graph": graph,
+    }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     events.clear()
@@ -60,13 +65,20 @@ def gpu(monkeypatch):
 
 def test_a_call_is_warmed_on_the_side_before_it_is_captured(gpu):
     """Kernels load at their first launch, which a capture would not survive; nor is it one in inference mode."""
+
     def call():
         assert not torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
         gpu.append(torch.cuda.current_stream().name)
 
     replay = cuda_checks.Captured(call)
-    assert gpu == ["side waits for current", *["side"] * cuda_checks.WARM, "current waits for side", "begin", "capture",
-                   "end"]
+    assert gpu == [
+        "side waits for current",
+        *["side"] * cuda_checks.WARM,
+        "current waits for side",
+        "begin",
+        "capture",
+        "end",
+    ]
     replay()
     assert gpu[-1] == "replay" and gpu.count("capture") == 1
 
@@ -84,10 +96,16 @@ def test_the_peer_pads_as_one_would_write_it(network, monkeypatch):
     assert peer(torch.rand(2, 3, 64, 64)).shape == (2, NETWORKS[network].classes)
 
 
-@pytest.mark.parametrize("pads, size, even", [
-    ([1, 1, 1, 1], 8, (1, 1)), ([0, 0, 1, 1], 8, (1, 1)),  # the second: TensorFlow's at stride 2
-    ([0, 0, 1, 1], 7, None), ([0, 0, 0, 0], 8, (0, 0)), ([2, 0, 0, 0], 8, None),
-])
+@pytest.mark.parametrize(
+    "pads, size, even",
+    [
+        ([1, 1, 1, 1], 8, (1, 1)),
+        ([0, 0, 1, 1], 8, (1, 1)),  # the second: TensorFlow's at stride 2
+        ([0, 0, 1, 1], 7, None),
+        ([0, 0, 0, 0], 8, (0, 0)),
+        ([2, 0, 0, 0], 8, None),
+    ],
+)
 def test_even_padding_only_where_the_shape_stays(pads, size, even):
     x, layer = torch.rand(1, 4, size, size), {"padding": pads, "kernel": [3, 3], "stride": 2}
     padded, left = cuda_times._padded(x, layer)
@@ -127,10 +145,17 @@ def test_the_times_are_kept_before_the_peer_is_compiled(gpu, monkeypatch):
     cases = [small("resnet8", bits="w8a8"), small("resnet8", bits="w4a4")]
     found = cuda_times.bench(cases, "GPU", 90, {"8": 100.0})
     assert [(r["bits"], r["ms"], r["peak_share"]) for r in next(found)] == [
-        ("w8a8", 2.0, 0.5), ("w4a4", 1.0, 1.0), ("fp16", 5.0, None)]
+        ("w8a8", 2.0, 0.5),
+        ("w4a4", 1.0, 1.0),
+        ("fp16", 5.0, None),
+    ]
     monkeypatch.setattr(torch, "compile", lambda network, mode: network)
     assert [(r["engine"], r["ms"]) for r in next(found)] == [
-        ("bitgrade", 2.0), ("bitgrade", 1.0), ("torch fp16", 5.0), ("torch fp16 compiled", 4.0)]
+        ("bitgrade", 2.0),
+        ("bitgrade", 1.0),
+        ("torch fp16", 5.0),
+        ("torch fp16 compiled", 4.0),
+    ]
     assert not list(found)
 
 
@@ -156,6 +181,6 @@ def test_peaks_are_of_instructions_that_the_gpu_has(capability, measured, tmp_pa
         words.append(tensors[2])
 
     monkeypatch.setattr(cuda_times, "bind", bind)
-    assert cuda_times.measured_peaks(tmp_path, capability) == {c: 50.0 for c in measured}
+    assert cuda_times.measured_peaks(tmp_path, capability) == dict.fromkeys(measured, 50.0)
     assert bound == [f"peak-{c}" for c in measured]
     assert all(w.dtype == "int32" and len(set(w.tolist())) == 16 and w.min() < 0 < w.max() for w in words)

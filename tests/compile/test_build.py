@@ -171,14 +171,24 @@ def test_a_run_s_own_budget_goes_along(run_folder, tmp_path, settings, budget):
     assert open_source([folder]).budget == budget
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"labels": ["a\tb"] * 10}, "expected labels to be printable text"), ({"labels": "0123456789"}, "labels"),
-    ({"labels": []}, "at least 1 labels"), ({"name": 7}, "name"), ({"selector": {}}, "selector: expected format"),
-    ({"selector": []}, "selector to be an object"), ({"budgets": 3}, "budgets"), ({"budgets": [{}]}, "'budget'"),
-    ({"escalation": {"up": [0, 1, 2], "budgets": []}}, "a selector beside an escalation"),
-    ({"accuracy": "x"}, "accuracy to be an object"), ({"accuracy": {"clean": 2}}, "clean finite in 0..1"),
-    ({"cost": None}, "cost to be a number"), ({"cost": -1.0}, "cost finite in 0"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"labels": ["a\tb"] * 10}, "expected labels to be printable text"),
+        ({"labels": "0123456789"}, "labels"),
+        ({"labels": []}, "at least 1 labels"),
+        ({"name": 7}, "name"),
+        ({"selector": {}}, "selector: expected format"),
+        ({"selector": []}, "selector to be an object"),
+        ({"budgets": 3}, "budgets"),
+        ({"budgets": [{}]}, "'budget'"),
+        ({"escalation": {"up": [0, 1, 2], "budgets": []}}, "a selector beside an escalation"),
+        ({"accuracy": "x"}, "accuracy to be an object"),
+        ({"accuracy": {"clean": 2}}, "clean finite in 0..1"),
+        ({"cost": None}, "cost to be a number"),
+        ({"cost": -1.0}, "cost finite in 0"),
+    ],
+)
 def test_what_the_runtime_would_refuse_is_refused_before_the_work(run_folder, tmp_path, change, words):
     folder = shutil.copytree(run_folder, tmp_path / "run")
     about = json.loads((folder / "run.json").read_text())
@@ -207,12 +217,16 @@ def test_places_are_checked_before_the_work(run_folder, tmp_path, monkeypatch, c
         assert f"{words[-2]} {words[-1]}: expected a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words, expected", [
-    (["--mean", "0,nan,0", "--std", "1,1,1"], "expected numbers such as"),
-    (["--mean", "0,0,0", "--std", "1,0,1"], "expected numbers above 0, got 0"),
-    (["--mean", "0,0,0", "--std", "1"], "as many numbers each, got 3 and 1"),
-    (["--mean", "a", "--std", "1"], "expected numbers such as"), (["--mean", "0"], "belong together"),
-])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--mean", "0,nan,0", "--std", "1,1,1"], "expected numbers such as"),
+        (["--mean", "0,0,0", "--std", "1,0,1"], "expected numbers above 0, got 0"),
+        (["--mean", "0,0,0", "--std", "1"], "as many numbers each, got 3 and 1"),
+        (["--mean", "a", "--std", "1"], "expected numbers such as"),
+        (["--mean", "0"], "belong together"),
+    ],
+)
 def test_impossible_normalizations(capsys, words, expected):
     with pytest.raises(SystemExit):
         builder.main(["x.onnx", *words])
@@ -270,8 +284,14 @@ def test_one_table_of_layers_for_each_code(run_folder, tmp_path):
     same.write_bytes((run_folder / "w8a8.onnx").read_bytes())
     for verbose, tables in ((False, 1), (True, 2)):
         console = Console(file=io.StringIO(), width=200)
-        builder.build([run_folder / "w8a8.onnx", same], find("x86:avx2"), tmp_path / "b", console=console, times=False,
-                      verbose=verbose)
+        builder.build(
+            [run_folder / "w8a8.onnx", same],
+            find("x86:avx2"),
+            tmp_path / "b",
+            console=console,
+            times=False,
+            verbose=verbose,
+        )
         out = console.file.getvalue()
         assert out.count(": kernels, ") == tables
         assert "1 of 2: w8a8\n" in out and "2 of 2: same, the code of w8a8\n" in out
@@ -291,7 +311,7 @@ def test_damaged_golden_data_is_refused(run_folder, tmp_path, cut, at):
     data = bytearray(path.read_bytes())
     if at is not None:
         data[at] ^= 0xFF
-    path.write_bytes(data[:len(data) - cut])
+    path.write_bytes(data[: len(data) - cut])
     try:
         open_source([copy])
     except SourceError as error:

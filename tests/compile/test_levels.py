@@ -45,10 +45,15 @@ def processor(monkeypatch):
     return lambda features: monkeypatch.setitem(bundle._PROCESSORS, "x86", Processor(features))
 
 
-@pytest.mark.parametrize("features, levels", [
-    (EVERYTHING, LEVELS), (AVX_VNNI, LEVELS[1:]), (AVX2 | {"avx512f", "avx512_vnni"}, LEVELS[2:]),
-    (EVERYTHING - {"avx_vnni"}, [LEVELS[0], LEVELS[2]]),
-])
+@pytest.mark.parametrize(
+    "features, levels",
+    [
+        (EVERYTHING, LEVELS),
+        (AVX_VNNI, LEVELS[1:]),
+        (AVX2 | {"avx512f", "avx512_vnni"}, LEVELS[2:]),
+        (EVERYTHING - {"avx_vnni"}, [LEVELS[0], LEVELS[2]]),
+    ],
+)
 def test_the_best_level_that_runs_here(small_bundle, processor, features, levels):
     processor(features)
     opened = open_bundle(small_bundle)
@@ -98,17 +103,20 @@ def test_levels_share_what_is_equal(small_bundle):
         assert len({b.function for b in variant.builds}) == 3
 
 
-@pytest.mark.parametrize("change", [
-    lambda m: m["target"]["levels"].reverse(),
-    lambda m: m["target"]["levels"].pop(),
-    lambda m: m["target"]["levels"].clear(),
-    lambda m: m["variants"][1]["builds"].pop(0),
-    lambda m: m["variants"][1]["builds"].reverse(),
-    lambda m: m["variants"][0]["builds"].append(m["variants"][0]["builds"][0]),
-    lambda m: m["variants"][0]["builds"][2].update(level="x86:avx-vnni"),
-    lambda m: m["target"]["levels"][0].update(requires="avx2"),
-    lambda m: m["target"]["levels"][0].update(name="x86:avx2"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["target"]["levels"].reverse(),
+        lambda m: m["target"]["levels"].pop(),
+        lambda m: m["target"]["levels"].clear(),
+        lambda m: m["variants"][1]["builds"].pop(0),
+        lambda m: m["variants"][1]["builds"].reverse(),
+        lambda m: m["variants"][0]["builds"].append(m["variants"][0]["builds"][0]),
+        lambda m: m["variants"][0]["builds"][2].update(level="x86:avx-vnni"),
+        lambda m: m["target"]["levels"][0].update(requires="avx2"),
+        lambda m: m["target"]["levels"][0].update(name="x86:avx2"),
+    ],
+)
 def test_builds_that_are_not_the_target_s_levels_are_refused(small_bundle, tmp_path, change):
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -135,17 +143,28 @@ def test_lowering_takes_one_level():
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder, graph = tmp_path_factory.mktemp("runs") / "tiny", resnet_like(((8, 8), (4, 4)), seed=4, size=8)
-    run = {"format": 1, "name": "tiny", "arch": "resnet", "dataset": "none", "method": "fixed", "selector": None,
-           "labels": list("0123456789"), "variants": [{"name": "a", "cost": 1.0, "accuracy": {}}]}
+    run = {
+        "format": 1,
+        "name": "tiny",
+        "arch": "resnet",
+        "dataset": "none",
+        "method": "fixed",
+        "selector": None,
+        "labels": list("0123456789"),
+        "variants": [{"name": "a", "cost": 1.0, "accuracy": {}}],
+    }
     export_run(folder, {"a": graph}, run, pictures(graph, 2, 3))
     return folder
 
 
-@pytest.mark.parametrize("features, ladder", [
-    (EVERYTHING, ["x86:avx512-vnni ok", "x86:avx-vnni ok", "x86:avx2 ok"]),
-    (EVERYTHING - {"avx_vnni"}, ["x86:avx512-vnni ok", "x86:avx-vnni encoded for AVX-512 ok", "x86:avx2 ok"]),
-    (AVX2, ["x86:avx512-vnni not run here", "x86:avx-vnni not run here", "x86:avx2 ok"]),
-])
+@pytest.mark.parametrize(
+    "features, ladder",
+    [
+        (EVERYTHING, ["x86:avx512-vnni ok", "x86:avx-vnni ok", "x86:avx2 ok"]),
+        (EVERYTHING - {"avx_vnni"}, ["x86:avx512-vnni ok", "x86:avx-vnni encoded for AVX-512 ok", "x86:avx2 ok"]),
+        (AVX2, ["x86:avx512-vnni not run here", "x86:avx-vnni not run here", "x86:avx2 ok"]),
+    ],
+)
 def test_the_ladder_says_which_code_ran(run_folder, tmp_path, monkeypatch, capsys, features, ladder):
     missing = features - cpu.features()
     if missing:

@@ -11,14 +11,14 @@ from tests.support.graphs import resnet_like
 
 pytest.importorskip("tvm")
 
-from benchmarks.networks.random_networks import NETWORKS  # noqa: E402
-from compile import profile  # noqa: E402
-from compile.lowering.lower import lower  # noqa: E402
+from benchmarks.networks.random_networks import NETWORKS
+from compile import profile
+from compile.lowering.lower import lower
 from compile.times import measured
-from compile.times.modelled import Modelled  # noqa: E402
-from targets.arm import toolchain  # noqa: E402
-from train.bits.cost import latency, relative  # noqa: E402
-from train.network.architectures import architecture  # noqa: E402
+from compile.times.modelled import Modelled
+from targets.arm import toolchain
+from train.bits.cost import latency, relative
+from train.network.architectures import architecture
 from train.phases.find_bits import variant_bits
 
 DEPTHWISE = Shape.parse("depthwise 3x3/1 12x12x48 -> 12x12x48")
@@ -70,23 +70,29 @@ def test_arm_tables_hold_the_networks_layers_as_modelled_cycles(target):
     costs = load(target)
     assert costs.unit == "cycles, modelled by llvm-mca" and costs.machine.startswith(target.partition(":")[2])
     for name in ("resnet8", "resnet20", "mobilenetv2"):
-        assert {how for bits in ("w8a8", "w4a4", "w2a2", "mixed") for _, time, how
-                in costs.predict(NETWORKS[name].graph(bits, 96 if name == "mobilenetv2" else None))} == {MEASURED}
+        assert {
+            how
+            for bits in ("w8a8", "w4a4", "w2a2", "mixed")
+            for _, time, how in costs.predict(NETWORKS[name].graph(bits, 96 if name == "mobilenetv2" else None))
+        } == {MEASURED}
 
 
 @pytest.mark.parametrize("target,slack", [("arm:cortex-a72", 1), ("arm:cortex-a76", 1.02)])  # sdot costs the same
 @pytest.mark.parametrize("name,side", [("resnet8", None), ("resnet20", None), ("mobilenetv2", 96)])
 def test_fewer_bits_never_take_longer_by_the_tables(target, slack, name, side):
     costs = load(target)
-    eight, four, two = (sum(time for _, time, _ in costs.predict(NETWORKS[name].graph(bits, side)))
-                        for bits in ("w8a8", "w4a4", "w2a2"))
+    eight, four, two = (
+        sum(time for _, time, _ in costs.predict(NETWORKS[name].graph(bits, side))) for bits in ("w8a8", "w4a4", "w2a2")
+    )
     assert two <= slack * four and four <= slack * eight
 
 
 def test_latency_of_a_family_is_that_of_its_last_level():
     arch, table = architecture("resnet20", (32, 32, 3), 10), load("arm:cortex-a72")
     cost = latency("arm")
-    assert cost(arch.blocks[0].conv1, 2, 4) == table.entries[
-        Shape.parse("conv 3x3/1 32x32x16 -> 32x32x16 border 1")]["w2a4"].time
+    assert (
+        cost(arch.blocks[0].conv1, 2, 4)
+        == table.entries[Shape.parse("conv 3x3/1 32x32x16 -> 32x32x16 border 1")]["w2a4"].time
+    )
     two, four = (relative(cost, arch, variant_bits(arch, bits, bits)) for bits in (2, 4))
     assert 0.5 < two < four < 1.0

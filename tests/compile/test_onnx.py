@@ -144,7 +144,7 @@ def _damage(rng, data: bytes) -> bytes:
         for k in rng.integers(0, len(data), 1 + int(rng.integers(20))):
             changed[k] = rng.integers(256)
         return bytes(changed)
-    return data[:at] + data[at + 1 + int(rng.integers(40)):]
+    return data[:at] + data[at + 1 + int(rng.integers(40)) :]
 
 
 def _taken_or_refused(path) -> bool:

@@ -31,7 +31,7 @@ CONFIGS = {
 
 class Batches(CalibrationDataReader):
     def __init__(self, x: np.ndarray):
-        self.rows = iter([{"x": x[i:i + 50]} for i in range(0, len(x), 50)])
+        self.rows = iter([{"x": x[i : i + 50]} for i in range(0, len(x), 50)])
 
     def get_next(self):
         return next(self.rows, None)
@@ -48,8 +48,13 @@ def photos(shape, n: int, seed: int) -> np.ndarray:
 
 def quantized(tmp_path: Path, model: onnx.ModelProto, calibration: np.ndarray, **options) -> onnx.ModelProto:
     onnx.save(model, tmp_path / "float.onnx")
-    quantize_static(str(tmp_path / "float.onnx"), str(tmp_path / "quantized.onnx"), Batches(calibration),
-                    quant_format=QuantFormat.QDQ, **options)
+    quantize_static(
+        str(tmp_path / "float.onnx"),
+        str(tmp_path / "quantized.onnx"),
+        Batches(calibration),
+        quant_format=QuantFormat.QDQ,
+        **options,
+    )
     return onnx.load(tmp_path / "quantized.onnx")
 
 
@@ -170,11 +175,20 @@ def test_the_picture_s_tensor_is_named():
         from_model(small())
 
 
-@pytest.mark.parametrize("nodes, advice", [
-    ([("QuantizeLinear", ["x", "s"]), ("QLinearConv", ["x"])], r"QOperator format \(QLinearConv\).*QuantFormat.QDQ"),
-    ([("DynamicQuantizeLinear", ["x"]), ("ConvInteger", ["x"])], "ConvInteger.*dynamic quantization is not taken"),
-    ([("Conv", ["x", "w"]), ("Relu", ["y"])], "not quantized; quantize it with onnxruntime.quantization.quantize_stat"),
-])
+@pytest.mark.parametrize(
+    "nodes, advice",
+    [
+        (
+            [("QuantizeLinear", ["x", "s"]), ("QLinearConv", ["x"])],
+            r"QOperator format \(QLinearConv\).*QuantFormat.QDQ",
+        ),
+        ([("DynamicQuantizeLinear", ["x"]), ("ConvInteger", ["x"])], "ConvInteger.*dynamic quantization is not taken"),
+        (
+            [("Conv", ["x", "w"]), ("Relu", ["y"])],
+            "not quantized; quantize it with onnxruntime.quantization.quantize_stat",
+        ),
+    ],
+)
 def test_other_ways_to_quantize_or_none(nodes, advice):
     with pytest.raises(OnnxError, match=advice):
         require_qdq([onnx.helper.make_node(kind, inputs, ["out"]) for kind, inputs in nodes])
@@ -203,6 +217,7 @@ real = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cifar():
     from train.data.datasets import cifar10
+
     data = cifar10(Path(CIFAR10))
     return data.train_x[:500], data.test_x[:1000], data.test_y[:1000]
 
@@ -211,6 +226,7 @@ def cifar():
 @pytest.mark.parametrize("config", [c for c in CONFIGS if "4" not in c])
 def test_trained_resnet8(tmp_path, cifar, config):
     import torch
+
     state = torch.load(Path(WEIGHTS) / "mlperf_tiny_resnet8.pt", map_location="cpu", weights_only=True)
     calibration, u8, y = cifar
     model = quantized(

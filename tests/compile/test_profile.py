@@ -12,12 +12,12 @@ from tests.support.graphs import OPS, quantized_to_the_end, random_graph, resnet
 
 tvm = pytest.importorskip("tvm")
 
-from compile import profile  # noqa: E402
-from compile.lowering.lower import lower  # noqa: E402
+from compile import profile
+from compile.lowering.lower import lower
 from compile.times import measured
-from compile.times.layer_table import report  # noqa: E402
-from compile.times.modelled import alone  # noqa: E402
-from compile.times.single_layer import single  # noqa: E402
+from compile.times.layer_table import report
+from compile.times.modelled import alone
+from compile.times.single_layer import single
 
 TEXTS = (
     "conv 3x3/2 32x32x16 -> 16x16x32 skip border 0+1",
@@ -63,8 +63,11 @@ def test_bits_and_text():
 @pytest.mark.parametrize("seed", range(4))
 def test_layers_are_the_calls_of_a_network(seed):
     """And every layer alone is the same layer: its own shape, and the kernel rule that it has in the network."""
-    for graph in (random_graph(seed, ops=OPS[seed::2]), quantized_to_the_end(seed),
-                  resnet_like(((8, 8), (4, 4), (2, 2)), seed)):
+    for graph in (
+        random_graph(seed, ops=OPS[seed::2]),
+        quantized_to_the_end(seed),
+        resnet_like(((8, 8), (4, 4), (2, 2)), seed),
+    ):
         calls, found = lower(graph, X86).calls, layers(graph)
         assert [layer.name for layer in found] == [call.name for call in calls]
         for layer, call in zip(found, calls, strict=True):
@@ -99,7 +102,7 @@ def test_loop_computes_what_the_kernel_does(text):
     assert where.size == given.size <= max(where.stride, measured.FOOTPRINT)
     assert all(at % 64 == 0 for at in (*where.reads, where.weights, *where.writes, where.stride))
     bits = call.step.write.tensor.bits
-    out = after[0, begin:begin + call.step.write.size * (4 if bits == 32 else 1)]
+    out = after[0, begin : begin + call.step.write.size * (4 if bits == 32 else 1)]
     assert out.any() and (bits == 32 or out.max() <= call.step.write.tensor.qmax)
 
 
@@ -174,10 +177,16 @@ def test_table_of_another_machine_is_left_alone(tmp_path):
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("words, expected", [
-    (["--cpu", "99999"], "expected a processor core in 0.."), (["--cpu", "-1"], "expected"),
-    (["--bits", "99"], "expected widths of 2..8"), (["--bits", "w9a8"], "expected"), (["--bits", ""], "expected"),
-])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--cpu", "99999"], "expected a processor core in 0.."),
+        (["--cpu", "-1"], "expected"),
+        (["--bits", "99"], "expected widths of 2..8"),
+        (["--bits", "w9a8"], "expected"),
+        (["--bits", ""], "expected"),
+    ],
+)
 def test_impossible_options(capsys, words, expected):
     with pytest.raises(SystemExit):
         profile.main(["--target", "x86:avx2", *words])
@@ -187,8 +196,11 @@ def test_impossible_options(capsys, words, expected):
 def test_a_place_for_the_table_is_checked_first(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(profile, "machine_for", lambda *_: Clock(fail_after=0))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
-    for path, words in ((tmp_path, "got a folder"), (tmp_path / "binary", "expected a table of costs"),
-                        (tmp_path / "binary" / "x", f"{tmp_path / 'binary'} is a file")):
+    for path, words in (
+        (tmp_path, "got a folder"),
+        (tmp_path / "binary", "expected a table of costs"),
+        (tmp_path / "binary" / "x", f"{tmp_path / 'binary'} is a file"),
+    ):
         assert profile.main(["--target", "x86:avx2", "--out", str(path)]) == 2
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
@@ -196,8 +208,10 @@ def test_a_place_for_the_table_is_checked_first(tmp_path, capsys, monkeypatch):
 
 
 def test_file_is_read_as_written_and_sorted(tmp_path):
-    entries = {Shape.parse(t): {b: Entry(k + 0.25, "rule") for b in own_bits(Shape.parse(t))}
-               for k, t in enumerate(reversed(TEXTS))}
+    entries = {
+        Shape.parse(t): {b: Entry(k + 0.25, "rule") for b in own_bits(Shape.parse(t))}
+        for k, t in enumerate(reversed(TEXTS))
+    }
     costs, path = Costs("x86:avx2", "us", "a machine", "0.1.0", entries), tmp_path / "c.json"
     costs.save(path)
     first = path.read_bytes()
@@ -207,9 +221,16 @@ def test_file_is_read_as_written_and_sorted(tmp_path):
     assert list(load("x86:avx2", path).entries) == sorted(entries)
 
 
-@pytest.mark.parametrize("text, words", [("{", "a table"), ("[]", "a table"), ('{"format": 1}', "a table"),
-                                         ('{"format": 9, "target": "x86:avx2"}', "format 9"),
-                                         ('{"format": 1, "target": "arm:cortex-a72"}', "arm:cortex-a72")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "a table"),
+        ("[]", "a table"),
+        ('{"format": 1}', "a table"),
+        ('{"format": 9, "target": "x86:avx2"}', "format 9"),
+        ('{"format": 1, "target": "arm:cortex-a72"}', "arm:cortex-a72"),
+    ],
+)
 def test_damaged_files(tmp_path, text, words):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(CostsError, match=words):
@@ -223,8 +244,14 @@ def linear_time(shape: Shape) -> float:
 
 
 def some_shapes(kind="conv") -> list[Shape]:
-    return [Shape(kind, (k, k), 1, (n, n, c), (n, n, 2 * c), 1, skip, borders) for k in (1, 3) for n in (4, 9)
-            for c in (8, 24) for skip in (False, True) for borders in ((0,), (0, 1))]
+    return [
+        Shape(kind, (k, k), 1, (n, n, c), (n, n, 2 * c), 1, skip, borders)
+        for k in (1, 3)
+        for n in (4, 9)
+        for c in (8, 24)
+        for skip in (False, True)
+        for borders in ((0,), (0, 1))
+    ]
 
 
 def test_fit_finds_the_rates():
@@ -242,8 +269,13 @@ def test_fit_of_few_is_never_negative():
 def test_layers_not_in_the_table():
     shapes = some_shapes()
     missing, known = shapes[5], shapes[:5] + shapes[6:]
-    costs = Costs("t", "us", "m", "0", {s: {"w8a8": Entry(linear_time(s), "r"), "w4a4": Entry(linear_time(s) / 2, "r")}
-                                        for s in known})
+    costs = Costs(
+        "t",
+        "us",
+        "m",
+        "0",
+        {s: {"w8a8": Entry(linear_time(s), "r"), "w4a4": Entry(linear_time(s) / 2, "r")} for s in known},
+    )
     time, how = costs.layer(missing, "w8a8")
     assert how == INTERPOLATED and time == pytest.approx(linear_time(missing), rel=1e-6)
     assert costs.layer(known[0], "w4a4") == (linear_time(known[0]) / 2, MEASURED)

@@ -26,6 +26,7 @@ def test_two_builds_into_one_place(small_bundle, tmp_path):
         with pytest.raises(BlockingIOError, match="another build is at work"):
             write_bundle(tmp_path / "b", lambda folder: pytest.fail("it began"))
         return copied(small_bundle, folder)
+
     assert open_bundle(write_bundle(tmp_path / "b", twice)).manifest == open_bundle(small_bundle).manifest
 
 

@@ -25,9 +25,9 @@ ARROWS = {
     "runtime.engine": "runtime.execution runtime.bundle runtime.choice runtime.pictures runtime.fields numpy",
     "runtime": "runtime.engine runtime.bundle",
     "runtime.commands": "runtime.engine runtime.execution runtime.bundle runtime.machine runtime.choice "
-                        "runtime.pictures numpy",
+    "runtime.pictures numpy",
     "runtime.__main__": "runtime.commands runtime.engine runtime.bundle runtime.choice runtime.pictures "
-                        "runtime.fields runtime.files runtime.terminal",
+    "runtime.fields runtime.files runtime.terminal",
     "targets": "",
     "targets.reference": "numpy",
     "targets.costs": "targets.reference runtime.files numpy",
@@ -36,26 +36,26 @@ ARROWS = {
     "targets.cpu": "targets.kernel targets.reference numpy tvm",
     "targets.cpu.winograd": "targets.cpu targets.kernel targets.reference numpy tvm",
     "targets.x86": "targets targets.cpu targets.cpu.winograd targets.library targets.kernel targets.reference numpy "
-                   "tvm tvm_ffi",
+    "tvm tvm_ffi",
     "targets.arm": "targets targets.arm.emulation targets.cpu targets.cpu.winograd targets.library targets.kernel "
-                   "targets.reference numpy tvm",
+    "targets.reference numpy tvm",
     "targets.arm.emulation": "targets targets.library numpy unicorn",
     "targets.cuda": "targets targets.cuda.emulation targets.cpu targets.library targets.kernel targets.reference "
-                    "numpy tvm tvm_ffi",
+    "numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
     "compile.source": "compile.qdq targets.reference runtime.bundle runtime.choice runtime.fields numpy",
     "compile.lowering": "targets targets.kernel targets.reference numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files numpy "
-                      "tvm_ffi",
+    "tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
-                     "runtime.bundle runtime.machine numpy tvm tvm_ffi rich",
+    "runtime.bundle runtime.machine numpy tvm tvm_ffi rich",
     "compile.verify": "compile.lowering compile.source targets.reference numpy onnxruntime",
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
     "compile.build": "compile.bundle compile.dump compile.lowering compile.qdq compile.source compile.times "
-                     "compile.verify targets runtime.machine runtime.terminal numpy rich",
+    "compile.verify targets runtime.machine runtime.terminal numpy rich",
     "compile.profile": "compile.bundle compile.lowering compile.source compile.times targets targets.costs "
-                       "targets.kernel targets.reference runtime.terminal rich",
+    "targets.kernel targets.reference runtime.terminal rich",
     "train.data": "runtime.pictures runtime.files numpy torch rich PIL albumentations cv2 sklearn",
     "train.network": "runtime.files numpy torch safetensors",
     "train.settings": "train.data train.network targets",
@@ -63,22 +63,22 @@ ARROWS = {
     "train.loop": "train.bits train.settings train.network train.data runtime.files torch rich safetensors",
     "train.kinds": "train.loop train.bits train.network train.data runtime.choice numpy torch sklearn",
     "train.search": "train.kinds train.loop train.bits train.settings train.network train.data runtime.choice numpy "
-                    "torch scipy",
+    "torch scipy",
     "train.phases": "train.search train.kinds train.loop train.bits train.settings train.network train.data torch",
     "train.integers": "train.bits train.network compile.qdq targets.reference runtime.files numpy torch onnx",
     "train.evidence": "train.integers train.kinds train.bits train.settings train.network train.data "
-                      "targets.reference runtime.choice runtime.files numpy",
+    "targets.reference runtime.choice runtime.files numpy",
     "train.choice": "train.evidence runtime.choice numpy torch",
     "train.report": "train.choice train.evidence train.kinds train.bits train.settings runtime.files "
-                    "runtime.terminal numpy scipy rich matplotlib",
+    "runtime.terminal numpy scipy rich matplotlib",
     "train.finish": "train.report train.choice train.evidence train.integers train.loop train.bits train.settings "
-                    "train.network train.data targets.reference runtime.files numpy torch rich",
+    "train.network train.data targets.reference runtime.files numpy torch rich",
     "train.recost": "train.report train.choice train.evidence train.loop train.bits train.settings train.network "
-                    "runtime.files runtime.terminal",
+    "runtime.files runtime.terminal",
     "train.run": "train.finish train.evidence train.phases train.kinds train.loop train.settings train.data "
-                 "runtime.files runtime.terminal numpy torch rich",
+    "runtime.files runtime.terminal numpy torch rich",
     "benchmarks": "train.* compile.* targets.* runtime.* numpy torch tvm tvm_ffi onnx onnxruntime openvino nncf "
-                  "rich matplotlib",
+    "rich matplotlib",
 }
 # modules held to less than their room
 ONLY = {
@@ -90,8 +90,11 @@ ONLY = {
     "benchmarks/cuda/times.py": "benchmarks.cuda.case benchmarks.cuda.checks runtime.files numpy torch",
 }
 # module -> packages that it imports inside a function only
-LAZY = {"runtime/execution/library.py": {"tvm_ffi"}, "runtime/pictures/files.py": {"PIL"},
-        "benchmarks/cuda/everything.py": {"torch"}}
+LAZY = {
+    "runtime/execution/library.py": {"tvm_ffi"},
+    "runtime/pictures/files.py": {"PIL"},
+    "benchmarks/cuda/everything.py": {"torch"},
+}
 
 
 def dotted(path: Path) -> str:
@@ -204,17 +207,20 @@ def reachable(start: str) -> set[str]:
     return {name.partition(".")[0] for name in seen} | seen
 
 
-@pytest.mark.parametrize("start, never", [
-    ("runtime", {"torch", "tvm", "tvm_ffi", "onnx", "train", "compile", "targets", "rich", "PIL"}),
-    ("runtime.__main__", {"torch", "tvm", "tvm_ffi", "onnx", "train", "compile", "targets", "rich", "PIL"}),
-    ("train.run", {"tvm", "tvm_ffi"}),
-    ("train.recost", {"tvm", "tvm_ffi"}),
-    ("train.report.__main__", {"tvm", "tvm_ffi"}),
-    ("train.integers.export", {"tvm", "tvm_ffi"}),
-    ("compile.build", {"torch", "train"}),
-    ("targets.reference.interpreter", {"tvm", "torch", "onnx", "train", "runtime", "compile"}),
-    ("targets", {"tvm", "numpy", "torch", "compile"}),
-])
+@pytest.mark.parametrize(
+    "start, never",
+    [
+        ("runtime", {"torch", "tvm", "tvm_ffi", "onnx", "train", "compile", "targets", "rich", "PIL"}),
+        ("runtime.__main__", {"torch", "tvm", "tvm_ffi", "onnx", "train", "compile", "targets", "rich", "PIL"}),
+        ("train.run", {"tvm", "tvm_ffi"}),
+        ("train.recost", {"tvm", "tvm_ffi"}),
+        ("train.report.__main__", {"tvm", "tvm_ffi"}),
+        ("train.integers.export", {"tvm", "tvm_ffi"}),
+        ("compile.build", {"torch", "train"}),
+        ("targets.reference.interpreter", {"tvm", "torch", "onnx", "train", "runtime", "compile"}),
+        ("targets", {"tvm", "numpy", "torch", "compile"}),
+    ],
+)
 def test_nothing_heavy_behind_a_corner(start, never):
     assert not reachable(start) & never
 

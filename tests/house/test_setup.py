@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("train", "compile", "runtime", "targets", "benchmarks", "tests")
 FILES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
-MAX_LINES = 320
+MAX_LINES = 400
 
 
 def locked() -> dict[str, str]:
@@ -87,7 +87,7 @@ def test_make_has_its_targets():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_refuses_an_old_python(tmp_path):
-    (tmp_path / "old").write_text("#!/bin/sh\n[ \"$1\" = -V ] && echo Python 3.8.1 && exit 0\nexit 1\n")
+    (tmp_path / "old").write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.8.1 && exit 0\nexit 1\n')
     (tmp_path / "old").chmod(0o755)
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         (tmp_path / name).write_text((ROOT / name).read_text())

@@ -59,11 +59,14 @@ def test_opens(small_bundle):
     assert bundle.variant("w4a4").bytes < bundle.variant("w8a8").bytes
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda p: None, "there is nothing"),
-    (lambda p: p.mkdir(), "a folder without it"),
-    (lambda p: p.write_text("hello"), "there is a file"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda p: None, "there is nothing"),
+        (lambda p: p.mkdir(), "a folder without it"),
+        (lambda p: p.write_text("hello"), "there is a file"),
+    ],
+)
 def test_not_a_bundle(tmp_path, make, words):
     make(tmp_path / "x")
     message = refusal(tmp_path / "x")
@@ -167,8 +170,12 @@ def test_a_label_for_each_logit(copy, count):
 def test_damaged_golden_data(copy):
     good = dict(np.load(copy / "golden.npz"))
     damages = [b"PK nonsense", b"", (copy / "golden.npz").read_bytes()[:-40]]
-    for name, array in (("images", good["images"][0]), ("logits_w4a4", good["logits_w4a4"][:2]),
-                        ("logits_w8a8", good["logits_w8a8"].astype(np.float32)), ("images", np.array([None]))):
+    for name, array in (
+        ("images", good["images"][0]),
+        ("logits_w4a4", good["logits_w4a4"][:2]),
+        ("logits_w8a8", good["logits_w8a8"].astype(np.float32)),
+        ("images", np.array([None])),
+    ):
         np.savez(copy / "x.npz", **{**good, name: array})
         damages.append((copy / "x.npz").read_bytes())
     np.savez(copy / "x.npz", images=good["images"])

@@ -32,7 +32,9 @@ def test_check_counts_every_differing_logit(small_bundle, tmp_path, capsys):
     levels = [v.name for v in runnable(open_bundle(small_bundle).manifest)]
     assert json.loads((tmp_path / "c.json").read_text()) == [
         {"variant": name, "level": level, "pictures": 5, "logits": 50, "differing": 0}
-        for level in levels for name in BITS]
+        for level in levels
+        for name in BITS
+    ]
     assert "0 logits differ" in capsys.readouterr().out
     folder = shutil.copytree(small_bundle, tmp_path / "b")
     data = dict(np.load(folder / "golden.npz"))
@@ -185,12 +187,19 @@ def test_what_cannot_be_read_leaves_the_others(selecting, tmp_path, capsys, monk
 def raising(error):
     def read(data):
         raise error
+
     return read
 
 
 def shell(words: str, bundle, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run(f"{sys.executable} -m runtime {words.format(bundle)}", shell=True, cwd=ROOT, text=True,
-                          capture_output=True, env={**os.environ, **environment})
+    return subprocess.run(
+        f"{sys.executable} -m runtime {words.format(bundle)}",
+        shell=True,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, **environment},
+    )
 
 
 def test_a_terminal_of_few_letters(small_bundle, tmp_path):
@@ -206,8 +215,13 @@ def test_a_full_disk_behind_the_output(small_bundle):
 
 
 def test_ctrl_c(small_bundle):
-    done = subprocess.Popen([sys.executable, "-m", "runtime", "bench", str(small_bundle), "--calls", "100000000"],
-                            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.Popen(
+        [sys.executable, "-m", "runtime", "bench", str(small_bundle), "--calls", "100000000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while "w8a8.so" not in Path(f"/proc/{done.pid}/maps").read_text():  # it has begun
         time.sleep(0.1)
     done.send_signal(signal.SIGINT)
@@ -229,8 +243,13 @@ def test_words_that_say_what_happens(small_bundle, tmp_path, capsys, monkeypatch
 
 def test_a_reader_that_has_seen_enough(small_bundle):
     """As `| head` does: the pipe is closed while the command writes."""
-    done = subprocess.Popen([sys.executable, "-m", "runtime", "info", str(small_bundle)], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.Popen(
+        [sys.executable, "-m", "runtime", "info", str(small_bundle)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     done.stdout.close()
     assert done.stderr.read() == "" and done.wait() == 0
 

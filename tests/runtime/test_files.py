@@ -45,6 +45,7 @@ def test_the_longest_names(tmp_path):
 def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path, monkeypatch):
     def flock(descriptor, how):
         raise OSError(errno.ENOLCK, "No locks available")
+
     with alone_in(tmp_path), pytest.raises(BlockingIOError), alone_in(tmp_path):
         pytest.fail("two at a time")
     monkeypatch.setattr(fcntl, "flock", flock)

@@ -29,8 +29,13 @@ print("done")
 
 
 def test_a_fork_goes_on_alone_and_a_process_ends_with_its_engine_open(small_bundle):
-    done = subprocess.run([sys.executable, "-c", LIVES, str(small_bundle)], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", LIVES, str(small_bundle)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
@@ -70,6 +75,11 @@ print("done")
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_fork_amid_inferences(small_bundle, count):
     """The child has neither the threads that hold the engine's lock nor those that have claimed work."""
-    done = subprocess.run([sys.executable, "-c", AMID, str(small_bundle), str(count)], capture_output=True, text=True,
-                          timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", AMID, str(small_bundle), str(count)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

@@ -46,33 +46,44 @@ def test_floats_hit_every_code_and_round_ties_up():
 def test_rgba_lies_over_white():
     x = np.zeros((1, 4, 4), np.uint8)
     x[0, :, 0], x[0, :, 3] = 200, (255, 0, 128, 255)
-    assert as_picture(x)[0].tolist() == [[200, 0, 0], [255, 255, 255], [round((200 * 128 + 255 * 127) / 255), 127, 127],
-                                         [200, 0, 0]]
+    assert as_picture(x)[0].tolist() == [
+        [200, 0, 0],
+        [255, 255, 255],
+        [round((200 * 128 + 255 * 127) / 255), 127, 127],
+        [200, 0, 0],
+    ]
 
 
-@pytest.mark.parametrize("img, error, words", [
-    ([[1, 2], [3, 4]], TypeError, "list"),
-    (None, TypeError, "NoneType"),
-    (Image.new("RGB", (3, 3)), TypeError, "PIL"),
-    (np.zeros((4, 4, 3), np.uint16), TypeError, "uint16"),
-    (np.zeros((4, 4, 3), bool), TypeError, "bool"),
-    (np.array([["a"]]), TypeError, "<U1"),
-    (np.zeros((4, 4, 2), np.uint8), ValueError, r"\[4, 4, 2\]"),
-    (np.zeros((3, 8, 8), np.uint8), ValueError, "transpose"),
-    (np.zeros((1, 8, 8, 3), np.uint8), ValueError, "one by one"),
-    (np.zeros((0, 8, 3), np.uint8), ValueError, "one pixel"),
-    (np.zeros(5, np.uint8), ValueError, r"\[5\]"),
-    (np.full((2, 2, 3), 255.0), ValueError, "divide"),
-    (np.full((2, 2, 3), -0.1), ValueError, "-0.1"),
-    (np.full((2, 2, 3), np.nan), ValueError, "nan"),
-])
+@pytest.mark.parametrize(
+    "img, error, words",
+    [
+        ([[1, 2], [3, 4]], TypeError, "list"),
+        (None, TypeError, "NoneType"),
+        (Image.new("RGB", (3, 3)), TypeError, "PIL"),
+        (np.zeros((4, 4, 3), np.uint16), TypeError, "uint16"),
+        (np.zeros((4, 4, 3), bool), TypeError, "bool"),
+        (np.array([["a"]]), TypeError, "<U1"),
+        (np.zeros((4, 4, 2), np.uint8), ValueError, r"\[4, 4, 2\]"),
+        (np.zeros((3, 8, 8), np.uint8), ValueError, "transpose"),
+        (np.zeros((1, 8, 8, 3), np.uint8), ValueError, "one by one"),
+        (np.zeros((0, 8, 3), np.uint8), ValueError, "one pixel"),
+        (np.zeros(5, np.uint8), ValueError, r"\[5\]"),
+        (np.full((2, 2, 3), 255.0), ValueError, "divide"),
+        (np.full((2, 2, 3), -0.1), ValueError, "-0.1"),
+        (np.full((2, 2, 3), np.nan), ValueError, "nan"),
+    ],
+)
 def test_anything_else_is_refused(img, error, words):
     with pytest.raises(error, match=words):
         as_picture(img)
 
 
-@given(hnp.arrays(st.sampled_from([np.uint8, np.int16, np.float32, np.float64, bool, complex, object]),
-                  hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)))
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.int16, np.float32, np.float64, bool, complex, object]),
+        hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+    )
+)
 def test_any_array_becomes_a_picture_or_a_clear_error(x):
     try:
         out = as_picture(x)
@@ -112,8 +123,11 @@ def test_resize_is_exact_integer_arithmetic():
     for i, (top, wy) in enumerate(rows):
         for j, (left, wx) in enumerate(columns):
             for c in range(3):
-                total = sum(int(wy[p]) * int(wx[q]) * int(x[top + p, left + q, c])
-                            for p in range(len(wy)) for q in range(len(wx)))
+                total = sum(
+                    int(wy[p]) * int(wx[q]) * int(x[top + p, left + q, c])
+                    for p in range(len(wy))
+                    for q in range(len(wx))
+                )
                 assert small[i, j, c] == (total + UNIT * UNIT // 2) // (UNIT * UNIT)
 
 

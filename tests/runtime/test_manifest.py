@@ -38,9 +38,16 @@ def without(value, path):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.integers(-2, 300) | st.floats() | st.text(max_size=5)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-2, 300)
+    | st.floats()
+    | st.text(max_size=5)
     | st.sampled_from([1 << 31, 1 << 70, -1, "../x", "0" * 64, 1e300, float("nan")]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @given(data=st.data())
@@ -78,7 +85,7 @@ def test_each_field_is_required(small_bundle):
     manifest = json.loads((small_bundle / "manifest.json").read_text())
     free = {"bits", "accuracy", "producer"}  # tables whose keys are names
     for at in [p for p in paths_of(manifest) if p and isinstance(p[-1], str)]:
-        if free & set(at[:-1]) or at[0] == "files" and len(at) == 2 or at[-1] in ("onnx", "transform", "budget"):
+        if free & set(at[:-1]) or (at[0] == "files" and len(at) == 2) or at[-1] in ("onnx", "transform", "budget"):
             continue
         with pytest.raises(BundleError):
             parse(json.dumps(without(manifest, at) if at == ("sha256",) else signed(without(manifest, at))).encode())
@@ -90,9 +97,9 @@ def test_every_flipped_bit_of_the_manifest_is_told(small_bundle):
     good = parse(text)
     for at in range(0, len(text), 1 + len(text) // 2000):
         for bit in range(8):
-            flipped = text[:at] + bytes([text[at] ^ 1 << bit]) + text[at + 1:]
+            flipped = text[:at] + bytes([text[at] ^ 1 << bit]) + text[at + 1 :]
             try:
-                assert parse(flipped) == good, f"bit {bit} of byte {at}: {text[at - 20:at + 20]}"
+                assert parse(flipped) == good, f"bit {bit} of byte {at}: {text[at - 20 : at + 20]}"
             except BundleError as error:
                 assert "manifest.json" in str(error)
     with pytest.raises(BundleError, match="its content changed, expected sha256 .*copy the whole bundle folder"):

@@ -31,6 +31,7 @@ def read_bare(path):
 
 def png(rows: bytes, width: int, height: int, colour: int) -> bytes:
     """A PNG of filtered rows."""
+
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -126,9 +127,10 @@ def test_netpbm_of_16_bits_is_read_as_pillow_does(tmp_path, kind, largest):
     np.testing.assert_array_equal(read_bare(tmp_path / "x.ppm"), codes >> 8 if kind == "P5" else codes)
 
 
-@pytest.mark.parametrize("array, words", [
-    (np.ones((4, 4), np.float32), "got floats"), (np.full((4, 4), 70000, np.int32), "grey of 16 bits at most"),
-])
+@pytest.mark.parametrize(
+    "array, words",
+    [(np.ones((4, 4), np.float32), "got floats"), (np.full((4, 4), 70000, np.int32), "grey of 16 bits at most")],
+)
 def test_greys_without_a_range_are_refused(tmp_path, array, words):
     PIL.fromarray(array).save(tmp_path / "x.tif")
     with pytest.raises(PictureError, match=words):
@@ -147,14 +149,23 @@ def test_errors_say_what_was_expected(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     np.save(tmp_path / "x.npy", some((5, 6)))
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-3])
-    cases = {"x.bmp": "expected a header", "x.pgm": "expected width, height", "none.jpg": "no kind that Pillow knows",
-             "empty.png": "is empty", "x.npy": "expected an array"}
+    cases = {
+        "x.bmp": "expected a header",
+        "x.pgm": "expected width, height",
+        "none.jpg": "no kind that Pillow knows",
+        "empty.png": "is empty",
+        "x.npy": "expected an array",
+    }
     for name, words in cases.items():
         with pytest.raises(PictureError, match=words) as caught:
             read_picture(tmp_path / name)
         assert str(caught.value).startswith(f"{tmp_path / name}: ") and "object at" not in str(caught.value)
-    for data, words in ((whole[:-14], "cut off after"), (whole[:20], "cut off after"), (header + iend, "chunk IDAT"),
-                        (whole[:8] + iend, "chunk IHDR")):
+    for data, words in (
+        (whole[:-14], "cut off after"),
+        (whole[:20], "cut off after"),
+        (header + iend, "chunk IDAT"),
+        (whole[:8] + iend, "chunk IHDR"),
+    ):
         path.write_bytes(data)
         with pytest.raises(PictureError, match=words) as caught:
             read_bare(path)
@@ -168,7 +179,7 @@ def test_whatever_pillow_raises_is_one_error(tmp_path, at, value):
     PIL.fromarray(some((8, 8, 4))).save(path)
     data = bytearray(path.read_bytes())
     data[80:84] = b"\4\0\0\0"  # pixels of a kind that has four letters
-    data[at:at + 4] = value
+    data[at : at + 4] = value
     path.write_bytes(data)
     with pytest.raises(NotImplementedError), PIL.open(path) as image:
         image.load()
@@ -208,7 +219,7 @@ def test_damaged_files_are_refused(tmp_path, name):
             read_bare(path)
     for i in range(len(data)):
         for value in (0, 255, data[i] ^ 1):
-            path.write_bytes(data[:i] + bytes([value]) + data[i + 1:])
+            path.write_bytes(data[:i] + bytes([value]) + data[i + 1 :])
             try:
                 read_bare(path)
             except PictureError:

@@ -39,11 +39,11 @@ def slow(x):
     y = (77 * r + 150 * g + 29 * b + 128) >> 8
     laplacian = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
     immerkaer = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
-    half = y[:h // 2 * 2].reshape(h // 2, 2, w).sum(1)[:, :w // 2 * 2].reshape(h // 2, w // 2, 2).sum(2)
+    half = y[: h // 2 * 2].reshape(h // 2, 2, w).sum(1)[:, : w // 2 * 2].reshape(h // 2, w // 2, 2).sum(2)
 
     def mean_abs(p, kernel):
         places = [(i, j) for i in range(p.shape[0] - 2) for j in range(p.shape[1] - 2)]
-        return mean([abs(int((p[i:i + 3, j:j + 3] * kernel).sum())) for i, j in places])
+        return mean([abs(int((p[i : i + 3, j : j + 3] * kernel).sum())) for i, j in places])
 
     def mean(values):
         return Fraction(sum(int(v) for v in values), max(1, len(values)))
@@ -57,9 +57,12 @@ def slow(x):
     inside = [v for k, v in xs + ys if k % 8]
     ranked = np.sort(y.reshape(-1))
     return {
-        "noise": log(mean_abs(y, immerkaer)), "detail": log(mean_abs(y, laplacian)),
-        "detail_half": log(mean_abs(half, laplacian) / 4), "luma": int(mean(y.reshape(-1)) * 256),
-        "luma_p05": 256 * ranked[h * w * 5 // 100], "luma_p95": 256 * ranked[h * w * 95 // 100],
+        "noise": log(mean_abs(y, immerkaer)),
+        "detail": log(mean_abs(y, laplacian)),
+        "detail_half": log(mean_abs(half, laplacian) / 4),
+        "luma": int(mean(y.reshape(-1)) * 256),
+        "luma_p05": 256 * ranked[h * w * 5 // 100],
+        "luma_p95": 256 * ranked[h * w * 95 // 100],
         "contrast": log(mean(np.abs(y - y.sum() // (h * w)).reshape(-1))),
         "dark": int(mean(y.reshape(-1) < 16) * 256),
         "blocks": log(mean(borders)) - log(mean(inside)) if borders else 0,
@@ -89,7 +92,7 @@ def test_a_picture_alone_is_as_in_a_batch(h, w, n, seed):
     batch = features(x)
     assert batch.dtype == np.int32 and batch.shape == (n, D)
     assert np.array_equal(batch, np.concatenate([features(p) for p in x]))
-    assert -(1 << 12) <= batch.min() and batch.max() < 1 << 16
+    assert batch.min() >= -(1 << 12) and batch.max() < 1 << 16
 
 
 def test_chunks_do_not_matter(monkeypatch):
@@ -103,7 +106,7 @@ def test_chunks_do_not_matter(monkeypatch):
 def test_logarithm_is_within_one_unit_of_the_exact_one():
     x = np.concatenate([np.arange(1, 5000), np.random.default_rng(0).integers(1, 1 << 50, 5000), [1 << 61]])
     error = 256 * np.log2(x.astype(np.float64)) - quality._log2(x)
-    assert -1e-9 <= error.min() and error.max() < 1 + 256 * log2(1 + 1 / 1024)
+    assert error.min() >= -1e-9 and error.max() < 1 + 256 * log2(1 + 1 / 1024)
     assert quality._log2(1 << np.arange(61)).tolist() == [256 * k for k in range(61)]
 
 
@@ -143,8 +146,17 @@ def test_one_picture_takes_microseconds():
     assert min(times) < 1e-3  # 0.08 ms measured; room for slow and busy machines
 
 
-@pytest.mark.parametrize("x", [np.zeros((7, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)),
-                               np.zeros((2, 8, 8, 4), np.uint8), [[1]], None])
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.zeros((7, 8, 3), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 3)),
+        np.zeros((2, 8, 8, 4), np.uint8),
+        [[1]],
+        None,
+    ],
+)
 def test_what_is_no_picture_is_refused(x):
     with pytest.raises(ValueError, match="expected uint8 pictures"):
         features(x)

@@ -63,7 +63,7 @@ def test_arguments_that_are_none(small_bundle):
 
 
 def test_softmax_of_large_logits():
-    np.testing.assert_array_equal(softmax(np.array([2**31 - 1, -2**31], np.int32), 1.0), np.array([1, 0], np.float32))
+    np.testing.assert_array_equal(softmax(np.array([2**31 - 1, -(2**31)], np.int32), 1.0), np.array([1, 0], np.float32))
     expected = np.exp([1, 0]) / np.exp([1, 0]).sum()  # rounded to float32
     np.testing.assert_allclose(softmax(np.array([3, 1], np.int32), 0.5), expected, rtol=1e-7)
 
@@ -161,10 +161,16 @@ def test_one_variant_for_all(selecting):
         Engine(selecting, variant="w4a4", budget=1.0)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"format": 1}, "expected format 3"), ({"costs": [1, 2]}, "costs"), ({"offset": None}, "offset"),
-    ({"threshold": 1.5}, "threshold"), ({"features": ["noise"]}, "features"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"format": 1}, "expected format 3"),
+        ({"costs": [1, 2]}, "costs"),
+        ({"offset": None}, "offset"),
+        ({"threshold": 1.5}, "threshold"),
+        ({"features": ["noise"]}, "features"),
+    ],
+)
 def test_damaged_selectors_are_refused(selecting, change, words):
     manifest = json.loads((selecting / "manifest.json").read_text())
     manifest["selector"].update(change)
@@ -236,7 +242,9 @@ def test_a_bundle_built_anew_in_its_place_is_what_runs(small_bundle, tmp_path, g
         manifest["variants"] = [w8a8, w4a4]
         (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
         with Engine(folder, variant="w4a4") as new:
-            np.testing.assert_array_equal(np.stack([new.infer(p).logits for p in x]), interpreter.run(graphs["w4a4"], x))
+            np.testing.assert_array_equal(
+                np.stack([new.infer(p).logits for p in x]), interpreter.run(graphs["w4a4"], x)
+            )
         np.testing.assert_array_equal(np.stack([old.infer(p).logits for p in x]), np.stack(before))
 
 

@@ -25,10 +25,21 @@ def test_transformed_weights_by_their_definition(width):
     assert t.size == expected.size * width
 
 
-@pytest.mark.parametrize("change", [
-    {"shape": [1, 9]}, {"shape": [0, 9, 1]}, {"down": []}, {"down": [[1], [1, 2]]}, {"across": [[33]]}, {"block": 0},
-    {"group": 3, "step": 4}, {"bytes": 3}, {"across": "x"}, {"shape": [1, 8, 1]},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [1, 9]},
+        {"shape": [0, 9, 1]},
+        {"down": []},
+        {"down": [[1], [1, 2]]},
+        {"across": [[33]]},
+        {"block": 0},
+        {"group": 3, "step": 4},
+        {"bytes": 3},
+        {"across": "x"},
+        {"shape": [1, 8, 1]},
+    ],
+)
 def test_a_transform_that_cannot_be_is_refused(change):
     fine = {"shape": [1, 1, 1], "down": [[1]], "across": [[1]], "block": 1, "step": 4, "group": 2, "bytes": 1}
     segment = {"offset": 0, "count": 1, "bits": 8, "at": 0, "transform": fine}

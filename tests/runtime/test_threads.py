@@ -73,13 +73,18 @@ class _Bundle:
     def __init__(self, graph, level, folder):
         self.lowered, self._level, self._file = lower(graph, level), level, folder
         sizes, suffix = self.lowered.sizes, level.suffix(level)
-        build = dict(segments=(), workspace=sizes.workspace, function="main" + suffix,
-                     parallel=threads_of("share" + suffix, "serve" + suffix))
+        build = dict(
+            segments=(),
+            workspace=sizes.workspace,
+            function="main" + suffix,
+            parallel=threads_of("share" + suffix, "serve" + suffix),
+        )
         self.build_ = type("Build", (), build)()
         shape = graph.tensors[graph.input].shape
         target = type("Target", (), {"family": level.family})
-        self.manifest = type("Manifest", (), {"target": target, "shape": shape, "labels": range(sizes.logits),
-                                             "pictures": 1})
+        self.manifest = type(
+            "Manifest", (), {"target": target, "shape": shape, "labels": range(sizes.logits), "pictures": 1}
+        )
 
     def level(self, name):
         return self._level

@@ -57,7 +57,7 @@ class Steps:
         path.write_text(source or self.source)
         sizes = self.sizes
         got = host.Runner(path, seed, arch)(self.picture, self.weights, self.table, sizes.workspace, sizes.logits)
-        return {name: int((got[at:at + w.size] != w.reshape(-1)).sum()) for name, (at, w) in self.places.items()}
+        return {name: int((got[at : at + w.size] != w.reshape(-1)).sum()) for name, (at, w) in self.places.items()}
 
     def changed(self, old: str, new: str) -> str:
         """The source with that changed wherever it is; it must be somewhere."""
@@ -73,10 +73,18 @@ def steps(graphs: dict[str, Graph], target: Target, picture: np.ndarray, picture
         lowered = lower(graph, target, pictures)
         at = [sum(w.size for w in weights), sum(t.size for t in tables)]
         kept = [c for c in lowered.calls if not isinstance(c.step.node, Exit)]
-        calls += [replace(c, reads=_moved(c.reads, base), writes=_moved(c.writes, base), weights=c.weights + at[0],
-                          table=c.table + at[1]) for c in kept]
+        calls += [
+            replace(
+                c,
+                reads=_moved(c.reads, base),
+                writes=_moved(c.writes, base),
+                weights=c.weights + at[0],
+                table=c.table + at[1],
+            )
+            for c in kept
+        ]
         shape = graph.tensors[graph.input].shape
-        x = picture[:pictures * int(np.prod(shape))].reshape(pictures, *shape)
+        x = picture[: pictures * int(np.prod(shape))].reshape(pictures, *shape)
         places[name] = (base + kept[-1].writes[0], interpreter.run(graph, x, keep=True)[1][graph.output])
         rules[name] = [c.kernel.rule for c in kept]
         weights.append(lowered.weights())

@@ -58,7 +58,7 @@ def made(count: int, kinds=range(7), levels=(1.0, 0.3, 0.1), gain: float = 1.0, 
     scale = fixed.uniform(60, 300, D)
     group = np.array([g for _ in levels for g in range(-1, 7)])
     costs = np.repeat(levels, 8)
-    strength = np.repeat([0.9, 0.8, 0.55][:len(levels)], 8)
+    strength = np.repeat([0.9, 0.8, 0.55][: len(levels)], 8)
     kind, picture = np.repeat(list(kinds), count), np.tile(np.arange(count), len(list(kinds)))
     severity = np.where(kind == 0, 0, rng.uniform(0.3, 1, len(kind)))
     subject = rng.normal(0, 1, (count, 4))[picture]

@@ -117,6 +117,7 @@ def resnet8(convolution, classifier, add=lambda net, index, x: x, opset: int = 2
 
 def resnet8_float(state: dict) -> onnx.ModelProto:
     """From the checkpoint's arrays, batch normalization folded; the picture is 0..255 as float."""
+
     def convolution(net, name, x, relu, **attributes):
         w, bias, norm = (
             state[f"{name}.weight"].astype(np.float64),
@@ -141,6 +142,7 @@ def resnet8_float(state: dict) -> onnx.ModelProto:
 
 def resnet8_tflite(stored: dict) -> onnx.ModelProto:
     """The integers that TensorFlow Lite made, as QDQ: int8 activations with zero points, int32 biases."""
+
     def layer(net, kind, name, x, **attributes):
         w_scale, bias = stored[f"{name}.weight_scale"], stored[f"{name}.bias_int32"]
         unit = stored[f"{name}.input_scale"] * np.broadcast_to(w_scale, len(bias))

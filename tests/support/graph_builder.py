@@ -4,7 +4,17 @@ import numpy as np
 
 from targets.reference import interpreter
 from targets.reference.graph import Graph
-from targets.reference.nodes import CONV_MIN_SHIFT, Add, AvgPool, Conv, MaxPool, Rescale, Shortcut, Tensor, requant_from_ratio
+from targets.reference.nodes import (
+    CONV_MIN_SHIFT,
+    Add,
+    AvgPool,
+    Conv,
+    MaxPool,
+    Rescale,
+    Shortcut,
+    Tensor,
+    requant_from_ratio,
+)
 from targets.reference.nodes import skip_multiplier as skip_units
 from targets.reference.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant
 
@@ -41,8 +51,22 @@ class Builder:
             )
         return np.clip(np.rint(self.rng.normal(0, half / 2, shape)), -half, half - 1).astype(np.int8)
 
-    def conv(self, x, channels, kernel=None, stride=1, padding=None, groups=1, w_bits=None, bits=None, signed=None,
-             clamp=None, skip=None, out_scale=None, name=None) -> str:
+    def conv(
+        self,
+        x,
+        channels,
+        kernel=None,
+        stride=1,
+        padding=None,
+        groups=1,
+        w_bits=None,
+        bits=None,
+        signed=None,
+        clamp=None,
+        skip=None,
+        out_scale=None,
+        name=None,
+    ) -> str:
         rng, name, source = self.rng, self._new(name, "conv"), self.tensors[x]
         kernel = kernel or int(rng.choice([k for k in (1, 3, 5) if k <= min(source.shape[:2])]))
         padding = padding or tuple(int(p) for p in rng.integers(0, kernel // 2 + 1, 4))
@@ -79,8 +103,18 @@ class Builder:
         centre = rng.uniform(0.0, 0.5 if skip is None else 0.1, channels) * (0 if out.zero_point[0] else out.qmax)
         bias = np.rint(centre * step - sums.mean((0, 1, 2)) * np.exp2(requant.left)).astype(np.int64)
         units = None if skip is None else skip_units(source.scale, w_scale, requant.left, self.tensors[skip].scale)
-        return self._append(Conv(bias=bias, w_scale=w_scale, requant=requant, skip=skip, skip_multiplier=units,
-                                 **self._clamp(out, clamp), **conv), out)
+        return self._append(
+            Conv(
+                bias=bias,
+                w_scale=w_scale,
+                requant=requant,
+                skip=skip,
+                skip_multiplier=units,
+                **self._clamp(out, clamp),
+                **conv,
+            ),
+            out,
+        )
 
     def _w_scale(self, x_scale, ratio, out_scale, odd) -> np.ndarray:
         """float32 [O] near the wanted ratio; tie-free: after the shift it is one over an odd multiple of `odd`."""

@@ -27,8 +27,14 @@ def random_graph(
     return b.finish(x)
 
 
-def resnet_like(bits=((8, 8), (4, 4), (2, 2)), seed: int = 0, blocks=(1, 1, 1), width: int = 8, size: int = 16,
-                tie_free: bool = True) -> Graph:
+def resnet_like(
+    bits=((8, 8), (4, 4), (2, 2)),
+    seed: int = 0,
+    blocks=(1, 1, 1),
+    width: int = 8,
+    size: int = 16,
+    tie_free: bool = True,
+) -> Graph:
     """ResNet-20's shape, small: 8-bit streams, a `Rescale` before narrower layers, option-A shortcuts.
 
     bits: (w_bits, a_bits) of the inner convolutions, repeated in order. First layer and classifier have 8.

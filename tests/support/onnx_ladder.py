@@ -62,7 +62,9 @@ def ladder(model: onnx.ModelProto, graph: Graph, u8: np.ndarray, normalization) 
     """Imported integers against onnxruntime BASIC: node by node, then from picture to class."""
     floats = run_float(model, u8, normalization)
     differing, total = nodes_differing(graph, floats, u8)
-    integers = np.concatenate([interpreter.run(graph, u8[i:i + 250]) for i in range(0, len(u8), 250)]).astype(np.int64)
+    integers = np.concatenate([interpreter.run(graph, u8[i : i + 250]) for i in range(0, len(u8), 250)]).astype(
+        np.int64
+    )
     out = graph.tensors[graph.output]
     steps = np.abs(floats[""] / np.float64(out.scale) - (integers - (0 if out.bits == 32 else out.zero_point[0])))
     return {

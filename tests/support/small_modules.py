@@ -31,13 +31,21 @@ def module(sizes, emit, device=None) -> tvm.IRModule:
     return tvm.IRModule({variable: kernel, tvm.ir.GlobalVar("main"): builder.get().with_attr("global_symbol", "main")})
 
 
-def dots(n: int = 64, classes: int = 5, read: int = 0, write: int = 0, write_into: str = "logits",
-         parallel: bool = False, calls: bool = False) -> tvm.IRModule:
+def dots(
+    n: int = 64,
+    classes: int = 5,
+    read: int = 0,
+    write: int = 0,
+    write_into: str = "logits",
+    parallel: bool = False,
+    calls: bool = False,
+) -> tvm.IRModule:
     """logits[c] = table[c] + sum over i of picture[i] * weights[c * n + i], through a copy in the workspace.
 
     read, write: offsets that make the kernel leave its buffers; write_into: the buffer it writes; calls: the copy is
     made by the C library.
     """
+
     def emit(picture, weights, table, workspace, logits):
         target = dict(zip(NAMES, (picture, weights, table, workspace, logits), strict=True))[write_into]
         if calls:
@@ -61,6 +69,7 @@ def dots(n: int = 64, classes: int = 5, read: int = 0, write: int = 0, write_int
 
 def dot_product(n: int = 64, classes: int = 4) -> tvm.IRModule:
     """The same sums by ARM's sdot, for pictures of at most 127."""
+
     def emit(picture, weights, table, workspace, logits):
         sdot = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.sdot.v4i32.v16i8")
         with T.serial(classes) as c:
@@ -78,6 +87,7 @@ def dot_product(n: int = 64, classes: int = 4) -> tvm.IRModule:
 
 def mirror(n: int = 64) -> tvm.IRModule:
     """CUDA: logits[i] = table[i] + picture[n - 1 - i], two blocks, through shared memory and a barrier."""
+
     def emit(picture, weights, table, workspace, logits):
         with T.launch_thread("blockIdx.x", 2) as block, T.launch_thread("threadIdx.x", n // 2) as thread:
             shared = T.alloc_buffer((n // 2,), "int32", scope="shared")
@@ -92,5 +102,5 @@ def arguments(n: int = 64, classes: int = 5, top: int = 256, seed: int = 0):
     """picture uint8 [n] below `top`, weights int8 [n * classes], table int32 [classes], the sums int32 [classes]."""
     rng = np.random.default_rng(seed)
     x, w = rng.integers(0, top, n, np.uint8), rng.integers(-128, 128, n * classes, np.int8)
-    table = rng.integers(-2**20, 2**20, classes, np.int32)
+    table = rng.integers(-(2**20), 2**20, classes, np.int32)
     return x, w, table, (table + w.reshape(classes, n).astype(np.int32) @ x.astype(np.int32)).astype(np.int32)

@@ -29,8 +29,14 @@ class World:
     @property
     def variants(self) -> tuple[Measured, ...]:
         shared = [Measured(n, "fixed", cost, bits, bits) for n, (cost, bits) in LADDER.items() if n in self.accuracy]
-        return (*shared, *(Measured(f"{v.name}-q{k}", "fixed", v.cost, v.w_bits, v.a_bits, (k,), v.name)
-                           for v in shared for k in range(len(self.private.get(v.name, ())))))
+        return (
+            *shared,
+            *(
+                Measured(f"{v.name}-q{k}", "fixed", v.cost, v.w_bits, v.a_bits, (k,), v.name)
+                for v in shared
+                for k in range(len(self.private.get(v.name, ())))
+            ),
+        )
 
     def evidence(self, seed: int = 0) -> Evidence:
         """Without arms. How hard a picture is to a variant is drawn anew for each view."""
@@ -39,9 +45,21 @@ class World:
         places = tuple((f, k % 5 + 1 if f != "clean" else 0) for f in TRAINED for k in range(self.pictures))
         seen = self.outcomes(rng, tuple((f, None) for f in TRAINED))
         family = np.array([TRAINED.index(f) for f, _ in places])
-        return Evidence(self.variants, PLACES, HELD_OUT, TRAINED, np.zeros(self.pictures, np.int64), test,
-                        np.ones(len(test), bool), seen, family, np.array([s for _, s in places]), family, {},
-                        (np.empty((0, len(PLACES))),) * 2)
+        return Evidence(
+            self.variants,
+            PLACES,
+            HELD_OUT,
+            TRAINED,
+            np.zeros(self.pictures, np.int64),
+            test,
+            np.ones(len(test), bool),
+            seen,
+            family,
+            np.array([s for _, s in places]),
+            family,
+            {},
+            (np.empty((0, len(PLACES))),) * 2,
+        )
 
     def outcomes(self, rng: np.random.Generator, places) -> Outcomes:
         """Exactly the stated share of every view is right: a variant's accuracy has no error of sampling."""

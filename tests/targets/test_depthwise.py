@@ -12,9 +12,9 @@ from targets.cpu.depthwise import INT16, arrange, fewest_groups, offsets
 from targets.kernel import Layout, Step
 from targets.library.module import assemble
 from targets.reference import interpreter
+from targets.reference.checks import output_shape
 from targets.reference.graph import Graph
 from targets.reference.nodes import AvgPool, Conv, MaxPool, Shortcut, Tensor, requant_from_ratio
-from targets.reference.checks import output_shape
 from targets.x86.depthwise import byte_pairs, depthwise, nibbles, word_pairs
 from tests.targets.x86.test_kernels_x86 import in_process, target  # noqa: F401
 
@@ -52,8 +52,11 @@ def weights(shape, bits: int, like: str) -> np.ndarray:
     if like == "normal":
         values = np.random.default_rng(bits).normal(0, half / 2, shape)
         return np.clip(np.rint(values), -half, half - 1).astype(np.int8)
-    return {"low": np.full(shape, -half), "high": np.full(shape, half - 1),
-            "alternating": np.where(np.indices(shape).sum(0) % 2, -half, half - 1)}[like].astype(np.int8)
+    return {
+        "low": np.full(shape, -half),
+        "high": np.full(shape, half - 1),
+        "alternating": np.where(np.indices(shape).sum(0) % 2, -half, half - 1),
+    }[like].astype(np.int8)
 
 
 def graph_of(node, image: Tensor) -> Graph:
@@ -67,8 +70,19 @@ def network(channels, size, kernel, stride, padding, w_bits, a_bits, like, logit
     """One depthwise convolution, to its int32 sums or to codes that use their range."""
     weight = weights((channels, kernel, kernel, 1), w_bits, like)
     spread = np.abs(weight.astype(np.int64)).sum((1, 2, 3)).max() * ((1 << a_bits) - 1) / 2
-    node = Conv("dw", "image", "out", weight, w_bits, np.arange(channels) * 3 - channels, np.ones(channels, np.float32),
-                None if logits else requant_from_ratio(np.full(channels, 200 / spread), 10), stride, padding, channels)
+    node = Conv(
+        "dw",
+        "image",
+        "out",
+        weight,
+        w_bits,
+        np.arange(channels) * 3 - channels,
+        np.ones(channels, np.float32),
+        None if logits else requant_from_ratio(np.full(channels, 200 / spread), 10),
+        stride,
+        padding,
+        channels,
+    )
     zero_point = (1 << a_bits) // 3
     image = Tensor("image", (*size, channels), a_bits, zero_point=(zero_point,))
     shape = output_shape(node, image.shape, channels)
@@ -162,8 +176,16 @@ def test_byte_pairs_only_where_no_pair_saturates_and_nibbles_only_where_sums_fit
 
 def test_dense_and_grouped_convolutions_are_left_to_other_rules():
     for groups, channels in ((1, 1), (2, 2)):
-        node = Conv("c", "image", "out", np.ones((4, 3, 3, channels), np.int8), 8, np.zeros(4, np.int64),
-                    np.ones(4, np.float32), groups=groups)
+        node = Conv(
+            "c",
+            "image",
+            "out",
+            np.ones((4, 3, 3, channels), np.int8),
+            8,
+            np.zeros(4, np.int64),
+            np.ones(4, np.float32),
+            groups=groups,
+        )
         assert depthwise(step_of(graph_of(node, Tensor("image", (5, 5, groups * channels)))), None) is None
 
 
@@ -183,8 +205,9 @@ def test_units_in_any_order(target, channels):  # noqa: F811
         lowered = lower(graph, target)
         call = next(c for c in lowered.calls if c.name == "n")
         layout = graph.tensors["out"]
-        assert call.kernel.units == (-(-channels // 16) if layout.shape[:2] == (1, 1) and not isinstance(node, Shortcut)
-                                     else layout.shape[0])
+        assert call.kernel.units == (
+            -(-channels // 16) if layout.shape[:2] == (1, 1) and not isinstance(node, Shortcut) else layout.shape[0]
+        )
         calls = [replace(c, kernel=replace(c.kernel, emit=_backwards(c.kernel))) for c in lowered.calls]
         turned = replace(lowered, module=assemble(calls, lowered.sizes))
         assert_equal(graph, turned, in_process(turned, target))
@@ -204,8 +227,16 @@ def test_borders(target, channels, padding):  # noqa: F811
     """Zero points of one value, and of one a channel, around pictures of one row and more."""
     for size, zero_point in (((1, 3), (7,)), ((4, 2), tuple(range(1, channels + 1)))):
         weight = np.random.default_rng(1).integers(-9, 9, (5, 3, 3, channels)).astype(np.int8)
-        node = Conv("c", "image", "out", weight, 8, np.zeros(5, np.int64), np.ones(5, np.float32),
-                    padding=tuple(p + 1 for p in padding))
+        node = Conv(
+            "c",
+            "image",
+            "out",
+            weight,
+            8,
+            np.zeros(5, np.int64),
+            np.ones(5, np.float32),
+            padding=tuple(p + 1 for p in padding),
+        )
         graph = graph_of(node, Tensor("image", (*size, channels), zero_point=zero_point))
         lowered = lower(graph, target)
         assert_equal(graph, lowered, in_process(lowered, target))

@@ -19,10 +19,10 @@ from targets.library import elf
 
 tvm = pytest.importorskip("tvm")
 
-from targets.arm import toolchain as arm  # noqa: E402
-from targets.cuda import toolchain as cuda  # noqa: E402
-from targets.x86 import toolchain as x86  # noqa: E402
-from tests.support.small_modules import arguments, dot_product, dots, mirror  # noqa: E402
+from targets.arm import toolchain as arm
+from targets.cuda import toolchain as cuda
+from targets.x86 import toolchain as x86
+from tests.support.small_modules import arguments, dot_product, dots, mirror
 
 LLVM_FEATURE = {"avx2": "avx2", "fma": "fma", "asimd": "neon", "asimddp": "dotprod"}  # /proc/cpuinfo's word -> LLVM's
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc here: the .cu files are not compiled")
@@ -37,10 +37,18 @@ def arm_linker():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("text, levels", [
-    ("x86", ["x86:avx512-vnni", "x86:avx-vnni", "x86:avx2"]), ("arm", ["arm:cortex-a76", "arm:cortex-a72"]),
-    ("x86:avx2", []), ("arm:cortex-a76", []), ("arm:cortex-a78ae", []), ("cuda", []), ("cuda:sm_87", []),
-])
+@pytest.mark.parametrize(
+    "text, levels",
+    [
+        ("x86", ["x86:avx512-vnni", "x86:avx-vnni", "x86:avx2"]),
+        ("arm", ["arm:cortex-a76", "arm:cortex-a72"]),
+        ("x86:avx2", []),
+        ("arm:cortex-a76", []),
+        ("arm:cortex-a78ae", []),
+        ("cuda", []),
+        ("cuda:sm_87", []),
+    ],
+)
 def test_find(text, levels):
     target = find(text)
     assert target.name == text and [v.name for v in target.levels] == levels
@@ -230,11 +238,19 @@ def test_a_board_rebuilds_its_library_and_enters_it_in_the_manifest(tmp_path):
 
 
 def test_ptxas_statistics_are_read():
-    log = ("ptxas info    : Compiling entry function 'a' for 'sm_87'\nptxas info    : Function properties for a\n"
-           "    16 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads\nptxas info    : Used 40 registers\n"
-           "ptxas info    : Compiling entry function 'b' for 'sm_87'\nptxas info    : Function properties for b\n"
-           "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\nptxas info    : Used 12 registers\n")
-    assert cuda.statistics(log) == {"archs": ["sm_87"], "kernels": 2, "registers": 40, "spilled": 12, "stack": 16,
-                                     "shared": 0}
+    log = (
+        "ptxas info    : Compiling entry function 'a' for 'sm_87'\nptxas info    : Function properties for a\n"
+        "    16 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads\nptxas info    : Used 40 registers\n"
+        "ptxas info    : Compiling entry function 'b' for 'sm_87'\nptxas info    : Function properties for b\n"
+        "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\nptxas info    : Used 12 registers\n"
+    )
+    assert cuda.statistics(log) == {
+        "archs": ["sm_87"],
+        "kernels": 2,
+        "registers": 40,
+        "spilled": 12,
+        "stack": 16,
+        "shared": 0,
+    }
     with pytest.raises(TargetError, match="expected ptxas -v"):
         cuda.statistics("nothing")

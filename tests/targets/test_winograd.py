@@ -96,8 +96,13 @@ def test_byte_chain_never_exceeds_int16_and_is_no_shorter_than_it_could_be(w_bit
     u = arrange(TILINGS[0].transform(rng.integers(-half, half, (24, 3, 3, 200)).astype(np.int8)), 16, 4, 4)
     chain = byte_chain(u, largest)
     pairs = u.reshape(*u.shape[:3], -1, 2)
-    runs = lambda n: np.lib.stride_tricks.sliding_window_view(  # noqa: E731
-        [np.maximum(pairs, 0).sum(-1) * largest, -np.minimum(pairs, 0).sum(-1) * largest], n, axis=3).sum(-1).max()
+    runs = lambda n: (
+        np.lib.stride_tricks.sliding_window_view(
+            [np.maximum(pairs, 0).sum(-1) * largest, -np.minimum(pairs, 0).sum(-1) * largest], n, axis=3
+        )
+        .sum(-1)
+        .max()
+    )
     assert chain >= 1 and runs(chain) <= (1 << 15) - 1
     assert chain == u.shape[2] or runs(chain + 1) > (1 << 15) - 1
 
@@ -162,8 +167,16 @@ def test_every_width(target, w_bits, monkeypatch):
 
 
 def single(h, w, cin, cout, w_bits, a_bits, weight, padding=(1,) * 4) -> Graph:
-    node = Conv("c", "image", "out", weight.astype(np.int8), w_bits, np.arange(cout) - 5, np.ones(cout, np.float32),
-                padding=padding)
+    node = Conv(
+        "c",
+        "image",
+        "out",
+        weight.astype(np.int8),
+        w_bits,
+        np.arange(cout) - 5,
+        np.ones(cout, np.float32),
+        padding=padding,
+    )
     shape = (h + padding[0] + padding[2] - 2, w + padding[1] + padding[3] - 2, cout)
     tensors = {t.name: t for t in (Tensor("image", (h, w, cin), a_bits), Tensor("out", shape, 32))}
     return Graph("single", tensors, (node,), "image", "out")
@@ -189,8 +202,14 @@ def test_largest_sums(target, w_bits, a_bits, plan, monkeypatch):
     x = np.zeros((5, 7, 6, 40), np.uint8)
     x[1], x[2], x[3] = qmax, qmax * (np.indices(x.shape[1:]).sum(0) % 2), qmax * rng.integers(0, 2, x.shape[1:])
     x[4] = rng.integers(0, qmax + 1, x.shape[1:])
-    weight = np.concatenate([np.full(shape, -half), np.full(shape, half - 1), np.where(signs, -half, half - 1),
-                             rng.choice([-half, half - 1], shape)])
+    weight = np.concatenate(
+        [
+            np.full(shape, -half),
+            np.full(shape, half - 1),
+            np.where(signs, -half, half - 1),
+            rng.choice([-half, half - 1], shape),
+        ]
+    )
     assert assert_equal(single(7, 6, 40, 32, w_bits, a_bits, weight), target, monkeypatch, x, plan)
 
 
@@ -230,8 +249,12 @@ def test_cost_decides_as_measured():
         step = _step(graph.nodes[0], layouts(graph))
         plan = min(plans(step, True, 32), key=cost)
         choice[size, bits] = plan.multiplier.rule if cost(plan) < direct_cost(step, True) else None
-    assert choice == {(28, 8): "Winograd 4x4 of int16", (28, 4): "Winograd 2x2 of bytes, dot product",
-                      (28, 2): "Winograd 4x2 of bytes, dot product", (2, 8): None}
+    assert choice == {
+        (28, 8): "Winograd 4x4 of int16",
+        (28, 4): "Winograd 2x2 of bytes, dot product",
+        (28, 2): "Winograd 4x2 of bytes, dot product",
+        (2, 8): None,
+    }
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,18 @@ def test_private_variants_run_the_code_of_their_base_on_x86():
     base = load(run / next(v["onnx"] for v in about["variants"] if v["name"] == "w4a4"))
     ends = {layer.name for layer in architecture(about["arch"], (32, 32, 3), 10).ends}
     private = [load(run / v["onnx"]) for v in about["variants"] if v["base"] == "w4a4"]
-    alike = [replace(graph, nodes=tuple(replace(mine, weight=its.weight) if mine.name in ends else mine
-                                        for mine, its in zip(graph.nodes, base.nodes, strict=True)))
-             for graph in private]
-    own, same = ({StructuralKey(lower(graph, find("x86:avx2")).module) for graph in graphs}
-                 for graphs in (private, [base, *alike]))
+    alike = [
+        replace(
+            graph,
+            nodes=tuple(
+                replace(mine, weight=its.weight) if mine.name in ends else mine
+                for mine, its in zip(graph.nodes, base.nodes, strict=True)
+            ),
+        )
+        for graph in private
+    ]
+    own, same = (
+        {StructuralKey(lower(graph, find("x86:avx2")).module) for graph in graphs}
+        for graphs in (private, [base, *alike])
+    )
     assert len(private) > 4 and len(same) == 1 and len(own) <= len(private) // 2

@@ -42,7 +42,7 @@ class Configs:
     """variants: those to train, best so far while a search goes on; seen: the Pareto list (cost, loss) of its search.
 
     about: settings that make costs comparable; groups: how quality groups are told apart (train/kinds/groups.py) or
-    None. """
+    None."""
 
     about: dict
     variants: tuple[Variant, ...] = ()
@@ -54,8 +54,13 @@ class Configs:
         return {v.name: v.bits for v in self.variants}
 
     def to_dict(self) -> dict:
-        return {"format": FORMAT, **self.about, "variants": [asdict(v) for v in self.variants],
-                "pareto": [asdict(v) for v in self.seen], "groups": self.groups}
+        return {
+            "format": FORMAT,
+            **self.about,
+            "variants": [asdict(v) for v in self.variants],
+            "pareto": [asdict(v) for v in self.seen],
+            "groups": self.groups,
+        }
 
     @classmethod
     def from_dict(cls, content: dict, where: str) -> "Configs":
@@ -102,10 +107,14 @@ def checked_bits(name: str, bits: dict) -> BitConfig:
     if not isinstance(bits, dict):
         raise ValueError(f"{name}: expected bits as an object of layers, got {bits!r}")
     for layer, pair in bits.items():
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or \
-                any(type(b) is not int or b not in WIDTHS for b in pair):
-            raise ValueError(f"{name}, {layer}: expected two widths from {WIDTHS.start} to {WIDTHS.stop - 1}, got "
-                             f"{pair!r}")
+        if (
+            not isinstance(pair, (list, tuple))
+            or len(pair) != 2
+            or any(type(b) is not int or b not in WIDTHS for b in pair)
+        ):
+            raise ValueError(
+                f"{name}, {layer}: expected two widths from {WIDTHS.start} to {WIDTHS.stop - 1}, got {pair!r}"
+            )
     return {layer: tuple(pair) for layer, pair in bits.items()}
 
 
@@ -150,14 +159,16 @@ def load(text: str, layers: tuple[str, ...]) -> Configs:
     found, groups = [], None
     for part in text.split("+"):
         path, colon, names = part.partition(":")
-        if not path or colon and not all(names.split(",")):
+        if not path or (colon and not all(names.split(","))):
             raise ConfigsError(f"--configs {text}: expected FILE, FILE:name,name, or such joined by +, got {part!r}")
         configs = read(Path(path))
         chosen = _named(configs, names.split(","), path) if names else configs.variants
         for v in chosen:
             if set(v.bits) != set(layers):
-                raise ConfigsError(f"{path}: {v.name} has bits for {_few(v.bits)}, expected {_few(layers)}; "
-                                   "give the --arch it was found for")
+                raise ConfigsError(
+                    f"{path}: {v.name} has bits for {_few(v.bits)}, expected {_few(layers)}; "
+                    "give the --arch it was found for"
+                )
         if any(v.groups for v in chosen):
             if groups is not None:
                 raise ConfigsError(f"--configs {text}: two files with quality groups; give variants of one of them")

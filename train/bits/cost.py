@@ -39,18 +39,27 @@ def latency(target: str) -> LayerCost:
     try:
         from targets.costs.shapes import Shape
         from targets.costs.table import CostsError, load  # here, since only this cost needs a table
+
         table = load(find(target).compiled_for[-1].name)  # of a family, what its every processor can run
     except (ImportError, ValueError) as error:
         raise CostError(f"--cost latency --target {target}: {error}; or give --cost bitops") from error
 
     def time(layer: Layer, w_bits: int, a_bits: int) -> float:
         kind, source = "linear" if layer.source == "pool" else "conv", [s * layer.stride for s in layer.size]
-        shape = Shape(kind, (layer.kernel, layer.kernel), layer.stride, (*source, layer.inputs),
-                      (*layer.size, layer.outputs), skip=layer.source == "conv", borders=(int(kind == "conv"),))
+        shape = Shape(
+            kind,
+            (layer.kernel, layer.kernel),
+            layer.stride,
+            (*source, layer.inputs),
+            (*layer.size, layer.outputs),
+            skip=layer.source == "conv",
+            borders=(int(kind == "conv"),),
+        )
         try:
             return table.layer(shape, f"w{w_bits}a{a_bits}")[0]
         except CostsError as error:
             raise CostError(f"--cost latency --target {target}: {error}") from error
+
     return time
 
 
@@ -116,8 +125,10 @@ class CostTable:
         least, told = self.least(a_bits), "" if a_bits is None else f" with {a_bits}-bit activations"
         if budget < least * (1 - TOLERANCE):
             widths = ", ".join(map(str, self.widths))
-            raise CostError(f"--budget {budget:g}: the least that widths {widths} can reach{told} is "
-                            f"{rounded_up(least)} of the cost of 8 bits; raise the budget or give smaller --widths")
+            raise CostError(
+                f"--budget {budget:g}: the least that widths {widths} can reach{told} is "
+                f"{rounded_up(least)} of the cost of 8 bits; raise the budget or give smaller --widths"
+            )
 
     def widened(self, indices: Tensor) -> Tensor:
         """Indices int64 [L, 2] of the widest pairs that cost no more than those given: what the target runs as fast."""
@@ -145,8 +156,10 @@ def check_given(budget: float, costs: list[tuple[str, float]]) -> None:
     """Raises CostError where none of several variants (name, cost) keeps the budget; one alone leaves no choice."""
     name, least = min(costs, key=lambda pair: pair[1])
     if len(costs) > 1 and budget < least * (1 - TOLERANCE):
-        raise CostError(f"--budget {budget:g}: the cheapest variant given, {name}, costs {rounded_up(least)} of the "
-                        "cost of 8 bits; raise the budget or give a cheaper variant")
+        raise CostError(
+            f"--budget {budget:g}: the cheapest variant given, {name}, costs {rounded_up(least)} of the "
+            "cost of 8 bits; raise the budget or give a cheaper variant"
+        )
 
 
 def _at_least(w: int, a: int, shape) -> Tensor:

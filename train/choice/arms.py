@@ -35,8 +35,17 @@ def choose(evidence: Evidence, budget: float, seed: int, *, escalate: bool, most
     """
     seen, kinds, shared = evidence.seen, evidence.kinds, evidence.shared
     inside = careful_inside(seen, kinds, evidence.costs, seed, shared=shared, most=most)
-    choice = fit_choice(seen, kinds, evidence.costs, budget, seed, shared=shared, escalate=escalate, inside=inside,
-                        pictures=evidence.subjects)
+    choice = fit_choice(
+        seen,
+        kinds,
+        evidence.costs,
+        budget,
+        seed,
+        shared=shared,
+        escalate=escalate,
+        inside=inside,
+        pictures=evidence.subjects,
+    )
     return choice, take(evidence, choice, budget, seed)
 
 
@@ -72,8 +81,9 @@ def best_static(evidence: Evidence, budget: float) -> int:
     """
     costs = evidence.costs
     limit = max(budget, costs[evidence.ladder].min()) * (1 + 1e-9)
-    return max((k for k in evidence.ladder if costs[k] <= limit),
-               key=lambda k: (evidence.seen.correct[:, k].mean(), -costs[k]))
+    return max(
+        (k for k in evidence.ladder if costs[k] <= limit), key=lambda k: (evidence.seen.correct[:, k].mean(), -costs[k])
+    )
 
 
 def answers(evidence: Evidence) -> Answers:
@@ -104,13 +114,20 @@ def arm_records(evidence: Evidence, seed: int) -> list[dict]:
     """
     given, out = answers(evidence), []
     for j, (family, severity) in enumerate(evidence.places):
-        about = {"family": family, "severity": severity, "heldout": family in evidence.held_out,
-                 "pictures": evidence.pictures}
+        about = {
+            "family": family,
+            "severity": severity,
+            "heldout": family in evidence.held_out,
+            "pictures": evidence.pictures,
+        }
         for (arm, variant), (correct, cost) in given.items():
             whole = arm != "random"
-            counted = {"correct": int(correct[j].sum()) if whole else float(correct[j].sum()),
-                       "cost": _mean(cost[j]), "seed": seed,
-                       "stderr": float(correct[j].std() / evidence.pictures**0.5)}
+            counted = {
+                "correct": int(correct[j].sum()) if whole else float(correct[j].sum()),
+                "cost": _mean(cost[j]),
+                "seed": seed,
+                "stderr": float(correct[j].std() / evidence.pictures**0.5),
+            }
             out.append({"arm": arm, "variant": variant, **about, **counted})
             if arm == "adaptive":
                 out[-1] |= _chosen(evidence, j)
@@ -127,8 +144,11 @@ def _chosen(evidence: Evidence, view: int) -> dict[str, float]:
     chosen = evidence.by_view(evidence.arms["adaptive"].variant)[view]
     shares = np.bincount(chosen, minlength=len(variants)) / len(chosen)
     w_bits, a_bits = (float(b) for b in shares @ np.array([(v.w_bits, v.a_bits) for v in variants]))
-    return {"w_bits": w_bits, "a_bits": a_bits,
-            **{f"share/{v.name}": float(s) for v, s in zip(variants, shares, strict=True)}}
+    return {
+        "w_bits": w_bits,
+        "a_bits": a_bits,
+        **{f"share/{v.name}": float(s) for v, s in zip(variants, shares, strict=True)},
+    }
 
 
 def _rank(arm: str) -> int:
@@ -148,8 +168,16 @@ def _alike(variant: int, evidence: Evidence) -> Taken:
 
 def _part(evidence: Evidence, chosen: list[int], budget: float, seed: int, **way) -> Taken:
     """A choice among some variants only, learned as the exported one is."""
-    choice = fit_choice(evidence.seen.of_variants(chosen), evidence.kinds, evidence.costs[chosen], budget, seed,
-                        shared=evidence.shared[chosen], pictures=evidence.subjects, **way)
+    choice = fit_choice(
+        evidence.seen.of_variants(chosen),
+        evidence.kinds,
+        evidence.costs[chosen],
+        budget,
+        seed,
+        shared=evidence.shared[chosen],
+        pictures=evidence.subjects,
+        **way,
+    )
     last, cost = choice.run(evidence.test.of_variants(chosen))
     return Taken(np.array(chosen)[last], cost)
 
@@ -191,7 +219,7 @@ def within_budget(accuracy: np.ndarray, weights: np.ndarray, costs: np.ndarray, 
     order = np.argsort(costs, kind="stable")
     gains, prices = (a[..., :, None] - a[..., None, :] for a in (accuracy[:, order], costs[order]))
     prices = np.broadcast_to(prices, gains.shape)
-    slopes = (gains[prices > 0] / prices[prices > 0])
+    slopes = gains[prices > 0] / prices[prices > 0]
     lambdas = np.unique(np.concatenate([[0.0], slopes[slopes > 0]]))
     low, high = 0, len(lambdas) - 1  # mean cost falls with lambda
     while low < high:

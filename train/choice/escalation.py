@@ -36,8 +36,14 @@ class Rule:
         return float(seen.correct[rows, last].mean() - seen.correct[rows, first].mean())
 
 
-def fit_up(accuracy: np.ndarray, seen: Outcomes, costs: np.ndarray, integer_costs: np.ndarray,
-           lambdas: list[float], shared: np.ndarray) -> np.ndarray:
+def fit_up(
+    accuracy: np.ndarray,
+    seen: Outcomes,
+    costs: np.ndarray,
+    integer_costs: np.ndarray,
+    lambdas: list[float],
+    shared: np.ndarray,
+) -> np.ndarray:
     """The best variant to run after each, int64 [V], itself where no dearer one ever pays.
 
     Of the pictures that get v at any of the lambdas by predicted accuracy int64 [M, V], the one with the largest gain
@@ -79,8 +85,15 @@ def fit_margins(first: np.ndarray, seen: Outcomes, up: np.ndarray, costs: np.nda
     return margins
 
 
-def escalation_table(accuracy: np.ndarray, half: np.ndarray, seen: Outcomes, costs: np.ndarray,
-                     integer_costs: np.ndarray, lambdas: list[float], shared: np.ndarray) -> dict:
+def escalation_table(
+    accuracy: np.ndarray,
+    half: np.ndarray,
+    seen: Outcomes,
+    costs: np.ndarray,
+    integer_costs: np.ndarray,
+    lambdas: list[float],
+    shared: np.ndarray,
+) -> dict:
     """{"up", "budgets": [{"budget", "lambda", "accuracy", "worst", "margins"}, ...]} by rising budget and accuracy.
 
     accuracy int64 [M, V]: as the selector predicts; half bool [M]: which half of the pictures each is of; shared bool
@@ -104,8 +117,15 @@ def escalation_table(accuracy: np.ndarray, half: np.ndarray, seen: Outcomes, cos
             used = np.unique(first)
             worst = (costs[used] + np.where(rule.margins[used] > 0, costs[up[used]], 0)).max()
             accuracy_elsewhere = float(np.clip(right - flattered / 2, 0, 1))
-            entries.append({"budget": float(price.mean()), "lambda": lam, "accuracy": accuracy_elsewhere,
-                            "worst": float(worst), "margins": rule.margins.tolist()})
+            entries.append(
+                {
+                    "budget": float(price.mean()),
+                    "lambda": lam,
+                    "accuracy": accuracy_elsewhere,
+                    "worst": float(worst),
+                    "margins": rule.margins.tolist(),
+                }
+            )
     return {"up": up.tolist(), "budgets": rising(entries)}
 
 

@@ -41,9 +41,19 @@ class Choice:
         return Rule(up, self.margins).run(self.first(seen.features), seen, self.costs)
 
 
-def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: int, *, shared: np.ndarray,
-               pictures: np.ndarray, escalate: bool = False, by_quality: bool = True,
-               inside: float | np.ndarray = INSIDE) -> Choice:
+def fit_choice(
+    seen: Outcomes,
+    groups: np.ndarray,
+    costs,
+    budget: float,
+    seed: int,
+    *,
+    shared: np.ndarray,
+    pictures: np.ndarray,
+    escalate: bool = False,
+    by_quality: bool = True,
+    inside: float | np.ndarray = INSIDE,
+) -> Choice:
     """From pictures that no variant was trained on.
 
     groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
@@ -54,16 +64,18 @@ def fit_choice(seen: Outcomes, groups: np.ndarray, costs, budget: float, seed: i
     """
     costs = np.asarray(costs, np.float64)
     inside = np.broadcast_to(inside, costs.shape)
-    selector = train_selector(seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality,
-                              inside=inside)
+    selector = train_selector(
+        seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality, inside=inside
+    )
     table = taken = budget_table(selector, seen.features, seen.correct, costs)
     escalation = None
     if escalate:
         half = _half(pictures, seed)
         fixed = Selector.from_dict(selector)
         accuracy = fixed.predict(seen.features)
-        escalation = escalation_table(accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs),
-                                      np.asarray(shared))
+        escalation = escalation_table(
+            accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs), np.asarray(shared)
+        )
         taken = escalation["budgets"]
     entry = entry_for(taken, max(budget, taken[0]["budget"]))
     margins = np.array(entry.get("margins", [0] * len(costs)), np.int64)

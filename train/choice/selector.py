@@ -25,8 +25,17 @@ QUANTILES = 33  # lambdas that budgets are measured at, about
 TOLERANCE = 1 / 256  # of accuracy, between fixed point and float
 
 
-def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray, costs, seed: int, *,
-                   shared: np.ndarray, by_quality: bool = True, inside: float | np.ndarray = INSIDE) -> dict:
+def train_selector(
+    features: np.ndarray,
+    correct: np.ndarray,
+    groups: np.ndarray,
+    costs,
+    seed: int,
+    *,
+    shared: np.ndarray,
+    by_quality: bool = True,
+    inside: float | np.ndarray = INSIDE,
+) -> dict:
     """The selector as JSON (`runtime.choice.selector.Selector.to_dict`), learned from pictures the variants did not
     train on.
 
@@ -43,14 +52,22 @@ def train_selector(features: np.ndarray, correct: np.ndarray, groups: np.ndarray
     mean = correct.mean(0, dtype=np.float64)
     accuracy = np.array([correct[groups == g].mean(0) if by_quality else mean for g in np.unique(groups)])
     weights = fit(z / Z_ONE, groups, seed, STEPS if by_quality else 0)
-    parts = {**z_integers, **_fixed_point(*weights), **_groups(z, groups), "group_accuracy": _rint(accuracy * ONE),
-             "fallback": np.where(shared, _rint(mean * ONE), NEVER), "costs": _rint(costs * ONE)}
+    parts = {
+        **z_integers,
+        **_fixed_point(*weights),
+        **_groups(z, groups),
+        "group_accuracy": _rint(accuracy * ONE),
+        "fallback": np.where(shared, _rint(mean * ONE), NEVER),
+        "costs": _rint(costs * ONE),
+    }
     # No picture is outside yet: this gives the predictions to check and the distances to set the threshold by.
     selector = Selector(**parts, threshold=np.full(len(costs), 1 << 62))
     error = np.abs(selector.predict(features) / ONE - likelihood(z / Z_ONE, weights) @ accuracy).max()
     if error > TOLERANCE:
-        raise ValueError(f"the selector's fixed point is off by {error:.4f} of accuracy (at most {TOLERANCE:.4f}); "
-                         f"weights up to {np.abs(weights[2]).max():.1f}: give it more pictures")
+        raise ValueError(
+            f"the selector's fixed point is off by {error:.4f} of accuracy (at most {TOLERANCE:.4f}); "
+            f"weights up to {np.abs(weights[2]).max():.1f}: give it more pictures"
+        )
     threshold = within(np.sort(selector.distance2(features)), np.broadcast_to(inside, costs.shape))
     return Selector(**parts, threshold=np.maximum(threshold, 0)).to_dict()
 
@@ -65,8 +82,12 @@ def fit(z: np.ndarray, groups: np.ndarray, seed: int, steps: int = STEPS) -> tup
     generator = torch.Generator().manual_seed(seed)
     kinds, y = np.unique(groups, return_inverse=True)
     x, y, d, g = torch.as_tensor(z, dtype=torch.float32), torch.as_tensor(y), z.shape[1], len(kinds)
-    weights = [torch.randn(HIDDEN, d, generator=generator) * (2 / d) ** 0.5, torch.zeros(HIDDEN),
-               torch.randn(g, HIDDEN, generator=generator) * 0.01, torch.zeros(g)]
+    weights = [
+        torch.randn(HIDDEN, d, generator=generator) * (2 / d) ** 0.5,
+        torch.zeros(HIDDEN),
+        torch.randn(g, HIDDEN, generator=generator) * 0.01,
+        torch.zeros(g),
+    ]
     for w in weights:
         w.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -117,8 +138,10 @@ def lambdas_of(accuracy: np.ndarray, costs: np.ndarray) -> list[float]:
                 slope = (accuracy[:, dear] - accuracy[:, cheap]) / (costs[dear] - costs[cheap])
                 slopes.append(slope[(slope > 0) & (accuracy[:, cheap] != NEVER)])
     slopes = np.concatenate(slopes)
-    return sorted({float(np.ceil(s * ONE) / ONE) for s in np.quantile(slopes, np.linspace(0, 1, QUANTILES))}
-                  | {0.0, float(np.ceil(slopes.max() * ONE + 1) / ONE)})
+    return sorted(
+        {float(np.ceil(s * ONE) / ONE) for s in np.quantile(slopes, np.linspace(0, 1, QUANTILES))}
+        | {0.0, float(np.ceil(slopes.max() * ONE + 1) / ONE)}
+    )
 
 
 def _check(features, correct, groups, costs, shared) -> None:
@@ -130,8 +153,10 @@ def _check(features, correct, groups, costs, shared) -> None:
     if groups.shape != (m,) or not (np.isfinite(costs).all() and (costs >= 0).all()):
         raise ValueError(f"expected groups [{m}] and costs >= 0, got {list(groups.shape)} and {costs}")
     if shared.shape != costs.shape or shared.dtype != bool or not shared.any():
-        raise ValueError(f"expected shared bool [{len(costs)}], at least one true: variants for pictures of unseen "
-                         f"kinds; got {shared.tolist()}")
+        raise ValueError(
+            f"expected shared bool [{len(costs)}], at least one true: variants for pictures of unseen "
+            f"kinds; got {shared.tolist()}"
+        )
 
 
 def _rint(x) -> np.ndarray:

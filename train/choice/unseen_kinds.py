@@ -30,16 +30,16 @@ class LeftOut:
     correct: np.ndarray
 
     def harm(self, inside: np.ndarray, shared: np.ndarray, level: np.ndarray, usual: int) -> np.ndarray:
-        """float64 [V]: accuracy (0..1) lost by each private variant of a level, against the usual one of those for all.
-        """
+        """float64 [V]: accuracy (0..1) lost by each private variant of a level, against the usual one of those for all."""
         allowed = shared[level] | (self.far[:, None] <= within(self.near, inside[level]))
         chosen = level[np.where(allowed, self.predicted[:, level], NEVER).argmax(1)]
         lost = self.correct[:, usual] - self.correct[np.arange(len(chosen)), chosen]
         return np.where(shared, 0, np.bincount(chosen, lost, len(inside)) / len(chosen))
 
 
-def careful_inside(seen: Outcomes, groups: np.ndarray, costs, seed: int, *, shared: np.ndarray,
-                   most: float) -> np.ndarray:
+def careful_inside(
+    seen: Outcomes, groups: np.ndarray, costs, seed: int, *, shared: np.ndarray, most: float
+) -> np.ndarray:
     """Share of known pictures near enough to get each variant, float64 [V] of 0..INSIDE, at which no kind loses much.
 
     seen, groups, costs, shared: as `train.choice.fit_choice` takes them. most: accuracy (0..1) that a left-out kind may
@@ -64,11 +64,16 @@ def careful_inside(seen: Outcomes, groups: np.ndarray, costs, seed: int, *, shar
 def _left_out(seen: Outcomes, groups: np.ndarray, costs: np.ndarray, seed: int, shared: np.ndarray, kind) -> LeftOut:
     rest, own = np.flatnonzero(groups != kind), np.flatnonzero(groups == kind)
     known, unseen = seen.of_pictures(rest), seen.of_pictures(own)
-    selector = Selector.from_dict(train_selector(known.features, known.correct, groups[rest], costs, seed,
-                                                 shared=shared, inside=1.0))
+    selector = Selector.from_dict(
+        train_selector(known.features, known.correct, groups[rest], costs, seed, shared=shared, inside=1.0)
+    )
     anywhere = replace(selector, threshold=np.full(len(costs), 1 << 62))
-    return LeftOut(np.sort(selector.distance2(known.features)), selector.distance2(unseen.features),
-                   anywhere.predict(unseen.features), unseen.correct.astype(np.float64))
+    return LeftOut(
+        np.sort(selector.distance2(known.features)),
+        selector.distance2(unseen.features),
+        anywhere.predict(unseen.features),
+        unseen.correct.astype(np.float64),
+    )
 
 
 def _levels(costs: np.ndarray, shared: np.ndarray) -> list[np.ndarray]:

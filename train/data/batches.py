@@ -25,8 +25,18 @@ class Batches:
     mirrored where `flip`. `share` (rank, processes): which part of every batch this process takes.
     """
 
-    def __init__(self, views: np.ndarray, labels: np.ndarray, *, batch: int, pictures: int, seed: int, flip: bool,
-                 device: torch.device, share: tuple[int, int] = (0, 1)):
+    def __init__(
+        self,
+        views: np.ndarray,
+        labels: np.ndarray,
+        *,
+        batch: int,
+        pictures: int,
+        seed: int,
+        flip: bool,
+        device: torch.device,
+        share: tuple[int, int] = (0, 1),
+    ):
         self.families, self.count, self.height, self.width = views.shape[:4]
         self.views = torch.tensor(views, device=device) if device.type == "cuda" else views
         self.labels, self.device = torch.tensor(labels, device=device), device
@@ -45,7 +55,7 @@ class Batches:
         turn.
         """
         chance = generator(self.seed, phase, epoch)
-        order = torch.randperm(self.count, generator=chance)[:self.pictures]
+        order = torch.randperm(self.count, generator=chance)[: self.pictures]
         families = (torch.arange(self.pictures) + epoch) % self.families
         if own is None:
             return order, families
@@ -69,7 +79,7 @@ class Batches:
             members = (flat == group).nonzero()[:, 0]
             rounds = -(-int((of == group).sum()) * self.batch // len(members))
             drawn = torch.cat([members[torch.randperm(len(members), generator=chance)] for _ in range(rounds)])
-            views[of == group] = drawn[:int((of == group).sum()) * self.batch].view(-1, self.batch)
+            views[of == group] = drawn[: int((of == group).sum()) * self.batch].view(-1, self.batch)
         return (views.flatten() % self.count, views.flatten() // self.count), of
 
     def get(self, order: Order, phase: str, epoch: int, step: int) -> tuple[Tensor, Tensor]:

@@ -165,7 +165,8 @@ def _fetch_cifar(root: Path) -> None:
     except (urllib.error.URLError, OSError) as error:
         raise DataError(
             f"no CIFAR-10 in {root} and it cannot be fetched ({error}); expected data_batch_1..5 and test_batch in "
-            f"{root / CIFAR_FOLDER}: unpack {CIFAR_URL} there, or name its folder with --data") from error
+            f"{root / CIFAR_FOLDER}: unpack {CIFAR_URL} there, or name its folder with --data"
+        ) from error
     finally:
         with suppress(OSError):  # whatever went wrong is told already
             archive.unlink()
@@ -253,5 +254,6 @@ def thin(dataset: Dataset, limit: int) -> Dataset:
 def spread(count: int, limit: int) -> np.ndarray:
     """At most `limit` indices below `count`, evenly spread; all for 0."""
     return np.arange(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(np.int64)
+
 
 DATA_SIDE = 32  # of the pictures of digits and cifar10

@@ -19,11 +19,11 @@ from functools import lru_cache
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask a server for news
 
-import albumentations as A  # noqa: E402
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from albumentations.augmentations.blur import functional as blur  # noqa: E402
-from PIL import Image  # noqa: E402
+import albumentations as A
+import cv2
+import numpy as np
+from albumentations.augmentations.blur import functional as blur
+from PIL import Image
 
 VERSION = 1  # of everything below: cached pictures of another version are made anew
 SIDE = 32  # shorter side, in pixels, for which the constants hold
@@ -56,7 +56,9 @@ def degrade(picture: np.ndarray, family: str, severity: int, seed: int) -> np.nd
     """
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         came = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise ValueError(f"expected a uint8 picture [H, W, 3], got {came}; convert it with runtime.pictures.arrays.as_picture")
+        raise ValueError(
+            f"expected a uint8 picture [H, W, 3], got {came}; convert it with runtime.pictures.arrays.as_picture"
+        )
     if family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}; the families are {', '.join(FAMILIES)}")
     if family == "clean":

@@ -48,8 +48,9 @@ def severities(n: int, families, seed: int) -> np.ndarray:
     return out
 
 
-def evaluation_views(x: np.ndarray, families, seed: int, cache: Path,
-                     workers: int | None = None) -> dict[tuple[str, int], np.ndarray]:
+def evaluation_views(
+    x: np.ndarray, families, seed: int, cache: Path, workers: int | None = None
+) -> dict[tuple[str, int], np.ndarray]:
     """Every picture in every family at every severity: (family, severity) -> uint8 [N, H, W, 3], read-only.
 
     x: uint8 [N, H, W, 3]. "clean" is there once, as severity 0.
@@ -65,8 +66,9 @@ def evaluation_views(x: np.ndarray, families, seed: int, cache: Path,
 MIXED_SEED = 11  # of the test pictures on which training and benchmarks/exact.py both count right answers
 
 
-def mixed_views(x: np.ndarray, families, seed: int, cache: Path,
-                workers: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mixed_views(
+    x: np.ndarray, families, seed: int, cache: Path, workers: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every picture once, with a family and a severity at random.
 
     Returns pictures uint8 [N, H, W, 3], index into `families` uint8 [N], severity uint8 [N] (0 for clean).
@@ -93,8 +95,11 @@ def _views(x, names, family, severity, seed, cache, workers, what) -> np.memmap:
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3 or not len(x):
         raise ValueError(f"expected pictures uint8 [N, H, W, 3], N >= 1; got {x.dtype} {list(x.shape)}")
     made_of = {
-        "pictures": hashlib.sha256(np.ascontiguousarray(x)).hexdigest(), "shape": [len(family), *x.shape],
-        "families": names, "plan": hashlib.sha256(family.tobytes() + severity.tobytes()).hexdigest(), "seed": seed,
+        "pictures": hashlib.sha256(np.ascontiguousarray(x)).hexdigest(),
+        "shape": [len(family), *x.shape],
+        "families": names,
+        "plan": hashlib.sha256(family.tobytes() + severity.tobytes()).hexdigest(),
+        "seed": seed,
         "versions": [degradations.VERSION, albumentations.__version__, cv2.__version__, np.__version__],
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]

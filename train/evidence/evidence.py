@@ -103,13 +103,28 @@ class Evidence:
 
     def write(self, folder: Path) -> Path:
         """outcomes.npz."""
-        about = {"format": FORMAT, "variants": [asdict(v) for v in self.variants], "places": self.places,
-                 "held_out": self.held_out, "trained": self.trained, "arms": list(self.arms)}
-        arrays = {f"{name}_{key}": value for name, outcomes in (("test", self.test), ("seen", self.seen))
-                  for key, value in _packed(outcomes).items()}
-        arrays |= {"about": np.array(json.dumps(about)), "labels": self.labels, "full": np.packbits(self.full),
-                   "families": self.families, "severities": self.severities, "kinds": self.kinds,
-                   "curve": np.stack(self.curve)}
+        about = {
+            "format": FORMAT,
+            "variants": [asdict(v) for v in self.variants],
+            "places": self.places,
+            "held_out": self.held_out,
+            "trained": self.trained,
+            "arms": list(self.arms),
+        }
+        arrays = {
+            f"{name}_{key}": value
+            for name, outcomes in (("test", self.test), ("seen", self.seen))
+            for key, value in _packed(outcomes).items()
+        }
+        arrays |= {
+            "about": np.array(json.dumps(about)),
+            "labels": self.labels,
+            "full": np.packbits(self.full),
+            "families": self.families,
+            "severities": self.severities,
+            "kinds": self.kinds,
+            "curve": np.stack(self.curve),
+        }
         if self.arms:
             arrays["arm_variant"] = np.stack([a.variant for a in self.arms.values()]).astype(np.int16)
             arrays["arm_cost"] = np.stack([a.cost for a in self.arms.values()])
@@ -134,19 +149,33 @@ class Evidence:
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}")
         test, seen = (_unpacked(file, name) for name in ("test", "seen"))
-        return cls(variants=tuple(Measured(**{**v, "groups": tuple(v["groups"])}) for v in about["variants"]),
-                   places=tuple((family, severity) for family, severity in about["places"]),
-                   held_out=tuple(about["held_out"]), trained=tuple(about["trained"]), labels=file["labels"], test=test,
-                   full=np.unpackbits(file["full"], count=len(test)).astype(bool), seen=seen, families=file["families"],
-                   severities=file["severities"], kinds=file["kinds"],
-                   arms={name: Taken(file["arm_variant"][k].astype(np.int64), file["arm_cost"][k])
-                         for k, name in enumerate(about["arms"])}, curve=tuple(file["curve"]))
+        return cls(
+            variants=tuple(Measured(**{**v, "groups": tuple(v["groups"])}) for v in about["variants"]),
+            places=tuple((family, severity) for family, severity in about["places"]),
+            held_out=tuple(about["held_out"]),
+            trained=tuple(about["trained"]),
+            labels=file["labels"],
+            test=test,
+            full=np.unpackbits(file["full"], count=len(test)).astype(bool),
+            seen=seen,
+            families=file["families"],
+            severities=file["severities"],
+            kinds=file["kinds"],
+            arms={
+                name: Taken(file["arm_variant"][k].astype(np.int64), file["arm_cost"][k])
+                for k, name in enumerate(about["arms"])
+            },
+            curve=tuple(file["curve"]),
+        )
 
 
 def _packed(outcomes: Outcomes) -> dict[str, np.ndarray]:
     """Bits for right and wrong, and 32 bits for margins: logits are below 2**30, their differences below 2**31."""
-    return {"features": outcomes.features, "correct": np.packbits(outcomes.correct),
-            "margin": outcomes.margin.astype(np.int32)}
+    return {
+        "features": outcomes.features,
+        "correct": np.packbits(outcomes.correct),
+        "margin": outcomes.margin.astype(np.int32),
+    }
 
 
 def _unpacked(file: dict[str, np.ndarray], name: str) -> Outcomes:

@@ -52,8 +52,15 @@ class Pictures:
         test = spread(len(dataset.test_y), settings.test_pictures)
         views = evaluation_views(dataset.test_x[test], trained + settings.held_out, *options)
         mixed = mixed_views(dataset.test_x, FAMILIES, MIXED_SEED, *options[1:])[0]
-        return cls(training_views(val, trained, *options), val.train_y, severities(len(some), trained, settings.seed),
-                   views, dataset.test_y[test], mixed, dataset.test_y)
+        return cls(
+            training_views(val, trained, *options),
+            val.train_y,
+            severities(len(some), trained, settings.seed),
+            views,
+            dataset.test_y[test],
+            mixed,
+            dataset.test_y,
+        )
 
     def __len__(self) -> int:
         """How many each variant answers."""
@@ -84,14 +91,25 @@ class Parts:
         return found
 
 
-def gather(settings: Settings, pictures: Pictures, teacher: Network, found: Configs, parts: Parts
-           ) -> tuple[Evidence, dict[str, int]]:
+def gather(
+    settings: Settings, pictures: Pictures, teacher: Network, found: Configs, parts: Parts
+) -> tuple[Evidence, dict[str, int]]:
     """Outcomes on validation and test pictures; how many of `mixed` each variant has right, as a bundle must too."""
     cost = layer_cost(settings.cost, settings.target)
     variants = tuple(measured(v, parts.graphs[v.name], relative(cost, teacher.arch, v.bits)) for v in found.variants)
-    evidence = measure(variants, parts.outcomes, teacher, pictures.seen, pictures.seen_labels, pictures.severities,
-                       settings.training_families, pictures.views, pictures.labels, _groups(settings, found),
-                       parts.device)
+    evidence = measure(
+        variants,
+        parts.outcomes,
+        teacher,
+        pictures.seen,
+        pictures.seen_labels,
+        pictures.severities,
+        settings.training_families,
+        pictures.views,
+        pictures.labels,
+        _groups(settings, found),
+        parts.device,
+    )
     right = parts.outcomes("mixed", np.asarray(pictures.mixed), pictures.mixed_labels).correct.sum(0)
     return evidence, {name: int(count) for name, count in zip(parts.graphs, right, strict=True)}
 

@@ -23,9 +23,19 @@ def measured(variant: Variant, graph: Graph, cost: float) -> Measured:
     return Measured(variant.name, variant.method, cost, w_bits, a_bits, variant.groups, variant.base)
 
 
-def measure(variants: tuple[Measured, ...], answered: Callable[[str, np.ndarray, np.ndarray], Outcomes],
-            teacher: Network, seen: np.ndarray, seen_labels: np.ndarray, severities: np.ndarray,
-            trained: tuple[str, ...], views: Views, labels: np.ndarray, groups: Groups | None, device) -> Evidence:
+def measure(
+    variants: tuple[Measured, ...],
+    answered: Callable[[str, np.ndarray, np.ndarray], Outcomes],
+    teacher: Network,
+    seen: np.ndarray,
+    seen_labels: np.ndarray,
+    severities: np.ndarray,
+    trained: tuple[str, ...],
+    views: Views,
+    labels: np.ndarray,
+    groups: Groups | None,
+    device,
+) -> Evidence:
     """Evidence without arms or a curve.
 
     answered: outcomes of all variants, in their order, of a part's name, its pictures and labels. seen: validation
@@ -34,16 +44,30 @@ def measure(variants: tuple[Measured, ...], answered: Callable[[str, np.ndarray,
     where families are the kinds.
     """
     families, count = seen.shape[:2]
-    learned = _joined([answered(f"validation-{family}", row, seen_labels)
-                       for family, row in zip(trained, seen, strict=True)])
-    test = _joined([answered(f"test-{family}-{severity}", pictures, labels)
-                    for (family, severity), pictures in views.items()])
+    learned = _joined(
+        [answered(f"validation-{family}", row, seen_labels) for family, row in zip(trained, seen, strict=True)]
+    )
+    test = _joined(
+        [answered(f"test-{family}-{severity}", pictures, labels) for (family, severity), pictures in views.items()]
+    )
     full = [float_correct(teacher, FULL, pictures, labels, device) for pictures in views.values()]
     families_of = np.repeat(np.arange(families), count)
     kinds = families_of if groups is None else groups.of(learned.features)
-    return Evidence(variants, tuple(views), tuple(dict.fromkeys(f for f, _ in views if f not in trained)), trained,
-                    labels, test, np.concatenate(full), learned, families_of,
-                    severities.reshape(-1).astype(np.int64), kinds, {}, (np.empty((0, len(views))),) * 2)
+    return Evidence(
+        variants,
+        tuple(views),
+        tuple(dict.fromkeys(f for f, _ in views if f not in trained)),
+        trained,
+        labels,
+        test,
+        np.concatenate(full),
+        learned,
+        families_of,
+        severities.reshape(-1).astype(np.int64),
+        kinds,
+        {},
+        (np.empty((0, len(views))),) * 2,
+    )
 
 
 def _joined(parts: list[Outcomes]) -> Outcomes:
@@ -53,8 +77,10 @@ def _joined(parts: list[Outcomes]) -> Outcomes:
 def accuracy_by_family(records: list[dict], arm: str, variant: str) -> dict[str, float]:
     """Mean over severities."""
     mine = [r for r in records if (r["arm"], r["variant"]) == (arm, variant)]
-    return {f: float(np.mean([r["correct"] / r["pictures"] for r in mine if r["family"] == f]))
-            for f in dict.fromkeys(r["family"] for r in mine)}
+    return {
+        f: float(np.mean([r["correct"] / r["pictures"] for r in mine if r["family"] == f]))
+        for f in dict.fromkeys(r["family"] for r in mine)
+    }
 
 
 def mean_cost(records: list[dict], arm: str, variant: str) -> float:

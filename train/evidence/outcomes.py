@@ -15,7 +15,7 @@ class Outcomes:
     """Of M pictures and V variants.
 
     features: int32 [M, D] of runtime.choice.quality; correct: bool [M, V], whether the label is right; margin: int64
-    [M, V], the largest logit less the second largest, in the units of the variant's int32 logits. """
+    [M, V], the largest logit less the second largest, in the units of the variant's int32 logits."""
 
     features: np.ndarray
     correct: np.ndarray
@@ -31,8 +31,13 @@ class Outcomes:
         return Outcomes(self.features[chosen], self.correct[chosen], self.margin[chosen])
 
 
-def outcomes(graphs: dict[str, Graph], pictures: np.ndarray, labels: np.ndarray, device,
-             advance: Callable[[int], None] = lambda count: None) -> Outcomes:
+def outcomes(
+    graphs: dict[str, Graph],
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    device,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Outcomes:
     """Outcomes on pictures uint8 [M, H, W, 3] with labels int64 [M]; variants in the order of `graphs`.
 
     advance: called with M after each variant.

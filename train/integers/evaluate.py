@@ -35,8 +35,10 @@ class IntegerNetwork:
         if tuple(pictures.shape[1:]) != expected:
             raise ValueError(f"expected pictures [N, {', '.join(map(str, expected))}], got {list(pictures.shape)}")
         with torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
-            parts = [self._run(torch.tensor(pictures[i:i + self.batch], device=self.device))
-                     for i in range(0, len(pictures), self.batch)]
+            parts = [
+                self._run(torch.tensor(pictures[i : i + self.batch], device=self.device))
+                for i in range(0, len(pictures), self.batch)
+            ]
         return torch.cat(parts) if parts else torch.empty(0, self._classes(), dtype=torch.int32, device=self.device)
 
     def _classes(self) -> int:
@@ -81,6 +83,7 @@ def _finish(graph: Graph, node: Node, device) -> Callable[[Tensor], Tensor]:
     def finish(product: Tensor) -> Tensor:
         codes = product.bitwise_right_shift_(shift)
         return (codes.add_(zero) if zero else codes).clamp_(node.qmin, node.qmax).float()
+
     return finish
 
 
@@ -110,6 +113,7 @@ def _int64_conv(graph: Graph, node: Conv, device) -> Step:
     def step(values: dict[str, Tensor]) -> Tensor:
         product = torch.addcmul(offset, convolve(values[node.input]).to(torch.int64), factor)
         return finish(product.addcmul_(centred(values[node.skip]).to(torch.int64), worth))
+
     return step
 
 
@@ -127,6 +131,7 @@ def _float32_conv(graph: Graph, node: Conv, scale: np.ndarray, device) -> Step:
         if node.skip is not None:
             acc.addcmul_(centred(values[node.skip]), worth)
         return _to_codes(acc.mul_(scale), node, zero)
+
     return step
 
 
@@ -151,6 +156,7 @@ def float32_scale(r: Requant, zero: int, qmin: int, qmax: int, reach: np.ndarray
 
     def floats(acc: np.ndarray) -> np.ndarray:
         return np.floor(acc.astype(np.float32) * scale + np.float32(zero + 0.5)) - zero >= levels
+
     first = np.clip(np.ceil((levels - 0.5) / ratio), -reach - 1, reach + 1).astype(np.int64)
     first -= integers(first - 1)  # where the quotient was rounded to the other side of an integer
     first += ~integers(first)
@@ -176,8 +182,9 @@ def _sums(graph: Graph, node: Conv, weight: np.ndarray) -> np.ndarray:
     return (np.abs(weight.astype(np.int64)) * reach).sum((1, 2, 3))
 
 
-def _convolution(graph: Graph, node: Conv, weight: np.ndarray, device, bias: np.ndarray | None = None
-                 ) -> Callable[[Tensor], Tensor]:
+def _convolution(
+    graph: Graph, node: Conv, weight: np.ndarray, device, bias: np.ndarray | None = None
+) -> Callable[[Tensor], Tensor]:
     """Sums of centred codes with weight [O, kH, kW, I / groups] and bias [O]: exact integers in float32 or float64."""
     largest = _sums(graph, node, weight) + (0 if bias is None else np.abs(bias))
     dtype = torch.float32 if largest.max() < EXACT_FLOAT32 else torch.float64
@@ -191,6 +198,7 @@ def _convolution(graph: Graph, node: Conv, weight: np.ndarray, device, bias: np.
         x = centred(codes).to(dtype)
         x = x if even else F.pad(x, (left, right, top, bottom))
         return F.conv2d(x, weight, bias, node.stride, (top, left) if even else 0, 1, node.groups)
+
     return convolve
 
 
@@ -214,6 +222,7 @@ def _avg_pool(graph: Graph, node: AvgPool, device) -> Step:
     def step(values: dict[str, Tensor]) -> Tensor:
         windows = centred(values[node.input]).to(torch.int64).unfold(2, kh, node.stride).unfold(3, kw, node.stride)
         return finish(windows.sum((-1, -2)))
+
     return step
 
 
@@ -222,6 +231,7 @@ def _max_pool(graph: Graph, node: MaxPool, device) -> Step:
 
     def step(values: dict[str, Tensor]) -> Tensor:
         return F.max_pool2d(F.pad(values[node.input], (left, right, top, bottom)), node.kernel, node.stride)
+
     return step
 
 
@@ -230,8 +240,9 @@ def _shortcut(graph: Graph, node: Shortcut, device) -> Step:
     behind = out.shape[2] - node.before - channels
 
     def step(values: dict[str, Tensor]) -> Tensor:
-        x = values[node.input][:, :, ::node.stride, ::node.stride]
+        x = values[node.input][:, :, :: node.stride, :: node.stride]
         return F.pad(x, (0, 0, 0, 0, node.before, behind), value=out.zero_point[0])
+
     return step
 
 

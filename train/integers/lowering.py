@@ -77,15 +77,24 @@ class _Builder:
         inner = self.net.convs[key(block.conv2)].arms[self.variant].a
         middle = self.conv(block.conv1, codes, float(inner.step()), inner.bits)
         skip = self.skip(index, block, x, codes)
-        return self.conv(block.conv2, middle, self.stream_scale(index), skip=skip,
-                         divisor=3 if block.shortcut is not None else int(self.stream.d[index]))
+        return self.conv(
+            block.conv2,
+            middle,
+            self.stream_scale(index),
+            skip=skip,
+            divisor=3 if block.shortcut is not None else int(self.stream.d[index]),
+        )
 
     def skip(self, index: int, block: Block, x: str, codes: str) -> str:
         if block.shortcut is not None:
             source = codes if self.net.reads(block.shortcut, self.variant) == block.conv1.name else None
             scale = self.stream_scale(index) * int(self.stream.side_n[index]) / 3
-            return self.conv(block.shortcut, source or self.input_codes(block.shortcut, x), scale,
-                             zero_point=int(self.stream.side_zero[index]))
+            return self.conv(
+                block.shortcut,
+                source or self.input_codes(block.shortcut, x),
+                scale,
+                zero_point=int(self.stream.side_zero[index]),
+            )
         if not block.before + block.after and block.stride == 1:
             return x
         name, shape = f"{block.name}.skip", (*block.conv2.size, block.conv2.outputs)
@@ -114,8 +123,16 @@ class _Builder:
         scale = float32(source * q / (p * area))
         return scale, rescale_requant(source, scale, area)
 
-    def conv(self, layer: Layer, x: str, scale: float, bits: int = 8, zero_point: int = 0, skip: str | None = None,
-             divisor: int = 1) -> str:
+    def conv(
+        self,
+        layer: Layer,
+        x: str,
+        scale: float,
+        bits: int = 8,
+        zero_point: int = 0,
+        skip: str | None = None,
+        divisor: int = 1,
+    ) -> str:
         """A convolution to unsigned codes of the given scale; the clamp at 0 is its ReLU."""
         conv, scale, source = self.net.convs[key(layer)], float32(scale), self.tensors[x].scale
         affine, arm = _affine(conv.arms[self.variant].norm), conv.arms[self.variant]
@@ -123,12 +140,25 @@ class _Builder:
         natural = source * step * affine.gain / scale
         weight, left, q = tie_free(self.codes(layer), natural, divisor)
         w_scale = (np.exp2(left) * scale / (q * source)).astype(np.float32)
-        node = Conv(layer.name, x, layer.name, weight.astype(np.int8), arm.w.bits,
-                    np.rint(affine.offset * q / scale).astype(np.int64), w_scale,
-                    conv_requant(source, w_scale, scale), layer.stride, layer.padding, qmax=(1 << bits) - 1)
+        node = Conv(
+            layer.name,
+            x,
+            layer.name,
+            weight.astype(np.int8),
+            arm.w.bits,
+            np.rint(affine.offset * q / scale).astype(np.int64),
+            w_scale,
+            conv_requant(source, w_scale, scale),
+            layer.stride,
+            layer.padding,
+            qmax=(1 << bits) - 1,
+        )
         if skip is not None:
-            node = replace(node, skip=skip, skip_multiplier=skip_multiplier(
-                source, w_scale, node.requant.left, self.tensors[skip].scale))
+            node = replace(
+                node,
+                skip=skip,
+                skip_multiplier=skip_multiplier(source, w_scale, node.requant.left, self.tensors[skip].scale),
+            )
         return self.add(node, (*layer.size, layer.outputs), bits, scale, zero_point)
 
     def classifier(self, layer: Layer, x: str) -> None:

@@ -37,8 +37,13 @@ def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
     for mine in sorted({v.groups for v in found.variants}):
         arms = tuple(v.name for v in found.variants if v.groups == mine)
         own, some = np.isin(of_view, mine), np.isin(of_held, mine)
-        out.append(Feed(arms, torch.from_numpy(own) if mine and own.any() else None,
-                        Held(held.pictures[some], held.labels[some]) if some.any() else held))
+        out.append(
+            Feed(
+                arms,
+                torch.from_numpy(own) if mine and own.any() else None,
+                Held(held.pictures[some], held.labels[some]) if some.any() else held,
+            )
+        )
     return out
 
 

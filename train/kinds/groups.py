@@ -97,8 +97,13 @@ def _gaussians(quality: np.ndarray, label: np.ndarray) -> Groups:
     q = np.clip((quality - offset) / deviation, -CLIP, CLIP)
     parts = [q[label == k] for k in range(label.max() + 1)]
     ridge = RIDGE * np.eye(q.shape[1])
-    return Groups(offset, deviation, np.array([len(p) / len(q) for p in parts]), np.array([p.mean(0) for p in parts]),
-                  np.array([np.cov(p.T, bias=True) + ridge for p in parts]))
+    return Groups(
+        offset,
+        deviation,
+        np.array([len(p) / len(q) for p in parts]),
+        np.array([p.mean(0) for p in parts]),
+        np.array([np.cov(p.T, bias=True) + ridge for p in parts]),
+    )
 
 
 def find_groups(quality: np.ndarray, losses: np.ndarray, count: int, seed: int) -> Groups:
@@ -107,8 +112,10 @@ def find_groups(quality: np.ndarray, losses: np.ndarray, count: int, seed: int) 
     q = np.clip((quality - offset) / deviation, -CLIP, CLIP)
     spread = max(float(losses.std()), 1e-6)
     points = np.concatenate([q, np.clip((losses[:, None] - losses.mean()) / spread, -CLIP, CLIP)], 1)
-    fits = [GaussianMixture(k, reg_covar=RIDGE, random_state=seed).fit(points)
-            for k in ([count] if count else range(1, min(MOST, len(points) // 2) + 1))]
+    fits = [
+        GaussianMixture(k, reg_covar=RIDGE, random_state=seed).fit(points)
+        for k in ([count] if count else range(1, min(MOST, len(points) // 2) + 1))
+    ]
     best = min(fits, key=lambda fit: fit.bic(points))
     d = q.shape[1]  # a Gaussian's marginal is had by leaving out the other dimensions
     return Groups(offset, deviation, best.weights_, best.means_[:, :d], best.covariances_[:, :d, :d])
@@ -118,8 +125,9 @@ def check_count(wanted: str, pictures: int) -> None:
     """Raises ValueError for more groups than there are pictures to find them on."""
     most = min(GROUPED, pictures)
     if wanted != FAMILIES and int(wanted) > most:
-        raise ValueError(f"--groups {wanted}: expected at most {most}, one a picture that groups are found on; give "
-                         "fewer")
+        raise ValueError(
+            f"--groups {wanted}: expected at most {most}, one a picture that groups are found on; give fewer"
+        )
 
 
 def quality_groups(batches: Batches, teacher: Network, wanted: str, seed: int) -> Groups:
@@ -149,7 +157,7 @@ def teacher_losses(teacher: Network, pictures: np.ndarray, labels: Tensor, devic
     """Cross entropy float64 [M] of the full-precision network on pictures uint8 [M, H, W, 3]."""
     parts = []
     for k in range(0, len(pictures), BATCH):
-        logits = answers(teacher, torch.tensor(pictures[k:k + BATCH], device=device))
-        wanted = labels[k:k + BATCH].to(device)
+        logits = answers(teacher, torch.tensor(pictures[k : k + BATCH], device=device))
+        wanted = labels[k : k + BATCH].to(device)
         parts.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").cpu())
     return torch.cat(parts).double().numpy()

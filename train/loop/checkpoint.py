@@ -26,8 +26,9 @@ class CheckpointError(ValueError):
     """No checkpoint to go on from, or one of another run; the message says what to do."""
 
 
-def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None,
-         names: list[str], state: dict) -> Path:
+def save(
+    folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None, names: list[str], state: dict
+) -> Path:
     """Writes the file. names: those of the optimizer's parameters, in order."""
     tensors = {f"{part}.{name}": t for part, module in modules.items() for name, t in module.state_dict().items()}
     if optimizer is not None:
@@ -40,8 +41,9 @@ def save(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Opt
     path.parent.mkdir(parents=True, exist_ok=True)
     told = json.dumps(state)
     # One entry, since those of several come in any order, and the same run shall leave the same bytes.
-    write_bytes(path, write(tensors, {ABOUT: json.dumps({"format": FORMAT, "sha256": _digest(tensors, told),
-                                                         "state": told})}))
+    write_bytes(
+        path, write(tensors, {ABOUT: json.dumps({"format": FORMAT, "sha256": _digest(tensors, told), "state": told})})
+    )
     return path
 
 
@@ -61,8 +63,10 @@ def load(folder: Path, flag: str = "--resume") -> tuple[dict[str, Tensor], dict]
     if about["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {about['format']}, expected {FORMAT}; start without {flag}")
     if not isinstance(about["state"], str) or about["sha256"] != _digest(tensors, about["state"]):
-        raise CheckpointError(f"{path} is damaged: expected the bytes that its sha256 tells, got others; bring an "
-                              f"undamaged copy back, or start without {flag}")
+        raise CheckpointError(
+            f"{path} is damaged: expected the bytes that its sha256 tells, got others; bring an "
+            f"undamaged copy back, or start without {flag}"
+        )
     return tensors, _checked(about["state"], path, flag)
 
 
@@ -89,13 +93,16 @@ def _checked(text: str, path: Path, flag: str) -> dict:
         state = json.loads(text)
         phase = state["phase"]
         counts = ["journal", *(("epoch", "step", "counted") if phase in INSIDE else ())]
-        wanted = {"phase": phase in (*INSIDE, *AFTER_SEARCH), "settings": isinstance(state["settings"], dict),
-                  **{k: type(state[k]) is int and state[k] >= 0 for k in counts},
-                  "configs": isinstance(state["configs"], dict) or
-                  state["configs"] is None and phase not in AFTER_SEARCH}
+        wanted = {
+            "phase": phase in (*INSIDE, *AFTER_SEARCH),
+            "settings": isinstance(state["settings"], dict),
+            **{k: type(state[k]) is int and state[k] >= 0 for k in counts},
+            "configs": isinstance(state["configs"], dict) or (state["configs"] is None and phase not in AFTER_SEARCH),
+        }
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a run's state, got {text[:80]!r} ({error!r}); start without "
-                              f"{flag}") from error
+        raise CheckpointError(
+            f"{path}: expected a run's state, got {text[:80]!r} ({error!r}); start without {flag}"
+        ) from error
     wrong = [f"{k} {str(state[k])[:80]!r}" for k, right in wanted.items() if not right]
     if wrong:
         raise CheckpointError(f"{path}: not a run's state: {', '.join(wrong)}; start without {flag}")
@@ -105,12 +112,17 @@ def _checked(text: str, path: Path, flag: str) -> dict:
 def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     """Puts the saved tensors of one module into it. Raises CheckpointError where others were saved."""
     saved, wanted = part(tensors, name), module.state_dict()
-    differing = [k for k in sorted(saved.keys() | wanted.keys())
-                 if k not in saved or k not in wanted or saved[k].shape != wanted[k].shape]
+    differing = [
+        k
+        for k in sorted(saved.keys() | wanted.keys())
+        if k not in saved or k not in wanted or saved[k].shape != wanted[k].shape
+    ]
     if differing:
-        raise CheckpointError(f"the checkpoint does not hold what this run's {name} is made of "
-                              f"({', '.join(differing[:3])}); it is another version's or of other classes: start "
-                              "without it")
+        raise CheckpointError(
+            f"the checkpoint does not hold what this run's {name} is made of "
+            f"({', '.join(differing[:3])}); it is another version's or of other classes: start "
+            "without it"
+        )
     module.load_state_dict(saved)
 
 

@@ -28,12 +28,15 @@ def fused(*networks: nn.Module | None) -> Iterator[None]:
         try:
             yield
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
-            raise FusingError(f"--torch-compile: expected at most {ARMS} arms, got more; train fewer variants together "
-                              "or without it") from error
+            raise FusingError(
+                f"--torch-compile: expected at most {ARMS} arms, got more; train fewer variants together or without it"
+            ) from error
         except torch._dynamo.exc.TorchDynamoException as error:
-            raise FusingError(f"--torch-compile: expected torch.compile to make fused code, got {_last(error)!r}; it "
-                              "needs a C++ compiler and Python's headers (apt install g++ python3-dev), on a GPU "
-                              "triton; or train without it, which is slower") from error
+            raise FusingError(
+                f"--torch-compile: expected torch.compile to make fused code, got {_last(error)!r}; it "
+                "needs a C++ compiler and Python's headers (apt install g++ python3-dev), on a GPU "
+                "triton; or train without it, which is slower"
+            ) from error
         finally:
             for net in nets:
                 del net.forward

@@ -61,5 +61,6 @@ def _standing(path: Path, size: int) -> list[dict]:
     try:
         return [json.loads(line) for line in there[:size].splitlines()]
     except ValueError as error:
-        raise JournalError(f"{told} a line that is no record ({error}); bring the file back, or start without "
-                           "--resume") from error
+        raise JournalError(
+            f"{told} a line that is no record ({error}); bring the file back, or start without --resume"
+        ) from error

@@ -67,7 +67,7 @@ def leave() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is a GPU where there is one, "cuda" this process's own. Raises ValueError where there is none."""
+    """ "auto" is a GPU where there is one, "cuda" this process's own. Raises ValueError where there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -85,8 +85,9 @@ class Phase:
         """One for each feed."""
         return [batches.order(self.name, epoch, own) for own, _ in self.feeds]
 
-    def losses(self, run: "Run", batches: Batches, order: list[Order], epoch: int, step: int
-               ) -> Iterator[tuple[str, Tensor]]:
+    def losses(
+        self, run: "Run", batches: Batches, order: list[Order], epoch: int, step: int
+    ) -> Iterator[tuple[str, Tensor]]:
         """(name, loss) of one step, each to be differentiated before the next is asked for."""
         for (_, arms), feed in zip(self.feeds, order, strict=True):
             pictures, labels = batches.get(feed, self.name, epoch, step)
@@ -158,16 +159,25 @@ def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = Progress(*columns, TextColumn("{task.fields[note]}"), console=run.console, disable=not run.group.writes)
     with shown as progress:
-        bar = progress.add_task(f"training, {phase.name}", total=phase.epochs * batches.steps,
-                                note="making fused code" if run.fuses else "",
-                                completed=state["epoch"] * batches.steps + state["step"])
+        bar = progress.add_task(
+            f"training, {phase.name}",
+            total=phase.epochs * batches.steps,
+            note="making fused code" if run.fuses else "",
+            completed=state["epoch"] * batches.steps + state["step"],
+        )
         while state["epoch"] < phase.epochs:
             with passes(phase, run):
                 _epoch(phase, batches, run, state, lambda note: progress.update(bar, advance=1, note=note))
             state |= {"epoch": state["epoch"] + 1, "step": 0}
             if run.group.writes:
-                run.journal.write({"phase": phase.name, "epoch": state["epoch"], "step": state["epoch"] * batches.steps,
-                                   **validate(phase)})
+                run.journal.write(
+                    {
+                        "phase": phase.name,
+                        "epoch": state["epoch"],
+                        "step": state["epoch"] * batches.steps,
+                        **validate(phase),
+                    }
+                )
                 if state["epoch"] < phase.epochs:
                     keep(phase, run, state)
 
@@ -207,8 +217,9 @@ def _epoch(phase: Phase, batches: Batches, run: Run, state: dict, advance: Calla
 def _note(phase: Phase, run: Run, state: dict, step: int, rate: float) -> None:
     means = {f"loss/{arm}": total / state["counted"] for arm, total in zip(phase.arms, state["sums"], strict=True)}
     if run.group.writes:
-        run.journal.write({"phase": phase.name, "epoch": state["epoch"] + 1, "step": step, "lr": rate, **means,
-                           **phase.notes()})
+        run.journal.write(
+            {"phase": phase.name, "epoch": state["epoch"] + 1, "step": step, "lr": rate, **means, **phase.notes()}
+        )
     state |= {"sums": [0.0] * len(phase.arms), "counted": 0}
 
 
@@ -217,8 +228,10 @@ def _give_up(phase: Phase, run: Run, batches: Batches, order, state: dict, losse
     last = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint else "there is no checkpoint yet"
     layer = _first_not_finite(phase, run, batches, order, state)
     where = f"first in layer {layer}" if layer else "in no layer's output"
-    raise TrainingError(f"the loss is not finite in phase {phase.name}, epoch {state['epoch'] + 1}, "
-                        f"step {state['step'] + 1} ({told}), {where}; {last}; try a smaller --lr")
+    raise TrainingError(
+        f"the loss is not finite in phase {phase.name}, epoch {state['epoch'] + 1}, "
+        f"step {state['step'] + 1} ({told}), {where}; {last}; try a smaller --lr"
+    )
 
 
 @torch.no_grad()
@@ -229,6 +242,7 @@ def _first_not_finite(phase: Phase, run: Run, batches: Batches, order, state: di
     def look(module, inputs, output):
         if not found and not bool(torch.isfinite(output).all()):
             found.append(module.layer.name)
+
     hooks = [m.register_forward_hook(look) for m in phase.net.modules() if isinstance(m, QuantConv)]
     with torch.compiler.set_stance("force_eager"):  # fused code calls no hooks
         for _ in phase.losses(run, batches, order, state["epoch"], state["step"]):

@@ -33,9 +33,11 @@ def check_own(folder: Path) -> None:
         raise SettingsError(f"--out {folder}: expected a folder, got a file; name another")
     there = sorted(p.name for p in folder.iterdir())
     if there and not _of_a_run(folder / SETTINGS):
-        raise SettingsError(f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with "
-                            f"its {SETTINGS}, got one with {', '.join(there[:3])}; name another, whose files a run may "
-                            "replace")
+        raise SettingsError(
+            f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with "
+            f"its {SETTINGS}, got one with {', '.join(there[:3])}; name another, whose files a run may "
+            "replace"
+        )
 
 
 @contextmanager
@@ -45,8 +47,10 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             held.enter_context(alone_in(folder))
         except BlockingIOError as error:
-            raise SettingsError(f"--out {folder}: expected a folder that nobody writes into, got one in which another "
-                                "run is at work; wait for it, or name another") from error
+            raise SettingsError(
+                f"--out {folder}: expected a folder that nobody writes into, got one in which another "
+                "run is at work; wait for it, or name another"
+            ) from error
         yield
 
 
@@ -65,4 +69,4 @@ def _of_a_run(path: Path) -> bool:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(settings, dict) and KNOWN <= settings.keys()
+    return isinstance(settings, dict) and settings.keys() >= KNOWN

@@ -109,9 +109,14 @@ def _cifar_stages(count: int):
 
 ARCHITECTURES = {
     "resnet8": lambda shape, classes: _resnet(
-        "resnet8", shape, classes, [([f"block{s}"], 8 << s) for s in (1, 2, 3)], True, 1e-3),
-    **{f"resnet{6 * n + 2}": lambda shape, classes, n=n: _resnet(
-        f"resnet{6 * n + 2}", shape, classes, _cifar_stages(n), False, 1e-5) for n in (3, 5, 7, 9)},
+        "resnet8", shape, classes, [([f"block{s}"], 8 << s) for s in (1, 2, 3)], True, 1e-3
+    ),
+    **{
+        f"resnet{6 * n + 2}": lambda shape, classes, n=n: _resnet(
+            f"resnet{6 * n + 2}", shape, classes, _cifar_stages(n), False, 1e-5
+        )
+        for n in (3, 5, 7, 9)
+    },
 }
 
 
@@ -120,6 +125,7 @@ def architecture(name: str, shape: tuple[int, int, int], classes: int) -> Archit
     if min(shape[:2]) < 4:
         raise ValueError(f"{name} halves its maps twice and needs pictures of at least 4x4, got {shape[0]}x{shape[1]}")
     return ARCHITECTURES[name](shape, classes)
+
 
 END_BITS = (8, 8)  # of the first layer and the classifier, whose widths are not open
 

@@ -197,7 +197,7 @@ class Network(nn.Module):
             shared = how.arm != FULL and self.reads(block.shortcut, how.arm) == block.conv1.name
             return shortcut(codes if shared else shortcut.codes(x, how), how)
         if block.stride > 1:
-            x = x[:, :, ::block.stride, ::block.stride]
+            x = x[:, :, :: block.stride, :: block.stride]
         return F.pad(x, (0, 0, 0, 0, block.before, block.after)) if block.before + block.after else x
 
     def inherit(self, teacher: "Network") -> None:

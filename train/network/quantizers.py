@@ -98,7 +98,7 @@ class Stream(nn.Module):
 
     Tensor i has the step base * prod(d[:i+1] / n[:i+1]), so that step[i - 1] / step[i] = n[i] / d[i] with d in {1, 3}:
     a residual operand then adds an exact integer per code (see train/integers/lowering.py). A projected shortcut into
-    tensor i has codes of the step step[i] * side_n[i] / 3 and a zero point. """
+    tensor i has codes of the step step[i] * side_n[i] / 3 and a zero point."""
 
     QMAX = 255
 

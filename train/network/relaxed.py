@@ -118,8 +118,9 @@ def norms(layer: Layer, eps: float, groups: int) -> nn.ModuleList:
 class RelaxedConv(QuantConv):
     """A convolution of open widths; `position` is its row in a mixture, None for one that stays at 8 bits."""
 
-    def __init__(self, layer: Layer, eps: float, position: int | None, widths: tuple[int, ...], groups: int,
-                 planes: int | None):
+    def __init__(
+        self, layer: Layer, eps: float, position: int | None, widths: tuple[int, ...], groups: int, planes: int | None
+    ):
         super().__init__(layer, eps)
         self.position, self.widths, self.groups, self.planes = position, widths, groups, planes
 
@@ -166,8 +167,14 @@ class RelaxedNetwork(Network):
     planes: see RelaxedArm; one_input: all activations have the same width, so that a shortcut reads its block's codes.
     """
 
-    def __init__(self, arch: Architecture, widths: tuple[int, ...], groups: int = 1, planes: int | None = None,
-                 one_input: bool = False):
+    def __init__(
+        self,
+        arch: Architecture,
+        widths: tuple[int, ...],
+        groups: int = 1,
+        planes: int | None = None,
+        one_input: bool = False,
+    ):
         self.widths, self.groups, self.planes, self.one_input = widths, groups, planes, one_input
         self.positions = {layer.name: k for k, layer in enumerate(open_layers(arch))}
         super().__init__(arch, {RELAXED: {layer.name: END_BITS for layer in arch.layers}})
@@ -194,5 +201,3 @@ class RelaxedNetwork(Network):
 def one_hot(indices: Tensor, widths: int) -> Tensor:
     """float32 [L, 2, W] of indices int64 [L, 2] into the widths."""
     return torch.nn.functional.one_hot(indices, widths).float()
-
-

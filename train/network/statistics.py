@@ -21,6 +21,7 @@ def plain_means(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
+
 BATCH = 128
 
 
@@ -29,8 +30,10 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
     """bool [N] of one arm of the float network, its batch norms at rest."""
     training = net.training
     net.eval()
-    answers = [net(torch.tensor(pictures[i:i + BATCH], device=device), arm).argmax(1).cpu()
-               for i in range(0, len(pictures), BATCH)]
+    answers = [
+        net(torch.tensor(pictures[i : i + BATCH], device=device), arm).argmax(1).cpu()
+        for i in range(0, len(pictures), BATCH)
+    ]
     net.train(training)
     return torch.cat(answers).numpy() == labels
 

@@ -35,8 +35,16 @@ def load_weights(net: Network, path: Path) -> None:
     normalization = IMAGENET if "state_dict" in loaded else RAW
     state = {k.replace("module.", "", 1): v for k, v in loaded.get("state_dict", loaded).items()}
     wanted = {name: shape for layer in net.arch.layers for name, shape in _published(net, layer).items()}
-    _check(net, path, {k: _four(t) if k.endswith(".weight") and t.dim() > 1 else t for k, t in state.items()
-                       if k in wanted or k.endswith(".weight") and t.dim() > 1}, wanted)
+    _check(
+        net,
+        path,
+        {
+            k: _four(t) if k.endswith(".weight") and t.dim() > 1 else t
+            for k, t in state.items()
+            if k in wanted or (k.endswith(".weight") and t.dim() > 1)
+        },
+        wanted,
+    )
     for layer in net.arch.layers:
         _fill(net, layer, state)
     _fold_normalization(net, *normalization)
@@ -47,8 +55,11 @@ def _read(path: Path) -> dict:
     """A dict of tensors by name, or one that holds such under "state_dict"."""
     told = f"{path}: expected a checkpoint of tensors by name (.safetensors, or .pt or .th of torch), got"
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else \
-            torch.load(path, map_location="cpu", weights_only=True)
+        loaded = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # bytes that are no checkpoint may fail in any way while they are unpickled
         reason = (str(error).splitlines() or [""])[0][:100]
         raise ValueError(f"{told} a file that is none ({type(error).__name__}: {reason})") from error
@@ -71,7 +82,7 @@ def _published(net: Network, layer) -> dict[str, torch.Size]:
 
 
 def _norm_name(layer) -> str:
-    return layer.name[:-len("conv1")] + layer.name[-len("conv1"):].replace("conv", "bn")
+    return layer.name[: -len("conv1")] + layer.name[-len("conv1") :].replace("conv", "bn")
 
 
 def _four(weight: Tensor) -> Tensor:
@@ -82,13 +93,18 @@ def _check(net: Network, path: Path, state: dict[str, Tensor], wanted: dict[str,
     """Raises ValueError where names or shapes differ."""
     differing = [f"{k} missing" for k in wanted if k not in state]
     differing += [f"{k} not expected" for k in state if k not in wanted]
-    differing += [f"{k} of {list(state[k].shape)}, not {list(wanted[k])}" for k in wanted
-                  if k in state and state[k].shape != wanted[k]]
+    differing += [
+        f"{k} of {list(state[k].shape)}, not {list(wanted[k])}"
+        for k in wanted
+        if k in state and state[k].shape != wanted[k]
+    ]
     if differing:
         classes, more = net.arch.classifier.outputs, len(differing) - 3
-        raise ValueError(f"{path} is no checkpoint of {net.arch.name} for {classes} classes; give the --arch it was "
-                         f"trained as (of --teacher: --teacher-arch) and data of its classes: "
-                         f"{', '.join(differing[:3])}{f', and {more} more' if more > 0 else ''}")
+        raise ValueError(
+            f"{path} is no checkpoint of {net.arch.name} for {classes} classes; give the --arch it was "
+            f"trained as (of --teacher: --teacher-arch) and data of its classes: "
+            f"{', '.join(differing[:3])}{f', and {more} more' if more > 0 else ''}"
+        )
 
 
 def _fill(net: Network, layer, state: dict[str, Tensor]) -> None:

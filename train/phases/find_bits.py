@@ -54,8 +54,9 @@ class Bits:
         table.check(settings.budget, settings.activation_bits if settings.method == "csq" else None)
         return cls(settings, None, table)
 
-    def find(self, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held,
-             resumed: dict | None) -> None:
+    def find(
+        self, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held, resumed: dict | None
+    ) -> None:
         """Sets the run's configurations and writes configs.json."""
         inside = resumed is not None and resumed["phase"] == "search"
         if resumed is not None and resumed["configs"] is not None:

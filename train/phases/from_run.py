@@ -24,8 +24,10 @@ def joined(settings: Settings, arch: Architecture) -> dict:
     tensors, state = checkpoint.load(settings.start, "--start")
     theirs = state["settings"].get("arch")
     if state["phase"] != "done":
-        raise CheckpointError(f"--start {settings.start}: expected a run whose training has ended, got one stopped in "
-                              f"its phase {state['phase']}; end it with --resume")
+        raise CheckpointError(
+            f"--start {settings.start}: expected a run whose training has ended, got one stopped in "
+            f"its phase {state['phase']}; end it with --resume"
+        )
     if theirs != settings.arch:
         raise CheckpointError(f"--start {settings.start}: expected a run with --arch {settings.arch}, got {theirs}")
     found = Configs.from_dict(state["configs"], f"--start {settings.start}")
@@ -45,5 +47,8 @@ def joined(settings: Settings, arch: Architecture) -> dict:
 
 def _without(tensors: dict[str, Tensor], variants: set[str]) -> dict[str, Tensor]:
     """Tensors of networks alone, but those of some variants, whose names are parts of their own in a tensor's name."""
-    return {name: t for name, t in tensors.items()
-            if name.startswith(("teacher.", "student.")) and variants.isdisjoint(name.split("."))}
+    return {
+        name: t
+        for name, t in tensors.items()
+        if name.startswith(("teacher.", "student.")) and variants.isdisjoint(name.split("."))
+    }

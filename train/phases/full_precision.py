@@ -35,8 +35,9 @@ def tutor(settings: Settings, dataset: Dataset, teacher: Network, device: torch.
     return other.to(device).eval()
 
 
-def full_precision(settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held,
-                   resumed: dict | None) -> None:
+def full_precision(
+    settings: Settings, run: Run, batches: Batches, teacher: Network, held: Held, resumed: dict | None
+) -> None:
     """Trains the teacher on mixed quality, from scratch or from given weights."""
     run.modules["teacher"] = teacher
     if resumed is not None:

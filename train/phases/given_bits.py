@@ -16,8 +16,10 @@ def check(settings: Settings, found: Configs, where: str) -> None:
     if not any(v.groups for v in found.variants):
         return
     if settings.groups not in (FAMILIES, NO_PRIVATE):
-        raise ConfigsError(f"{where}: brings its kinds of quality along, got --groups {settings.groups} as well; leave "
-                           "that out, or give 1 for no private variants")
+        raise ConfigsError(
+            f"{where}: brings its kinds of quality along, got --groups {settings.groups} as well; leave "
+            "that out, or give 1 for no private variants"
+        )
     _check_groups(found, where)
     if settings.private_epochs and settings.groups != NO_PRIVATE:
         _check_names(found, where)
@@ -27,12 +29,15 @@ def _check_groups(found: Configs, where: str) -> None:
     try:
         count = len(Groups.from_dict(found.groups))
     except ValueError as error:
-        raise ConfigsError(f"{where}: its variants are for kinds of quality, which it does not describe ({error}); "
-                           "bring the file back") from error
+        raise ConfigsError(
+            f"{where}: its variants are for kinds of quality, which it does not describe ({error}); bring the file back"
+        ) from error
     wrong = [v.name for v in found.variants if any(g >= count for g in v.groups)]
     if wrong:
-        raise ConfigsError(f"{where}: expected variants for the {count} kinds of quality it describes, got "
-                           f"{', '.join(wrong)} for others; bring the file back")
+        raise ConfigsError(
+            f"{where}: expected variants for the {count} kinds of quality it describes, got "
+            f"{', '.join(wrong)} for others; bring the file back"
+        )
 
 
 def _check_names(found: Configs, where: str) -> None:
@@ -40,5 +45,7 @@ def _check_names(found: Configs, where: str) -> None:
     shared = "|".join(re.escape(v.name) for v in found.variants if not v.groups)
     taken = [v.name for v in found.variants if v.groups and re.fullmatch(f"({shared})-q[0-9]+", v.name)]
     if taken:
-        raise ConfigsError(f"{where}: {', '.join(taken)}: --private-epochs makes variants of these names; leave them "
-                           "out, or give --private-epochs 0 to train these")
+        raise ConfigsError(
+            f"{where}: {', '.join(taken)}: --private-epochs makes variants of these names; leave them "
+            "out, or give --private-epochs 0 to train these"
+        )

@@ -1,7 +1,5 @@
 """The phases of training: a full-precision network, a search for bits, and from both all variants together."""
 
-
-
 from train.bits.configs import Configs
 from train.data.batches import Batches, Held
 from train.kinds.feeds import accuracy, feeds, reestimate
@@ -27,8 +25,9 @@ def variants_network(settings: Settings, arch: Architecture, found: Configs) -> 
     return net
 
 
-def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held,
-          resumed: dict | None) -> Network:
+def joint(
+    settings: Settings, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held, resumed: dict | None
+) -> Network:
     """Trains all variants together from the teacher's weights and the tutor's answers; each batch goes through all of
     its feed."""
     student = variants_network(settings, teacher.arch, run.configs).to(batches.device)
@@ -45,12 +44,19 @@ def joint(settings: Settings, run: Run, batches: Batches, teacher: Network, tuto
                 student.calibrate(batches.sample(CALIBRATION, feed.own), feed.arms)
             if run.start is not None:
                 run.start(student)
-        phase = Phase("joint", student, tuple(arm for feed in fed for arm in feed.arms), settings.epochs, settings.lr,
-                      tutor, tuple((feed.own, feed.arms) for feed in fed))
+        phase = Phase(
+            "joint",
+            student,
+            tuple(arm for feed in fed for arm in feed.arms),
+            settings.epochs,
+            settings.lr,
+            tutor,
+            tuple((feed.own, feed.arms) for feed in fed),
+        )
 
         def validate(phase: Phase) -> dict[str, float]:
-            return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches)
-                    for feed in fed for arm in feed.arms}
+            return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}
+
         train(phase, batches, run, phase.restore(resumed) if inside else None, validate)
         reestimate(run, batches, student, fed)
         if run.group.writes:

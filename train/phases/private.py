@@ -29,8 +29,11 @@ def with_private(found: Configs, groups: Groups) -> Configs:
     With one group all steps of the phase are the shared variants': what private ones must be better than.
     """
     shared = [v for v in found.variants if not v.groups and len(groups) > 1]
-    private = [replace(v, name=f"{v.name}-q{k}", groups=(k,), loss=None, base=v.name)
-               for v in shared for k in range(len(groups))]
+    private = [
+        replace(v, name=f"{v.name}-q{k}", groups=(k,), loss=None, base=v.name)
+        for v in shared
+        for k in range(len(groups))
+    ]
     return replace(found, variants=(*found.variants, *private), groups=groups.to_dict())
 
 
@@ -69,8 +72,9 @@ class PrivatePhase(Phase):
             yield base, distillation(self.net(pictures, arm), labels, taught) / batches.batch
 
 
-def specialize(settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held,
-               resumed: dict | None) -> Network:
+def specialize(
+    settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held, resumed: dict | None
+) -> Network:
     """Adds private variants to the trained ones and trains them all; nothing where --private-epochs is 0.
 
     Shared variants train on all qualities in the same phase, as long as each private one.
@@ -101,16 +105,25 @@ def _for_kinds(settings: Settings, found: Configs, batches: Batches, tutor: Netw
     return found if settings.groups == NO_PRIVATE else with_private(found, Groups.from_dict(found.groups))
 
 
-def _train(settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held,
-           resumed: dict | None) -> None:
+def _train(
+    settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held, resumed: dict | None
+) -> None:
     bases = [v.name for v in run.configs.variants if not v.groups]
     fed = feeds(_only_based(run.configs), batches, held)
-    phase = PrivatePhase("private", student, tuple(bases), settings.private_epochs, settings.private_lr, tutor,
-                         tuple((feed.own, feed.arms) for feed in fed),
-                         _moving(run.configs, student.arch))
+    phase = PrivatePhase(
+        "private",
+        student,
+        tuple(bases),
+        settings.private_epochs,
+        settings.private_lr,
+        tutor,
+        tuple((feed.own, feed.arms) for feed in fed),
+        _moving(run.configs, student.arch),
+    )
 
     def validate(phase: Phase) -> dict[str, float]:
         return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}
+
     train(phase, batches, run, None if resumed is None else phase.restore(resumed), validate)
     reestimate(run, batches, student, fed, OWN)
 

@@ -32,12 +32,19 @@ def chosen_bits(records: list[dict], held_out: set[str], evidence: Evidence | No
         return []
     sampled = {} if evidence is None else mean_bits(evidence)
     severities = sorted({r["severity"] for r in mine})
-    cells = {(r["family"], r["severity"]): f"{r['w_bits']:.2f} / {r['a_bits']:.2f}{_spread(sampled, r)}, "
-                                           f"{_favourite(r)}" for r in mine}
-    lines = ["## Bits the selector chose", "",
-             "Mean bits of weights / activations over the multiply-adds of the variants chosen, and which was most."
-             + " In brackets: 95 % of the bootstrap for the mean of both widths." * bool(sampled),
-             "", "| family | " + " | ".join(f"{s}" for s in severities) + " |", "| --- |" + " ---: |" * len(severities)]
+    cells = {
+        (r["family"], r["severity"]): f"{r['w_bits']:.2f} / {r['a_bits']:.2f}{_spread(sampled, r)}, {_favourite(r)}"
+        for r in mine
+    }
+    lines = [
+        "## Bits the selector chose",
+        "",
+        "Mean bits of weights / activations over the multiply-adds of the variants chosen, and which was most."
+        + " In brackets: 95 % of the bootstrap for the mean of both widths." * bool(sampled),
+        "",
+        "| family | " + " | ".join(f"{s}" for s in severities) + " |",
+        "| --- |" + " ---: |" * len(severities),
+    ]
     for family in dict.fromkeys(r["family"] for r in mine):
         row = " | ".join(cells.get((family, s), "") for s in severities)
         lines.append(f"| {family}{STAR if family in held_out else ''} | {row} |")
@@ -56,10 +63,14 @@ def _in_words(mine: list[dict], sampled: dict[tuple[str, int], np.ndarray]) -> s
     mean = {(r["family"], r["severity"]): (r["w_bits"] + r["a_bits"]) / 2 for r in mine}
     low, high = min(mean, key=mean.get), max(mean, key=mean.get)
     if mean[high] - mean[low] <= ALIKE:
-        return (f"The bits do not differ with quality: every family and severity gets between {mean[low]:.2f} and "
-                f"{mean[high]:.2f} on average.")
-    told = (f"The bits differ with quality: from {mean[low]:.2f} ({_place(low)}) to {mean[high]:.2f} ({_place(high)}) "
-            "on average")
+        return (
+            f"The bits do not differ with quality: every family and severity gets between {mean[low]:.2f} and "
+            f"{mean[high]:.2f} on average."
+        )
+    told = (
+        f"The bits differ with quality: from {mean[low]:.2f} ({_place(low)}) to {mean[high]:.2f} ({_place(high)}) "
+        "on average"
+    )
     places = [[p for p in mean if p[1] == severity] for severity in (1, 5)]
     if not all(places):
         return told + "."

@@ -50,8 +50,10 @@ class Comparison:
     def with_panel(self, other: "Comparison") -> "Comparison":
         """Of the families of both panels together, which have none in common; every family weighs alike."""
         count = self.families + other.families
-        accuracy, cost = ({arm: (self.families * mine[arm] + other.families * theirs[arm]) / count for arm in mine}
-                          for mine, theirs in ((self.accuracy, other.accuracy), (self.cost, other.cost)))
+        accuracy, cost = (
+            {arm: (self.families * mine[arm] + other.families * theirs[arm]) / count for arm in mine}
+            for mine, theirs in ((self.accuracy, other.accuracy), (self.cost, other.cost))
+        )
         return replace(self, accuracy=accuracy, cost=cost, families=count)
 
     def line(self) -> list[tuple[float, float]]:
@@ -65,8 +67,11 @@ class Comparison:
 
 def panel_weights(evidence: Evidence) -> dict[str, np.ndarray]:
     """Panel -> weight of each view [J], sum 1: families of a panel weigh alike, and severities of a family."""
-    within = {TRAINED: lambda f: f not in evidence.held_out, HELD_OUT: lambda f: f in evidence.held_out,
-              CLEAN: lambda f: f == "clean"}
+    within = {
+        TRAINED: lambda f: f not in evidence.held_out,
+        HELD_OUT: lambda f: f in evidence.held_out,
+        CLEAN: lambda f: f == "clean",
+    }
     out = {}
     for panel, belongs in within.items():
         views = [f for f, _ in evidence.places if belongs(f)]
@@ -101,10 +106,13 @@ def compare(evidence: Evidence, rivals: dict[str, Evidence] | None = None) -> di
 def _of_rival(evidence: Evidence, run: str, rival: Evidence) -> Answers:
     """What another run's shared variants make of the same test pictures."""
     if evidence.places != rival.places or not all(
-            np.array_equal(a, b) for a, b in ((evidence.labels, rival.labels),
-                                              (evidence.test.features, rival.test.features))):
-        raise ValueError(f"{run}: expected a run with the same test pictures in the same qualities, got others; give "
-                         "it the same --dataset, --families, --hold-out, --test-pictures and --seed")
+        np.array_equal(a, b)
+        for a, b in ((evidence.labels, rival.labels), (evidence.test.features, rival.test.features))
+    ):
+        raise ValueError(
+            f"{run}: expected a run with the same test pictures in the same qualities, got others; give "
+            "it the same --dataset, --families, --hold-out, --test-pictures and --seed"
+        )
     theirs = answers(replace(rival, arms={}))
     return {_rival(run, v): theirs[v.method, v.name] for v in (rival.variants[k] for k in rival.ladder)}
 
@@ -115,12 +123,14 @@ def _rival(run: str, variant: Measured) -> Arm:
 
 def curves(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
     """Panel -> (cost, accuracy in percent) of the exported choice at all of its budgets."""
-    return {panel: list(zip((cost @ weight).tolist(), (100 * accuracy @ weight).tolist(), strict=True))
-            for panel, weight in panel_weights(evidence).items() for accuracy, cost in [evidence.curve]}
+    return {
+        panel: list(zip((cost @ weight).tolist(), (100 * accuracy @ weight).tolist(), strict=True))
+        for panel, weight in panel_weights(evidence).items()
+        for accuracy, cost in [evidence.curve]
+    }
 
 
-def static_corners(evidence: Evidence, ladder: list[int], rivals: dict[str, Evidence] | None = None
-                   ) -> tuple[Arm, ...]:
+def static_corners(evidence: Evidence, ladder: list[int], rivals: dict[str, Evidence] | None = None) -> tuple[Arm, ...]:
     """Those of the variants `ladder` and of the rivals' shared ones that are corners of their validation frontier."""
     by_point = {}
     for k in ladder:

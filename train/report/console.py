@@ -12,9 +12,11 @@ from train.report.plots import IN_FAMILIES
 def show(records: list[dict], console: Console, hidden: set[str]) -> None:
     """Accuracy in percent per family (mean of its severities) and each arm's mean cost; some variants are left out."""
     held = {r["family"] for r in records if r["heldout"]}
-    arms = {(arm, variant): accuracy_by_family(records, arm, variant)
-            for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records) if arm in IN_FAMILIES or
-            variant not in hidden and arm not in BY_RULE}
+    arms = {
+        (arm, variant): accuracy_by_family(records, arm, variant)
+        for arm, variant in dict.fromkeys((r["arm"], r["variant"]) for r in records)
+        if arm in IN_FAMILIES or (variant not in hidden and arm not in BY_RULE)
+    }
     table = Table(title="accuracy in %, integer arithmetic (fp32: float)")
     table.add_column("family")
     for arm, variant in arms:

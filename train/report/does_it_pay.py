@@ -7,9 +7,12 @@ from train.report.bootstrap import Estimate
 from train.report.compare import CLEAN, GIVEN, HELD_OUT, RIVAL, TRAINED, Arm, Comparison, arms_of, curves
 from train.report.frontier import cost_on_line, over_line
 
-IDEAS = {"private": "private variants chosen by quality, at the bits of the best static",
-         "bits": "bits chosen by quality", "cascade": "escalation by confidence alone",
-         "adaptive": "all together, as exported"}
+IDEAS = {
+    "private": "private variants chosen by quality, at the bits of the best static",
+    "bits": "bits chosen by quality",
+    "cascade": "escalation by confidence alone",
+    "adaptive": "all together, as exported",
+}
 BOUND = "oracle"
 TITLE = "Does it pay?"
 ROWS = 9
@@ -17,9 +20,19 @@ ROWS = 9
 
 def worth(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
     """Lines of the section."""
-    return [f"## {TITLE}", "", *verdicts(compared), "", *_controls(compared[TRAINED]), "",
-            *_robust(compared), *_learned(evidence, compared), *_table(evidence, compared), "",
-            *_notes(evidence, compared)]
+    return [
+        f"## {TITLE}",
+        "",
+        *verdicts(compared),
+        "",
+        *_controls(compared[TRAINED]),
+        "",
+        *_robust(compared),
+        *_learned(evidence, compared),
+        *_table(evidence, compared),
+        "",
+        *_notes(evidence, compared),
+    ]
 
 
 def at_budgets(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
@@ -29,12 +42,16 @@ def at_budgets(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]
     given = curves(evidence)
     price = np.log([cost for cost, _ in given[TRAINED]])
     rows = dict.fromkeys(int(np.abs(price - x).argmin()) for x in np.linspace(price[0], price[-1], ROWS))
-    lines = ["## At other budgets", "",
-             "The same selector with other budgets, on the test pictures: accuracy, how far it is above static "
-             "variants at equal cost, and what static variants cost for the same accuracy, as a multiple. Without "
-             "intervals: those of the budget above are about right for its neighbours.", "",
-             "| " + " | ".join(f"{p}: cost | accuracy | over static | static cost" for p in compared) + " |",
-             "|" + " ---: |" * (4 * len(compared))]
+    lines = [
+        "## At other budgets",
+        "",
+        "The same selector with other budgets, on the test pictures: accuracy, how far it is above static "
+        "variants at equal cost, and what static variants cost for the same accuracy, as a multiple. Without "
+        "intervals: those of the budget above are about right for its neighbours.",
+        "",
+        "| " + " | ".join(f"{p}: cost | accuracy | over static | static cost" for p in compared) + " |",
+        "|" + " ---: |" * (4 * len(compared)),
+    ]
     for k in rows:
         cells = [cell for panel, c in compared.items() for cell in _at_budget(*given[panel][k], c.line())]
         lines.append(f"| {' | '.join(cells)} |")
@@ -73,8 +90,11 @@ def verdicts(compared: dict[str, Comparison]) -> list[str]:
             told.append(_reached(trained.cost_ratio(arm)))
         told += [f"{panel}: {against(c.gain(arm), 'these')}" for panel, c in compared.items() if panel != TRAINED]
         lines.append(f"* **{name}** ({meaning}): {'; '.join(told)}.")
-    total = (f"On the {TRAINED}, this pays: {', '.join(pays)}." if pays else
-             f"On the {TRAINED} nothing pays: no arm is better than static variants at equal cost.")
+    total = (
+        f"On the {TRAINED}, this pays: {', '.join(pays)}."
+        if pays
+        else f"On the {TRAINED} nothing pays: no arm is better than static variants at equal cost."
+    )
     return [total, "", *lines]
 
 
@@ -88,15 +108,20 @@ def _reached(ratio: Estimate) -> str:
 def _controls(c: Comparison) -> list[str]:
     """Whether the selector's knowledge of the picture matters, and how far it is from knowing the kind of quality."""
     adaptive = arms_of(c.accuracy, "adaptive")
-    pairs = {"shuffled": "itself with the quality of other pictures", "random": "the same variants at random",
-             BOUND: "one variant for each true family and severity"}
+    pairs = {
+        "shuffled": "itself with the quality of other pictures",
+        "random": "the same variants at random",
+        BOUND: "one variant for each true family and severity",
+    }
     told = []
     for name, meaning in pairs.items():
         other = arms_of(c.accuracy, name)
         if other is not None:
             cost = Estimate.of(c.cost[adaptive] - c.cost[other]).scaled(1)
-            told.append(f"{against(c.difference(adaptive, other), meaning)} at a cost {cost.value:+.3f} "
-                        f"[{cost.low:+.3f}, {cost.high:+.3f}] apart")
+            told.append(
+                f"{against(c.difference(adaptive, other), meaning)} at a cost {cost.value:+.3f} "
+                f"[{cost.low:+.3f}, {cost.high:+.3f}] apart"
+            )
     return [f"On the {TRAINED}, adaptive is {'; '.join(told)}."] if told else []
 
 
@@ -121,8 +146,10 @@ def _learned(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
         return []
     lines = [f"Learned bits against the given ones of {', '.join(f'`{name}`' for _, name in given)}:", ""]
     for v in learned:
-        told = [f"{panel}: {against(c.gain_over_given((v.method, v.name)), 'given bits at equal cost')}"
-                for panel, c in compared.items()]
+        told = [
+            f"{panel}: {against(c.gain_over_given((v.method, v.name)), 'given bits at equal cost')}"
+            for panel, c in compared.items()
+        ]
         lines.append(f"* `{v.name}` (by `{v.method}`, cost {v.cost:.3f}): {'; '.join(told)}.")
     return [*lines, ""]
 
@@ -130,9 +157,12 @@ def _learned(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
 def _table(evidence: Evidence, compared: dict[str, Comparison]) -> list[str]:
     private = {v.name for v in evidence.variants if v.base}
     single = {v.name for v in evidence.variants}
-    lines = ["| arm | " + " | ".join(f"{p}: accuracy | cost | over static at equal cost" for p in compared)
-             + " | static cost for the same accuracy |",
-             "| --- |" + " ---: |" * (3 * len(compared) + 1)]
+    lines = [
+        "| arm | "
+        + " | ".join(f"{p}: accuracy | cost | over static at equal cost" for p in compared)
+        + " | static cost for the same accuracy |",
+        "| --- |" + " ---: |" * (3 * len(compared) + 1),
+    ]
     for arm in compared[TRAINED].accuracy:
         alone = arm[1] in single and arm[0] not in ("static", RIVAL)
         if alone and arm[1] in private:

@@ -23,12 +23,17 @@ def over_seeds(folders: list[Path], others: list[Path] = ()) -> list[str]:
     if len(folders) < 2:
         raise ValueError(f"expected at least two runs of different seeds, got {len(folders)}")
     rivals = _shared_out(_check(folders), others)
-    runs = [compare(Evidence.read(folder), read_rivals(folder, theirs))
-            for folder, theirs in zip(folders, rivals, strict=True)]
+    runs = [
+        compare(Evidence.read(folder), read_rivals(folder, theirs))
+        for folder, theirs in zip(folders, rivals, strict=True)
+    ]
     beside = f"; static variants are those of a run and of {len(rivals[0])} more of its seed" if others else ""
-    lines = [f"Mean over {len(folders)} seeds ± standard error, in points, over static variants at equal cost{beside}; "
-             f"in brackets {100 * LEVEL:.0f} % by Student's t with {len(folders) - 1} degrees of freedom. All runs "
-             "answered the same test pictures, degraded anew: each run's own intervals hold their noise.", ""]
+    lines = [
+        f"Mean over {len(folders)} seeds ± standard error, in points, over static variants at equal cost{beside}; "
+        f"in brackets {100 * LEVEL:.0f} % by Student's t with {len(folders) - 1} degrees of freedom. All runs "
+        "answered the same test pictures, degraded anew: each run's own intervals hold their noise.",
+        "",
+    ]
     for panel in runs[0]:
         lines += [f"| {panel} | cost | accuracy | gain | |", "| --- | ---: | ---: | ---: | --- |"]
         for name in ("static", *IDEAS, *CONTROLS):
@@ -43,8 +48,10 @@ def read_rivals(run: Path, others: list[Path]) -> dict[str, Evidence]:
     """Of runs by name. Raises ValueError for two of one name, and for costs of another kind than the run's."""
     for folder in others:
         if (theirs := _unit(folder)) != (mine := _unit(run)):
-            raise ValueError(f"--static {folder}: expected costs of the same kind and network as {run}'s, {mine}, "
-                             f"got {theirs}; give both the same with `python -m train.recost`")
+            raise ValueError(
+                f"--static {folder}: expected costs of the same kind and network as {run}'s, {mine}, "
+                f"got {theirs}; give both the same with `python -m train.recost`"
+            )
     found = {folder.absolute().name: Evidence.read(folder) for folder in others}
     if len(found) < len(others):
         raise ValueError(f"--static: expected runs of different names, got {', '.join(map(str, others))}")
@@ -54,19 +61,23 @@ def read_rivals(run: Path, others: list[Path]) -> dict[str, Evidence]:
 def mean_of(values) -> Estimate:
     """Of few independent values: their mean, Student's interval, and standard error."""
     values = np.asarray(values, np.float64)
-    mean, stderr = float(values.mean()), float(values.std(ddof=1) / len(values)**0.5)
+    mean, stderr = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
     reach = float(student.ppf((1 + LEVEL) / 2, len(values) - 1)) * stderr
     return Estimate(mean, mean - reach, mean + reach, stderr)
 
 
 def _row(name: str, runs: list[tuple[Comparison, Arm]]) -> str:
-    cost, accuracy = (mean_of([part[arm][0] for part, arm in pairs]) for pairs in
-                      ([(c.cost, arm) for c, arm in runs], [(c.accuracy, arm) for c, arm in runs]))
+    cost, accuracy = (
+        mean_of([part[arm][0] for part, arm in pairs])
+        for pairs in ([(c.cost, arm) for c, arm in runs], [(c.accuracy, arm) for c, arm in runs])
+    )
     gain = mean_of([c.gain(arm).value for c, arm in runs])
     right, more = accuracy.scaled(100), gain.scaled(100)
     said = against(gain, "static variants at equal cost")
-    return (f"| {name} | {cost.value:.3f} ± {cost.stderr:.3f} | {right.value:.2f} ± {right.stderr:.2f} % | "
-            f"{more.value:+.2f} ± {more.stderr:.2f} | {said} |")
+    return (
+        f"| {name} | {cost.value:.3f} ± {cost.stderr:.3f} | {right.value:.2f} ± {right.stderr:.2f} % | "
+        f"{more.value:+.2f} ± {more.stderr:.2f} | {said} |"
+    )
 
 
 def _check(folders: list[Path]) -> list[int]:
@@ -75,8 +86,9 @@ def _check(folders: list[Path]) -> list[int]:
     for folder, other in zip(folders, settings, strict=True):
         differ = sorted(k for k in settings[0].keys() | other.keys() if k != "seed" and _differ(k, settings[0], other))
         if differ:
-            raise ValueError(f"{folder}: expected the settings of {folders[0]} but for the seed; {', '.join(differ)} "
-                             "differ")
+            raise ValueError(
+                f"{folder}: expected the settings of {folders[0]} but for the seed; {', '.join(differ)} differ"
+            )
     seeds = [s.get("seed") for s in settings]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"expected runs of different seeds, got {seeds}: a run twice is no second one")

@@ -14,8 +14,16 @@ from train.choice.arms import BY_RULE
 INK, GRID, SELECTOR, FLOAT = "#333333", "#dddddd", "#d9480f", "#888888"
 FIXED = ("#0b3c6f", "#1c7ed6", "#12a39a", "#6fbf44", "#7048c6", "#c2255c", "#8a6d3b", "#4dabf7")  # by variant
 IN_FAMILIES = ("fp32", "static", "adaptive", "random")  # beside single variants: more lines could not be told apart
-MARKERS = {"adaptive": ("*", 12), "random": ("x", 7), "static": ("+", 11), "private": ("P", 8), "bits": ("s", 7),
-           "cascade": ("D", 6), "shuffled": ("v", 7), "oracle": ("^", 7)}
+MARKERS = {
+    "adaptive": ("*", 12),
+    "random": ("x", 7),
+    "static": ("+", 11),
+    "private": ("P", 8),
+    "bits": ("s", 7),
+    "cascade": ("D", 6),
+    "shuffled": ("v", 7),
+    "oracle": ("^", 7),
+}
 RARE = 0.03  # share of pictures
 NAMED = 8  # single variants at most that a legend names
 PERCENT = FuncFormatter(lambda value, _: f"{value:g} %")
@@ -31,15 +39,17 @@ def save(figure: Figure, path: Path) -> None:
 def styles(arms: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
     """Line style of each (arm, variant): float grey and dashed, the selector orange, each variant its own colour."""
     fixed = [arm for arm in arms if arm[0] not in BY_RULE]
-    special = {"fp32": dict(color=FLOAT, linestyle="--", label="float"),
-               "static": dict(color=INK, linestyle="-.", label="best static"),
-               "private": dict(color="#7048c6", label="private variants by quality"),
-               "bits": dict(color="#c2255c", label="bits by quality"),
-               "cascade": dict(color="#12a39a", label="cascade"),
-               "adaptive": dict(color=SELECTOR, linewidth=2.2, label="selector"),
-               "random": dict(color=SELECTOR, linestyle=":", label="random, same shares"),
-               "shuffled": dict(color=FLOAT, label="selector, quality shuffled"),
-               "oracle": dict(color=INK, label="true kind known")}
+    special = {
+        "fp32": dict(color=FLOAT, linestyle="--", label="float"),
+        "static": dict(color=INK, linestyle="-.", label="best static"),
+        "private": dict(color="#7048c6", label="private variants by quality"),
+        "bits": dict(color="#c2255c", label="bits by quality"),
+        "cascade": dict(color="#12a39a", label="cascade"),
+        "adaptive": dict(color=SELECTOR, linewidth=2.2, label="selector"),
+        "random": dict(color=SELECTOR, linestyle=":", label="random, same shares"),
+        "shuffled": dict(color=FLOAT, label="selector, quality shuffled"),
+        "oracle": dict(color=INK, label="true kind known"),
+    }
     plain = {arm: dict(color=FIXED[k % len(FIXED)], label=arm[1]) for k, arm in enumerate(fixed)}
     return {arm: plain.get(arm) or special.get(arm[0]) or dict(color=INK, label=" ".join(arm)) for arm in arms}
 
@@ -60,7 +70,7 @@ def families(accuracy: dict, held_out: set[str]) -> Figure:
         axis.set_title(_words(family) + (" (held out)" if family in held_out else ""), fontsize=10, color=INK)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.yaxis.set_major_formatter(PERCENT)
-    for axis in axes[len(names):]:
+    for axis in axes[len(names) :]:
         axis.remove()
     figure.supxlabel("severity (0: clean)", fontsize=10)
     figure.supylabel("accuracy", fontsize=10)
@@ -106,15 +116,23 @@ def samples(pictures: dict[tuple[str, int], np.ndarray], held_out: set[str]) -> 
             axis.axis("off")
             if picture is not None:
                 axis.imshow(picture, interpolation="nearest")
-        row[0].text(-0.08, 0.5, _words(family) + " *" * (family in held_out), transform=row[0].transAxes, ha="right",
-                    va="center", fontsize=9)
+        row[0].text(
+            -0.08,
+            0.5,
+            _words(family) + " *" * (family in held_out),
+            transform=row[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
     for axis, severity in zip(axes[0], columns, strict=True):
         axis.set_title("clean" if severity == 0 else f"{severity}", fontsize=9, color=INK)
     return figure
 
 
-def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]],
-         curve: dict[str, list[tuple[float, float]]]) -> Figure:
+def cost(
+    points: dict[str, dict], line: dict[str, list[tuple[float, float]]], curve: dict[str, list[tuple[float, float]]]
+) -> Figure:
     """points: panel -> (arm, variant) -> (cost, percent); line: panel -> corners of random mixes of variants.
 
     curve: panel -> (cost, percent) of the selector at other budgets. Single variants beyond NAMED are named at their
@@ -128,16 +146,29 @@ def cost(points: dict[str, dict], line: dict[str, list[tuple[float, float]]],
         mix = np.interp(price, *zip(*line[panel], strict=True))
         axis.plot(price, mix, color="#9aa5b1", linewidth=1.2, label="random mix of variants", zorder=1)
         if curve.get(panel):
-            axis.plot(*zip(*curve[panel], strict=True), color=SELECTOR, linewidth=1, alpha=0.6, zorder=1,
-                      label="selector, other budgets")
+            axis.plot(
+                *zip(*curve[panel], strict=True),
+                color=SELECTOR,
+                linewidth=1,
+                alpha=0.6,
+                zorder=1,
+                label="selector, other budgets",
+            )
         for arm, (x, y) in arms.items():
             if arm[0] == "fp32":
                 axis.axhline(y, color=FLOAT, linestyle="--", linewidth=1, label="float")
                 continue
             marker, size = MARKERS.get(arm[0], ("o", 7))
             dense = arm[0] not in MARKERS and sum(a[0] not in BY_RULE for a in arms) > NAMED
-            axis.plot(x, y, marker, color=GRID if dense else look[arm]["color"], markersize=4 if dense else size,
-                      markeredgecolor=INK if dense else None, label=None if dense else look[arm]["label"])
+            axis.plot(
+                x,
+                y,
+                marker,
+                color=GRID if dense else look[arm]["color"],
+                markersize=4 if dense else size,
+                markeredgecolor=INK if dense else None,
+                label=None if dense else look[arm]["label"],
+            )
             if dense:
                 axis.annotate(arm[1], (x, y), (3, -8), textcoords="offset points", fontsize=6, color=INK)
         _plain(axis)
@@ -158,8 +189,16 @@ def pareto(seen: list[dict], variants: list[dict]) -> Figure:
     that are for every picture."""
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.step([v["cost"] for v in seen], [v["loss"] for v in seen], where="post", color="#9aa5b1", linewidth=1.2,
-              marker="o", markersize=4, label="unbeaten of all seen")
+    axis.step(
+        [v["cost"] for v in seen],
+        [v["loss"] for v in seen],
+        where="post",
+        color="#9aa5b1",
+        linewidth=1.2,
+        marker="o",
+        markersize=4,
+        label="unbeaten of all seen",
+    )
     for k, v in enumerate(v for v in variants if v["loss"] is not None and not v["groups"]):
         axis.plot(v["cost"], v["loss"], "D", color=FIXED[k % len(FIXED)], markersize=7, label=v["name"])
     _plain(axis)
@@ -176,8 +215,11 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
     """
     names = list(by_family)
     colours = {v: FIXED[k] if k < len(FIXED) else colormaps["tab20"](k % 20) for k, v in enumerate(by_family[names[0]])}
-    parts = [(v, c, np.array([100 * by_family[f][v] for f in names])) for v, c in colours.items()
-             if max(by_family[f][v] for f in names) > RARE]
+    parts = [
+        (v, c, np.array([100 * by_family[f][v] for f in names]))
+        for v, c in colours.items()
+        if max(by_family[f][v] for f in names) > RARE
+    ]
     rest = 100 - sum((width for *_, width in parts), np.zeros(len(names)))
     parts += [("others", GRID, rest)] * bool(rest.max() >= 0.5)
     columns = min(6, len(parts))
@@ -187,8 +229,15 @@ def shares(by_family: dict[str, dict[str, float]], held_out: set[str]) -> Figure
         axis.barh(range(len(names)), width, left=left, color=colour, label=variant, height=0.72)
         for y, (w, x) in enumerate(zip(width, left, strict=True)):
             if w >= 8:
-                axis.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", fontsize=8,
-                          color=INK if np.mean(to_rgb(colour)) > 0.6 else "white")
+                axis.text(
+                    x + w / 2,
+                    y,
+                    f"{w:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=INK if np.mean(to_rgb(colour)) > 0.6 else "white",
+                )
         left += width
     axis.set_yticks(range(len(names)), [_words(f) + (" *" if f in held_out else "") for f in names], fontsize=9)
     axis.invert_yaxis()
@@ -234,8 +283,16 @@ def training(metrics: list[dict]) -> Figure | None:
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for phase, step in begins.items():
             axis.axvline(step, color="#9aa5b1", linewidth=0.8, zorder=0)
-            axis.annotate(phase, (step, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                          fontsize=7, color="#6b7683", va="top")
+            axis.annotate(
+                phase,
+                (step, 1),
+                (2, -2),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                fontsize=7,
+                color="#6b7683",
+                va="top",
+            )
         if kind == "accuracy":
             axis.yaxis.set_major_formatter(PERCENT)
         axis.legend(frameon=False, fontsize=8)
@@ -257,8 +314,13 @@ def widths(metrics: list[dict]) -> Figure | None:
     axes = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
     for axis, (head, by_layer) in zip(axes, curves.items(), strict=True):
         for k, (layer, points) in enumerate(by_layer.items()):
-            axis.plot(list(points), list(points.values()), linewidth=1.3, label=layer,
-                      color=colormaps["viridis"](0.9 * k / max(1, len(by_layer) - 1)))
+            axis.plot(
+                list(points),
+                list(points.values()),
+                linewidth=1.3,
+                label=layer,
+                color=colormaps["viridis"](0.9 * k / max(1, len(by_layer) - 1)),
+            )
         _plain(axis)
         axis.set_title({"w_bits": "bits of weights", "a_bits": "bits of activations"}[head], fontsize=10, color=INK)
         axis.set_xlabel("step of the search", fontsize=9)

@@ -15,10 +15,13 @@ from train.settings import COSTS
 
 SAMPLES = "plots/samples.npz"
 ROUNDING = 1e-6  # pictures, in an arm's expected count
-RECORD = {"heldout": lambda x: type(x) is bool, "severity": lambda x: type(x) is int,
-          "pictures": lambda x: type(x) is int and x >= 1,
-          **dict.fromkeys(("arm", "variant", "family"), lambda x: isinstance(x, str)),
-          **dict.fromkeys(("correct", "cost"), lambda x: type(x) in (int, float) and math.isfinite(x))}
+RECORD = {
+    "heldout": lambda x: type(x) is bool,
+    "severity": lambda x: type(x) is int,
+    "pictures": lambda x: type(x) is int and x >= 1,
+    **dict.fromkeys(("arm", "variant", "family"), lambda x: isinstance(x, str)),
+    **dict.fromkeys(("correct", "cost"), lambda x: type(x) in (int, float) and math.isfinite(x)),
+}
 
 
 def read_run(folder: Path) -> tuple[dict, list[dict]]:
@@ -29,8 +32,10 @@ def read_run(folder: Path) -> tuple[dict, list[dict]]:
     settings = run.get("settings", {})
     cost = settings.get("cost", "bitops") if isinstance(settings, dict) else settings
     if not isinstance(cost, str) or cost not in COSTS:
-        raise ValueError(f"{folder / 'run.json'}: expected settings with a cost of {', '.join(COSTS)}, got "
-                         f"{str(cost)[:80]!r}; export it anew")
+        raise ValueError(
+            f"{folder / 'run.json'}: expected settings with a cost of {', '.join(COSTS)}, got "
+            f"{str(cost)[:80]!r}; export it anew"
+        )
     return run, records
 
 
@@ -95,8 +100,11 @@ def _read(path: Path, kind: type):
 def _check_records(path: Path, records: list) -> None:
     places: dict[tuple[str, str], set[tuple[str, int]]] = {}
     for r in records:
-        if not isinstance(r, dict) or not all(k in r and right(r[k]) for k, right in RECORD.items()) or \
-                not 0 <= r["correct"] <= r["pictures"] + ROUNDING:
+        if (
+            not isinstance(r, dict)
+            or not all(k in r and right(r[k]) for k, right in RECORD.items())
+            or not 0 <= r["correct"] <= r["pictures"] + ROUNDING
+        ):
             raise ValueError(f"{path}: expected records of {sorted(RECORD)}, got {str(r)[:120]}")
         places.setdefault((r["arm"], r["variant"]), set()).add((r["family"], r["severity"]))
     if all(arm in BY_RULE for arm, _ in places):
@@ -105,8 +113,10 @@ def _check_records(path: Path, records: list) -> None:
     other = next((arm for arm, there in places.items() if there != expected), None)
     if other is not None:
         odd = sorted(places[other] ^ expected)[0]
-        raise ValueError(f"{path}: expected every arm measured in the same families and severities, {odd} is not of "
-                         f"{' '.join(other)} and others alike; measure the run anew")
+        raise ValueError(
+            f"{path}: expected every arm measured in the same families and severities, {odd} is not of "
+            f"{' '.join(other)} and others alike; measure the run anew"
+        )
 
 
 def _check_variants(path: Path, run: dict) -> None:
@@ -114,8 +124,9 @@ def _check_variants(path: Path, run: dict) -> None:
     variants = run.get("variants")
     if missing or not variants:
         raise ValueError(f"{path}: expected {sorted(missing) or 'at least one variant'}; export it anew")
-    if not isinstance(variants, list) or \
-            not all(isinstance(v, dict) and {"name", "cost", "bits"} <= v.keys() for v in variants):
+    if not isinstance(variants, list) or not all(
+        isinstance(v, dict) and {"name", "cost", "bits"} <= v.keys() for v in variants
+    ):
         raise ValueError(f"{path}: expected variants with name, cost and bits; export it anew")
     try:
         layers = [set(configs.checked_bits(v["name"], v["bits"])) for v in variants]

@@ -22,11 +22,17 @@ def swap(evidence: Evidence, groups: Groups) -> list[str]:
     of_picture = groups.of(evidence.test.features)
     columns = [k for k in range(len(groups)) if (evidence.by_view(of_picture == k).any(1) * weights).any()]
     sampled = accuracies(evidence, of_picture, columns, rows, weights)
-    lines = [f"## Private variants of `{evidence.variants[base].name}` swapped", "",
-             "Accuracy in percent of each variant (row) on the test pictures of each quality group (column), training "
-             "families; groups by quality features, as on a device. Bold: on its own group.", "",
-             "| variant | " + " | ".join(f"group {k}: {_made_of(evidence, of_picture == k, weights)}" for k in columns)
-             + " |", "| --- |" + " ---: |" * len(columns)]
+    lines = [
+        f"## Private variants of `{evidence.variants[base].name}` swapped",
+        "",
+        "Accuracy in percent of each variant (row) on the test pictures of each quality group (column), training "
+        "families; groups by quality features, as on a device. Bold: on its own group.",
+        "",
+        "| variant | "
+        + " | ".join(f"group {k}: {_made_of(evidence, of_picture == k, weights)}" for k in columns)
+        + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
     for r, row in enumerate(rows):
         own = evidence.variants[row].groups
         cells = [f"{'**' * (k in own)}{100 * sampled[0, r, c]:.2f}{'**' * (k in own)}" for c, k in enumerate(columns)]
@@ -34,8 +40,9 @@ def swap(evidence: Evidence, groups: Groups) -> list[str]:
     return [*lines, "", *_in_words(evidence, rows, columns, sampled), ""]
 
 
-def accuracies(evidence: Evidence, of_picture: np.ndarray, columns: list[int], rows: list[int],
-               weights: np.ndarray) -> np.ndarray:
+def accuracies(
+    evidence: Evidence, of_picture: np.ndarray, columns: list[int], rows: list[int], weights: np.ndarray
+) -> np.ndarray:
     """[1 + R, rows, columns]: of the views of each group, as they are and in every resample; weights: of views [J]."""
     inside = evidence.by_view(of_picture[:, None] == np.array(columns)).astype(np.float64)
     right = evidence.by_view(evidence.test.correct[:, rows]).astype(np.float64)
@@ -60,8 +67,11 @@ def _in_words(evidence: Evidence, rows: list[int], columns: list[int], sampled: 
                 best = max(others, key=lambda o: sampled[0, o, c])
                 over[f"the next best, {name[best]},"] = Estimate.of(mine - sampled[:, best, c])
             wins, told = wins + all(e.verdict > 0 for e in over.values()), told + 1
-            lines.append(f"* `{variant.name}` on its own group is "
-                         + "; ".join(against(e, what) for what, e in over.items()) + ".")
+            lines.append(
+                f"* `{variant.name}` on its own group is "
+                + "; ".join(against(e, what) for what, e in over.items())
+                + "."
+            )
     summary = f"{wins} of {told} private variants are better on their own group than the shared one and all others."
     return [summary, "", *lines] if told else []
 

@@ -11,8 +11,7 @@ from runtime.terminal import say
 from train.choice.arms import BY_RULE
 from train.evidence.evidence import NAME as OUTCOMES
 from train.evidence.evidence import Evidence
-from train.report import plots
-from train.report import run_files
+from train.report import plots, run_files
 from train.report.chosen_bits import STAR, chosen_bits, shares
 from train.report.compare import compare, curves
 from train.report.does_it_pay import TITLE, at_budgets, worth
@@ -22,12 +21,16 @@ from train.report.swap_test import swap
 from train.settings import given_path
 
 HARD = 0.1  # points that soft bit planes may be better than exact ones
-COSTS = {"bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
-         "size": "bits of storage", "latency": "the target's measured time"}
+COSTS = {
+    "bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
+    "size": "bits of storage",
+    "latency": "the target's measured time",
+}
 
 
-def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None = None,
-                 rivals: dict[str, Evidence] | None = None) -> Path:
+def write_report(
+    folder: Path, samples: dict[tuple[str, int], np.ndarray] | None = None, rivals: dict[str, Evidence] | None = None
+) -> Path:
     """Writes report.md and plots/*.png into a run folder; returns the path of report.md.
 
     samples: (family, severity) -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept as
@@ -51,12 +54,20 @@ def write_report(folder: Path, samples: dict[tuple[str, int], np.ndarray] | None
     if held_out:
         panels["held-out families"] = lambda f: f in held_out
     points = {name: _points(records, accuracy, within) for name, within in panels.items()}
-    lines = [f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}", "",
-             *([] if compared else [*_summary(points), ""]), *_families(accuracy, held_out), ""]
+    lines = [
+        f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}",
+        "",
+        *([] if compared else [*_summary(points), ""]),
+        *_families(accuracy, held_out),
+        "",
+    ]
     if evidence is not None:
         groups = run_files.groups(folder)
-        lines += [*worth(evidence, compared), *at_budgets(evidence, compared),
-                  *(swap(evidence, groups) if groups else [])]
+        lines += [
+            *worth(evidence, compared),
+            *at_budgets(evidence, compared),
+            *(swap(evidence, groups) if groups else []),
+        ]
     lines += chosen_bits(records, held_out, evidence)
     lines_of = {name: c.line() for name, c in compared.items()}, {} if evidence is None else curves(evidence)
     for name, title, figure in _figures(folder, run, records, accuracy, held_out, points, *lines_of):
@@ -101,10 +112,14 @@ def hardness(metrics: list[dict]) -> list[str]:
     if last is None:
         return []
     verdict = f"over {HARD} point: planes are not sharp enough yet, so search for longer (`--search-epochs`)"
-    return ["## Soft and exact bits", "",
-            f"At the search's end soft bit planes got {100 * last['accuracy/soft']:.2f} % of the held pictures, the "
-            f"exact integers {100 * last['accuracy/hard']:.2f} %: {last['gap']:+.2f} points lost, "
-            f"{verdict if last['gap'] > HARD else f'not over {HARD} point'}.", ""]
+    return [
+        "## Soft and exact bits",
+        "",
+        f"At the search's end soft bit planes got {100 * last['accuracy/soft']:.2f} % of the held pictures, the "
+        f"exact integers {100 * last['accuracy/hard']:.2f} %: {last['gap']:+.2f} points lost, "
+        f"{verdict if last['gap'] > HARD else f'not over {HARD} point'}.",
+        "",
+    ]
 
 
 def _points(records, accuracy, within) -> dict[tuple[str, str], tuple[float, float]]:
@@ -120,8 +135,10 @@ def _points(records, accuracy, within) -> dict[tuple[str, str], tuple[float, flo
 
 def _summary(points) -> list[str]:
     names = list(points)
-    lines = ["| arm | " + " | ".join(f"{n}: accuracy | cost" for n in names) + " |",
-             "| --- |" + " ---: | ---: |" * len(names)]
+    lines = [
+        "| arm | " + " | ".join(f"{n}: accuracy | cost" for n in names) + " |",
+        "| --- |" + " ---: | ---: |" * len(names),
+    ]
     for arm in points[names[0]]:
         cells = " | ".join(f"{points[n][arm][1]:.2f} % | {points[n][arm][0]:.3f}" for n in names)
         lines.append(f"| {_label(arm)} | {cells} |")
@@ -129,8 +146,12 @@ def _summary(points) -> list[str]:
 
 
 def _families(accuracy, held_out) -> list[str]:
-    lines = [f"Accuracy in percent, mean over severities;{STAR} held out, never seen in training.", "",
-             "| family | " + " | ".join(map(_label, accuracy)) + " |", "| --- |" + " ---: |" * len(accuracy)]
+    lines = [
+        f"Accuracy in percent, mean over severities;{STAR} held out, never seen in training.",
+        "",
+        "| family | " + " | ".join(map(_label, accuracy)) + " |",
+        "| --- |" + " ---: |" * len(accuracy),
+    ]
     for family in next(iter(accuracy.values())):
         cells = " | ".join(f"{np.mean(list(a[family].values())):.2f}" for a in accuracy.values())
         lines.append(f"| {family}{STAR if family in held_out else ''} | {cells} |")
@@ -141,7 +162,8 @@ def _notes(records, cost: str) -> list[str]:
     pictures = min(r["pictures"] for r in records)
     error = 100 * 0.5 / pictures**0.5
     return [
-        "## How to read this", "",
+        "## How to read this",
+        "",
         f"* Every number is of {pictures} test pictures per family and severity: one point of a curve has a standard "
         f"error of up to {error:.1f} points.",
         "* All arms but float are computed in the integer arithmetic of the exported files.",
@@ -161,8 +183,10 @@ def _check_kept(folder: Path) -> None:
     """A report is not written again with less in it than it has."""
     report = folder / "report.md"
     if not (folder / OUTCOMES).is_file() and report.is_file() and f"## {TITLE}\n" in report.read_text(encoding="utf-8"):
-        raise ValueError(f"{folder / OUTCOMES}: expected, not found; {report} has sections that are made of it "
-                         f"({TITLE}) and stays as it is: bring the file back, or delete the report to have it without")
+        raise ValueError(
+            f"{folder / OUTCOMES}: expected, not found; {report} has sections that are made of it "
+            f"({TITLE}) and stays as it is: bring the file back, or delete the report to have it without"
+        )
 
 
 def _keep(path: Path, samples) -> None:
@@ -184,10 +208,23 @@ def main(folders: list[Path], others: list[Path] = ()) -> None:
 
 def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
     parser = argparse.ArgumentParser(prog="python -m train.report", description=sys.modules[__name__].__doc__)
-    parser.add_argument("runs", nargs="+", type=given_path, metavar="RUN", help="folder of a finished run, whose "
-                        "report is written; of several, equal but for their seeds: print what they gain on average")
-    parser.add_argument("--static", action="append", type=given_path, metavar="RUN", default=[], help="another run of "
-                        "the same seed and pictures, whose static variants count too: say one with --groups 1, which "
-                        "trained nothing else; may be given several times, as often for each seed")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=given_path,
+        metavar="RUN",
+        help="folder of a finished run, whose "
+        "report is written; of several, equal but for their seeds: print what they gain on average",
+    )
+    parser.add_argument(
+        "--static",
+        action="append",
+        type=given_path,
+        metavar="RUN",
+        default=[],
+        help="another run of "
+        "the same seed and pictures, whose static variants count too: say one with --groups 1, which "
+        "trained nothing else; may be given several times, as often for each seed",
+    )
     given = parser.parse_args(arguments)
     return given.runs, given.static

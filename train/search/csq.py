@@ -71,8 +71,9 @@ def mixture(weights: Tensor, a_index: int, beta: float | None) -> Mixture:
     """Shares [L, W] of the widths of weights, one width of all activations."""
     a = F.one_hot(torch.tensor(a_index), weights.shape[1]).to(weights)
     shown = a.tolist()
-    return Mixture(tuple(row for w in weights.unbind(0) for row in (w, a)), [[w, shown] for w in weights.tolist()],
-                   beta=beta)
+    return Mixture(
+        tuple(row for w in weights.unbind(0) for row in (w, a)), [[w, shown] for w in weights.tolist()], beta=beta
+    )
 
 
 def exact(indices: Tensor, like: RelaxedNetwork, beta: float | None = None) -> Mixture:
@@ -138,13 +139,17 @@ def budget_loss(cost: Tensor, budget: float) -> Tensor:
 
 def open_arms(net: RelaxedNetwork) -> list[nn.Module]:
     """In the order of their positions."""
-    return [conv.arms[RELAXED] for conv in sorted(net.convs.values(), key=lambda c: c.position or 0)
-            if conv.position is not None]
+    return [
+        conv.arms[RELAXED]
+        for conv in sorted(net.convs.values(), key=lambda c: c.position or 0)
+        if conv.position is not None
+    ]
 
 
 @torch.no_grad()
-def start(net: RelaxedNetwork, found: Tensor, student: Network, pictures: Tensor,
-          groups: dict[str, int] | None = None) -> None:
+def start(
+    net: RelaxedNetwork, found: Tensor, student: Network, pictures: Tensor, groups: dict[str, int] | None = None
+) -> None:
     """Gives a network of variants the integers of a configuration, indices int64 [L, 2], and all steps.
 
     The variant of this configuration computes what `net` computes with exact bits; of a wider one the very same weights
@@ -173,8 +178,12 @@ def search(given: Search) -> Callable[[], None]:
     settings, table, device = given.settings, given.table, given.batches.device
     first = uniform_width(table, settings.budget, settings.activation_bits)
     nearest = min(range(len(table.widths)), key=lambda k: abs(table.widths[k] - first))  # digits round best there
-    net = nn.ModuleDict({"open": given.open_network(planes=nearest, one_input=True),
-                         "depths": Depths(len(table.table), table.widths, first).to(device)})
+    net = nn.ModuleDict(
+        {
+            "open": given.open_network(planes=nearest, one_input=True),
+            "depths": Depths(len(table.table), table.widths, first).to(device),
+        }
+    )
     given.enter(net)
     parts, phase = held_parts(given.held, device), CsqPhase.start(given, net, ("task", "budget", "overlap"))
 
@@ -193,13 +202,21 @@ def search(given: Search) -> Callable[[], None]:
 
     def validate(phase: CsqPhase) -> dict[str, float]:
         found, progress = phase.found(), float(net["depths"].progress)
-        soft, hard = (judged(lambda x, _, how=how: net["open"](x, how), parts)[1]
-                      for how in (phase.soft(progress), exact(found, net["open"])))
+        soft, hard = (
+            judged(lambda x, _, how=how: net["open"](x, how), parts)[1]
+            for how in (phase.soft(progress), exact(found, net["open"]))
+        )
         with torch.no_grad():
             cost = float(phase.expected_cost(temperatures(progress)[1]))
-        return {"accuracy/soft": soft, "accuracy/hard": hard, "gap": 100 * (soft - hard), "cost": cost,
-                "hard_cost": float(table.of_indices(found)), **phase.notes(),
-                **{f"held/{k}": v.loss for k, v in enumerate(keep())}}
+        return {
+            "accuracy/soft": soft,
+            "accuracy/hard": hard,
+            "gap": 100 * (soft - hard),
+            "cost": cost,
+            "hard_cost": float(table.of_indices(found)),
+            **phase.notes(),
+            **{f"held/{k}": v.loss for k, v in enumerate(keep())},
+        }
 
     train(phase, given.batches, given.run, given.state(phase), validate)
     given.run.start = begin

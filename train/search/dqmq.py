@@ -53,8 +53,12 @@ class Quality:
         group = groups.assign(q)
         counts = np.bincount(group.reshape(-1), minlength=len(groups))
         means = [q[group == g].mean(0) if counts[g] else groups.means[g] for g in range(len(groups))]
-        return cls(torch.from_numpy(q), torch.from_numpy(group), torch.tensor(np.stack(means)).float(),
-                   torch.from_numpy(counts / counts.sum()).float())
+        return cls(
+            torch.from_numpy(q),
+            torch.from_numpy(group),
+            torch.tensor(np.stack(means)).float(),
+            torch.from_numpy(counts / counts.sum()).float(),
+        )
 
 
 @dataclass
@@ -97,7 +101,7 @@ class PolicyPhase(SearchPhase):
     def _widths(self, log_p: Tensor, past: float, chance: torch.Generator) -> tuple[Tensor, Tensor]:
         """One-hot y [L, 2, W] and its indices: the widest first, then drawn from the policy, last its most likely."""
         if 0 <= past < 1:
-            return sample(log_p, HOT * (COLD / HOT)**past, chance)
+            return sample(log_p, HOT * (COLD / HOT) ** past, chance)
         indices = log_p.argmax(-1) if past >= 1 else torch.full_like(log_p[..., 0], log_p.shape[-1] - 1).long()
         return one_hot(indices, log_p.shape[-1]), indices
 
@@ -138,8 +142,11 @@ def reduce(given: Search, policy: Policy, quality: Quality) -> list[Variant]:
     centres = quality.centres.numpy()
     found = clusters(items(levels, groups), table, centres, max(1, given.settings.variants - 1))
     named = [("shared", shared, ())]
-    named += [("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups) for c in found
-              if c.groups or budgets[c.level] != budget]
+    named += [
+        ("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups)
+        for c in found
+        if c.groups or budgets[c.level] != budget
+    ]
     return [given.variant(name, table.widened(indices), None, groups) for name, indices, groups in named]
 
 
@@ -152,8 +159,12 @@ def search(given: Search) -> Callable[[], None]:
     if given.settings.quantizer == "csq":
         width = uniform_width(table, given.settings.budget)
         planes = min(range(len(table.widths)), key=lambda k: abs(table.widths[k] - width))
-    net = nn.ModuleDict({"open": given.open_network(len(groups), planes),
-                         "policy": Policy(len(table.table), table.widths, quality.q.shape[-1]).to(device)})
+    net = nn.ModuleDict(
+        {
+            "open": given.open_network(len(groups), planes),
+            "policy": Policy(len(table.table), table.widths, quality.q.shape[-1]).to(device),
+        }
+    )
     given.enter(net)
     held = torch.from_numpy(groups.of(features(given.held.pictures)))
     parts = held_parts(given.held, device, held)

@@ -85,8 +85,11 @@ class FracBitsPhase(SearchPhase):
         widths, layers = self.net["widths"], open_layers(self.search.teacher.arch)
         real = int(widths.hardened[0, 0]) < 0
         pairs = (widths.bits if real else widths.widths[widths.hardened]).tolist()
-        return {f"{head}_bits/{layer.name}": pair[k]
-                for layer, pair in zip(layers, pairs, strict=True) for k, head in enumerate("wa")}
+        return {
+            f"{head}_bits/{layer.name}": pair[k]
+            for layer, pair in zip(layers, pairs, strict=True)
+            for k, head in enumerate("wa")
+        }
 
     def stepped(self) -> None:
         super().stepped()
@@ -111,8 +114,12 @@ def search(given: Search) -> Callable[[], None]:
 
     def validate(phase) -> dict[str, float]:
         kept, bits = keep(), widths.bits.detach().mean(0)
-        return {"w_bits": float(bits[0]), "a_bits": float(bits[1]), "cost": float(table.expected(widths().detach())),
-                **{f"held/{k}": v.loss for k, v in enumerate(kept)}}
+        return {
+            "w_bits": float(bits[0]),
+            "a_bits": float(bits[1]),
+            "cost": float(table.expected(widths().detach())),
+            **{f"held/{k}": v.loss for k, v in enumerate(kept)},
+        }
 
     phase = FracBitsPhase.start(given, net, ("task", "budget"))
     train(phase, given.batches, given.run, given.state(phase), validate)

@@ -54,10 +54,17 @@ def solve(sensitivity: np.ndarray, table: CostTable, budget: float) -> Tensor:
     layers, widths = sensitivity.shape[:2]
     prices = table.table.numpy().reshape(-1)
     one_each = np.kron(np.eye(layers), np.ones(widths**2))
-    constraints = [LinearConstraint(one_each, 1, 1),
-                   LinearConstraint(prices[None], -np.inf, budget - table.rest + 1e-12)]
-    found = milp(sensitivity.reshape(-1), integrality=np.ones(prices.size), bounds=Bounds(0, 1),
-                 constraints=constraints, options={"mip_rel_gap": 0})
+    constraints = [
+        LinearConstraint(one_each, 1, 1),
+        LinearConstraint(prices[None], -np.inf, budget - table.rest + 1e-12),
+    ]
+    found = milp(
+        sensitivity.reshape(-1),
+        integrality=np.ones(prices.size),
+        bounds=Bounds(0, 1),
+        constraints=constraints,
+        options={"mip_rel_gap": 0},
+    )
     if found.x is None:
         raise CostError(f"no configuration found for a budget of {budget:.4f}: {found.message}")
     pair = found.x.reshape(layers, -1).argmax(1)
@@ -107,8 +114,11 @@ def measure(given: Search, net: nn.ModuleDict, save: Callable[[], None]) -> None
                 continue
             status.update(f"sensitivity of {described.name}, {layer + 1} of {len(loss)}")
             loss[layer] = _alone(net, most, layer, parts, base)
-            rows = {f"w{w}a{a}": float(loss[layer, i, j]) for i, w in enumerate(table.widths)
-                    for j, a in enumerate(table.widths)}
+            rows = {
+                f"w{w}a{a}": float(loss[layer, i, j])
+                for i, w in enumerate(table.widths)
+                for j, a in enumerate(table.widths)
+            }
             given.run.journal.write({"phase": "sensitivity", "step": layer, "layer": described.name, **rows})
             if time.monotonic() - saved > given.run.checkpoint_seconds:
                 save()
@@ -130,18 +140,29 @@ def _alone(net: nn.ModuleDict, most: Tensor, layer: int, parts, base: float) -> 
 def search(given: Search) -> Callable[[], None]:
     """Trains all widths together; the function returned measures, solves and keeps."""
     table, settings = given.table, given.settings
-    net = nn.ModuleDict({"open": given.open_network(),
-                         "sensitivity": Sensitivity(len(table.table), len(table.widths)).to(given.batches.device)})
+    net = nn.ModuleDict(
+        {
+            "open": given.open_network(),
+            "sensitivity": Sensitivity(len(table.table), len(table.widths)).to(given.batches.device),
+        }
+    )
     given.enter(net)
     parts = held_parts(given.held, given.batches.device)
 
     def validate(phase) -> dict[str, float]:
         uniform = [torch.full((len(table.table), 2), k) for k in range(len(table.widths))]
-        seen = [given.variant(f"uniform{b}", i, judge(net["open"], i, parts))
-                for b, i in zip(table.widths, uniform, strict=True)]
+        seen = [
+            given.variant(f"uniform{b}", i, judge(net["open"], i, parts))
+            for b, i in zip(table.widths, uniform, strict=True)
+        ]
         sensitivity = from_steps(net["open"])
-        given.keep([given.variant("ilp", table.widened(solve(sensitivity, table, b)))
-                    for b in given.budgets(settings.variants)], seen)
+        given.keep(
+            [
+                given.variant("ilp", table.widened(solve(sensitivity, table, b)))
+                for b in given.budgets(settings.variants)
+            ],
+            seen,
+        )
         return {f"held/{b}": v.loss for b, v in zip(table.widths, seen, strict=True)}
 
     phase = JointWidthsPhase.start(given, net, ("task",))
@@ -158,4 +179,5 @@ def search(given: Search) -> Callable[[], None]:
         solved = {budget: table.widened(solve(sensitivity, table, budget)) for budget in ladder}
         found = {b: given.variant("ilp", i, judge(net["open"], i, parts)) for b, i in solved.items()}
         given.keep([found[b] for b in given.budgets(settings.variants)], list(found.values()))
+
     return harvest

@@ -48,6 +48,7 @@ def within(log_p: Tensor, table: CostTable, budget: float, cheaper: bool) -> Ten
 
     cheaper: never spend more than the policy itself would. Raising the multiplier never raises a cost.
     """
+
     def found(multiplier: float) -> tuple[Tensor, bool]:
         indices = configurations(log_p, table, multiplier)
         return indices, float(table.of_indices(indices).mean()) <= budget * (1 + TOLERANCE)
@@ -73,8 +74,10 @@ def items(levels: list[Tensor], groups: np.ndarray) -> list[Item]:
         for picture, group in zip(found.flatten(1).tolist(), groups.tolist(), strict=True):
             place = (level, group, tuple(picture))
             counts[place] = counts.get(place, 0) + 1
-    return [Item(torch.tensor(flat).view(-1, 2), group, level, count / len(groups))
-            for (level, group, flat), count in sorted(counts.items())]
+    return [
+        Item(torch.tensor(flat).view(-1, 2), group, level, count / len(groups))
+        for (level, group, flat), count in sorted(counts.items())
+    ]
 
 
 def distances(found: list[Item], table: CostTable, centres: np.ndarray) -> np.ndarray:
@@ -104,7 +107,7 @@ def k_medoids(distance: np.ndarray, weight: np.ndarray, k: int) -> list[int]:
         before = (weight * distance[:, medoids].min(1)).sum()
         trials = []
         for place in range(len(medoids)):
-            others = medoids[:place] + medoids[place + 1:]
+            others = medoids[:place] + medoids[place + 1 :]
             kept = distance[:, others].min(1) if others else np.full(len(distance), np.inf)
             totals = (weight[:, None] * np.minimum(distance, kept[:, None])).sum(0)
             trials.append((float(totals.min()), place, int(totals.argmin())))

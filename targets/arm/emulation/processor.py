@@ -14,11 +14,7 @@ from targets.library import elf
 
 # Unicorn has no A76 model; MAX is the one with the dot product. What a kernel may use beyond it is held by the
 # compiler, which knows the real processor.
-CPUS = {
-    "cortex-a72": reg.UC_CPU_ARM64_A72,
-    "cortex-a76": reg.UC_CPU_ARM64_MAX,
-    "cortex-a78ae": reg.UC_CPU_ARM64_MAX,
-}
+CPUS = {"cortex-a72": reg.UC_CPU_ARM64_A72, "cortex-a76": reg.UC_CPU_ARM64_MAX, "cortex-a78ae": reg.UC_CPU_ARM64_MAX}
 _PAGE = 0x10000  # also the gap between regions, never mapped: an access beyond a buffer's page ends the run
 _LIBRARY, _STUBS, _STACK, _BUFFERS = 0x10_0000_0000, 0x20_0000_0000, 0x30_0000_0000, 0x40_0000_0000
 _STACK_BYTES = 1 << 20
@@ -58,8 +54,9 @@ class Runner:
         if count:
             self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._count)
 
-    def __call__(self, x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int,
-                 classes: int) -> np.ndarray:
+    def __call__(
+        self, x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int, classes: int
+    ) -> np.ndarray:
         """int32 [classes] for x uint8 [H*W*3], weights int8 [n], table int32 [m].
 
         Weights and table are uploaded when the array differs from the last call's. Raises EmulationError.
@@ -70,7 +67,7 @@ class Runner:
         self._keep("weights", weights, np.int8)
         self._keep("table", table, np.int32)
         self._upload("workspace", rng.integers(0, 256, max(workspace_bytes, 1), np.uint8), True)
-        self._upload("logits", rng.integers(-2**31, 2**31, classes, np.int32), True)
+        self._upload("logits", rng.integers(-(2**31), 2**31, classes, np.int32), True)
         self._call()
         self._check_margins()
         address, out, _ = self._buffers["logits"]
@@ -98,8 +95,9 @@ class Runner:
         stubs = self._stubs(library)
         for where, kind, name, value, addend in library.relocations:
             if kind not in (_ABS64, _GLOB_DAT, _JUMP_SLOT, _RELATIVE):
-                raise EmulationError(f"{self.library}: expected relocations RELATIVE, GLOB_DAT, JUMP_SLOT or ABS64, "
-                                     f"got type {kind}")
+                raise EmulationError(
+                    f"{self.library}: expected relocations RELATIVE, GLOB_DAT, JUMP_SLOT or ABS64, got type {kind}"
+                )
             base = stubs.get(name, _LIBRARY + value)
             self._uc.mem_write(_LIBRARY + where, struct.pack("<Q", base + addend))
         for segment in library.segments:
@@ -114,8 +112,13 @@ class Runner:
 
     def _stubs(self, library: elf.Library) -> dict[str, int]:
         """Address of a stand-in for each function the library takes from outside; main returns to the last one."""
-        known = {"memcpy": self._memcpy, "memmove": self._memcpy, "memset": self._memset,
-                 "TVMFFIErrorSetRaisedFromCStrParts": self._error_parts, "TVMFFIErrorSetRaisedFromCStr": self._error}
+        known = {
+            "memcpy": self._memcpy,
+            "memmove": self._memcpy,
+            "memset": self._memset,
+            "TVMFFIErrorSetRaisedFromCStrParts": self._error_parts,
+            "TVMFFIErrorSetRaisedFromCStr": self._error,
+        }
         names = list(library.undefined)
         self._uc.mem_map(_STUBS, _PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self._uc.mem_write(_STUBS, _RETURN * (len(names) + 1))
@@ -179,7 +182,10 @@ class Runner:
     def _check_margins(self) -> None:
         for name, (address, array, (base, size)) in self._buffers.items():
             whole = np.frombuffer(bytes(self._uc.mem_read(base, size)), np.uint8)
-            for where, margin in (("before", whole[:address - base]), ("after", whole[address - base + array.nbytes:])):
+            for where, margin in (
+                ("before", whole[: address - base]),
+                ("after", whole[address - base + array.nbytes :]),
+            ):
                 if (margin != _CANARY).any():
                     raise EmulationError(f"{self.library}: wrote {where} the buffer {name} of {array.nbytes} bytes")
 
@@ -197,8 +203,14 @@ class Runner:
             anys += struct.pack("<iIQ", _DLTENSOR_PTR, 0, top + 48 * i)
         uc.mem_write(top, tensors)
         uc.mem_write(top + 2048, anys)
-        for register, value in (("X0", 0), ("X1", top + 2048), ("X2", len(order)), ("X3", top + 3072), ("SP", top - 64),
-                                ("X30", self._return_to)):
+        for register, value in (
+            ("X0", 0),
+            ("X1", top + 2048),
+            ("X2", len(order)),
+            ("X3", top + 3072),
+            ("SP", top - 64),
+            ("X30", self._return_to),
+        ):
             uc.reg_write(getattr(reg, f"UC_ARM64_REG_{register}"), value)
         self._failure, self._raised, began = None, "", time.perf_counter()
         self.blocks.clear()

@@ -15,10 +15,14 @@ from pathlib import Path
 CPUS = {"cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76", "cortex-a78ae": "cortex-a76"}  # QEMU's models
 _FEATURES = {
     "cortex-a72": ("0xd08", "fp asimd evtstrm crc32 cpuid"),
-    "cortex-a76": ("0xd0b", "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc "
-                            "dcpop asimddp"),
-    "cortex-a78ae": ("0xd42", "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc "
-                              "dcpop asimddp"),
+    "cortex-a76": (
+        "0xd0b",
+        "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
+    ),
+    "cortex-a78ae": (
+        "0xd42",
+        "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
+    ),
 }
 _PYTHON = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgcc-s1")
 _WHEELS = ("numpy<2.3", "apache-tvm-ffi==0.1.14.post1", "typing-extensions")
@@ -29,8 +33,9 @@ class BoxError(RuntimeError):
     """The box cannot be made here; the message says which step failed and how."""
 
 
-def run(args: list[str], cpu: str = "cortex-a72", path: Path | None = None,
-        timeout: float = 600) -> subprocess.CompletedProcess:
+def run(
+    args: list[str], cpu: str = "cortex-a72", path: Path | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess:
     """Runs `python ARGS` in the box on an emulated `cpu`, with `path` (a checkout, say) on PYTHONPATH; output as text.
 
     Paths in args must be absolute. Raises BoxError where the box cannot be made, subprocess.TimeoutExpired.
@@ -40,8 +45,21 @@ def run(args: list[str], cpu: str = "cortex-a72", path: Path | None = None,
     box = make()
     python = max(box.glob("root/usr/bin/python3.*[0-9]"))
     search = ":".join(str(p) for p in (path, box / "site") if p)
-    command = [str(box / "qemu"), "-cpu", CPUS[cpu], "-L", str(box / "roots" / cpu), "-E", f"PYTHONPATH={search}",
-               "-E", "OPENBLAS_NUM_THREADS=1", "-E", "PYTHONDONTWRITEBYTECODE=1", str(python), *args]
+    command = [
+        str(box / "qemu"),
+        "-cpu",
+        CPUS[cpu],
+        "-L",
+        str(box / "roots" / cpu),
+        "-E",
+        f"PYTHONPATH={search}",
+        "-E",
+        "OPENBLAS_NUM_THREADS=1",
+        "-E",
+        "PYTHONDONTWRITEBYTECODE=1",
+        str(python),
+        *args,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
 
@@ -74,8 +92,9 @@ def make() -> Path:
 def _run(command: list[str], cwd: Path | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
-        raise BoxError(f"expected exit code 0, got {done.returncode} from: {' '.join(command)}\n"
-                       f"{done.stdout}{done.stderr}")
+        raise BoxError(
+            f"expected exit code 0, got {done.returncode} from: {' '.join(command)}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout
 
 
@@ -84,10 +103,17 @@ def _apt(state: Path, arch: str) -> list[str]:
     for part in ("lists/partial", "cache/archives/partial"):
         (state / part).mkdir(parents=True)
     (state / "status").touch()
-    options = {"APT::Architecture": arch, "APT::Architectures": arch,
-               "Dir::State": state, "Dir::State::Lists": state / "lists", "Dir::State::status": state / "status",
-               "Dir::Cache": state / "cache", "Acquire::Languages": "none",
-               "APT::Install-Recommends": "false", "Debug::NoLocking": "true"}
+    options = {
+        "APT::Architecture": arch,
+        "APT::Architectures": arch,
+        "Dir::State": state,
+        "Dir::State::Lists": state / "lists",
+        "Dir::State::status": state / "status",
+        "Dir::Cache": state / "cache",
+        "Acquire::Languages": "none",
+        "APT::Install-Recommends": "false",
+        "Debug::NoLocking": "true",
+    }
     if os.geteuid() == 0:
         options["APT::Sandbox::User"] = "root"
     apt = ["apt-get", "-qq", "-y", *(word for k, v in options.items() for word in ("-o", f"{k}={v}"))]
@@ -114,10 +140,29 @@ def _python(work: Path) -> None:
     for package in sorted((work / "apt" / "box" / "cache" / "archives").glob("*.deb")):
         _run(["dpkg", "-x", str(package), str(work / "root")])
     version = max((work / "root" / "usr" / "bin").glob("python3.*[0-9]")).name.removeprefix("python")
-    _run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-          "--target", str(work / "site"), "--no-deps", "--only-binary=:all:", "--python-version", version,
-          "--implementation", "cp", "--platform", "manylinux_2_28_aarch64",
-          "--platform", "manylinux2014_aarch64", *_WHEELS])
+    _run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--target",
+            str(work / "site"),
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            version,
+            "--implementation",
+            "cp",
+            "--platform",
+            "manylinux_2_28_aarch64",
+            "--platform",
+            "manylinux2014_aarch64",
+            *_WHEELS,
+        ]
+    )
 
 
 def _roots(work: Path) -> None:
@@ -128,10 +173,13 @@ def _roots(work: Path) -> None:
     for cpu, (part, features) in _FEATURES.items():
         root = work / "roots" / cpu
         (root / "proc").mkdir(parents=True)
-        (root / "proc" / "cpuinfo").write_text("".join(
-            f"processor\t: {number}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
-            f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 3\n\n"
-            for number in range(os.cpu_count() or 1)))
+        (root / "proc" / "cpuinfo").write_text(
+            "".join(
+                f"processor\t: {number}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
+                f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 3\n\n"
+                for number in range(os.cpu_count() or 1)
+            )
+        )
         for entry in (work / "root").iterdir():
             if entry.name != "proc":
                 (root / entry.name).symlink_to(Path("..") / ".." / "root" / entry.name)

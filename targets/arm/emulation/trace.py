@@ -20,13 +20,21 @@ _INSTRUCTION = re.compile(rb"^0x([0-9a-f]+):\s+([0-9a-f]{8})\s")
 _RAN = re.compile(rb"^Trace \d+: \S+ \[[0-9a-f]+/([0-9a-f]+)/")
 
 
-def repeated(script: Path, library: str, cpu: str, search: list[Path], arguments: list[str],
-             repetitions: tuple[int, int] = (1, 3), timeout: float = 540) -> Counter[bytes]:
+def repeated(
+    script: Path,
+    library: str,
+    cpu: str,
+    search: list[Path],
+    arguments: list[str],
+    repetitions: tuple[int, int] = (1, 3),
+    timeout: float = 540,
+) -> Counter[bytes]:
     """Machine code of blocks -> how often each runs in one repetition, rounded down.
 
     The script is called with the arguments and a number of repetitions, and prints its address range of `library` (a
     part of the file's name) last, as two hexadecimal numbers. search: folders for PYTHONPATH. Raises BoxError.
     """
+
     def run(n: int, *options: str) -> subprocess.CompletedProcess:
         command = [*_command(cpu, search, options), str(script), library, *arguments, str(n)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
@@ -45,7 +53,9 @@ def repeated(script: Path, library: str, cpu: str, search: list[Path], arguments
             done = run(n, "-d", "in_asm,exec,nochain", "-dfilter", f"0x{low}..0x{high}", "-D", str(pipe))
             log.join()
         if done.returncode or done.stdout.split()[-2:] != [low, high]:
-            raise qemu.BoxError(f"{script.name} in the box: expected {library} at {low}, got {done.stdout}{done.stderr}")
+            raise qemu.BoxError(
+                f"{script.name} in the box: expected {library} at {low}, got {done.stdout}{done.stderr}"
+            )
         counts.append(log.code())
     first, second = counts
     times = repetitions[1] - repetitions[0]
@@ -59,8 +69,23 @@ def _command(cpu: str, search: list[Path], options: tuple[str, ...]) -> list[str
     made = qemu.make()
     python = max(made.glob("root/usr/bin/python3.*[0-9]"))
     path = ":".join(str(p) for p in (*search, made / "site"))
-    return ["setarch", "-R", str(made / "qemu"), *options, "-cpu", qemu.CPUS[cpu], "-L", str(made / "roots" / cpu),
-            "-E", f"PYTHONPATH={path}", "-E", "OPENBLAS_NUM_THREADS=1", "-E", "PYTHONDONTWRITEBYTECODE=1", str(python)]
+    return [
+        "setarch",
+        "-R",
+        str(made / "qemu"),
+        *options,
+        "-cpu",
+        qemu.CPUS[cpu],
+        "-L",
+        str(made / "roots" / cpu),
+        "-E",
+        f"PYTHONPATH={path}",
+        "-E",
+        "OPENBLAS_NUM_THREADS=1",
+        "-E",
+        "PYTHONDONTWRITEBYTECODE=1",
+        str(python),
+    ]
 
 
 class _Log(threading.Thread):

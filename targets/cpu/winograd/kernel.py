@@ -78,8 +78,10 @@ class _Emitter:
 
     def _corner(self, i, j):
         """The first output pixel of a tile."""
-        return (T.bind(T.min(k * m, size - m))
-                for k, m, size in zip((i, j), self.tiling.outputs, self.step.write.tensor.shape, strict=False))
+        return (
+            T.bind(T.min(k * m, size - m))
+            for k, m, size in zip((i, j), self.tiling.outputs, self.step.write.tensor.shape, strict=False)
+        )
 
     def _transform(self, codes, v, tile, i, j) -> None:
         """V of one tile, `vector` channels at a time; beyond the last channel lies whatever memory holds."""
@@ -100,8 +102,10 @@ class _Emitter:
             T.buffer_store(v, value, [T.ramp((position * self.plan.held + tile) * self.plan.channels + c, 1, n)])
 
         with T.serial(self.plan.channels // n) as c:
-            columns = [[T.bind(value) for value in down.apart([load(r, s, c * n) for r in range(down.inputs)], T.bind)]
-                       for s in range(across.inputs)]
+            columns = [
+                [T.bind(value) for value in down.apart([load(r, s, c * n) for r in range(down.inputs)], T.bind)]
+                for s in range(across.inputs)
+            ]
             for r in range(down.inputs):
                 for s, value in enumerate(across.apart([column[r] for column in columns], T.bind)):
                     put(r * across.inputs + s, value, c * n)
@@ -153,8 +157,10 @@ class _Emitter:
             position = r * across.inputs + s
             return T.bind(m[T.ramp((position * self.plan.held + tile) * self.m.block + first, 1, LANES)])
 
-        rows = [[T.bind(value) for value in across.together([load(r, s) for s in range(across.inputs)], T.bind)]
-                for r in range(down.inputs)]
+        rows = [
+            [T.bind(value) for value in across.together([load(r, s) for s in range(across.inputs)], T.bind)]
+            for r in range(down.inputs)
+        ]
         for s in range(across.outputs):
             for r, acc in enumerate(down.together([row[s] for row in rows], T.bind)):
                 k = r * across.outputs + s

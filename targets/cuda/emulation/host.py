@@ -25,9 +25,13 @@ _OPERAND = re.compile(r'"[=+]?[rl]"\((\w+)\)')
 _D = r"\{%0, %1, %2, %3\}"
 # PTX -> what describes it in emulation/instructions.h
 _INSTRUCTIONS = [
-    (re.compile(rf"mma\.sync\.aligned\.m16n8k(32|64)\.row\.col\.s32\.([us])([48])\.([us])\3\.s32 {_D}, "
-                rf"\{{%4, %5, %6, %7\}}, \{{%8, %9\}}, {_D};"),
-     lambda m: f"mma<{m[1]}, {m[3]}, {int(m[2] == 's')}, {int(m[4] == 's')}>"),
+    (
+        re.compile(
+            rf"mma\.sync\.aligned\.m16n8k(32|64)\.row\.col\.s32\.([us])([48])\.([us])\3\.s32 {_D}, "
+            rf"\{{%4, %5, %6, %7\}}, \{{%8, %9\}}, {_D};"
+        ),
+        lambda m: f"mma<{m[1]}, {m[3]}, {int(m[2] == 's')}, {int(m[4] == 's')}>",
+    ),
     (re.compile(r"cp\.async\.cg\.shared\.global \[%0\], \[%1\], (16);"), lambda m: f"copy_async<{m[1]}>"),
     (re.compile(r"cp\.async\.ca\.shared\.global \[%0\], \[%1\], (4|8|16);"), lambda m: f"copy_async<{m[1]}>"),
     (re.compile(r"cp\.async\.commit_group;"), lambda m: "commit_group"),
@@ -53,8 +57,9 @@ class Runner:
         self._program = Path(self._folder.name) / "main"
         self._compile()
 
-    def __call__(self, x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int,
-                 classes: int) -> np.ndarray:
+    def __call__(
+        self, x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int, classes: int
+    ) -> np.ndarray:
         """int32 [classes] for x uint8 [H*W*3], weights int8 [n], table int32 [m].
 
         A new process starts when weights, table or sizes differ from the last call's. Raises EmulationError.
@@ -88,21 +93,37 @@ class Runner:
     def _compile(self) -> None:
         text = _described(self.source.read_text())
         if found := _ASM.search(text):
-            raise EmulationError(f"{self.source}: expected no inline assembly, got {found.group(0).strip()[:100]!r}; "
-                                 "describe the instruction in targets/cuda/emulation/ first")
+            raise EmulationError(
+                f"{self.source}: expected no inline assembly, got {found.group(0).strip()[:100]!r}; "
+                "describe the instruction in targets/cuda/emulation/ first"
+            )
         compiler, prelude = _prelude()
         source = self._program.with_suffix(".cpp")
         fibers = int("__syncthreads" in text or "emulated::" in text)
         # g++ wants alignas before storage classes
         source.write_text(re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", text))
         ffi = Path(libinfo.find_libtvm_ffi())
-        command = [compiler, *_FLAGS, "-rdynamic", f"-I{prelude}", *_includes(), f'-DEMULATED_SOURCE="{source}"',
-                   f"-DEMULATED_BARRIERS={fibers}", f"-DEMULATED_ARCH={10 * self.arch}",
-                   "-o", str(self._program), str(_HERE / "driver.cpp"), str(ffi), f"-Wl,-rpath,{ffi.parent}", "-ldl"]
+        command = [
+            compiler,
+            *_FLAGS,
+            "-rdynamic",
+            f"-I{prelude}",
+            *_includes(),
+            f'-DEMULATED_SOURCE="{source}"',
+            f"-DEMULATED_BARRIERS={fibers}",
+            f"-DEMULATED_ARCH={10 * self.arch}",
+            "-o",
+            str(self._program),
+            str(_HERE / "driver.cpp"),
+            str(ffi),
+            f"-Wl,-rpath,{ffi.parent}",
+            "-ldl",
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise EmulationError(f"{self.source}: uses what targets/cuda/emulation/ does not describe:\n"
-                                 f"{done.stderr[:2000]}")
+            raise EmulationError(
+                f"{self.source}: uses what targets/cuda/emulation/ does not describe:\n{done.stderr[:2000]}"
+            )
 
     def _start(self, weights: np.ndarray, table: np.ndarray, sizes: tuple[int, ...]) -> None:
         self.close()

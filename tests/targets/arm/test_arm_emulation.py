@@ -8,11 +8,11 @@ import pytest
 tvm = pytest.importorskip("tvm")
 pytest.importorskip("unicorn")
 
-from targets import TargetError, find  # noqa: E402
-from targets.arm import toolchain  # noqa: E402
+from targets import TargetError, find
+from targets.arm import toolchain
 from targets.arm.emulation import processor
 from targets.library import elf
-from tests.support.small_modules import arguments, dot_product, dots  # noqa: E402
+from tests.support.small_modules import arguments, dot_product, dots
 
 TARGETS = ["arm:cortex-a72", "arm:cortex-a76", "arm:cortex-a78ae"]
 
@@ -46,16 +46,19 @@ def test_dot_product_needs_its_processor(tmp_path):
         processor.Runner(library, "cortex-a72")(x, w, table, 1, 4)
 
 
-@pytest.mark.parametrize("fault, message", [
-    (dict(read=1), "READ_UNMAPPED.*an access outside every buffer"),
-    (dict(read=-1), "READ_UNMAPPED.*an access outside every buffer"),
-    (dict(write=-3), "wrote before the buffer logits of 20 bytes"),
-    (dict(write=3), "wrote after the buffer logits of 20 bytes"),
-    (dict(write=64), "WRITE_UNMAPPED.*an access outside every buffer"),
-    (dict(write_into="weights"), "WRITE_PROT"),
-    (dict(write_into="picture"), "WRITE_PROT"),
-    (dict(write_into="table"), "WRITE_PROT"),
-])
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        (dict(read=1), "READ_UNMAPPED.*an access outside every buffer"),
+        (dict(read=-1), "READ_UNMAPPED.*an access outside every buffer"),
+        (dict(write=-3), "wrote before the buffer logits of 20 bytes"),
+        (dict(write=3), "wrote after the buffer logits of 20 bytes"),
+        (dict(write=64), "WRITE_UNMAPPED.*an access outside every buffer"),
+        (dict(write_into="weights"), "WRITE_PROT"),
+        (dict(write_into="picture"), "WRITE_PROT"),
+        (dict(write_into="table"), "WRITE_PROT"),
+    ],
+)
 def test_what_leaves_its_buffers_is_caught(tmp_path, fault, message):
     n = 1 << 16  # whole pages: the byte after and the byte before are guarded as well
     run = toolchain.runner(built(tmp_path, dots(n if "read" in fault else 64, **fault)), find("arm:cortex-a72"))

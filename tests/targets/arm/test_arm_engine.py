@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from compile.build import build  # noqa: E402
-from compile.qdq.importer import load  # noqa: E402
-from targets import TargetError, find  # noqa: E402
-from targets.arm import toolchain  # noqa: E402
+from compile.build import build
+from compile.qdq.importer import load
+from targets import TargetError, find
+from targets.arm import toolchain
 from targets.arm.emulation import qemu
 from targets.reference import interpreter
-from tests.support.graphs import pictures, resnet_like  # noqa: E402
+from tests.support.graphs import pictures, resnet_like
 
 ROOT = Path(__file__).parents[3]
 BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (2, 2))}
@@ -53,9 +53,16 @@ def onnx_files(tmp_path_factory) -> list[Path]:
 
     folder = tmp_path_factory.mktemp("runs") / "small"
     graphs = {name: resnet_like(bits, seed=3) for name, bits in BITS.items()}
-    run = {"format": 1, "name": "small", "arch": "resnet", "dataset": "none", "method": "fixed",
-           "labels": [f"c{i}" for i in range(10)], "selector": None,
-           "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs]}
+    run = {
+        "format": 1,
+        "name": "small",
+        "arch": "resnet",
+        "dataset": "none",
+        "method": "fixed",
+        "labels": [f"c{i}" for i in range(10)],
+        "selector": None,
+        "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
+    }
     export_run(folder, graphs, run, pictures(graphs["w8a8"], 4, 3))
     return [folder]
 
@@ -109,5 +116,7 @@ def test_the_device_needs_no_more_than_its_two_packages(bundles):
     assert {s.lower().replace("_", "-") for s in site} == {"numpy", "apache-tvm-ffi", "typing-extensions"}
     target = json.loads((bundles["arm"] / "manifest.json").read_text())["target"]
     assert (target["name"], target["machine"]) == ("arm", "aarch64")
-    assert target["levels"] == [{"name": "arm:cortex-a76", "requires": ["asimd", "asimddp"]},
-                                {"name": "arm:cortex-a72", "requires": ["asimd"]}]
+    assert target["levels"] == [
+        {"name": "arm:cortex-a76", "requires": ["asimd", "asimddp"]},
+        {"name": "arm:cortex-a72", "requires": ["asimd"]},
+    ]

@@ -14,12 +14,14 @@ from targets.costs.shapes import Shape
 
 tvm = pytest.importorskip("tvm")
 
-from compile import profile  # noqa: E402
+from compile import profile
 from compile.times import measured as timing
 
 X86 = find("x86:avx2")
-LAYERS = {"conv 3x3/2 32x32x16 -> 16x16x32 skip border 0+1": {"w4a4", "w8a8"},
-          "linear 1x1/1 1x1x64 -> 1x1x10": {"w8a8"}}
+LAYERS = {
+    "conv 3x3/2 32x32x16 -> 16x16x32 skip border 0+1": {"w4a4", "w8a8"},
+    "linear 1x1/1 1x1x64 -> 1x1x10": {"w8a8"},
+}
 
 
 @pytest.fixture
@@ -30,8 +32,17 @@ def rpc_server():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", str(port),
-               "--port-end", str(port + 1)]
+    command = [
+        sys.executable,
+        "-m",
+        "tvm.exec.rpc_server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--port-end",
+        str(port + 1),
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         for _ in range(1200):  # it loads TVM twice

@@ -35,7 +35,10 @@ SDOT = 0x4E809400 | 1 << 5 | 2 << 16  # sdot v0.4s, v1.16b, v2.16b
 
 def test_instructions_come_back_as_text():
     assert cycles.disassemble([words(ADD, MUL), words(SMULL), words(SDOT)]) == [
-        ("add\tx0, x0, x1", "mul\tx0, x0, x1"), ("smull\tv3.8h, v1.8b, v1.8b",), ("sdot\tv0.4s, v1.16b, v2.16b",)]
+        ("add\tx0, x0, x1", "mul\tx0, x0, x1"),
+        ("smull\tv3.8h, v1.8b, v1.8b",),
+        ("sdot\tv0.4s, v1.16b, v2.16b",),
+    ]
 
 
 def test_a_chain_costs_its_latency_and_counts_multiply():
@@ -95,10 +98,11 @@ def test_a_file_costs_what_its_network_costs(tmp_path, capsys):
     from compile.qdq.exporter import to_onnx
     from compile.qdq.importer import load
     from tests.support.graphs import random_graph
+
     (tmp_path / "w4a4.onnx").write_bytes(to_onnx(random_graph(3), {}).SerializeToString())
     files, out = [str(tmp_path / "w4a4.onnx")], tmp_path / "arm.json"
     assert arm.main([*files, "--cpus", "cortex-a72", "--json", str(out)]) == 0
-    record, = json.loads(out.read_text())
+    (record,) = json.loads(out.read_text())
     expected = arm.ours(load(files[0]), "cortex-a72")
     assert record["cycles"] == round(expected.cycles) > 0 and record["macs"] > 0
     assert (record["network"], record["bits"], record["cpu"]) == (tmp_path.name, "w4a4", "cortex-a72")

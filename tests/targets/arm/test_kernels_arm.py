@@ -98,11 +98,19 @@ def run_alone(node, tensors, target, folder, x):
     return lowered.calls[-1].kernel.rule
 
 
-@pytest.mark.parametrize("w_bits,a_bits,channels,size,stride", [
-    (2, 2, 16, (9, 16), 1), (2, 2, 24, (7, 7), 1), (2, 2, 37, (5, 18), 1), (2, 2, 33, (8, 32), 2),
-    (2, 3, 16, (6, 16), 1), (3, 2, 16, (8, 32), 2),
-    (2, 4, 32, (4, 16), 1), (2, 2, 272, (4, 8), 1),
-])
+@pytest.mark.parametrize(
+    "w_bits,a_bits,channels,size,stride",
+    [
+        (2, 2, 16, (9, 16), 1),
+        (2, 2, 24, (7, 7), 1),
+        (2, 2, 37, (5, 18), 1),
+        (2, 2, 33, (8, 32), 2),
+        (2, 3, 16, (6, 16), 1),
+        (3, 2, 16, (8, 32), 2),
+        (2, 4, 32, (4, 16), 1),
+        (2, 2, 272, (4, 8), 1),
+    ],
+)
 def test_counting_bits_at_every_shape(w_bits, a_bits, channels, size, stride, tmp_path, monkeypatch):
     """Rows, columns, channels and runs of counters that do not fill a tile, with the largest sums."""
     monkeypatch.setattr(bit_serial, "cheaper", lambda step: True)
@@ -110,19 +118,34 @@ def test_counting_bits_at_every_shape(w_bits, a_bits, channels, size, stride, tm
     weight = rng.choice([-half, half - 1], (16, 3, 3, channels)).astype(np.int8)
     weight[0], weight[1] = -half, half - 1
     shape = tuple((n - 1) // stride + 1 for n in size)
-    node = Conv("c", "image", "out", weight, w_bits, rng.integers(-99, 99, 16), np.ones(16, np.float32), stride=stride,
-                padding=(1,) * 4)
+    node = Conv(
+        "c",
+        "image",
+        "out",
+        weight,
+        w_bits,
+        rng.integers(-99, 99, 16),
+        np.ones(16, np.float32),
+        stride=stride,
+        padding=(1,) * 4,
+    )
     tensors = {t.name: t for t in (Tensor("image", (*size, channels), a_bits), Tensor("out", (*shape, 16), 32))}
     x = rng.integers(0, 1 << a_bits, (2, *size, channels)).astype(np.uint8)
     x[1] = (1 << a_bits) - 1
     assert run_alone(node, tensors, "arm:cortex-a72", tmp_path, x).startswith("bit serial")
 
 
-@pytest.mark.parametrize("w_bits,a_bits,channels,outputs,size,kernel,stride,rule", [
-    (4, 4, 24, 16, (3, 3), 1, 1, "throughout"), (4, 4, 48, 40, (6, 6), 1, 1, "throughout"),
-    (4, 4, 40, 37, (5, 7), 1, 2, "throughout"), (2, 7, 144, 16, (2, 2), 1, 1, "chain 128"),
-    (5, 5, 21, 32, (4, 9), 3, 2, "chain 64"), (4, 6, 352, 16, (3, 5), 1, 1, "chain 64"),
-])
+@pytest.mark.parametrize(
+    "w_bits,a_bits,channels,outputs,size,kernel,stride,rule",
+    [
+        (4, 4, 24, 16, (3, 3), 1, 1, "throughout"),
+        (4, 4, 48, 40, (6, 6), 1, 1, "throughout"),
+        (4, 4, 40, 37, (5, 7), 1, 2, "throughout"),
+        (2, 7, 144, 16, (2, 2), 1, 1, "chain 128"),
+        (5, 5, 21, 32, (4, 9), 3, 2, "chain 64"),
+        (4, 6, 352, 16, (3, 5), 1, 1, "chain 64"),
+    ],
+)
 def test_outer_products_at_every_shape(w_bits, a_bits, channels, outputs, size, kernel, stride, rule, tmp_path):
     """Pixels, channels and runs that do not fill a tile, rows that are one run, and the largest sums."""
     rng, half = np.random.default_rng(0), 1 << (w_bits - 1)
@@ -131,8 +154,17 @@ def test_outer_products_at_every_shape(w_bits, a_bits, channels, outputs, size, 
     if rule == "throughout":
         weight[:2] = rng.choice([-half, half - 1], weight[:2].shape)
     shape = tuple((n - 1) // stride + 1 for n in size)
-    node = Conv("c", "image", "out", weight, w_bits, rng.integers(-99, 99, outputs), np.ones(outputs, np.float32),
-                stride=stride, padding=(kernel // 2,) * 4)
+    node = Conv(
+        "c",
+        "image",
+        "out",
+        weight,
+        w_bits,
+        rng.integers(-99, 99, outputs),
+        np.ones(outputs, np.float32),
+        stride=stride,
+        padding=(kernel // 2,) * 4,
+    )
     tensors = {t.name: t for t in (Tensor("image", (*size, channels), a_bits), Tensor("out", (*shape, outputs), 32))}
     x = rng.integers(0, 1 << a_bits, (2, *size, channels)).astype(np.uint8)
     x[1] = (1 << a_bits) - 1
@@ -145,15 +177,21 @@ def test_outer_products_stay_in_int16_exactly_as_long_as_they_can():
         half = 1 << (w_bits - 1)
         weight = rows_of(rng.integers(-half, half, (16, 3, 3, 64)).astype(np.int8), 16, 8)
         run, steps = outer_product.longest_run(weight, qmax), weight.astype(np.int64).reshape(16, -1, 8) * qmax
-        largest = lambda n, sign: np.lib.stride_tricks.sliding_window_view(  # noqa: E731
-            np.maximum(sign * steps, 0).sum(2), n, axis=1).sum(-1).max()  # noqa: B023
+        largest = lambda n, sign: (
+            np.lib.stride_tricks.sliding_window_view(
+                np.maximum(sign * steps, 0).sum(2), n, axis=1
+            )
+            .sum(-1)
+            .max()
+        )
         assert max(largest(run, 1), largest(run, -1)) <= INT16_MAX
         assert run == steps.shape[1] or max(largest(run + 1, 1), largest(run + 1, -1)) > INT16_MAX
 
 
-@pytest.mark.parametrize("bits,zero_point,middle", [
-    (2, 0, 0), (3, 0, 0), (4, 0, 0), (6, 0, 0), (7, 0, 0), (3, 4, 0), (4, 8, 128), (2, 2, 128),
-])
+@pytest.mark.parametrize(
+    "bits,zero_point,middle",
+    [(2, 0, 0), (3, 0, 0), (4, 0, 0), (6, 0, 0), (7, 0, 0), (3, 4, 0), (4, 8, 128), (2, 2, 128)],
+)
 def test_short_rescale_gives_every_code(bits, zero_point, middle):
     """(product + offset) >> shift in 16 bits, wherever it is used, for all 256 codes; `middle` is their zero point."""
     qmax, found = (1 << bits) - 1, 0
@@ -164,7 +202,7 @@ def test_short_rescale_gives_every_code(bits, zero_point, middle):
         short = Short.find(expected, qmax)
         if short is not None:
             sums = short.products(np.arange(256)) + short.offset
-            assert 0 < short.multiplier < 256 and 0 <= sums.min() and sums.max() < 1 << 16 and short.shift >= 8
+            assert 0 < short.multiplier < 256 and sums.min() >= 0 and sums.max() < 1 << 16 and short.shift >= 8
             np.testing.assert_array_equal(np.minimum(sums >> short.shift, qmax), expected)
             found += 1
     assert found or bits > 5

@@ -8,19 +8,21 @@ import pytest
 pytest.importorskip("tvm")
 pytest.importorskip("torch")
 
-from compile import build as builder  # noqa: E402
-from runtime import Engine, open_bundle  # noqa: E402
-from runtime.engine import _together  # noqa: E402
+from compile import build as builder
+from runtime import Engine, open_bundle
+from runtime.engine import _together
 from runtime.execution import library
 from runtime.machine import cuda
-from targets import find  # noqa: E402
+from targets import find
 from targets.cuda.emulation import host
 from targets.reference import interpreter
-from tests.support.graphs import pictures, resnet_like  # noqa: E402
-from train.integers.export import export_run  # noqa: E402
+from tests.support.graphs import pictures, resnet_like
+from train.integers.export import export_run
 
-pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))),
-                                reason="no C++ compiler here to run the CUDA source with; apt install g++")
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))),
+    reason="no C++ compiler here to run the CUDA source with; apt install g++",
+)
 BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (3, 2))}
 BATCH = 3
 
@@ -33,12 +35,20 @@ def graphs() -> dict:
 @pytest.fixture(scope="module")
 def bundle(graphs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("batch")
-    run = {"format": 1, "name": "small", "arch": "resnet", "dataset": "none", "method": "fixed", "selector": None,
-           "labels": [f"c{i}" for i in range(10)],
-           "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs]}
+    run = {
+        "format": 1,
+        "name": "small",
+        "arch": "resnet",
+        "dataset": "none",
+        "method": "fixed",
+        "selector": None,
+        "labels": [f"c{i}" for i in range(10)],
+        "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
+    }
     export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 4, 3))
-    return builder.build([folder / "run"], find("cuda:sm_80"), folder / "bundle", source_only=True, times=False,
-                         batch=BATCH)
+    return builder.build(
+        [folder / "run"], find("cuda:sm_80"), folder / "bundle", source_only=True, times=False, batch=BATCH
+    )
 
 
 def emulated(path):

@@ -10,18 +10,23 @@ import pytest
 
 tvm = pytest.importorskip("tvm")
 
-from targets import TargetError, find  # noqa: E402
-from targets.cuda import machine_code, routes, tiles, toolchain  # noqa: E402
+from targets import TargetError, find
+from targets.cuda import machine_code, routes, tiles, toolchain
 from targets.library import elf
-from tests.support.cuda_steps import graph_of, input_of, steps  # noqa: E402
-from tests.support.small_modules import mirror  # noqa: E402
+from tests.support.cuda_steps import graph_of, input_of, steps
+from tests.support.small_modules import mirror
 
 TARGET = find("cuda")
 LARGE = next(t for t in tiles.TILES if (t.rows, t.columns, t.steps, t.stages) == (128, 64, 1, 2))
 SMALL = next(t for t in tiles.TILES if (t.rows, t.columns, t.steps, t.stages) == (16, 16, 1, 3))
 # (weight bits, activation bits, route, tile): those with most registers, and each route in a small one
-CASES = ((8, 8, routes.Route(8, 8), replace(LARGE, steps=2)), (4, 8, routes.Route(8, 4), SMALL),
-         (4, 4, routes.Route(4, 4), LARGE), (2, 2, routes.Route(4, 2), SMALL), (2, 8, routes.Route(8, 2), SMALL))
+CASES = (
+    (8, 8, routes.Route(8, 8), replace(LARGE, steps=2)),
+    (4, 8, routes.Route(8, 4), SMALL),
+    (4, 4, routes.Route(4, 4), LARGE),
+    (2, 2, routes.Route(4, 2), SMALL),
+    (2, 8, routes.Route(8, 2), SMALL),
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +92,10 @@ def test_a_library_for_orin_needs_its_compiler(tmp_path, monkeypatch):
         toolchain._host(find("cuda:orin"), tmp_path)
 
 
-@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None or platform.machine() != "x86_64",
-                    reason="needs aarch64-linux-gnu-g++ on x86-64; apt install g++-aarch64-linux-gnu")
+@pytest.mark.skipif(
+    shutil.which("aarch64-linux-gnu-g++") is None or platform.machine() != "x86_64",
+    reason="needs aarch64-linux-gnu-g++ on x86-64; apt install g++-aarch64-linux-gnu",
+)
 def test_a_library_for_orin_built_here(tmp_path):
     try:
         toolchain.nvcc()

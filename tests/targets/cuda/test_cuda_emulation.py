@@ -8,16 +8,18 @@ import pytest
 
 tvm = pytest.importorskip("tvm")
 
-from compile.lowering.lower import lower, run_compiled  # noqa: E402
-from targets import find  # noqa: E402
-from targets.cuda import toolchain  # noqa: E402
+from compile.lowering.lower import lower, run_compiled
+from targets import find
+from targets.cuda import toolchain
 from targets.cuda.emulation import host as emulate
 from targets.reference import interpreter
-from tests.support.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like  # noqa: E402
-from tests.support.small_modules import mirror  # noqa: E402
+from tests.support.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
+from tests.support.small_modules import mirror
 
-pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))),
-                                reason="no C++ compiler here to run the CUDA source with; apt install g++")
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))),
+    reason="no C++ compiler here to run the CUDA source with; apt install g++",
+)
 N = 64
 
 
@@ -100,14 +102,17 @@ def test_a_barrier_that_some_threads_skip_is_caught(tmp_path, mirrored):
         run_mirror(runner(tmp_path, partial))
 
 
-@pytest.mark.parametrize("old, new, message", [
-    ("picture[", "picture[64 + ", "access at byte .* of the buffer picture of 64 bytes.* in kernel, block"),
-    ("picture[", "picture[-4096 + ", "access at byte -.* of the buffer picture of 64 bytes.* in kernel, block"),
-    ("logits[", "logits[64 + ", "access at byte .* of the buffer logits of 256 bytes"),
-    ("logits[", "logits[-1 + ", "wrote before the buffer logits of 256 bytes"),
-    ("logits[", "table[", "access at byte .* of the buffer table .* or a write into an input"),
-    ("__syncthreads();", "__syncthreads(); table += 2147483647 + (int)threadIdx.x;", "signed overflow"),
-])
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("picture[", "picture[64 + ", "access at byte .* of the buffer picture of 64 bytes.* in kernel, block"),
+        ("picture[", "picture[-4096 + ", "access at byte -.* of the buffer picture of 64 bytes.* in kernel, block"),
+        ("logits[", "logits[64 + ", "access at byte .* of the buffer logits of 256 bytes"),
+        ("logits[", "logits[-1 + ", "wrote before the buffer logits of 256 bytes"),
+        ("logits[", "table[", "access at byte .* of the buffer table .* or a write into an input"),
+        ("__syncthreads();", "__syncthreads(); table += 2147483647 + (int)threadIdx.x;", "signed overflow"),
+    ],
+)
 def test_what_a_kernel_must_not_do_is_caught(tmp_path, mirrored, old, new, message):
     begin, end = mirrored.index("{", mirrored.rindex("__global__")), mirrored.index("#include <tvm/ffi/c_api.h>")
     text = mirrored[:begin] + changed(mirrored[begin:end], old, new) + mirrored[end:]
@@ -144,7 +149,7 @@ ASKED_OF_FFI = {"TVMFFIEnvGetStream", "TVMFFIErrorSetRaisedFromCStr", "TVMFFIErr
 def test_main_only_launches():
     """So it can be captured in a CUDA graph: of a network with every operator, the calls in the source."""
     text = toolchain.source(lower(random_graph(0, ops=OPS), find("cuda"), 3).module, find("cuda"))
-    host = text[text.index("#include <tvm/ffi/c_api.h>"):]
+    host = text[text.index("#include <tvm/ffi/c_api.h>") :]
     assert host.count("cudaLaunchKernelEx(") == 1 and host.count("tvm_cuda_host_launch(::") > 5
     assert set(re.findall(r"\b(cuda[A-Z]\w+)\s*\(", host)) == ASKED
     assert set(re.findall(r"\b(TVMFFI\w+)\s*\(", host)) == ASKED_OF_FFI
@@ -163,8 +168,15 @@ def test_every_launch_is_on_the_stream_of_the_environment(tmp_path, mirrored):
         run_mirror(runner(tmp_path, kept))
 
 
-@pytest.mark.parametrize("call", ["cudaDeviceSynchronize()", "cudaStreamSynchronize(cuda_stream_0)",
-                                  "cudaMalloc((void**)args, 8)", "cudaMemcpy(args, args, 8, cudaMemcpyHostToDevice)"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cudaDeviceSynchronize()",
+        "cudaStreamSynchronize(cuda_stream_0)",
+        "cudaMalloc((void**)args, 8)",
+        "cudaMemcpy(args, args, 8, cudaMemcpyHostToDevice)",
+    ],
+)
 def test_a_host_function_that_waits_or_allocates_is_refused(tmp_path, mirrored, call):
     with pytest.raises(emulate.EmulationError, match=f"does not describe:(.|\n)*{call.partition('(')[0]}"):
         runner(tmp_path, mirrored.replace("  return 0;\n  } catch", f"  {call};\n  return 0;\n  }} catch"))

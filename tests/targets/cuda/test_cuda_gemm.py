@@ -9,13 +9,15 @@ import pytest
 tvm = pytest.importorskip("tvm")
 
 from compile.lowering import lower
-from targets import find  # noqa: E402
-from targets.cuda import routes, tiles  # noqa: E402
+from targets import find
+from targets.cuda import routes, tiles
 from targets.cuda.emulation import host
-from tests.support.cuda_steps import codes, graph_of, input_of, steps  # noqa: E402
+from tests.support.cuda_steps import codes, graph_of, input_of, steps
 
-pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))),
-                                reason="no C++ compiler here to run the CUDA source with; apt install g++")
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))),
+    reason="no C++ compiler here to run the CUDA source with; apt install g++",
+)
 TARGET, BITS = find("cuda"), range(2, 9)
 INPUTS, OUTPUTS = (3, 16, 20, 5, 32, 24, 17, 64), (8, 17, 24, 5, 16, 36)
 SIZES = ((7, 9), (6, 5), (9, 4))
@@ -24,8 +26,10 @@ SIZES = ((7, 9), (6, 5), (9, 4))
 def conv(rng, a_bits: int, w_bits: int, inputs: int, outputs: int, kernel: int, stride: int, size, **options):
     """A network of one convolution."""
     b = input_of(rng, (*size, inputs), a_bits, [w_bits], extreme=bool(rng.integers(2)))
-    return graph_of(b, b.conv("image", outputs, kernel=kernel, stride=stride, w_bits=w_bits,
-                              bits=int(rng.integers(2, 9)), **options))
+    return graph_of(
+        b,
+        b.conv("image", outputs, kernel=kernel, stride=stride, w_bits=w_bits, bits=int(rng.integers(2, 9)), **options),
+    )
 
 
 def of_width(a_bits: int, seed: int) -> dict:
@@ -81,8 +85,9 @@ SHAPES = {(t.rows, t.columns, t.warps): t for t in tiles.TILES}
 def test_every_tile(tmp_path, monkeypatch, part):
     """Each shape with another number of steps and stages; neither pixels nor channels fill the last tile."""
     rng = np.random.default_rng(part)
-    chosen = [replace(t, steps=(1, 2)[i % 2], stages=(2, 3, 4)[i % 3])
-              for i, t in enumerate(list(SHAPES.values())[part::2])]
+    chosen = [
+        replace(t, steps=(1, 2)[i % 2], stages=(2, 3, 4)[i % 3]) for i, t in enumerate(list(SHAPES.values())[part::2])
+    ]
     graphs = {f"{t}": conv(rng, 4, (4, 8)[i % 2], 16, 40, 3, 1, (9, 8)) for i, t in enumerate(chosen)}
     fixed(monkeypatch, tiles, chosen)
     assert_equal(steps(graphs, TARGET, picture(2, 4)), tmp_path, part)
@@ -173,7 +178,13 @@ def test_the_route_of_fewest_instructions_is_chosen():
     few = np.full((8, 3, 3, 16), -2, np.int8)
     name = lambda w, a, k=1152: routes.choose(few, w, a, k).name  # noqa: E731
     assert [name(2, 2), name(3, 2), name(4, 4), name(2, 8), name(4, 5), name(8, 2)] == [
-        "u4s4_w2", "u4s4_w4", "u4s4_w4", "u8s8_w2", "u8s8_w4", "u8s8_w8"]
+        "u4s4_w2",
+        "u4s4_w4",
+        "u4s4_w4",
+        "u8s8_w2",
+        "u8s8_w4",
+        "u8s8_w8",
+    ]
     on_bytes = [routes.choose(few, w, a, 1152, (8,)).name for w, a in ((2, 2), (4, 4), (5, 4))]
     assert on_bytes == ["u8s8_w2", "u8s8_w4", "u8s8_w8"]
     assert name(2, 2, 144) == "u4s4_w4"  # a chunk of 128 codes would be mostly padding

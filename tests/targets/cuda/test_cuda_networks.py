@@ -7,20 +7,28 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from benchmarks.networks.random_networks import NETWORKS  # noqa: E402
-from compile.lowering.lower import lower  # noqa: E402
-from targets import find  # noqa: E402
-from targets.cuda import toolchain  # noqa: E402
+from benchmarks.networks.random_networks import NETWORKS
+from compile.lowering.lower import lower
+from targets import find
+from targets.cuda import toolchain
 from targets.cuda.emulation import host
 from targets.reference import interpreter
 
-pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))),
-                                reason="no C++ compiler here to run the CUDA source with; apt install g++")
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))),
+    reason="no C++ compiler here to run the CUDA source with; apt install g++",
+)
 
 
-@pytest.mark.parametrize("name, bits, side, batch, arch", [
-    ("mobilenetv2", "w3a5", 65, 2, 87), ("mobilenetv2", "w4a4", 64, 1, 90), ("resnet18", "mixed", 50, 1, 87),
-    ("resnet18", "w2a2", 64, 1, 90)])
+@pytest.mark.parametrize(
+    "name, bits, side, batch, arch",
+    [
+        ("mobilenetv2", "w3a5", 65, 2, 87),
+        ("mobilenetv2", "w4a4", 64, 1, 90),
+        ("resnet18", "mixed", 50, 1, 87),
+        ("resnet18", "w2a2", 64, 1, 90),
+    ],
+)
 def test_networks_for_imagenet_equal_the_reference(name, bits, side, batch, arch, tmp_path):
     """Odd maps, ragged tiles, residual streams; u4.s4 where it is native, bytes where it is not."""
     graph, target = NETWORKS[name].graph(bits, side), find(f"cuda:sm_{arch}")

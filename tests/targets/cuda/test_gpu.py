@@ -38,7 +38,8 @@ def test_bundles_give_their_golden_logits(folder):
     assert [f["differing"] for f in cuda_checks.bundle_checks(folder)] == [0, 0]
 
 
-@pytest.mark.parametrize("job", cuda.sanitizer_jobs(FOLDERS, SANITIZER) if SANITIZER and CASES else [],
-                         ids=lambda job: job.name)
+@pytest.mark.parametrize(
+    "job", cuda.sanitizer_jobs(FOLDERS, SANITIZER) if SANITIZER and CASES else [], ids=lambda job: job.name
+)
 def test_compute_sanitizer_finds_nothing(job):
     assert cuda.run(job).failure is None

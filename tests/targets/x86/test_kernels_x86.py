@@ -199,9 +199,7 @@ def test_largest_accumulators(target, w_bits, a_bits, chain):
         assert longest_chain(arrange(node.weight), (1 << a_bits) - 1) >= chain
         x = np.full((1, 7, 5, 16), (1 << a_bits) - 1, np.uint8)
         lowered = lower(graph, target)
-        np.testing.assert_array_equal(
-            run_compiled(lowered, in_process(lowered, target), x), interpreter.run(graph, x)
-        )
+        np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, target), x), interpreter.run(graph, x))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -35,12 +35,21 @@ def around_levels(ratio, left, bias, codes, low, high):
 
 RANGES = st.builds(
     lambda bits, zero, low, high: Range(zero % (1 << bits), *sorted((low % (1 << bits), high % (1 << bits)))),
-    st.integers(2, 8), st.sampled_from([0, 0, 128, 3, 255]), st.sampled_from([0, 5]), st.sampled_from([255, 200]),
+    st.integers(2, 8),
+    st.sampled_from([0, 0, 128, 3, 255]),
+    st.sampled_from([0, 5]),
+    st.sampled_from([255, 200]),
 )
 
 
-@given(seed=st.integers(0, 10**6), codes=RANGES, odd=st.booleans(), shifted=st.booleans(),
-       magnitude=st.integers(-16, 2), reach=st.integers(3, 20))
+@given(
+    seed=st.integers(0, 10**6),
+    codes=RANGES,
+    odd=st.booleans(),
+    shifted=st.booleans(),
+    magnitude=st.integers(-16, 2),
+    reach=st.integers(3, 20),
+)
 def test_float32_equals_the_reference_wherever_it_is_proved(seed, codes, odd, shifted, magnitude, reach):
     rng = np.random.default_rng(seed)
     real = np.ldexp(rng.uniform(0.5, 1, 5), magnitude)
@@ -125,10 +134,18 @@ def test_a_layer_without_proof_falls_back_and_is_exact():
     rng = np.random.default_rng(0)
     weight = rng.integers(-127, 128, (17, 3, 3, 40), np.int8)
     ratio = requant_from_ratio(rng.uniform(0.9, 1.1, 17) * 2.0**-16, 10)
-    conv = Conv("c", "image", "codes", weight, 8, np.zeros(17, np.int64), np.ones(17, np.float32), ratio,
-                padding=(1,) * 4)
-    rest = Conv("linear", "codes", "out", rng.integers(-4, 4, (5, 1, 1, 17), np.int8), 3, np.zeros(5, np.int64),
-                np.ones(5, np.float32))
+    conv = Conv(
+        "c", "image", "codes", weight, 8, np.zeros(17, np.int64), np.ones(17, np.float32), ratio, padding=(1,) * 4
+    )
+    rest = Conv(
+        "linear",
+        "codes",
+        "out",
+        rng.integers(-4, 4, (5, 1, 1, 17), np.int8),
+        3,
+        np.zeros(5, np.int64),
+        np.ones(5, np.float32),
+    )
     tensors = (Tensor("image", (6, 7, 40)), Tensor("codes", (6, 7, 17)), Tensor("out", (6, 7, 5), 32))
     graph = Graph("fine", {t.name: t for t in tensors}, (conv, rest), "image", "out")
     assert list(scalings(graph)) == [None]

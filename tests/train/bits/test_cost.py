@@ -43,7 +43,7 @@ def test_expected_cost_is_the_mean_over_drawn_configurations(table):
     p = torch.softmax(torch.randn(LAYERS, 2, 4, generator=chance()).double(), -1)
     drawn = torch.multinomial(p.flatten(0, 1), 20000, True, generator=chance(1)).T.reshape(-1, LAYERS, 2)
     costs = table.of_indices(drawn)
-    assert abs(float(costs.mean() - table.expected(p))) < 5 * float(costs.std()) / len(costs)**0.5
+    assert abs(float(costs.mean() - table.expected(p))) < 5 * float(costs.std()) / len(costs) ** 0.5
     assert torch.allclose(table.expected(one_hot(drawn[:9], 4).double()), costs[:9], rtol=1e-12, atol=0)
 
 
@@ -58,6 +58,7 @@ def test_gradients_of_cost_and_policy_are_right(table):
     def both(*values):
         log_p = torch.func.functional_call(policy, dict(zip(("u", "v", "t"), values, strict=True)), (q,))
         return table.expected(log_p.exp()).sum(), log_probability(log_p[0], drawn)
+
     assert torch.autograd.gradcheck(both, parameters)
 
 
@@ -104,7 +105,8 @@ def test_latency_is_read_from_the_target_s_table(monkeypatch):
     def load(target):
         if target != "x86:avx2":
             raise ValueError(f"{target}: expected a table of costs, found none")
-        return types.SimpleNamespace(layer=lambda shape, bits: (asked.append((shape, bits)) or (3.0, "measured")))
+        return types.SimpleNamespace(layer=lambda shape, bits: asked.append((shape, bits)) or (3.0, "measured"))
+
     shapes = types.SimpleNamespace(Shape=lambda *a, **k: (*a, *k.values()))
     monkeypatch.setitem(sys.modules, "targets.costs.table", types.SimpleNamespace(load=load, CostsError=KeyError))
     monkeypatch.setitem(sys.modules, "targets.costs.shapes", shapes)
@@ -157,8 +159,11 @@ def test_configurations_come_back_from_their_file(tmp_path):
     priced = Bits.of(settings, ARCH).given  # files of several costs may be given together
     assert priced.about == settings.costs
     assert [v.cost for v in priced.variants] == [relative(size, ARCH, seen[0].bits)]
-    for text, words in ((f"{path}:d", "no configuration d; it has a, b, c"), (f"{path}:a+{path}:a", "different names"),
-                        (f"{tmp_path}/no.json", "give the configs.json of a run")):
+    for text, words in (
+        (f"{path}:d", "no configuration d; it has a, b, c"),
+        (f"{path}:a+{path}:a", "different names"),
+        (f"{tmp_path}/no.json", "give the configs.json of a run"),
+    ):
         with pytest.raises(ConfigsError, match=words):
             configs.load(text, names)
     for text in ("+", f"{path}:", f"{path}:c,", f"{path}:c+"):
@@ -168,16 +173,24 @@ def test_configurations_come_back_from_their_file(tmp_path):
         configs.load(str(path), names[:-1])
 
 
-@pytest.mark.parametrize("change, told", [
-    *(({"bits": {"conv1": pair}}, "conv1: expected two widths from 2 to 8") for pair in (
-        [8, 9], [1, 8], [8, 8.0], [8, "8"], [True, 8], [8], 8, None)),
-    *(({"bits": bits}, "expected bits as an object of layers") for bits in ([], None, "8")),
-    *(({"name": name}, "name: expected letters") for name in ("", " ", "a\n", "../a", "a.b", "full", 3, None)),
-    ({"base": "none"}, "is the base none of a"), ({"base": None}, "expected texts as method and base"),
-    ({"cost": "1"}, "expected numbers as cost and loss"), ({"loss": []}, "expected numbers as cost and loss"),
-    ({"groups": 1}, "expected numbers of groups"), ({"groups": [-1]}, "expected numbers of groups"),
-    ({"more": 1}, "more"),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        *(
+            ({"bits": {"conv1": pair}}, "conv1: expected two widths from 2 to 8")
+            for pair in ([8, 9], [1, 8], [8, 8.0], [8, "8"], [True, 8], [8], 8, None)
+        ),
+        *(({"bits": bits}, "expected bits as an object of layers") for bits in ([], None, "8")),
+        *(({"name": name}, "name: expected letters") for name in ("", " ", "a\n", "../a", "a.b", "full", 3, None)),
+        ({"base": "none"}, "is the base none of a"),
+        ({"base": None}, "expected texts as method and base"),
+        ({"cost": "1"}, "expected numbers as cost and loss"),
+        ({"loss": []}, "expected numbers as cost and loss"),
+        ({"groups": 1}, "expected numbers of groups"),
+        ({"groups": [-1]}, "expected numbers of groups"),
+        ({"more": 1}, "more"),
+    ],
+)
 def test_configurations_of_no_search_are_refused(tmp_path, change, told):
     path = Configs({}, (Variant("a", {"conv1": (8, 8)}, 1.0, "fixed"),)).write(tmp_path)
     content = json.loads(path.read_text())

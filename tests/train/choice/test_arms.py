@@ -12,8 +12,11 @@ from train.choice.fit import fit_choice
 from train.report.compare import TRAINED as KNOWN
 from train.report.compare import arms_of, compare
 
-ACCURACY = {"w8a8": alike(0.85), "w4a4": alike(0.80),
-            **{f"w4a4-q{k}": {**alike(0.70), f: 0.84} for k, f in enumerate(TRAINED)}}
+ACCURACY = {
+    "w8a8": alike(0.85),
+    "w4a4": alike(0.80),
+    **{f"w4a4-q{k}": {**alike(0.70), f: 0.84} for k, f in enumerate(TRAINED)},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +26,16 @@ def quick(monkeypatch):
 
 def measured(world: World, budget: float, escalate: bool = False) -> Evidence:
     evidence = world.evidence()
-    choice = fit_choice(evidence.seen, evidence.families, evidence.costs, budget, 0, shared=evidence.shared,
-                        pictures=evidence.subjects, escalate=escalate)
+    choice = fit_choice(
+        evidence.seen,
+        evidence.families,
+        evidence.costs,
+        budget,
+        0,
+        shared=evidence.shared,
+        pictures=evidence.subjects,
+        escalate=escalate,
+    )
     return take(evidence, choice, budget, 0)
 
 
@@ -88,8 +99,11 @@ def test_oracle_picks_as_trying_all_would():
         accuracy, weights = rng.random((4, 4)), rng.dirichlet(np.ones(4))
         chosen = within_budget(accuracy, weights, costs, budget)
         assert weights @ costs[chosen] <= max(budget, 0.1) + 1e-9
-        lambdas = [lam for lam in np.linspace(0, 20, 20001)
-                   if weights @ costs[(accuracy - lam * costs).argmax(1)] <= max(budget, 0.1) + 1e-9]
+        lambdas = [
+            lam
+            for lam in np.linspace(0, 20, 20001)
+            if weights @ costs[(accuracy - lam * costs).argmax(1)] <= max(budget, 0.1) + 1e-9
+        ]
         by_grid = (accuracy - lambdas[0] * costs).argmax(1) if lambdas else np.full(4, 2)
         got, other = ((weights * accuracy[range(4), pick]).sum() for pick in (chosen, by_grid))
         assert got >= other - 1e-9
@@ -98,8 +112,12 @@ def test_oracle_picks_as_trying_all_would():
 def test_evidence_of_another_order_is_the_same_worth():
     """Which variant comes first must not matter."""
     evidence = World({n: ACCURACY[n] for n in ("w8a8", "w4a4")}, {}, pictures=200).evidence()
-    turned = replace(evidence, variants=evidence.variants[::-1], test=evidence.test.of_variants([1, 0]),
-                     seen=evidence.seen.of_variants([1, 0]))
+    turned = replace(
+        evidence,
+        variants=evidence.variants[::-1],
+        test=evidence.test.of_variants([1, 0]),
+        seen=evidence.seen.of_variants([1, 0]),
+    )
     gains = []
     for e in (evidence, turned):
         choice = fit_choice(e.seen, e.families, e.costs, 0.5, 0, shared=e.shared, pictures=e.subjects)

@@ -54,7 +54,8 @@ def test_margins_are_the_best_there_are(seed, lam):
     got = fit_margins(np.zeros(300, np.int64), seen, np.array([1, 1]), costs, lam)
     gain = correct[:, 1].astype(float) - correct[:, 0] - lam
     assert got[1] == 0 and gain[margins[:, 0] < got[0]].sum() == pytest.approx(
-        gain[margins[:, 0] < by_trying(margins[:, 0], gain)].sum())
+        gain[margins[:, 0] < by_trying(margins[:, 0], gain)].sum()
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -65,8 +66,10 @@ def test_only_a_shared_variant_follows_a_shared_one(seed):
     seen = Outcomes(np.zeros((400, 12), np.int32), correct, np.tile(np.arange(400)[:, None], 4))
     accuracy = np.zeros((400, 4), np.int64)
     accuracy[:200, 0], accuracy[200:, 1] = 1 << 15, 1 << 15
-    found = [fit_up(accuracy, seen, costs, np.rint(costs * 65536).astype(np.int64), [0.1], shared)
-             for shared in (~private, np.ones(4, bool))]
+    found = [
+        fit_up(accuracy, seen, costs, np.rint(costs * 65536).astype(np.int64), [0.1], shared)
+        for shared in (~private, np.ones(4, bool))
+    ]
     assert found[0].tolist() == [2, 3, 2, 3] and found[1].tolist() == [3, 3, 2, 3]
 
 
@@ -78,8 +81,16 @@ def test_entries_that_others_beat_are_left_out():
 @pytest.fixture(scope="module")
 def fitted():
     world = made(1500, levels=LEVELS, draw=1)
-    return world, fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, escalate=True,
-                             pictures=np.arange(len(world.kind)))
+    return world, fit_choice(
+        world.seen,
+        world.kind,
+        world.costs,
+        0.5,
+        0,
+        shared=world.shared,
+        escalate=True,
+        pictures=np.arange(len(world.kind)),
+    )
 
 
 def test_a_choice_keeps_to_what_its_table_says(fitted):
@@ -115,8 +126,9 @@ def test_accuracy_that_the_table_says_is_that_of_other_pictures(fitted):
 def test_escalation_beats_one_pass_at_the_same_cost(fitted):
     world, choice = fitted
     fresh = made(3000, levels=LEVELS, draw=3)
-    plain = fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared,
-                       pictures=np.arange(len(world.kind)))
+    plain = fit_choice(
+        world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, pictures=np.arange(len(world.kind))
+    )
     assert plain.escalation is None and plain.budgets == choice.budgets and not plain.margins.any()
     once, twice = plain.run(fresh.seen), choice.run(fresh.seen)
     rows = np.arange(len(fresh.kind))
@@ -126,16 +138,31 @@ def test_escalation_beats_one_pass_at_the_same_cost(fitted):
 
 def test_a_first_choice_that_does_not_look(fitted):
     world, _ = fitted
-    choice = fit_choice(world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, by_quality=False,
-                        pictures=np.arange(len(world.kind)))
+    choice = fit_choice(
+        world.seen,
+        world.kind,
+        world.costs,
+        0.5,
+        0,
+        shared=world.shared,
+        by_quality=False,
+        pictures=np.arange(len(world.kind)),
+    )
     first = choice.first(world.seen.features)
     assert len(np.unique(first)) == 1 and world.shared[first[0]]
 
 
 @given(st.data())
 def test_a_damaged_escalation_is_refused_or_sound(data):
-    damaged, junk = copy.deepcopy(GOOD), st.none() | st.booleans() | st.integers() | st.floats() | st.lists(
-        st.integers(-1, 3) | st.none() | st.booleans(), max_size=4) | st.text(max_size=3)
+    damaged, junk = (
+        copy.deepcopy(GOOD),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.lists(st.integers(-1, 3) | st.none() | st.booleans(), max_size=4)
+        | st.text(max_size=3),
+    )
     part = data.draw(st.sampled_from([damaged, damaged["budgets"][0]]))
     key = data.draw(st.sampled_from(sorted(part)))
     if data.draw(st.booleans()):
@@ -152,12 +179,18 @@ def test_a_damaged_escalation_is_refused_or_sound(data):
             assert all(found.up[v] != v for v, m in enumerate(entry.margins) if m)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"up": [0, 0]}, "up to be 3 whole numbers in 0..2"), ({"up": [0, 3, 2]}, "up to be 3"),
-    ({"budgets": []}, "least 1"),
-    ({"budgets": [{**ENTRY, "margins": [1, 7, 0]}]}, "margins of 0 for variants"), (None, None),
-    ({"budgets": [{**ENTRY, "worst": 0.4}]}, "worst"), ({"budgets": [{**ENTRY, "margins": [0, -1, 0]}]}, "margins"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"up": [0, 0]}, "up to be 3 whole numbers in 0..2"),
+        ({"up": [0, 3, 2]}, "up to be 3"),
+        ({"budgets": []}, "least 1"),
+        ({"budgets": [{**ENTRY, "margins": [1, 7, 0]}]}, "margins of 0 for variants"),
+        (None, None),
+        ({"budgets": [{**ENTRY, "worst": 0.4}]}, "worst"),
+        ({"budgets": [{**ENTRY, "margins": [0, -1, 0]}]}, "margins"),
+    ],
+)
 def test_one_clear_error(small_bundle, change, words):
     manifest = json.loads((small_bundle / "manifest.json").read_text())
     assert parse(json.dumps(signed(manifest)).encode()).escalation is None
@@ -179,8 +212,9 @@ def test_the_engine_runs_again_what_is_unsure(escalating):
     for found in (together, alone):
         assert [p.escalated for p in found] == unsure.tolist() and {p.first for p in found} == {"w4a4"}
         assert [p.variant for p in found] == ["w8a8" if u else "w4a4" for u in unsure]
-        np.testing.assert_array_equal([p.logits for p in found],
-                                      np.where(unsure[:, None], logits["w8a8"], logits["w4a4"]))
+        np.testing.assert_array_equal(
+            [p.logits for p in found], np.where(unsure[:, None], logits["w8a8"], logits["w4a4"])
+        )
         assert [p.index for p in found] == [int(p.logits.argmax()) for p in found]
         assert all(p.seconds > 0 for p in found)
 

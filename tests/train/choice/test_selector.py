@@ -45,8 +45,10 @@ def power(octaves):
 
 def by_hand(d, f, lam):
     """The definition in Python's integers: no numpy, no overflow."""
-    z = [max(-Z_MAX, min(Z_MAX, ((int(v) - o) * m) >> s))
-         for v, o, m, s in zip(f, d["offset"], d["multiplier"], d["shift"], strict=True)]
+    z = [
+        max(-Z_MAX, min(Z_MAX, ((int(v) - o) * m) >> s))
+        for v, o, m, s in zip(f, d["offset"], d["multiplier"], d["shift"], strict=True)
+    ]
 
     def rows(weight, x):
         return [sum(a * b for a, b in zip(row, x, strict=True)) for row in weight]
@@ -63,15 +65,19 @@ def by_hand(d, f, lam):
     for weight, offset in zip(d["group_weight"], d["group_offset"], strict=True):
         u = [(v - o) >> 10 for v, o in zip(rows(zip(*weight, strict=True), z), offset, strict=True)]
         distances.append(sum(v * v for v in u))
-    accuracy = [alike if min(distances) > most else own
-                for own, alike, most in zip(accuracy, d["fallback"], d["threshold"], strict=True)]
+    accuracy = [
+        alike if min(distances) > most else own
+        for own, alike, most in zip(accuracy, d["fallback"], d["threshold"], strict=True)
+    ]
     values = [(a << 16) - round(lam * ONE) * c for a, c in zip(accuracy, d["costs"], strict=True)]
     return accuracy, min(distances), max(range(len(values)), key=lambda k: (values[k], -d["costs"][k], -k))
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(-(1 << 31), (1 << 31) - 1) | st.integers(0, 8000), min_size=D, max_size=D),
-       st.sampled_from([0, 1e-5, 0.01, 0.5, 3, MAX_LAMBDA]))
+@given(
+    st.lists(st.integers(-(1 << 31), (1 << 31) - 1) | st.integers(0, 8000), min_size=D, max_size=D),
+    st.sampled_from([0, 1e-5, 0.01, 0.5, 3, MAX_LAMBDA]),
+)
 def test_selector_equals_pythons_integers(trained, f, lam):
     selector, features = Selector.from_dict(trained), np.array([f], np.int32)
     accuracy, distance2, variant = by_hand(trained, f, lam)
@@ -95,8 +101,9 @@ def test_every_variant_falls_back_beyond_its_own_threshold(trained):
     selector, near = Selector.from_dict(d), Selector.from_dict({**trained, "threshold": [(1 << 62) - 1] * 3})
     expected = np.where(distance2[:, None] > threshold, trained["fallback"], near.predict(features))
     assert np.array_equal(selector.predict(features), expected)
-    assert [by_hand(d, f, 0.05)[::2] for f in features[:60]] == \
-        list(zip(expected[:60].tolist(), selector.choose(features[:60], 0.05).tolist(), strict=True))
+    assert [by_hand(d, f, 0.05)[::2] for f in features[:60]] == list(
+        zip(expected[:60].tolist(), selector.choose(features[:60], 0.05).tolist(), strict=True)
+    )
     assert np.array_equal(selector.far(features), distance2 > max(threshold))
 
 
@@ -108,13 +115,23 @@ def extreme(rng):
         return (rng.choice([-1, 1], shape) * ((1 << bits) - 1)).tolist()
 
     return {
-        "format": 3, "features": list(NAMES),
-        "offset": signs(D, bits=31), "multiplier": [(1 << 30) - 1] * D, "shift": [0] * D,
-        "hidden_weight": signs(h, D, bits=44), "hidden_bias": signs(h, bits=60), "hidden_shift": 40,
-        "output_weight": signs(g, h, bits=37), "output_bias": signs(g, bits=60), "output_shift": 0,
+        "format": 3,
+        "features": list(NAMES),
+        "offset": signs(D, bits=31),
+        "multiplier": [(1 << 30) - 1] * D,
+        "shift": [0] * D,
+        "hidden_weight": signs(h, D, bits=44),
+        "hidden_bias": signs(h, bits=60),
+        "hidden_shift": 40,
+        "output_weight": signs(g, h, bits=37),
+        "output_bias": signs(g, bits=60),
+        "output_shift": 0,
         "group_accuracy": rng.integers(0, ONE + 1, (g, k)).tolist(),
-        "group_weight": signs(g, D, D, bits=21), "group_offset": signs(g, D, bits=38), "threshold": [(1 << 62) - 1] * k,
-        "fallback": [ONE] * k, "costs": [256 * ONE] * k,
+        "group_weight": signs(g, D, D, bits=21),
+        "group_offset": signs(g, D, bits=38),
+        "threshold": [(1 << 62) - 1] * k,
+        "fallback": [ONE] * k,
+        "costs": [256 * ONE] * k,
     }
 
 
@@ -173,8 +190,11 @@ def test_far_pictures_get_the_best_variant_on_average(trained):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**32), st.lists(st.booleans(), min_size=3, max_size=3).filter(any),
-       st.sampled_from([0, 1e-5, 0.5, 3, MAX_LAMBDA]))
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.booleans(), min_size=3, max_size=3).filter(any),
+    st.sampled_from([0, 1e-5, 0.5, 3, MAX_LAMBDA]),
+)
 def test_far_pictures_get_a_variant_for_all_whatever_the_cost(trained, seed, shared, lam):
     rng = np.random.default_rng(seed)
     fallback = np.where(shared, rng.integers(0, ONE + 1, 3), NEVER)
@@ -194,13 +214,16 @@ def test_what_knowing_the_kind_would_gain_is_kept(world):
     """Gains of 1 point among 24 variants, from 35,000 pictures; a regression of right and wrong kept a third."""
     seen, fresh = made(5000, draw=1, world=world), made(2000, draw=2, world=world)
     odd = [made(2000, kinds=[kind], draw=3, world=world) for kind in range(7, 12)]
-    selector = Selector.from_dict(train_selector(seen.seen.features, seen.seen.correct, seen.kind, seen.costs, seed=0,
-                                                 shared=seen.shared))
+    selector = Selector.from_dict(
+        train_selector(seen.seen.features, seen.seen.correct, seen.kind, seen.costs, seed=0, shared=seen.shared)
+    )
     for lam in (0, 0.02, 0.1):
         assert fresh.gained(selector.choose(fresh.seen.features, lam), lam) > 0.7
         lost = [unseen.lost(selector.choose(unseen.seen.features, lam)) for unseen in odd]
-        far = [unseen.lost(selector.choose(unseen.seen.features[selector.far(unseen.seen.features)], lam))
-               for unseen in map(far_ones, odd, [selector] * 5)]
+        far = [
+            unseen.lost(selector.choose(unseen.seen.features[selector.far(unseen.seen.features)], lam))
+            for unseen in map(far_ones, odd, [selector] * 5)
+        ]
         assert far == [0] * 5 and np.mean(lost) < 0.005 and max(lost) < 0.015
 
 
@@ -254,11 +277,20 @@ def test_a_feature_that_never_varies_is_no_trouble():
     assert selector.far(features).mean() < 0.06
 
 
-@pytest.mark.parametrize("change", [
-    dict(features=np.zeros((4, D))), dict(features=np.zeros((4, D - 1), np.int32)), dict(correct=np.full((4, 3), 2)),
-    dict(correct=np.zeros((4, 2), np.uint8)), dict(groups=np.zeros(3, np.int64)), dict(costs=[1, -1, 0]),
-    dict(shared=~ALL), dict(shared=ALL[:2]), dict(shared=np.ones(3)),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(features=np.zeros((4, D))),
+        dict(features=np.zeros((4, D - 1), np.int32)),
+        dict(correct=np.full((4, 3), 2)),
+        dict(correct=np.zeros((4, 2), np.uint8)),
+        dict(groups=np.zeros(3, np.int64)),
+        dict(costs=[1, -1, 0]),
+        dict(shared=~ALL),
+        dict(shared=ALL[:2]),
+        dict(shared=np.ones(3)),
+    ],
+)
 def test_unfit_data_is_refused(change):
     fit = dict(features=np.zeros((4, D), np.int32), correct=np.zeros((4, 3), np.uint8), groups=np.zeros(4, np.int64))
     with pytest.raises(ValueError, match="expected"):
@@ -273,7 +305,9 @@ def test_features_of_another_kind_are_refused(trained):
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 @settings(deadline=None, max_examples=300)

@@ -43,8 +43,16 @@ def test_a_kind_never_seen_then_loses_less(monkeypatch):
     unseen = np.repeat([family == "pixelate" for family, _ in evidence.places], evidence.pictures)
     lost = []
     for most in (0.005, 1.0):
-        choice = fit_choice(evidence.seen, evidence.kinds, evidence.costs, 1.0, 0, shared=evidence.shared,
-                            pictures=evidence.subjects, inside=shares(evidence, most))
+        choice = fit_choice(
+            evidence.seen,
+            evidence.kinds,
+            evidence.costs,
+            1.0,
+            0,
+            shared=evidence.shared,
+            pictures=evidence.subjects,
+            inside=shares(evidence, most),
+        )
         w4a4 = [k for k, v in enumerate(evidence.variants) if v.name.startswith("w4a4")]
         predicted = Selector.from_dict(choice.selector).predict(evidence.test.features[unseen])[:, w4a4]
         right = evidence.test.correct[unseen][:, w4a4]
@@ -60,5 +68,5 @@ def test_nothing_to_be_careful_of(monkeypatch, alone):
         kinds = np.zeros_like(kinds)
     else:
         seen, shared = seen.of_variants(evidence.ladder), shared[evidence.ladder]
-    costs = evidence.costs[:seen.correct.shape[1]] if alone == "one kind" else evidence.costs[evidence.ladder]
+    costs = evidence.costs[: seen.correct.shape[1]] if alone == "one kind" else evidence.costs[evidence.ladder]
     assert (careful_inside(seen, kinds, costs, 0, shared=shared, most=0.0) == INSIDE).all()

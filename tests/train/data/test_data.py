@@ -36,8 +36,10 @@ def test_digits(tmp_path):
     assert counts.min() >= 34 and counts.max() <= 38  # stratified: 174 to 183 of each digit, a fifth
     every = np.concatenate([d.train_x, d.val_x, d.test_x])
     assert (every[..., 0] == every[..., 2]).all()
-    wanted = {resize(np.rint(np.repeat(p[:, :, None], 3, 2) * 255 / 16).astype(np.uint8), (32, 32)).tobytes()
-              for p in load_digits().images}
+    wanted = {
+        resize(np.rint(np.repeat(p[:, :, None], 3, 2) * 255 / 16).astype(np.uint8), (32, 32)).tobytes()
+        for p in load_digits().images
+    }
     assert {p.tobytes() for p in every} == wanted
     assert np.array_equal(load("digits", None, tmp_path).train_x, d.train_x)
 
@@ -46,8 +48,12 @@ def cifar_files(per_file=20):
     """Files as CIFAR-10's, pickled in its way, with few pictures: name -> bytes."""
     rng, files = np.random.default_rng(0), {}
     for name in CIFAR_FILES:
-        batch = {"batch_label": name, "labels": [int(v) for v in rng.integers(0, 10, per_file)],
-                 "data": rng.integers(0, 256, (per_file, 3072), np.uint8), "filenames": ["x.png"] * per_file}
+        batch = {
+            "batch_label": name,
+            "labels": [int(v) for v in rng.integers(0, 10, per_file)],
+            "data": rng.integers(0, 256, (per_file, 3072), np.uint8),
+            "filenames": ["x.png"] * per_file,
+        }
         files[name] = pickle.dumps(batch, protocol=3)
     return files
 
@@ -180,17 +186,20 @@ def test_a_folder_becomes_a_data_set(pictures):
     assert np.array_equal(d.train_x[0], resize(np.asarray(Image.open(pictures / "train/cat/0.png")), (32, 32)))
     assert not {x.tobytes() for x in d.val_x} & {x.tobytes() for x in d.test_x}
     assert load(f"folder:{pictures}", None, None, size=48).shape == (48, 48, 3)
-    assert d.describe() == ("data: 6 training, 4 validation and 4 test pictures of 2 classes, 32x32; all pictures were "
-                            "resized to 32x32, and half of val/ became the test set, for there is no folder "
-                            f"{pictures / 'test'}")
+    assert d.describe() == (
+        "data: 6 training, 4 validation and 4 test pictures of 2 classes, 32x32; all pictures were "
+        "resized to 32x32, and half of val/ became the test set, for there is no folder "
+        f"{pictures / 'test'}"
+    )
 
 
 def test_a_test_folder_is_used_when_there(pictures):
     expected = write(pictures / "test/cat/a.bmp", (32, 32))
     write(pictures / "test/dog/b.webp")
     d = load(f"folder:{pictures}", None, None)
-    assert d.describe().endswith("8 validation and 2 test pictures of 2 classes, 32x32; all pictures were resized to "
-                                 "32x32")
+    assert d.describe().endswith(
+        "8 validation and 2 test pictures of 2 classes, 32x32; all pictures were resized to 32x32"
+    )
     assert len(d.val_y) == 8 and d.test_y.tolist() == [0, 1] and np.array_equal(d.test_x[0], expected)
 
 
@@ -223,9 +232,14 @@ def test_pictures_are_read_as_the_device_reads_them(tmp_path, name):
     chance, path, exif = np.random.default_rng(0), tmp_path / name, Image.Exif()
     exif[0x0112] = 6
     deep, colours = chance.integers(0, 1 << 16, (30, 40)).astype("<u2"), chance.integers(0, 256, (30, 40, 4), np.uint8)
-    made = {"deep.png": Image.fromarray(deep), "see.png": Image.fromarray(colours),
-            "palette.png": Image.fromarray(colours[..., :3]).quantize(7), "grey.png": Image.fromarray(colours[..., 0]),
-            "turned.jpg": Image.fromarray(colours[..., :3]), "alpha.png": Image.fromarray(colours[..., :2], "LA")}
+    made = {
+        "deep.png": Image.fromarray(deep),
+        "see.png": Image.fromarray(colours),
+        "palette.png": Image.fromarray(colours[..., :3]).quantize(7),
+        "grey.png": Image.fromarray(colours[..., 0]),
+        "turned.jpg": Image.fromarray(colours[..., :3]),
+        "alpha.png": Image.fromarray(colours[..., :2], "LA"),
+    }
     made[name].save(path, **({"exif": exif} if name == "turned.jpg" else {}))
     assert np.array_equal(data.read_picture(path), as_picture(on_device(path)))
 
@@ -251,20 +265,33 @@ def break_folder(root, kind):
             p.rename(root / p.name)
 
 
-@pytest.mark.parametrize("kind, words", [
-    ("broken", "val/dog/9.png: not a picture"), ("cut", "train/cat/1.png: not a picture"),
-    ("empty", "val/dog: .*found none"), ("extra", "bird"), ("one", "two pictures a class"),
-    ("no val", "val: no such folder"), ("no classes", "at least two classes"),
-])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("broken", "val/dog/9.png: not a picture"),
+        ("cut", "train/cat/1.png: not a picture"),
+        ("empty", "val/dog: .*found none"),
+        ("extra", "bird"),
+        ("one", "two pictures a class"),
+        ("no val", "val: no such folder"),
+        ("no classes", "at least two classes"),
+    ],
+)
 def test_a_folder_that_does_not_fit_is_named(pictures, kind, words):
     break_folder(pictures, kind)
     with pytest.raises(DataError, match=words):
         load(f"folder:{pictures}", None, None)
 
 
-@pytest.mark.parametrize("name, size, words", [("mnist", None, "unknown data set 'mnist'"), ("digits", 64, "size 64"),
-                                               ("folder:/nowhere", None, "/nowhere/train: no such folder"),
-                                               ("folder:x", 4, "size 4")])
+@pytest.mark.parametrize(
+    "name, size, words",
+    [
+        ("mnist", None, "unknown data set 'mnist'"),
+        ("digits", 64, "size 64"),
+        ("folder:/nowhere", None, "/nowhere/train: no such folder"),
+        ("folder:x", 4, "size 4"),
+    ],
+)
 def test_unknown_names_and_sizes(name, size, words):
     with pytest.raises(DataError, match=words):
         load(name, None, None, size)

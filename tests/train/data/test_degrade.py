@@ -57,10 +57,15 @@ def test_another_seed_is_another_picture(family):
 def test_clean_is_the_picture_and_bad_arguments_are_refused():
     x = picture()
     assert np.array_equal(degrade(x, "clean", 0, 0), x) and np.array_equal(degrade(x, "clean", 4, 0), x)
-    for arguments, words in (((x, "fog", 1, 0), "unknown family"), ((x, "jpeg", 6, 0), "severity"),
-                             ((x, "jpeg", 0, 0), "severity"), ((x[0], "jpeg", 1, 0), "uint8 picture"),
-                             ((x / 255, "jpeg", 1, 0), "uint8 picture"), (("x", "jpeg", 1, 0), "uint8 picture"),
-                             ((x, "jpeg", 1, -1), "non-negative")):
+    for arguments, words in (
+        ((x, "fog", 1, 0), "unknown family"),
+        ((x, "jpeg", 6, 0), "severity"),
+        ((x, "jpeg", 0, 0), "severity"),
+        ((x[0], "jpeg", 1, 0), "uint8 picture"),
+        ((x / 255, "jpeg", 1, 0), "uint8 picture"),
+        (("x", "jpeg", 1, 0), "uint8 picture"),
+        ((x, "jpeg", 1, -1), "non-negative"),
+    ):
         with pytest.raises(ValueError, match=words):
             degrade(*arguments)
 
@@ -113,7 +118,7 @@ def test_defocus_is_the_published_disk():
 
 def test_motion_blur_is_a_half_gaussian_along_its_ray():
     kernel, anchor = motion_kernel(6, 1.5, 0.0)
-    exact = np.exp(-np.arange(7) ** 2 / (2 * 1.5**2))
+    exact = np.exp(-(np.arange(7) ** 2) / (2 * 1.5**2))
     assert anchor == (0, 0) and kernel.shape == (1, 7) and np.allclose(kernel[0], exact / exact.sum())
     for angle in (-math.pi / 4, -0.3, 0.5, math.pi / 4):
         kernel, (x, y) = motion_kernel(9, 2.5, angle)

@@ -34,13 +34,16 @@ def computed(monkeypatch) -> list:
     def noted(graph, device):
         found.append(graph.name)
         return real(graph, device)
+
     monkeypatch.setattr(module, "IntegerNetwork", noted)
     return found
 
 
 def same(a: Outcomes, b: Outcomes) -> bool:
-    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) and
-               getattr(a, f.name).dtype == getattr(b, f.name).dtype for f in fields(Outcomes))
+    return all(
+        np.array_equal(getattr(a, f.name), getattr(b, f.name)) and getattr(a, f.name).dtype == getattr(b, f.name).dtype
+        for f in fields(Outcomes)
+    )
 
 
 def test_what_is_done_is_not_done_again(graphs, computed, tmp_path):
@@ -69,23 +72,48 @@ def test_whatever_changes_makes_another_part(graphs):
         graph = graphs["b"]
         k = next(i for i, node in enumerate(graph.nodes) if isinstance(node, Conv) and node.requant is not None)
         given = {name: change(getattr(graph.nodes[k], name)) for name, change in changes.items()}
-        nodes = (*graph.nodes[:k], replace(graph.nodes[k], **given), *graph.nodes[k + 1:])
+        nodes = (*graph.nodes[:k], replace(graph.nodes[k], **given), *graph.nodes[k + 1 :])
         return {**graphs, "b": replace(graph, nodes=nodes)}
+
     x = some_pictures(0)
-    keys = [digest(graphs, x, LABELS), digest({"b": graphs["b"], "a": graphs["a"]}, x, LABELS),
-            digest({"a": graphs["a"]}, x, LABELS), digest(graphs, x[:-1], LABELS), digest(graphs, x, LABELS + 1),
-            digest(graphs, x ^ (np.arange(x.size).reshape(x.shape) == 40).astype(np.uint8), LABELS),
-            digest(with_first_conv(bias=lambda b: b + (np.arange(len(b)) == 0)), x, LABELS),
-            digest(with_first_conv(weight=lambda w: -w - 1), x, LABELS),
-            digest(with_first_conv(requant=lambda r: replace(r, shift=r.shift + 1)), x, LABELS),
-            digest(with_first_conv(qmax=lambda q: q - 1), x, LABELS)]
+    keys = [
+        digest(graphs, x, LABELS),
+        digest({"b": graphs["b"], "a": graphs["a"]}, x, LABELS),
+        digest({"a": graphs["a"]}, x, LABELS),
+        digest(graphs, x[:-1], LABELS),
+        digest(graphs, x, LABELS + 1),
+        digest(graphs, x ^ (np.arange(x.size).reshape(x.shape) == 40).astype(np.uint8), LABELS),
+        digest(with_first_conv(bias=lambda b: b + (np.arange(len(b)) == 0)), x, LABELS),
+        digest(with_first_conv(weight=lambda w: -w - 1), x, LABELS),
+        digest(with_first_conv(requant=lambda r: replace(r, shift=r.shift + 1)), x, LABELS),
+        digest(with_first_conv(qmax=lambda q: q - 1), x, LABELS),
+    ]
     assert len(set(keys)) == len(keys) and keys[0] == digest(dict(graphs), x.copy(), LABELS.copy())
 
 
 def test_a_run_stopped_in_its_evaluation_goes_on_there(computed, tmp_path, monkeypatch):
-    words = ["--limit", "64", "--batch", "32", "--epochs", "1", "--families", "clean,contrast", "--bits", "8,3",
-             "--hold-out", "pixelate", "--test-pictures", "20", "--workers", "1", "--cache", str(tmp_path / "cache"),
-             "--out", str(tmp_path / "run")]
+    words = [
+        "--limit",
+        "64",
+        "--batch",
+        "32",
+        "--epochs",
+        "1",
+        "--families",
+        "clean,contrast",
+        "--bits",
+        "8,3",
+        "--hold-out",
+        "pixelate",
+        "--test-pictures",
+        "20",
+        "--workers",
+        "1",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     real, asked = Parts.outcomes, []
 
     def stopped(self, name, pictures, labels):
@@ -93,6 +121,7 @@ def test_a_run_stopped_in_its_evaluation_goes_on_there(computed, tmp_path, monke
         if len(asked) == 4:
             raise KeyboardInterrupt
         return real(self, name, pictures, labels)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Parts, "outcomes", stopped)
         main(parse(words))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from targets.reference.nodes import Conv, Requant
 from targets.reference.interpreter import requantize, run
+from targets.reference.nodes import Conv, Requant
 from tests.support.graphs import pictures, random_graph, resnet_like
 from train.integers import evaluate
 from train.integers.evaluate import EXACT_FLOAT32, float32_scale
@@ -26,8 +26,9 @@ def wrong(r: Requant, scale: np.ndarray, zero: int, qmin: int, qmax: int, reach:
     return int(((codes != requantize(acc, r, zero, qmin, qmax)) & (np.abs(acc) <= reach)).sum())
 
 
-ranges = st.integers(1, 255).flatmap(lambda qmax: st.tuples(st.integers(0, qmax), st.integers(0, qmax - 1),
-                                                            st.just(qmax)))
+ranges = st.integers(1, 255).flatmap(
+    lambda qmax: st.tuples(st.integers(0, qmax), st.integers(0, qmax - 1), st.just(qmax))
+)
 ratios = st.lists(st.tuples(st.integers(1 << 30, (1 << 31) - 1), st.integers(1, 31)), min_size=1, max_size=3)
 
 

@@ -36,8 +36,10 @@ def network(arch_name: str, seed: int, size: int = 16, variants: int = 2) -> tup
         net.train()(images)
     net.eval()
     for v in range(variants):
-        net.add_variant(f"v{v}", {layer.name: tuple(int(b) for b in rng.integers(2, 9, 2)) for layer in arch.layers}
-                        | {"conv1": (8, 8)})
+        net.add_variant(
+            f"v{v}",
+            {layer.name: tuple(int(b) for b in rng.integers(2, 9, 2)) for layer in arch.layers} | {"conv1": (8, 8)},
+        )
     net.calibrate(images)
     return net, images
 
@@ -65,7 +67,7 @@ def settle(net: Network, variant: str, graph: Graph) -> list[float]:
             arm.norm.weight.fill_(1), arm.norm.running_mean.fill_(0), arm.norm.running_var.fill_(1 - arm.norm.eps)
         moves += list(unit / gain / arm.w.step().numpy().reshape(-1))
         arm.norm.bias.copy_(torch.tensor(offset))
-        step = torch.tensor(unit[:arm.w.log_step.numel()]).reshape(arm.w.log_step.shape)
+        step = torch.tensor(unit[: arm.w.log_step.numel()]).reshape(arm.w.log_step.shape)
         arm.w.log_step.copy_(step.log())
         net.convs[node.name.replace(".", "_")].weight.copy_(torch.tensor(node.weight).permute(0, 3, 1, 2) * step)
     return moves
@@ -170,7 +172,7 @@ def test_torch_integers_are_the_reference_for_codes_as_output(seed):
 @pytest.mark.parametrize("seed", FIXED_SEEDS)
 def test_torch_integers_are_the_reference_for_every_op(seed):
     ops = ("depthwise", "grouped", "skip", "shortcut", "add", "max_pool", "rescale", "dense", "avg_pool")
-    graph = random_graph(seed, ops=ops[seed % 4:], tie_free=False, extreme=seed % 2 == 0)
+    graph = random_graph(seed, ops=ops[seed % 4 :], tie_free=False, extreme=seed % 2 == 0)
     x = pictures(graph, 5, seed)
     assert np.array_equal(evaluate(graph, x), interpreter.run(graph, x))
 

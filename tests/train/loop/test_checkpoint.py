@@ -10,8 +10,16 @@ from torch import nn
 from train.loop import checkpoint
 from train.loop.checkpoint import CheckpointError, fill, load, save
 
-STATE = {"phase": "joint", "epoch": 1, "step": 2, "sums": [0.5], "counted": 2, "settings": {"seed": 0}, "journal": 7,
-         "configs": {"format": 1}}
+STATE = {
+    "phase": "joint",
+    "epoch": 1,
+    "step": 2,
+    "sums": [0.5],
+    "counted": 2,
+    "settings": {"seed": 0},
+    "journal": 7,
+    "configs": {"format": 1},
+}
 
 
 def saved(folder, state=None):
@@ -39,11 +47,19 @@ def test_one_flipped_bit_is_noticed(tmp_path, place):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("change, told", [
-    ({"phase": "dreaming"}, "phase 'dreaming'"), ({"journal": -1}, "journal '-1'"), ({"journal": "7"}, "journal '7'"),
-    ({"settings": []}, r"settings '\[\]'"), ({"configs": None}, "configs 'None'"), ({"epoch": True}, "epoch 'True'"),
-    ({"phase": ["full"]}, "phase"), (None, "expected a run's state"),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"phase": "dreaming"}, "phase 'dreaming'"),
+        ({"journal": -1}, "journal '-1'"),
+        ({"journal": "7"}, "journal '7'"),
+        ({"settings": []}, r"settings '\[\]'"),
+        ({"configs": None}, "configs 'None'"),
+        ({"epoch": True}, "epoch 'True'"),
+        ({"phase": ["full"]}, "phase"),
+        (None, "expected a run's state"),
+    ],
+)
 def test_a_state_that_is_none_is_refused(tmp_path, change, told):
     saved(tmp_path, [] if change is None else {**STATE, **change})
     with pytest.raises(CheckpointError, match=f"{told}.*start without --resume"):
@@ -64,11 +80,17 @@ def test_tensors_of_another_module_are_refused(tmp_path):
         fill(nn.Conv2d(3, 4, 1), tensors, "student")
 
 
-@pytest.mark.parametrize("given, told", [
-    ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": json.dumps(STATE)})}, "damaged"),
-    ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": 7})}, "damaged"),
-    ({checkpoint.ABOUT: "{"}, "format None, expected 3"), ({checkpoint.ABOUT: "[]"}, "format None, expected 3"),
-    (None, "format None, expected 3"), ({"format": "2", "state": json.dumps(STATE)}, "format 2, expected 3")])
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": json.dumps(STATE)})}, "damaged"),
+        ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": 7})}, "damaged"),
+        ({checkpoint.ABOUT: "{"}, "format None, expected 3"),
+        ({checkpoint.ABOUT: "[]"}, "format None, expected 3"),
+        (None, "format None, expected 3"),
+        ({"format": "2", "state": json.dumps(STATE)}, "format 2, expected 3"),
+    ],
+)
 def test_a_file_without_digest_or_of_another_format_is_refused(tmp_path, given, told):
     _, path = saved(tmp_path)
     save_file(load_file(path), path, given)

@@ -24,8 +24,10 @@ def test_a_stranger_s_folder_is_refused_before_all_work_and_stays(tmp_path, monk
     file = tmp_path / "out" / left
     file.parent.mkdir(parents=True)
     file.write_text('{"editor": "mine"}')
-    for begin in (lambda: run.learn(parse(["--out", str(tmp_path / "out")])),
-                  lambda: recost(tmp_path, tmp_path / "out")):
+    for begin in (
+        lambda: run.learn(parse(["--out", str(tmp_path / "out")])),
+        lambda: recost(tmp_path, tmp_path / "out"),
+    ):
         with pytest.raises(SettingsError, match="--out .*expected no such folder.* got one with .*name another"):
             begin()
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [file]
@@ -51,6 +53,7 @@ def test_a_second_run_in_the_same_place_is_refused(tmp_path, monkeypatch):
         with pytest.raises(SettingsError, match="--out .*another run is at work; wait for it, or name another"):
             run.learn(settings)
         raise LookupError("after the second")
+
     settings = parse(["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")])
     monkeypatch.setattr(run, "load", second)
     with pytest.raises(LookupError, match="after the second"):
@@ -85,9 +88,32 @@ def test_pictures_of_a_folder_train_in_the_size_asked_for(tmp_path):
             for k in range(count):
                 pixels = chance.integers(0, 256, (60, 50, 3), np.uint8) // 2 + 120 * (label == "light")
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pets" / part / label / f"{k}.png")
-    run.main(parse(["--dataset", f"folder:{tmp_path / 'pets'}", "--size", "48", "--bits", "4", "--epochs", "1",
-                    "--batch", "8", "--families", "clean,jpeg", "--hold-out", "none", "--workers", "1", "--cache",
-                    str(tmp_path / "cache"), "--out", str(tmp_path / "out")]))
+    run.main(
+        parse(
+            [
+                "--dataset",
+                f"folder:{tmp_path / 'pets'}",
+                "--size",
+                "48",
+                "--bits",
+                "4",
+                "--epochs",
+                "1",
+                "--batch",
+                "8",
+                "--families",
+                "clean,jpeg",
+                "--hold-out",
+                "none",
+                "--workers",
+                "1",
+                "--cache",
+                str(tmp_path / "cache"),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+    )
     about = json.loads((tmp_path / "out" / "run.json").read_text())
     assert about["input"]["shape"] == [48, 48, 3] and about["labels"] == ["dark", "light"]
     graph = load_onnx(tmp_path / "out" / about["variants"][0]["onnx"])

@@ -24,8 +24,10 @@ from train.settings import parse
 ARCH = architecture("resnet8", (8, 8, 3), 10)
 COUNT, EPOCHS = 32, 2
 HEADERS = Path(sysconfig.get_path("include"), "Python.h")
-compiles = pytest.mark.skipif(shutil.which("g++") is None or not HEADERS.is_file(),
-                              reason="torch.compile needs g++ and Python's headers: apt install g++ python3-dev")
+compiles = pytest.mark.skipif(
+    shutil.which("g++") is None or not HEADERS.is_file(),
+    reason="torch.compile needs g++ and Python's headers: apt install g++ python3-dev",
+)
 
 
 def some_pictures() -> torch.Tensor:
@@ -50,8 +52,15 @@ def networks() -> tuple[Network, Network]:
 
 def trained(folder, net: Network, teacher: Network) -> None:
     """Two epochs of two steps."""
-    batches = Batches(some_pictures()[None].numpy(), np.arange(COUNT) % 10, batch=COUNT // 2, pictures=0, seed=0,
-                      flip=True, device=torch.device("cpu"))
+    batches = Batches(
+        some_pictures()[None].numpy(),
+        np.arange(COUNT) % 10,
+        batch=COUNT // 2,
+        pictures=0,
+        seed=0,
+        flip=True,
+        device=torch.device("cpu"),
+    )
     run = Run(folder, {}, Group(rank=1), None, math.inf, Console(quiet=True), fuses=True)
     train(Phase("joint", net, ("w4a4",), EPOCHS, 1e-3, teacher), batches, run, None, lambda phase: {})
 
@@ -66,7 +75,7 @@ def test_a_phase_trains_with_the_same_gradients_and_compiles_once_an_arm(tmp_pat
         net.load_state_dict(networks()[0].state_dict())
         net.zero_grad()
         with fused(*networks_fused):
-            logits = net(some_pictures()[:COUNT // 2], "w4a4")
+            logits = net(some_pictures()[: COUNT // 2], "w4a4")
             logits.square().sum().backward()
         found.append({n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None} | {"": logits})
     plain, quick = found

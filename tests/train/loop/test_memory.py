@@ -36,8 +36,16 @@ print(json.dumps({name: [getattr(info, name) for info in (before, alive, freed)]
 def held(choice: str) -> dict[str, list[int]]:
     """Bytes of the heap and of mappings before a large block is made, while it is alive and after it is freed."""
     root = str(Path(__file__).parents[3])
-    return json.loads(subprocess.run([sys.executable, "-c", ASKED, choice, str(BLOCK)], cwd=root, capture_output=True,
-                                     text=True, check=True, env=os.environ | THRESHOLD).stdout)
+    return json.loads(
+        subprocess.run(
+            [sys.executable, "-c", ASKED, choice, str(BLOCK)],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | THRESHOLD,
+        ).stdout
+    )
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="counts by mallinfo2, of glibc 2.33 and later")

@@ -18,8 +18,13 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     path = tmp_path / "losses.json"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *launcher, paired_training.__file__, str(path)], env=environment,
-                          capture_output=True, text=True, timeout=150)
+    done = subprocess.run(
+        [sys.executable, *launcher, paired_training.__file__, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
     assert done.returncode == 0, done.stderr
     one, two = paired_training.curves(Group()), json.loads(path.read_text())
     assert {k: len(v) for k, v in one.items()} == {"full": 4, "joint": 4}

@@ -37,9 +37,17 @@ def test_resume_refuses_pictures_that_changed(tmp_path):
             (tmp_path / "own" / part / kind).mkdir(parents=True)
             for k in range(8):
                 Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(
-                    tmp_path / "own" / part / kind / f"{k}.png")
-    words = [*SMALL, "--dataset", f"folder:{tmp_path / 'own'}", "--cache", str(tmp_path / "cache"), "--out",
-             str(tmp_path / "run")]
+                    tmp_path / "own" / part / kind / f"{k}.png"
+                )
+    words = [
+        *SMALL,
+        "--dataset",
+        f"folder:{tmp_path / 'own'}",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     learn(parse(words))
     Image.new("RGB", (12, 12)).save(tmp_path / "own" / "train" / "a" / "0.png")
     with pytest.raises(CheckpointError, match="pictures was .* and is .*; give the same, or start anew"):

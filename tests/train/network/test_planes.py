@@ -26,9 +26,9 @@ def drawn(widths=WIDTHS, shape=(5, 3, 3, 3), seed=0) -> Planes:
 def weights_by_hand(planes: Planes, width: int) -> tuple[np.ndarray, np.ndarray]:
     """(codes, step) in plain numpy: bits of P less bits of M, most significant first; what is dropped in the step."""
     p, m = (t.detach().numpy() > 0 for t in (planes.positive, planes.negative))
-    codes = sum((p[j].astype(np.int64) - m[j]) * 2**(width - 2 - j) for j in range(width - 1))
+    codes = sum((p[j].astype(np.int64) - m[j]) * 2 ** (width - 2 - j) for j in range(width - 1))
     most = planes.widths[-1] - 1
-    return codes, np.exp(planes.log_scale.detach().numpy()) * 2.0**(most - width + 1) / (2**most - 1)
+    return codes, np.exp(planes.log_scale.detach().numpy()) * 2.0 ** (most - width + 1) / (2**most - 1)
 
 
 @pytest.mark.parametrize("widths", [WIDTHS, (2, 3, 4, 8), (3, 5)])
@@ -37,7 +37,7 @@ def test_exact_weights_are_those_of_plain_numpy_and_fit_their_width(widths):
     for k, width in enumerate(widths):
         codes, step = weights_by_hand(planes, width)
         assert np.array_equal(planes.codes(k).numpy(), codes)
-        assert np.abs(codes).max() < 2**(width - 1) and np.abs(codes).max() <= code_range(width, True)[1]
+        assert np.abs(codes).max() < 2 ** (width - 1) and np.abs(codes).max() <= code_range(width, True)[1]
         y = torch.eye(len(widths))[k]
         np.testing.assert_allclose(planes(None, y, y.tolist()).detach(), codes * step, rtol=1e-6)
 
@@ -47,7 +47,7 @@ def test_largest_codes_fit():
     with torch.no_grad():
         planes.positive[:, 0] = planes.negative[:, 1] = 1.0
     for k, width in enumerate(WIDTHS):
-        assert planes.codes(k).flatten().tolist() == [2**(width - 1) - 1, 1 - 2**(width - 1)]
+        assert planes.codes(k).flatten().tolist() == [2 ** (width - 1) - 1, 1 - 2 ** (width - 1)]
 
 
 def test_soft_weights_become_the_exact_ones():
@@ -69,7 +69,7 @@ def test_first_weights_are_exact_at_every_temperature_and_round_at_every_width()
         y = torch.eye(len(WIDTHS))[k]
         for beta in (1.0, 7.0, SHARP):
             assert torch.allclose(planes(None, y, y.tolist(), beta), planes.hard(k), rtol=1e-4, atol=1e-6)
-        top, widest = 2**(width - 1) - 1, planes.hard(len(WIDTHS) - 1)
+        top, widest = 2 ** (width - 1) - 1, planes.hard(len(WIDTHS) - 1)
         off = ((planes.hard(k) - widest).abs() / planes.log_step(k).exp()).detach()
         inside = (widest / planes.log_step(k).exp()).abs() <= top
         assert float(off[inside].max()) <= 0.5 + 1e-5  # a rounding: truncation would be off by up to 1

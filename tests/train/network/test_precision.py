@@ -47,6 +47,7 @@ def multiplied(monkeypatch) -> list[tuple]:
         if out.requires_grad:
             out.register_hook(lambda grad: found.append((grad.dtype,)))
         return out
+
     monkeypatch.setattr(F, "conv2d", noted)
     return found
 

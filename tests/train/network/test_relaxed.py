@@ -50,8 +50,10 @@ def test_one_convolution_a_layer_and_one_quantizer_a_tensor(monkeypatch):
     net.calibrate(pictures)
     convolve, apply = F.conv2d, quantizers.fake_quantize
     monkeypatch.setattr(F, "conv2d", lambda *a, **k: (counts.update(conv=counts["conv"] + 1), convolve(*a, **k))[1])
-    monkeypatch.setattr("train.network.quantizers.fake_quantize",
-                        lambda *a: (counts.update(quantize=counts["quantize"] + 1), apply(*a))[1])
+    monkeypatch.setattr(
+        "train.network.quantizers.fake_quantize",
+        lambda *a: (counts.update(quantize=counts["quantize"] + 1), apply(*a))[1],
+    )
     y = one_hot(torch.full((LAYERS, 2), 1), 4).requires_grad_()
     net(pictures, Mixture.of(y, 1)).square().sum().backward()
     assert counts["conv"] == len(ARCH.layers)

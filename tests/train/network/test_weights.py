@@ -31,9 +31,20 @@ def pickled(content) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["given.pt", "given.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"\x08\x07\x12\x07bitgrade", json.dumps({"a": 1}).encode(), zipped(),
-                                     pickled([1, 2]), pickled({}), pickled({"epoch": 3}), pickled({"state_dict": None}),
-                                     pickled(torch.zeros(3))])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x08\x07\x12\x07bitgrade",
+        json.dumps({"a": 1}).encode(),
+        zipped(),
+        pickled([1, 2]),
+        pickled({}),
+        pickled({"epoch": 3}),
+        pickled({"state_dict": None}),
+        pickled(torch.zeros(3)),
+    ],
+)
 def test_what_is_no_checkpoint_is_told_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: expected a checkpoint of tensors by name .*, got ") as error:
@@ -43,8 +54,11 @@ def test_what_is_no_checkpoint_is_told_in_one_line(tmp_path, name, content):
 
 def test_another_network_is_told_by_the_first_differences(tmp_path):
     save_weights(net(4), tmp_path / "ours.safetensors")
-    with pytest.raises(ValueError, match="is no checkpoint of resnet8 for 10 classes; give the --arch .*: "
-                       r"convs.linear.weight of \[4, 64, 1, 1\], not \[10, 64, 1, 1\], convs.linear[\w.]+bias of"):
+    with pytest.raises(
+        ValueError,
+        match="is no checkpoint of resnet8 for 10 classes; give the --arch .*: "
+        r"convs.linear.weight of \[4, 64, 1, 1\], not \[10, 64, 1, 1\], convs.linear[\w.]+bias of",
+    ):
         load_weights(net(), tmp_path / "ours.safetensors")
     with pytest.raises(ValueError, match=r"of resnet20 .* missing, .* missing, .* missing, and \d+ more$") as error:
         load_weights(net(name="resnet20"), tmp_path / "ours.safetensors")

@@ -25,8 +25,22 @@ from train.run import learn, main
 from train.settings import PRIVATE_WEIGHTS, Settings, SettingsError, parse
 
 ARCH = architecture("resnet8", (8, 8, 3), 10)
-GIVEN = ["--limit", "96", "--batch", "16", "--epochs", "1", "--fp-epochs", "1", "--families", "clean,gaussian_noise",
-         "--workers", "1", "--private-epochs", "2"]
+GIVEN = [
+    "--limit",
+    "96",
+    "--batch",
+    "16",
+    "--epochs",
+    "1",
+    "--fp-epochs",
+    "1",
+    "--families",
+    "clean,gaussian_noise",
+    "--workers",
+    "1",
+    "--private-epochs",
+    "2",
+]
 SMALL = [*GIVEN, "--bits", "4,2"]
 
 
@@ -49,18 +63,26 @@ def test_every_shared_variant_gets_one_for_every_quality(run):
     private = [v for v in found.variants if v.base]
     assert [v.name for v in shared] == ["w4a4", "w2a2"] and all(not v.groups for v in shared)
     assert {(v.base, v.groups) for v in private} == {(v.name, (g,)) for v in shared for g in range(2)}
-    assert all(v.bits == found.bits[v.base] and v.cost == found.variants[0 if v.base == "w4a4" else 1].cost
-               for v in private)
+    assert all(
+        v.bits == found.bits[v.base] and v.cost == found.variants[0 if v.base == "w4a4" else 1].cost for v in private
+    )
     assert state["phase"] == "done" and [v["name"] for v in state["configs"]["variants"]] == list(found.bits)
 
 
 def test_of_one_quality_there_are_no_private_variants_and_shared_ones_have_all_steps(run, tmp_path):
     tensors, state = trained(tmp_path, "--groups", "1")
     assert [v["name"] for v in state["configs"]["variants"]] == ["w4a4", "w2a2"] and state["phase"] == "done"
-    steps, ours = ([json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()
-                    if json.loads(line)["phase"] == "private"] for out in (run[0], tmp_path))
-    assert steps == ours and not torch.equal(tensors["student.convs.conv1.weight"],
-                                             run[1]["student.convs.conv1.weight"])
+    steps, ours = (
+        [
+            json.loads(line)["step"]
+            for line in (out / "metrics.jsonl").read_text().splitlines()
+            if json.loads(line)["phase"] == "private"
+        ]
+        for out in (run[0], tmp_path)
+    )
+    assert steps == ours and not torch.equal(
+        tensors["student.convs.conv1.weight"], run[1]["student.convs.conv1.weight"]
+    )
 
 
 def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_that_learns(run):
@@ -73,8 +95,11 @@ def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_th
         for a, b in zip(mine.nodes, base.nodes, strict=True):
             if hasattr(a, "weight"):
                 assert np.array_equal(a.weight, b.weight) == (a.name not in ends), (v.name, a.name)
-        assert any(not np.array_equal(a.bias, b.bias) for a, b in zip(mine.nodes, base.nodes, strict=True)
-                   if hasattr(a, "bias"))
+        assert any(
+            not np.array_equal(a.bias, b.bias)
+            for a, b in zip(mine.nodes, base.nodes, strict=True)
+            if hasattr(a, "bias")
+        )
         for conv in net.convs.values():
             own, first = conv.arms[v.name], conv.arms[v.base]
             assert torch.equal(own.w.log_step, first.w.log_step) == (conv.layer not in ARCH.ends)
@@ -86,8 +111,7 @@ def turns(own: tuple[Layer, ...], layers: tuple[Layer, ...]) -> list[set[str]]:
     torch.manual_seed(0)
     net = Network(ARCH, {"w4a4": {layer.name: (4, 4) for layer in ARCH.layers}})
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 8, 8, 3), np.uint8)
-    batches = Batches(pictures, np.arange(32) % 10, batch=8, pictures=0, seed=0, flip=False,
-                      device=torch.device("cpu"))
+    batches = Batches(pictures, np.arange(32) % 10, batch=8, pictures=0, seed=0, flip=False, device=torch.device("cpu"))
     net.calibrate(batches.sample(16))
     net.add_private("w4a4-q0", "w4a4", own)
     own = torch.zeros(2, 32, dtype=torch.bool)
@@ -97,7 +121,7 @@ def turns(own: tuple[Layer, ...], layers: tuple[Layer, ...]) -> list[set[str]]:
     order, reached = phase.order(batches, 0), []
     assert bool((order[1][1] == 1).all())  # only views of its own quality
     for turn in range(2):
-        (name, loss), = phase.losses(None, batches, order, 0, turn)
+        ((name, loss),) = phase.losses(None, batches, order, 0, turn)
         assert name == "w4a4"
         phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -140,7 +164,7 @@ def test_weights_rest_where_a_variant_would_be_left_behind(run):
     moved, private = turns(ARCH.ends, ())
     assert not any(n.endswith("conv.weight") or ".w." in n for n in moved)
     own = {f"convs.{key(layer)}.arms.w4a4-q0.{part}" for layer in ARCH.ends for part in ("weight", "w.log_step")}
-    assert {n for n in private if n.endswith("weight") and "norm" not in n or ".w." in n} == own
+    assert {n for n in private if (n.endswith("weight") and "norm" not in n) or ".w." in n} == own
 
 
 def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_private(run, tmp_path):
@@ -150,9 +174,13 @@ def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_pri
     assert [(v.name, v.groups, v.base) for v in variants] == [("w4a4", (), ""), ("w4a4-q1", (1,), "")]
 
 
-@pytest.mark.parametrize("names, more, told", [
-    ("w4a4,w4a4-q1", [], "w4a4-q1: --private-epochs makes variants of these names"),
-    ("w4a4,w4a4-q1", ["--groups", "3"], "brings its kinds of quality along, got --groups 3")])
+@pytest.mark.parametrize(
+    "names, more, told",
+    [
+        ("w4a4,w4a4-q1", [], "w4a4-q1: --private-epochs makes variants of these names"),
+        ("w4a4,w4a4-q1", ["--groups", "3"], "brings its kinds of quality along, got --groups 3"),
+    ],
+)
 def test_what_a_file_brings_is_not_made_again(run, tmp_path, names, more, told):
     words = [*GIVEN, "--configs", f"{run[0] / CONFIGS}:{names}", *more, "--out", str(tmp_path)]
     with pytest.raises(ConfigsError, match=told):
@@ -162,15 +190,23 @@ def test_what_a_file_brings_is_not_made_again(run, tmp_path, names, more, told):
 def test_no_private_variants_beside_such_as_a_file_brings_where_none_are_asked_for(run, tmp_path):
     learn(parse([*GIVEN, "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--groups", "1", "--out", str(tmp_path)]))
     assert [(v.name, v.groups, v.base) for v in read(tmp_path / CONFIGS).variants] == [
-        ("w4a4", (), ""), ("w4a4-q1", (1,), "")]
+        ("w4a4", (), ""),
+        ("w4a4-q1", (1,), ""),
+    ]
 
 
-@pytest.mark.parametrize("damage, told", [
-    (lambda d: d.update(groups=None), "does not describe"), (lambda d: d["groups"].pop("means"), "does not describe"),
-    (lambda d: d.update(groups={"foo": 1}), "does not describe"), (lambda d: d["groups"]["means"].pop(), "describe"),
-    (lambda d: d["groups"]["covariances"][0].pop(), "does not describe"),
-    (lambda d: d["variants"][-1].update(groups=[99]), "kinds of quality it describes, got .* for others"),
-    (lambda d: d["variants"].append(d["variants"][0]), "variants of different names")])
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (lambda d: d.update(groups=None), "does not describe"),
+        (lambda d: d["groups"].pop("means"), "does not describe"),
+        (lambda d: d.update(groups={"foo": 1}), "does not describe"),
+        (lambda d: d["groups"]["means"].pop(), "describe"),
+        (lambda d: d["groups"]["covariances"][0].pop(), "does not describe"),
+        (lambda d: d["variants"][-1].update(groups=[99]), "kinds of quality it describes, got .* for others"),
+        (lambda d: d["variants"].append(d["variants"][0]), "variants of different names"),
+    ],
+)
 def test_damaged_kinds_of_quality_are_told_before_anything_is_trained(run, tmp_path, damage, told):
     content = json.loads((run[0] / CONFIGS).read_text())
     damage(content)
@@ -183,6 +219,7 @@ def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, mo
     whole = run[0]
     stopped = tmp_path / "stopped"
     from train.loop import phase as loop
+
     real, seen = loop.keep, []
 
     def keep(phase, run, state):
@@ -190,6 +227,7 @@ def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, mo
         if phase is not None and phase.name == "private" and state["epoch"] == 1:
             seen.append(1)
             raise KeyboardInterrupt
+
     monkeypatch.setattr(loop, "keep", keep)
     with pytest.raises(KeyboardInterrupt):
         trained(stopped)
@@ -215,8 +253,11 @@ def test_private_weights_are_own_integers_and_their_bytes_count(tmp_path):
         net = variants_network(parse(words), ARCH, found)
         net.load_state_dict(part(tensors, "student"))
         base, own = (lower(net, v.name) for v in found.variants[:2])
-        other = {a.name for a, b in zip(own.nodes, base.nodes, strict=True)
-                 if hasattr(a, "weight") and not np.array_equal(a.weight, b.weight)}
+        other = {
+            a.name
+            for a, b in zip(own.nodes, base.nodes, strict=True)
+            if hasattr(a, "weight") and not np.array_equal(a.weight, b.weight)
+        }
         assert other == {layer.name for layer in layers}
         stored[which] = json.loads((out / "run.json").read_text())["bytes"]
         assert stored[which]["tables"] == stored["none"]["tables"]
@@ -290,9 +331,34 @@ def test_bad_groups_say_what_was_expected(wrong):
 
 
 def test_pictures_of_unknown_quality_get_private_variants_of_groups_found_without_labels(tmp_path):
-    main(parse(["--limit", "200", "--batch", "20", "--epochs", "1", "--families", "clean", "--hold-out", "none",
-                "--bits", "8,4", "--workers", "1", "--private-epochs", "1", "--groups", "2", "--test-pictures", "40",
-                "--out", str(tmp_path)]))
+    main(
+        parse(
+            [
+                "--limit",
+                "200",
+                "--batch",
+                "20",
+                "--epochs",
+                "1",
+                "--families",
+                "clean",
+                "--hold-out",
+                "none",
+                "--bits",
+                "8,4",
+                "--workers",
+                "1",
+                "--private-epochs",
+                "1",
+                "--groups",
+                "2",
+                "--test-pictures",
+                "40",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+    )
     evidence = Evidence.read(tmp_path)
     assert set(evidence.kinds.tolist()) == {0, 1} and not evidence.families.any()
     assert [v.name for v in evidence.variants if v.base] == ["w8a8-q0", "w8a8-q1", "w4a4-q0", "w4a4-q1"]
@@ -306,9 +372,14 @@ def test_another_network_can_teach(run, tmp_path):
     other = Network(architecture("resnet20", (32, 32, 3), 10), {})
     save_weights(other, tmp_path / "other.safetensors")
     given = ["--weights", str(own), "--fp-epochs", "0", "--bits", "4"]
-    alone, same, taught = (trained(tmp_path / name, *given, *more)[0] for name, *more in (
-        ("alone",), ("same", "--teacher", str(own), "--teacher-arch", "resnet8"),
-        ("taught", "--teacher", str(tmp_path / "other.safetensors"), "--teacher-arch", "resnet20")))
+    alone, same, taught = (
+        trained(tmp_path / name, *given, *more)[0]
+        for name, *more in (
+            ("alone",),
+            ("same", "--teacher", str(own), "--teacher-arch", "resnet8"),
+            ("taught", "--teacher", str(tmp_path / "other.safetensors"), "--teacher-arch", "resnet20"),
+        )
+    )
     assert alone.keys() == same.keys() == taught.keys()
     assert all(torch.equal(alone[k], same[k]) for k in alone)
     students = [k for k in alone if k.startswith("student.") and k.endswith("conv1.weight")]

@@ -33,8 +33,10 @@ def going_on(first, out, *more):
 def test_networks_and_bits_are_as_at_its_end_without_private_variants(first, tmp_path):
     theirs, _ = load(first)
     tensors, state = going_on(first, tmp_path)
-    assert [(v.name, v.base, v.groups) for v in read(tmp_path / CONFIGS).variants] == \
-        [("w4a4", "", ()), ("w2a2", "", ())]
+    assert [(v.name, v.base, v.groups) for v in read(tmp_path / CONFIGS).variants] == [
+        ("w4a4", "", ()),
+        ("w2a2", "", ()),
+    ]
     assert state["phase"] == "done" and tensors and all(torch.equal(t, theirs[k]) for k, t in tensors.items())
     left = {k for k in theirs.keys() - tensors.keys() if not k.startswith("optimizer.")}
     assert left and all("-q" in k for k in left)
@@ -57,12 +59,14 @@ def test_killed_and_resumed_ends_the_same_and_no_longer_needs_its_start(first, t
     start = shutil.copytree(first, tmp_path / "start")
     whole, _ = going_on(start, tmp_path / "whole", "--private-epochs", "2")
     from train.loop import phase as loop
+
     real = loop.keep
 
     def keep(phase, run, state):
         real(phase, run, state)
         if phase is not None and state["epoch"] == 1:
             raise KeyboardInterrupt
+
     monkeypatch.setattr(loop, "keep", keep)
     with pytest.raises(KeyboardInterrupt):
         going_on(start, tmp_path / "killed", "--private-epochs", "2")
@@ -75,17 +79,24 @@ def test_killed_and_resumed_ends_the_same_and_no_longer_needs_its_start(first, t
 
 
 def test_its_run_is_evaluated_and_exported_like_any_other(first, tmp_path):
-    main(parse([*DATA, "--start", str(first), "--private-epochs", "1", "--test-pictures", "20", "--out",
-                str(tmp_path)]))
+    main(
+        parse([*DATA, "--start", str(first), "--private-epochs", "1", "--test-pictures", "20", "--out", str(tmp_path)])
+    )
     about = json.loads((tmp_path / "run.json").read_text())
     assert about["settings"]["start"] == first.name and "bits" not in about["settings"]
     assert {v["name"] for v in about["variants"]} >= {"w4a4", "w2a2", "w4a4-q0", "w2a2-q1"}
 
 
-@pytest.mark.parametrize("flags, told", [
-    (["--weights", __file__], "what --weights would"), (["--configs", "c.json"], "what --configs would"),
-    (["--method", "ilp"], "what --method would"), (["--bits", "4"], "what --bits would"),
-    (["--epochs", "3", "--fp-epochs", "0"], "what --epochs, --fp-epochs would")])
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--weights", __file__], "what --weights would"),
+        (["--configs", "c.json"], "what --configs would"),
+        (["--method", "ilp"], "what --method would"),
+        (["--bits", "4"], "what --bits would"),
+        (["--epochs", "3", "--fp-epochs", "0"], "what --epochs, --fp-epochs would"),
+    ],
+)
 def test_what_it_brings_along_cannot_be_given_too(first, flags, told, capsys):
     with pytest.raises(SystemExit):
         parse(["--start", str(first), *flags])

@@ -36,33 +36,45 @@ SMALL = ["--limit", "96", "--batch", "32", "--epochs", "2", "--families", "clean
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
-@pytest.mark.parametrize("wrong,message", [
-    ({"method": "csq", "activation_bits": 5}, "--activation-bits: expected one of --widths 2,3,4,8, got 5"),
-    ({"arch": "resnet9"}, "--arch: expected one of resnet8"),
-    ({"method": "hawq"}, "--method: expected one of fixed, fracbits"),
-    ({"bits": "8,9"}, "--bits: expected widths from 2 to 8"),
-    ({"bits": "4,w4a4"}, "w4a4 is there twice"),
-    ({"bits": "four"}, "got 'four'"),
-    ({"dataset": "mnist"}, "--dataset: expected digits"),
-    ({"dataset": "folder:/nowhere"}, "there is no such folder"),
-    ({"families": "clean,fog"}, "--families: expected different families of clean"),
-    ({"families": "clean,pixelate"}, "pixelate held out as well"),
-    ({"epochs": 0}, "--epochs: expected at least 1"),
-    ({"lr": 0.0}, "--lr"),
-    ({"budget": 1.5}, "--budget"),
-    ({"device": "gpu"}, "--device: expected auto, cpu"), ({"device": "cuda:１"}, "--device: expected auto, cpu"),
-    ({"bits": "８"}, "--bits: expected widths from 2 to 8"), ({"bits": "w８a8"}, "--bits: expected widths"),
-    ({"widths": "2,８"}, "--widths: expected"), ({"groups": "３"}, "--groups: expected families"),
-    ({"target": "nope"}, "--target: expected a target among"),
-    ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
-    ({"seed": 2**63}, "--seed: expected at most 4294967295"), ({"dataset": "folder:"}, "there is no such folder"),
-    ({"size": 48}, "--size: expected 32 for digits"),
-    ({"method": "dqmq", "samples": 65}, "--samples: expected at most the pictures of a step, --batch 64, got 65"),
-    ({"configs": "c.json", "bits": "4"}, "--configs c.json: brings along what --bits would decide"),
-    *(({"size": side, "dataset": f"folder:{Path(__file__).parent}"}, "--size: expected a multiple of 4 from 8 to 128")
-      for side in (4, 30, 132)),
-    *(({name: 1}, "expected at least 2, ") for name in ("limit", "selector_pictures", "test_pictures")),
-])
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        ({"method": "csq", "activation_bits": 5}, "--activation-bits: expected one of --widths 2,3,4,8, got 5"),
+        ({"arch": "resnet9"}, "--arch: expected one of resnet8"),
+        ({"method": "hawq"}, "--method: expected one of fixed, fracbits"),
+        ({"bits": "8,9"}, "--bits: expected widths from 2 to 8"),
+        ({"bits": "4,w4a4"}, "w4a4 is there twice"),
+        ({"bits": "four"}, "got 'four'"),
+        ({"dataset": "mnist"}, "--dataset: expected digits"),
+        ({"dataset": "folder:/nowhere"}, "there is no such folder"),
+        ({"families": "clean,fog"}, "--families: expected different families of clean"),
+        ({"families": "clean,pixelate"}, "pixelate held out as well"),
+        ({"epochs": 0}, "--epochs: expected at least 1"),
+        ({"lr": 0.0}, "--lr"),
+        ({"budget": 1.5}, "--budget"),
+        ({"device": "gpu"}, "--device: expected auto, cpu"),
+        ({"device": "cuda:１"}, "--device: expected auto, cpu"),
+        ({"bits": "８"}, "--bits: expected widths from 2 to 8"),
+        ({"bits": "w８a8"}, "--bits: expected widths"),
+        ({"widths": "2,８"}, "--widths: expected"),
+        ({"groups": "３"}, "--groups: expected families"),
+        ({"target": "nope"}, "--target: expected a target among"),
+        ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
+        ({"seed": 2**63}, "--seed: expected at most 4294967295"),
+        ({"dataset": "folder:"}, "there is no such folder"),
+        ({"size": 48}, "--size: expected 32 for digits"),
+        ({"method": "dqmq", "samples": 65}, "--samples: expected at most the pictures of a step, --batch 64, got 65"),
+        ({"configs": "c.json", "bits": "4"}, "--configs c.json: brings along what --bits would decide"),
+        *(
+            (
+                {"size": side, "dataset": f"folder:{Path(__file__).parent}"},
+                "--size: expected a multiple of 4 from 8 to 128",
+            )
+            for side in (4, 30, 132)
+        ),
+        *(({name: 1}, "expected at least 2, ") for name in ("limit", "selector_pictures", "test_pictures")),
+    ],
+)
 def test_bad_settings_say_what_was_expected(wrong, message):
     with pytest.raises(SettingsError, match="^--") as error:
         Settings(**wrong)
@@ -83,8 +95,9 @@ def some_batches(share=(0, 1), device="cpu") -> Batches:
     rng = np.random.default_rng(0)
     views = rng.integers(0, 256, (3, 50, 16, 16, 3), np.uint8)
     views[:, :, 0, 0, 0] = np.arange(50)
-    return Batches(views, np.arange(50), batch=8, pictures=0, seed=3, flip=True, device=torch.device(device),
-                   share=share)
+    return Batches(
+        views, np.arange(50), batch=8, pictures=0, seed=3, flip=True, device=torch.device(device), share=share
+    )
 
 
 def test_batches_are_a_function_of_seed_epoch_and_step():
@@ -110,7 +123,7 @@ def test_crops_are_reflections_of_the_picture():
     pictures, labels = batches.get(order, "full", 0, 0)
     for picture, label, family in zip(pictures.numpy(), labels.numpy(), order[1].numpy(), strict=False):
         padded = np.pad(batches.views[family, label], ((2, 2), (2, 2), (0, 0)), mode="reflect")
-        crops = [padded[i:i + 16, j:j + 16] for i in range(5) for j in range(5)]
+        crops = [padded[i : i + 16, j : j + 16] for i in range(5) for j in range(5)]
         assert any(np.array_equal(picture, c) or np.array_equal(picture, c[:, ::-1]) for c in crops)
 
 
@@ -127,10 +140,17 @@ class PlainResNet8(torch.nn.Module):
         self.stem = torch.nn.ModuleList([torch.nn.Conv2d(3, 16, 3, bias=False), torch.nn.BatchNorm2d(16, eps=1e-3)])
         self.stages, self.linear = torch.nn.ModuleList(), torch.nn.Linear(64, 10)
         for i, o, s in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
-            self.stages.append(torch.nn.ModuleList([
-                torch.nn.Conv2d(i, o, 3, s, bias=False), torch.nn.BatchNorm2d(o, eps=1e-3),
-                torch.nn.Conv2d(o, o, 3, bias=False), torch.nn.BatchNorm2d(o, eps=1e-3)]
-                + ([torch.nn.Conv2d(i, o, 1, s)] if s > 1 else [])))
+            self.stages.append(
+                torch.nn.ModuleList(
+                    [
+                        torch.nn.Conv2d(i, o, 3, s, bias=False),
+                        torch.nn.BatchNorm2d(o, eps=1e-3),
+                        torch.nn.Conv2d(o, o, 3, bias=False),
+                        torch.nn.BatchNorm2d(o, eps=1e-3),
+                    ]
+                    + ([torch.nn.Conv2d(i, o, 1, s)] if s > 1 else [])
+                )
+            )
 
     @staticmethod
     def same(x, conv):
@@ -185,10 +205,23 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path):
 
 
 def learn(folder, cache, *more, launcher=(sys.executable,)):
-    return subprocess.Popen([*launcher, *(("-c", LEARN) if launcher == (sys.executable,) else ()), *SMALL, "--out",
-                             str(folder), "--cache", str(cache), *more],
-                            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            start_new_session=True)
+    return subprocess.Popen(
+        [
+            *launcher,
+            *(("-c", LEARN) if launcher == (sys.executable,) else ()),
+            *SMALL,
+            "--out",
+            str(folder),
+            "--cache",
+            str(cache),
+            *more,
+        ],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def finished(process) -> str:
@@ -271,8 +304,10 @@ def test_two_processes_train_as_one(uninterrupted, tmp_path):
     script.write_text(LEARN)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script))
     finished(learn(tmp_path / "two", cache, launcher=launcher))
-    one, two = ([json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
-                for f in (folder, tmp_path / "two"))
+    one, two = (
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (folder, tmp_path / "two")
+    )
     assert [(r["phase"], r["step"]) for r in one] == [(r["phase"], r["step"]) for r in two]  # one writer
     first = [r for r in one + two if r["phase"] == "full" and r["step"] == 1]
     # Same weights and pictures; but batch norms see half of 32 pictures each: the first loss moves by some percent.
@@ -282,14 +317,36 @@ def test_two_processes_train_as_one(uninterrupted, tmp_path):
 
 
 def test_a_run_prints_what_its_files_compute(tmp_path):
-    settings = parse(["--limit", "64", "--batch", "32", "--epochs", "1", "--families", "clean,contrast,jpeg", "--bits",
-                      "8,3", "--hold-out", "pixelate", "--test-pictures", "20", "--workers", "1", "--cache",
-                      str(tmp_path / "cache"), "--out", str(tmp_path / "run")])
+    settings = parse(
+        [
+            "--limit",
+            "64",
+            "--batch",
+            "32",
+            "--epochs",
+            "1",
+            "--families",
+            "clean,contrast,jpeg",
+            "--bits",
+            "8,3",
+            "--hold-out",
+            "pixelate",
+            "--test-pictures",
+            "20",
+            "--workers",
+            "1",
+            "--cache",
+            str(tmp_path / "cache"),
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
     main(settings)
     folder = tmp_path / "run"
     records = json.loads((folder / "results.json").read_text())
-    assert {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost",
-            "seed", "stderr"} == set(records[0])
+    assert {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost", "seed", "stderr"} == set(
+        records[0]
+    )
     data = thin(load("digits", None, settings.cache), 64)
     chosen = spread(len(data.test_y), 20)
     views = evaluation_views(data.test_x[chosen], ("clean", "jpeg", "contrast", "pixelate"), 0, settings.cache, 1)
@@ -299,7 +356,7 @@ def test_a_run_prints_what_its_files_compute(tmp_path):
         for (family, severity), pictures in views.items():
             right = int((interpreter.run(graph, np.asarray(pictures)).argmax(1) == data.test_y[chosen]).sum())
             place = ("fixed", variant["name"], family, severity)
-            record, = (r for r in records if (r["arm"], r["variant"], r["family"], r["severity"]) == place)
+            (record,) = (r for r in records if (r["arm"], r["variant"], r["family"], r["severity"]) == place)
             assert record["correct"] == right and record["cost"] == variant["cost"] and record["pictures"] == 20
             assert record["heldout"] == (family == "pixelate")
     assert about["variants"][0]["cost"] == 1.0 and about["variants"][1]["cost"] < 0.25

@@ -17,8 +17,24 @@ from train.recost import recost
 from train.run import main
 from train.settings import parse
 
-SMALL = ["--limit", "96", "--batch", "16", "--epochs", "1", "--fp-epochs", "1", "--families", "clean,gaussian_noise",
-         "--bits", "8,4,2", "--workers", "1", "--test-pictures", "40"]
+SMALL = [
+    "--limit",
+    "96",
+    "--batch",
+    "16",
+    "--epochs",
+    "1",
+    "--fp-epochs",
+    "1",
+    "--families",
+    "clean,gaussian_noise",
+    "--bits",
+    "8,4,2",
+    "--workers",
+    "1",
+    "--test-pictures",
+    "40",
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +75,9 @@ def test_another_cost_is_that_of_its_table(run, tmp_path):
     assert "Cost is the target's measured time" in (out / "report.md").read_text()
 
 
-@pytest.mark.parametrize("changes, told", [
-    ({"budget": 2.0}, "--budget: expected a share"),
-    ({"cost": "latency", "target": "z80"}, "z80"),
-])
+@pytest.mark.parametrize(
+    "changes, told", [({"budget": 2.0}, "--budget: expected a share"), ({"cost": "latency", "target": "z80"}, "z80")]
+)
 def test_what_cannot_be_is_refused_and_leaves_nothing(run, tmp_path, changes, told):
     with pytest.raises(ValueError, match=told):
         recost(run, tmp_path / "b", **changes)
@@ -91,15 +106,24 @@ def test_a_folder_that_is_no_whole_run_is_refused(run, tmp_path):
         recost(tmp_path, tmp_path / "b")
 
 
-@pytest.mark.parametrize("change, told", [
-    ({"arch": "resnet9"}, "run.json: not what .* arch 'resnet9'"), ({"arch": ["resnet8"]}, "finished run"),
-    ({"input": {}}, "finished run with its settings .*shape"), ({"input": {"shape": [32, 32]}}, "input"),
-    ({"settings": {"budget": "0.5"}}, "--budget: expected a share .* got '0.5'"),
-    ({"settings": {"cost": "watts"}}, "--cost: expected one of bitops, .* got 'watts'"),
-    ({"settings": {"seed": None}}, "expected a seed"), ({"settings": {"escalate": "no"}}, "got 'x86' and 'no'"),
-    ({"variants": [{"name": "w8a8", "onnx": "w8a8.onnx"}]}, r"expected the variants of configs.json in run.json.*w2a2"),
-    ({"golden": "none.npz"}, "expected its files none.npz, not found"),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"arch": "resnet9"}, "run.json: not what .* arch 'resnet9'"),
+        ({"arch": ["resnet8"]}, "finished run"),
+        ({"input": {}}, "finished run with its settings .*shape"),
+        ({"input": {"shape": [32, 32]}}, "input"),
+        ({"settings": {"budget": "0.5"}}, "--budget: expected a share .* got '0.5'"),
+        ({"settings": {"cost": "watts"}}, "--cost: expected one of bitops, .* got 'watts'"),
+        ({"settings": {"seed": None}}, "expected a seed"),
+        ({"settings": {"escalate": "no"}}, "got 'x86' and 'no'"),
+        (
+            {"variants": [{"name": "w8a8", "onnx": "w8a8.onnx"}]},
+            r"expected the variants of configs.json in run.json.*w2a2",
+        ),
+        ({"golden": "none.npz"}, "expected its files none.npz, not found"),
+    ],
+)
 def test_a_damaged_run_is_told_and_leaves_nothing(run, tmp_path, change, told):
     damaged = shutil.copytree(run, tmp_path / "a")
     about = json.loads((run / "run.json").read_text())
@@ -114,9 +138,16 @@ def test_in_another_cost_the_pareto_list_is_one_again(run, tmp_path):
     """Weights wide and activations narrow is dear to store: what was in order by BitOPs is not by size."""
     source, found = shutil.copytree(run, tmp_path / "a"), read(run / CONFIGS)
     inner = {name: bits for name, bits in found.variants[0].bits.items()}
-    seen = tuple(replace(found.variants[0], name=f"s{w}{a}", cost=cost, loss=loss, bits={
-        name: bits if name in ("conv1", "linear") else (w, a) for name, bits in inner.items()})
-        for w, a, cost, loss in ((8, 2, 0.3, 3.0), (4, 5, 0.4, 2.0), (5, 8, 0.7, 1.0)))
+    seen = tuple(
+        replace(
+            found.variants[0],
+            name=f"s{w}{a}",
+            cost=cost,
+            loss=loss,
+            bits={name: bits if name in ("conv1", "linear") else (w, a) for name, bits in inner.items()},
+        )
+        for w, a, cost, loss in ((8, 2, 0.3, 3.0), (4, 5, 0.4, 2.0), (5, 8, 0.7, 1.0))
+    )
     replace(found, seen=seen).write(source)
     listed = read(recost(source, tmp_path / "b", cost="size") / CONFIGS).seen
     assert [v.name for v in listed] == ["s45", "s58"] and listed[0].cost < listed[1].cost

@@ -20,8 +20,17 @@ VARIANTS = {"w8a8": (8, 1.0), "w4a4": (4, 0.3), "w2a2": (2, 0.1)}
 
 
 def record(arm, variant, family, severity, correct, cost, **more):
-    return {"arm": arm, "variant": variant, "family": family, "severity": severity, "heldout": family in HELD_OUT,
-            "pictures": 100, "correct": correct, "cost": cost, **more}
+    return {
+        "arm": arm,
+        "variant": variant,
+        "family": family,
+        "severity": severity,
+        "heldout": family in HELD_OUT,
+        "pictures": 100,
+        "correct": correct,
+        "cost": cost,
+        **more,
+    }
 
 
 def results():
@@ -30,18 +39,26 @@ def results():
         for severity in (0,) if family == "clean" else (1, 2, 3, 4, 5):
             at = (family, severity)
             records.append(record("fp32", "fp32", *at, 95 - severity, 16.0))
-            for (name, (bits, cost)) in VARIANTS.items():
+            for name, (bits, cost) in VARIANTS.items():
                 records.append(record("fixed", name, *at, 80 + bits - 2 * severity, cost))
             chosen = {"share/w8a8": 0.1, "share/w4a4": 0.2 + severity / 10, "share/w2a2": 0.7 - severity / 10}
-            records.append(record("adaptive", "selector", *at, 86 - severity, 0.25, **chosen, w_bits=3 + severity / 5,
-                                  a_bits=4.0))
+            records.append(
+                record("adaptive", "selector", *at, 86 - severity, 0.25, **chosen, w_bits=3 + severity / 5, a_bits=4.0)
+            )
             records.append(record("random", "shares", *at, 84.25 - severity, 0.25))
     return records
 
 
-ABOUT = {"name": "a", "arch": "resnet8", "dataset": "digits", "method": "fixed", "variants": [
-    {"name": name, "cost": cost, "bits": {"conv1": [8, 8], "layer1": [bits, bits], "linear": [8, 8]}}
-    for name, (bits, cost) in VARIANTS.items()]}
+ABOUT = {
+    "name": "a",
+    "arch": "resnet8",
+    "dataset": "digits",
+    "method": "fixed",
+    "variants": [
+        {"name": name, "cost": cost, "bits": {"conv1": [8, 8], "layer1": [bits, bits], "linear": [8, 8]}}
+        for name, (bits, cost) in VARIANTS.items()
+    ],
+}
 
 
 @pytest.fixture
@@ -104,26 +121,44 @@ def test_random_mix_is_the_best_of_all_pairs(points):
             assert (y + y2) / 2 <= np.interp((x + x2) / 2, xs, ys) + 1e-9
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("run.json", None, "run.json: expected, not found"),
-    ("results.json", None, "results.json: expected, not found"),
-    ("results.json", "[1", "expected JSON"),
-    ("results.json", "{}", "expected a JSON list"),
-    ("results.json", "[1]", "expected records"),
-    ("results.json", "[]", "single variants"),
-    ("run.json", "[]", "expected a JSON dict"),
-    ("run.json", "{}", "expected .*arch"),
-    ("run.json", json.dumps(ABOUT | {"variants": ["w8a8"]}), "expected variants with name"),
-    ("run.json", json.dumps(ABOUT | {"settings": {"cost": "watts"}}), "settings with a cost of bitops, .*got 'watts'"),
-    ("run.json", json.dumps(ABOUT | {"settings": []}), "settings with a cost"),
-    *(("results.json", json.dumps([record("fixed", "w4a4", "clean", 0, 50, 0.3) | wrong]), "expected records of")
-      for wrong in ({"correct": "50"}, {"correct": None}, {"correct": 101}, {"correct": -1}, {"pictures": 0.5},
-                    {"cost": float("nan")}, {"severity": "0"}, {"arm": 1}, {"heldout": 0})),
-    ("metrics.jsonl", '{"phase": "joint"', "metrics.jsonl: expected a record a line"),
-    ("metrics.jsonl", "1", "metrics.jsonl: expected a record a line"),
-    ("configs.json", "{", "configs.json: expected configurations"),
-    ("configs.json", "{}", "configs.json: expected configurations"),
-])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("run.json", None, "run.json: expected, not found"),
+        ("results.json", None, "results.json: expected, not found"),
+        ("results.json", "[1", "expected JSON"),
+        ("results.json", "{}", "expected a JSON list"),
+        ("results.json", "[1]", "expected records"),
+        ("results.json", "[]", "single variants"),
+        ("run.json", "[]", "expected a JSON dict"),
+        ("run.json", "{}", "expected .*arch"),
+        ("run.json", json.dumps(ABOUT | {"variants": ["w8a8"]}), "expected variants with name"),
+        (
+            "run.json",
+            json.dumps(ABOUT | {"settings": {"cost": "watts"}}),
+            "settings with a cost of bitops, .*got 'watts'",
+        ),
+        ("run.json", json.dumps(ABOUT | {"settings": []}), "settings with a cost"),
+        *(
+            ("results.json", json.dumps([record("fixed", "w4a4", "clean", 0, 50, 0.3) | wrong]), "expected records of")
+            for wrong in (
+                {"correct": "50"},
+                {"correct": None},
+                {"correct": 101},
+                {"correct": -1},
+                {"pictures": 0.5},
+                {"cost": float("nan")},
+                {"severity": "0"},
+                {"arm": 1},
+                {"heldout": 0},
+            )
+        ),
+        ("metrics.jsonl", '{"phase": "joint"', "metrics.jsonl: expected a record a line"),
+        ("metrics.jsonl", "1", "metrics.jsonl: expected a record a line"),
+        ("configs.json", "{", "configs.json: expected configurations"),
+        ("configs.json", "{}", "configs.json: expected configurations"),
+    ],
+)
 def test_what_is_no_finished_run_is_refused(run, name, content, words):
     (run / name).unlink() if content is None else (run / name).write_text(content)
     with pytest.raises(ValueError, match=words):
@@ -131,8 +166,18 @@ def test_what_is_no_finished_run_is_refused(run, name, content, words):
     assert not (run / "report.md").exists()
 
 
-@pytest.mark.parametrize("bits", [7, {}, {"conv1": 4}, {"conv1": [8, "8"]}, {"conv1": [8]}, {"conv1": [8, 8]},
-                                  {"conv1": [8, 8], "layer1": [[], 2], "linear": [8, 8]}])
+@pytest.mark.parametrize(
+    "bits",
+    [
+        7,
+        {},
+        {"conv1": 4},
+        {"conv1": [8, "8"]},
+        {"conv1": [8]},
+        {"conv1": [8, 8]},
+        {"conv1": [8, 8], "layer1": [[], 2], "linear": [8, 8]},
+    ],
+)
 def test_bits_that_are_none(run, bits):
     variants = [{**v, "bits": bits} if k == 1 else v for k, v in enumerate(ABOUT["variants"])]
     (run / "run.json").write_text(json.dumps({**ABOUT, "variants": variants}))
@@ -180,10 +225,18 @@ def invented(folder, seed: int, gain: float = 0.01, **settings):
     folder.mkdir()
     evidence.write(folder)
     (folder / "results.json").write_text(json.dumps(arm_records(evidence, seed)))
-    variants = [{"name": v.name, "cost": v.cost, "base": v.base, "bits": {"conv1": [8, 8], "linear": [8, 8]}}
-                for v in evidence.variants]
-    about = {"name": folder.name, "arch": "resnet8", "dataset": "digits", "method": "fixed", "variants": variants,
-             "settings": {"epochs": 3, "seed": seed, **settings}}
+    variants = [
+        {"name": v.name, "cost": v.cost, "base": v.base, "bits": {"conv1": [8, 8], "linear": [8, 8]}}
+        for v in evidence.variants
+    ]
+    about = {
+        "name": folder.name,
+        "arch": "resnet8",
+        "dataset": "digits",
+        "method": "fixed",
+        "variants": variants,
+        "settings": {"epochs": 3, "seed": seed, **settings},
+    }
     (folder / "run.json").write_text(json.dumps(about))
     return folder
 
@@ -250,8 +303,11 @@ def test_several_seeds(tmp_path, capsys):
     main(begun)  # each from a run of its own seed
     with pytest.raises(ValueError, match="start differ"):
         main([begun[0], folders[0]])
-    for other, words in ((folders[0], "different seeds"), (invented(tmp_path / "6", 6, epochs=4), "epochs differ"),
-                         (tmp_path / "none", "expected a finished run")):
+    for other, words in (
+        (folders[0], "different seeds"),
+        (invented(tmp_path / "6", 6, epochs=4), "epochs differ"),
+        (tmp_path / "none", "expected a finished run"),
+    ):
         with pytest.raises(ValueError, match=words):
             main([folders[0], other])
 
@@ -284,7 +340,7 @@ def test_damaged_outcomes_are_one_error(tmp_path, seed):
     path = folder / "outcomes.npz"
     data = bytearray(path.read_bytes())
     data[int(rng.integers(len(data))) if seed else 100] ^= 255
-    path.write_bytes(data[:len(data) - seed % 3 * 50])
+    path.write_bytes(data[: len(data) - seed % 3 * 50])
     try:
         main([folder])
     except ValueError as error:

@@ -61,8 +61,11 @@ def test_another_runs_static_variants_raise_the_line():
     with pytest.raises(ValueError, match="twin: expected a run with the same test pictures"):
         compare(evidence, {"twin": replace(rival, test=replace(rival.test, features=rival.test.features + 1))})
     better = World({"w8a8": alike(0.85), "w4a4": alike(0.83), "w2a2": alike(0.72)}, {}).evidence()
-    assert compare(evidence, {"twin": rival, "third": better})[KNOWN].corners == \
-        (("rival", "w2a2 of third"), ("rival", "w4a4 of third"), ("fixed", "w8a8"))
+    assert compare(evidence, {"twin": rival, "third": better})[KNOWN].corners == (
+        ("rival", "w2a2 of third"),
+        ("rival", "w4a4 of third"),
+        ("fixed", "w8a8"),
+    )
 
 
 def test_nothing_to_gain_is_said_so():
@@ -84,9 +87,13 @@ def test_mixing_two_rungs_at_random_gains_nothing_over_their_line():
     """Clean pictures at 8 bits, others at 4: nothing of a picture matters here, and the line goes through the point."""
     world = World({"w8a8": alike(0.9), "w4a4": alike(0.8)}, {})
     evidence = world.evidence()
-    evidence = replace(evidence, arms={
-        "static": taken(evidence, dict.fromkeys(OWN, "w4a4")),
-        "adaptive": taken(evidence, {**dict.fromkeys(OWN, "w4a4"), "clean": "w8a8"})})
+    evidence = replace(
+        evidence,
+        arms={
+            "static": taken(evidence, dict.fromkeys(OWN, "w4a4")),
+            "adaptive": taken(evidence, {**dict.fromkeys(OWN, "w4a4"), "clean": "w8a8"}),
+        },
+    )
     c = compare(evidence)[KNOWN]
     arm = ("adaptive", "selector")
     assert c.cost[arm][0] == pytest.approx((1 + 0.3 + 0.3) / 3) and c.accuracy[arm][0] == pytest.approx(2.5 / 3)
@@ -97,8 +104,10 @@ def test_mixing_two_rungs_at_random_gains_nothing_over_their_line():
 def test_other_budgets_are_told_from_the_curve():
     """0.8 at 0.3 and 0.9 at 1 are the static line; 0.85 at 0.3 is 0.05 above it, had elsewhere at 0.65."""
     evidence = World({"w8a8": alike(0.9), "w4a4": alike(0.8)}, {}).evidence()
-    assert at_budgets(evidence, compare(replace(evidence, arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4"))
-                                                                }))) == []
+    assert (
+        at_budgets(evidence, compare(replace(evidence, arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4"))})))
+        == []
+    )
     accuracy, cost = (np.repeat([[a], [b], [c]], len(PLACES), 1) for a, b, c in ((0.8, 0.85, 0.95), (0.3, 0.3, 1)))
     evidence = replace(evidence, curve=(accuracy, cost), arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4"))})
     text = "\n".join(at_budgets(evidence, compare(evidence)))
@@ -126,21 +135,31 @@ def test_corners_are_picked_on_validation_pictures():
     assert [name for _, name in static_corners(replace(evidence, test=test), evidence.ladder)] == names
 
 
-@pytest.mark.parametrize("accuracy,words", [
-    (0.86, "better than given bits at equal cost by 3.78 points ["),
-    (0.8222, "not better than given bits at equal cost (-0.00 points ["),
-    (0.81, "worse than given bits at equal cost by 1.22 points [")])
+@pytest.mark.parametrize(
+    "accuracy,words",
+    [
+        (0.86, "better than given bits at equal cost by 3.78 points ["),
+        (0.8222, "not better than given bits at equal cost (-0.00 points ["),
+        (0.81, "worse than given bits at equal cost by 1.22 points ["),
+    ],
+)
 def test_learned_bits_are_judged_by_the_line_of_given_ones(accuracy, words):
     """0.8 at 0.1 and 0.9 at 1 make 0.8222 at 0.3, also where the learned one is a corner of the whole frontier."""
     evidence = World({"w8a8": alike(0.9), "w4a4": alike(accuracy), "w2a2": alike(0.8)}, {}, 5000).evidence()
-    evidence = replace(evidence, arms={"static": taken(evidence, dict.fromkeys(OWN, "w4a4")),
-                                       "adaptive": taken(evidence, dict.fromkeys(OWN, "w4a4"))})
+    evidence = replace(
+        evidence,
+        arms={
+            "static": taken(evidence, dict.fromkeys(OWN, "w4a4")),
+            "adaptive": taken(evidence, dict.fromkeys(OWN, "w4a4")),
+        },
+    )
     assert "Learned bits" not in "\n".join(worth(evidence, compare(evidence)))
-    learned = replace(evidence, variants=tuple(
-        replace(v, method="ilp") if v.name == "w4a4" else v for v in evidence.variants))
+    learned = replace(
+        evidence, variants=tuple(replace(v, method="ilp") if v.name == "w4a4" else v for v in evidence.variants)
+    )
     text = "\n".join(worth(learned, compare(learned)))
     assert "Learned bits against the given ones of `w2a2`, `w8a8`:" in text
-    line, = (line for line in text.splitlines() if line.startswith("* `w4a4`"))
+    (line,) = (line for line in text.splitlines() if line.startswith("* `w4a4`"))
     assert line.startswith(f"* `w4a4` (by `ilp`, cost 0.300): training families: {words}") and line.count(";") == 2
     every = replace(evidence, variants=tuple(replace(v, method="ilp") for v in evidence.variants))
     assert "Learned bits" not in "\n".join(worth(every, compare(every)))  # there is nothing to judge by

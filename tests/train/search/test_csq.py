@@ -105,7 +105,7 @@ def test_every_plane_and_depth_learns_in_every_open_layer():
     _, net, pictures = tiny()
     depths = Depths(LAYERS, WIDTHS, 4.0)
     net(pictures, mixture(depths(1.0), 2, 1.0)).square().sum().backward()
-    assert bool((depths.depth.grad.abs() > 0).all()) and LAYERS == len(open_layers(ARCH))
+    assert bool((depths.depth.grad.abs() > 0).all()) and len(open_layers(ARCH)) == LAYERS
     shortcuts = [block.shortcut for block in ARCH.blocks]
     for layer, arm in zip(open_layers(ARCH), open_arms(net), strict=True):
         assert bool((arm.w.positive.grad.abs().flatten(1).sum(1) > 0).all())
@@ -200,8 +200,24 @@ def test_variants_start_as_the_exact_network():
 
 
 def options(folder, cache, *more) -> list[str]:
-    return [*SMALL, "--method", "csq", "--widths", "2,3,4,5,8", "--variants", "2", "--hold-out", "pixelate",
-            "--test-pictures", "12", "--out", str(folder), "--cache", str(cache), *more]
+    return [
+        *SMALL,
+        "--method",
+        "csq",
+        "--widths",
+        "2,3,4,5,8",
+        "--variants",
+        "2",
+        "--hold-out",
+        "pixelate",
+        "--test-pictures",
+        "12",
+        "--out",
+        str(folder),
+        "--cache",
+        str(cache),
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +228,7 @@ def whole(tmp_path_factory):
     def watched(net, found, student, pictures):
         started(net, found, student, pictures)
         begun.append((net, found, copy.deepcopy(student), pictures))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csq, "start", watched)
         patch.setattr(csq, "train", lambda phase, *more: (phases.append(phase), train(phase, *more)))
@@ -234,6 +251,7 @@ def test_a_search_killed_and_resumed_ends_the_same(whole, tmp_path, monkeypatch)
         saved.append(state["phase"])
         if saved.count("search") == 7:
             raise Killed
+
     monkeypatch.setattr(checkpoint, "save", stop)
     with pytest.raises(Killed):
         learn(parse(options(again, cache)))
@@ -251,7 +269,7 @@ def test_joint_training_starts_where_the_exact_bits_were(whole):
     folder, _, student, begun, _ = whole
     net, found, first, pictures = begun[-1]
     table = CostTable.of(bitops, student.arch, net.widths)
-    name, = (n for n, bits in first.bits.items() if bits == table.config(found))
+    (name,) = (n for n, bits in first.bits.items() if bits == table.config(found))
     with torch.no_grad():
         wanted = net(pictures, exact(found, net))
         came = copy.deepcopy(first).train()(pictures, name)
@@ -307,5 +325,5 @@ def test_files_compute_what_the_run_says(whole):
         for (family, severity), pictures in views.items():
             right = int((interpreter.run(graph, np.asarray(pictures)).argmax(1) == data.test_y[chosen]).sum())
             place = ("csq", variant["name"], family, severity)
-            record, = (r for r in results if (r["arm"], r["variant"], r["family"], r["severity"]) == place)
+            (record,) = (r for r in results if (r["arm"], r["variant"], r["family"], r["severity"]) == place)
             assert record["correct"] == right

@@ -57,10 +57,12 @@ def test_policy_gradient_is_that_of_the_expected_reward():
     every = [torch.tensor([c]) for c in itertools.product(range(2), repeat=2)]
     p = [log_probability(log_p, c).exp() for c in every]
     parameters = (policy.u, policy.t)
-    wanted = torch.autograd.grad(sum(a * r for a, r in zip(p, rewards, strict=True)), parameters,
-                                 retain_graph=True)
-    loss = sum(float((p[i] * p[j]).detach()) * policy_gradient(log_p, [every[i], every[j]], [rewards[i], rewards[j]])
-               for i in range(4) for j in range(4))
+    wanted = torch.autograd.grad(sum(a * r for a, r in zip(p, rewards, strict=True)), parameters, retain_graph=True)
+    loss = sum(
+        float((p[i] * p[j]).detach()) * policy_gradient(log_p, [every[i], every[j]], [rewards[i], rewards[j]])
+        for i in range(4)
+        for j in range(4)
+    )
     came = torch.autograd.grad(loss, parameters)
     assert all(torch.allclose(-a, b, rtol=1e-9) for a, b in zip(came, wanted, strict=True))
 
@@ -99,8 +101,12 @@ def test_policy_learns_which_quality_needs_bits(table, tmp_path, needy, detached
     quality = Quality(q, (q[..., 0] > 0).long(), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
     batches = Batches(views, labels, batch=batch, pictures=0, seed=1, flip=False, device=torch.device("cpu"))
     batches.get = lambda order, phase, epoch, step: tuple(
-        torch.from_numpy(a) for a in (views[order[1][step * batch:][:batch], order[0][step * batch:][:batch]],
-                                      labels[order[0][step * batch:][:batch]]))
+        torch.from_numpy(a)
+        for a in (
+            views[order[1][step * batch :][:batch], order[0][step * batch :][:batch]],
+            labels[order[0][step * batch :][:batch]],
+        )
+    )
     settings = Settings(method="dqmq", budget=0.4, policy_gradient=2.0 if detached else 0.5, policy_lr=0.05)
     net = nn.ModuleDict({"open": Needy(needy, WIDTHS, detached), "policy": Policy(LAYERS, WIDTHS, 1)})
     given = types.SimpleNamespace(settings=settings, table=table)
@@ -128,8 +134,9 @@ def test_groups_are_found_and_come_back_from_their_dictionary():
 
 
 def some_batches(views) -> Batches:
-    return Batches(views, np.arange(views.shape[1]), batch=10, pictures=0, seed=3, flip=True,
-                   device=torch.device("cpu"))
+    return Batches(
+        views, np.arange(views.shape[1]), batch=10, pictures=0, seed=3, flip=True, device=torch.device("cpu")
+    )
 
 
 def test_batches_of_one_quality_and_of_mostly_one():
@@ -175,7 +182,9 @@ def test_clusters_tell_qualities_apart_before_they_repeat_one(table):
     groups, centres = np.array([0, 0, 1, 1, 2, 2]), np.array([[0.0], [1.0], [5.0]])
     found = clusters(items([torch.stack([wide, wide, wide, wide, narrow, narrow])], groups), table, centres, 2)
     assert {(c.groups, tuple(c.indices.flatten().tolist())) for c in found} == {
-        ((0, 1), tuple(wide.flatten().tolist())), ((2,), tuple(narrow.flatten().tolist()))}
+        ((0, 1), tuple(wide.flatten().tolist())),
+        ((2,), tuple(narrow.flatten().tolist())),
+    }
     alike = clusters(items([wide.expand(6, -1, -1)], groups), table, centres, 1)
     assert [c.groups for c in alike] == [()]
     assert {c.groups for c in clusters(items([wide.expand(6, -1, -1)], groups), table, centres, 2)} == {(0, 1), (2,)}
@@ -193,7 +202,7 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
     quality = Quality(q, group, centres, torch.tensor([0.5, 0.5]))
     settings = Settings(method="dqmq", budget=0.3, variants=4, levels=levels)
     found = distinct(reduce(Search(settings, None, None, None, None, None, table, None), policy, quality))
-    shared, = (v for v in found if v.name.startswith("shared"))
+    (shared,) = (v for v in found if v.name.startswith("shared"))
     assert shared.cost <= 0.3 and shared.groups == () and 3 <= len(found) <= 4
     assert sum(not v.groups for v in found) <= levels
     assert any(v.groups for v in found) and all(set(v.groups) <= {0, 1} for v in found)

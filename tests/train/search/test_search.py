@@ -19,8 +19,22 @@ from train.search import fracbits, ilp
 from train.search.shared import Search
 from train.settings import parse
 
-GIVEN = ["--limit", "48", "--batch", "16", "--epochs", "1", "--families", "clean,contrast", "--workers", "1",
-         "--checkpoint-minutes", "0", "--widths", "2,4,8"]
+GIVEN = [
+    "--limit",
+    "48",
+    "--batch",
+    "16",
+    "--epochs",
+    "1",
+    "--families",
+    "clean,contrast",
+    "--workers",
+    "1",
+    "--checkpoint-minutes",
+    "0",
+    "--widths",
+    "2,4,8",
+]
 SMALL = [*GIVEN, "--search-epochs", "4"]
 
 
@@ -34,8 +48,15 @@ def learned(folder, cache, method, *more):
     return settings, learn(settings)[2]
 
 
-@pytest.mark.parametrize("method,more", [("fracbits", ()), ("ilp", ("--variants", "2")), ("dqmq", ("--groups", "2")),
-                                         ("dqmq", ("--groups", "2", "--quantizer", "csq"))])
+@pytest.mark.parametrize(
+    "method,more",
+    [
+        ("fracbits", ()),
+        ("ilp", ("--variants", "2")),
+        ("dqmq", ("--groups", "2")),
+        ("dqmq", ("--groups", "2", "--quantizer", "csq")),
+    ],
+)
 def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method, more):
     (_, whole), cache = learned(tmp_path / "whole", tmp_path, method, *more), tmp_path
     save, saved = checkpoint.save, []
@@ -45,6 +66,7 @@ def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method
         saved.append(state["phase"])
         if saved.count("search") == 7:
             raise Killed
+
     monkeypatch.setattr(checkpoint, "save", stop)
     with pytest.raises(Killed):
         learned(tmp_path / "again", cache, method, *more)
@@ -63,8 +85,9 @@ def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method
         assert ours == theirs
     if method == "dqmq" and "csq" not in more:
         whole_configs = str(tmp_path / "whole" / configs.NAME)
-        given = learn(parse([*GIVEN, "--configs", whole_configs, "--out", str(tmp_path / "given"), "--cache",
-                             str(cache)]))[2]
+        given = learn(
+            parse([*GIVEN, "--configs", whole_configs, "--out", str(tmp_path / "given"), "--cache", str(cache)])
+        )[2]
         for (name, ours), theirs in zip(given.state_dict().items(), whole.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs), name
 
@@ -77,6 +100,7 @@ def test_losses_kept_are_those_of_the_bits_kept(tmp_path, monkeypatch, method, m
     def judge(net, indices, parts):
         bits = tuple(tuple(net.widths[k] for k in row) for row in indices.tolist())
         return judged.setdefault(bits, 0.5 + len(judged) / 4096)
+
     monkeypatch.setattr(module, "judge", judge)
     settings, _ = learned(tmp_path / "run", tmp_path, method, "--cost", "latency", "--target", "x86", "--budget", "0.9")
     layers = open_layers(architecture(settings.arch, (8, 8, 3), 10))
@@ -85,8 +109,10 @@ def test_losses_kept_are_those_of_the_bits_kept(tmp_path, monkeypatch, method, m
 
 
 def test_random_numbers_of_a_search_are_its_own():
-    assert not torch.equal(torch.rand(3, generator=generator(0, "search", "widths", 0, 0)),
-                           torch.rand(3, generator=generator(0, "search", "widths", 0, 1)))
+    assert not torch.equal(
+        torch.rand(3, generator=generator(0, "search", "widths", 0, 0)),
+        torch.rand(3, generator=generator(0, "search", "widths", 0, 1)),
+    )
 
 
 def test_a_search_learns_from_the_teacher_given(tmp_path):
@@ -103,9 +129,15 @@ def test_a_search_learns_from_the_teacher_given(tmp_path):
     assert searched[0] and searched[0] == searched[1] != searched[2]
 
 
-@pytest.mark.parametrize("budget,count,wanted", [
-    (0.5, 1, [0.5]), (0.5, 3, [0.3 / 2**0.5 + 0.2, 0.5, 0.3 * 2**0.5 + 0.2]), (1.0, 2, [1.0]),
-    (0.2, 3, [0.2, 0.016 / 2**0.5 + 0.2, 0.016 * 2**0.5 + 0.2])])
+@pytest.mark.parametrize(
+    "budget,count,wanted",
+    [
+        (0.5, 1, [0.5]),
+        (0.5, 3, [0.3 / 2**0.5 + 0.2, 0.5, 0.3 * 2**0.5 + 0.2]),
+        (1.0, 2, [1.0]),
+        (0.2, 3, [0.2, 0.016 / 2**0.5 + 0.2, 0.016 * 2**0.5 + 0.2]),
+    ],
+)
 def test_budgets_lie_apart_by_what_they_leave(budget, count, wanted):
     """Also near the least cost, here 0.2, and near that of 8 bits."""
     settings, table = parse(["--budget", str(budget)]), SimpleNamespace(least=lambda a_bits: {None: 0.2}[a_bits])
