@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from runtime.bundle.weights import aligned_buffer
+from runtime.abi import aligned_buffer
 from runtime.machine import cpu
 from targets import Target, find
 from targets.x86.epilogue import intrinsic

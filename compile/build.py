@@ -26,6 +26,7 @@ from compile.times.layer_table import Report, print_report, report
 from compile.times.measured import missing
 from runtime.machine import cpu
 from runtime.terminal import terminal
+from runtime.version import VERSION
 from targets import Target, find, targets
 
 
@@ -94,7 +95,7 @@ def build(
 
 def _versions() -> dict:
     packages = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime")
-    return {"bitgrade": "0.1.0", **{p: importlib.metadata.version(p) for p in packages}}
+    return {"bitgrade": VERSION, **{p: importlib.metadata.version(p) for p in packages}}
 
 
 def _layers(

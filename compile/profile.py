@@ -23,6 +23,7 @@ from compile.times.measured import Board, Local, missing
 from compile.times.modelled import Modelled
 from compile.times.single_layer import single
 from runtime.terminal import terminal
+from runtime.version import VERSION
 from targets import Target, TargetError, find, targets
 from targets.costs.shapes import Shape, bits_of, bits_text, layers
 from targets.costs.table import Costs, CostsError, Entry, load, path_of
@@ -30,7 +31,6 @@ from targets.kernel import Call
 from targets.reference.graph import Graph
 from targets.reference.nodes import BITS
 
-VERSION = "0.1.0"  # of the kernels
 Wanted = dict[Shape, set[str]]  # shape -> bits
 Machine = Local | Board | Modelled
 

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.cuda.case import Case
 from runtime import Engine
+from runtime.abi import SLACK
 from runtime.files import write_json
-from runtime.machine.cuda import SLACK
 
 ERRORS = (ValueError, OSError, RuntimeError, AssertionError, ImportError)  # torch without CUDA: AssertionError
 WARM = 3

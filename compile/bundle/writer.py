@@ -13,8 +13,8 @@ import numpy as np
 
 from compile.bundle.packing import pack, packed_size
 from compile.lowering.lower import Lowered, Segment
-from compile.lowering.plan import ALIGN
 from compile.source.opened import Source, SourceVariant
+from runtime.abi import ALIGN
 from runtime.bundle.manifest import FORMAT, signed
 from runtime.bundle.segments import Transform
 from runtime.bundle.weights import transformed

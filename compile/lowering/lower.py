@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from compile.lowering.plan import aligned, layouts, workspace
+from compile.lowering.plan import layouts, workspace
+from runtime.abi import SLACK, aligned
 from targets import Target
 from targets.kernel import Also, Call, Entry, Exit, Layout, Origin, Sizes, Step, choose
 from targets.reference.graph import Graph, macs
 from targets.reference.nodes import Add, Conv, Rescale
 
 Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]  # main's buffers -> logits, see below
-SLACK = 64  # vector loads may reach this far past the end of any buffer
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """Where every tensor lies: borders its readers need, and offsets in one workspace shared by tensors that never meet."""
 
+from runtime.abi import aligned
 from targets.kernel import Layout
 from targets.reference.graph import Graph
-
-ALIGN = 64
 
 
 def layouts(graph: Graph, pictures: int = 1) -> dict[str, Layout]:
@@ -15,10 +14,6 @@ def layouts(graph: Graph, pictures: int = 1) -> dict[str, Layout]:
     for conv in graph.convs():
         borders[conv.input] = tuple(map(max, borders[conv.input], conv.padding))
     return {name: Layout(tensor, borders[name], pictures) for name, tensor in graph.tensors.items()}
-
-
-def aligned(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN
 
 
 def workspace(

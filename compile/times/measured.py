@@ -21,12 +21,12 @@ from tvm.tirx.script import builder as T
 from tvm_ffi import StructuralKey
 
 from compile.lowering.lower import Lowered
-from runtime.bundle.weights import aligned_buffer
+from runtime.abi import SLACK, aligned, aligned_buffer
 from runtime.machine import cpu
 from targets import Target, TargetError
 from targets.kernel import Call
 from targets.library import llvm
-from targets.library.module import SLACK, kernel_function
+from targets.library.module import kernel_function
 
 FOOTPRINT = 512 << 10  # bytes; within the second-level cache of the processors in question, well beyond the first
 LOOP_US = 60.0  # a loop lasts at least this long, beside which calling it is nothing
@@ -134,7 +134,7 @@ def scratch(call: Call) -> Scratch:
     for layout in (*step.reads, None, *step.writes):
         offsets.append(at)
         size = call.kernel.weights.size if layout is None else layout.size * np.dtype(layout.dtype).itemsize
-        at += -(-(size + SLACK) // 64) * 64
+        at += aligned(size + SLACK)
     count = len(step.reads)
     return Scratch(tuple(offsets[:count]), offsets[count], tuple(offsets[count + 1 :]), at, max(1, FOOTPRINT // at))
 

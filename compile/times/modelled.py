@@ -12,11 +12,10 @@ import tvm
 from tvm_ffi import StructuralKey
 
 from compile.lowering.lower import Lowered
-from compile.lowering.plan import aligned
 from compile.times.measured import codes, link, table_of
+from runtime.abi import SLACK, aligned
 from targets import Target, TargetError
 from targets.kernel import Call, Sizes
-from targets.library.module import SLACK
 
 
 class Modelled:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.abi import aligned_buffer
 from runtime.bundle.manifest import Build, Level, Manifest, Variant, parse
-from runtime.bundle.weights import aligned_buffer, read_weights
+from runtime.bundle.weights import read_weights
 from runtime.fields import COPY, REBUILD, BundleError
 from runtime.machine import cpu, cuda
 

@@ -5,19 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.abi import aligned_buffer
 from runtime.bundle.segments import Segment, Transform
 
-ALIGN = 64  # kernels load aligned vectors: a buffer at any other address ends the process
-SLACK = 64  # and they may read this many bytes past a buffer's end
 _GROUP = 8  # codes of b bits fill b whole bytes
-
-
-def aligned_buffer(count: int, dtype) -> np.ndarray:
-    """Zeros [count] of dtype, writable, at an address divisible by 64, with 64 readable bytes behind."""
-    size = count * np.dtype(dtype).itemsize
-    room = np.zeros(size + ALIGN + SLACK, np.uint8)
-    begin = -room.ctypes.data % ALIGN
-    return room[begin : begin + size].view(dtype)
 
 
 def unpack(packed: np.ndarray, count: int, bits: int) -> np.ndarray:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.abi import aligned_buffer
 from runtime.bundle.manifest import Build, Variant
 from runtime.bundle.opened import Bundle
-from runtime.bundle.weights import aligned_buffer
 from runtime.execution.threads import Helpers, Pace, control_block
 from runtime.fields import COPY, BundleError
 from runtime.machine.cuda import DeviceBuffer, foreign

@@ -9,10 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from runtime.bundle.weights import aligned_buffer
-
-# the control block and its words (targets/library/threads.py)
-CONTROL, OPEN, SEMAPHORE, STOP, THREADS, CHUNKS, SPIN = 64, 0, 40, 48, 56, 57, 58
+from runtime.abi import CHUNKS, CONTROL, OPEN, SEMAPHORE, SPIN, STOP, THREADS, aligned_buffer
 
 _CHUNKS_A_THREAD = 2  # of each kernel: more make up for a thread that was held up, and cost more claims
 _SPIN_NS = 60_000  # a helper looks out for the next picture that long before it sleeps

@@ -8,11 +8,10 @@ from functools import cache
 
 import numpy as np
 
+from runtime.abi import ALIGN, SLACK
 from runtime.fields import BundleError
 
 DRIVER = "libcuda.so.1"
-SLACK = 64  # bytes that kernels may read past the end of a buffer
-ALIGNMENT = 64  # bytes: of the buffers of a compiled function
 _DEVICE = 0
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
 _KDL_CUDA = 2
@@ -163,9 +162,9 @@ class DeviceTensor:
 
 def foreign(pointer: int, count: int, dtype) -> DeviceTensor:
     """Somebody else's memory, who keeps it alive; raises ValueError for an address that kernels cannot use."""
-    if pointer <= 0 or pointer % ALIGNMENT:
+    if pointer <= 0 or pointer % ALIGN:
         raise ValueError(
-            f"expected the address of memory on the GPU, a multiple of {ALIGNMENT}, got {pointer}; "
+            f"expected the address of memory on the GPU, a multiple of {ALIGN}, got {pointer}; "
             "memory of cudaMalloc and of torch.empty is"
         )
     return DeviceTensor(None, pointer, count, np.dtype(dtype))

@@ -5,10 +5,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 from tvm_ffi import StructuralKey
 
+from runtime.abi import BUFFERS, SLACK
 from targets.kernel import Call, Sizes
 from targets.library.threads import serve, share
-
-SLACK = 64  # bytes that vector loads may reach past the end of a buffer
 
 
 def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None = None) -> tvm.IRModule:
@@ -38,13 +37,7 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
 
 def _arguments(sizes: Sizes) -> list[tuple[str, int, str]]:
     """Name, elements and dtype of main's buffers."""
-    return [
-        ("picture", sizes.picture, "uint8"),
-        ("weights", sizes.weights, "int8"),
-        ("table", sizes.table, "int32"),
-        ("workspace", sizes.workspace, "uint8"),
-        ("logits", sizes.logits, "int32"),
-    ]
+    return [(name, getattr(sizes, name), dtype) for name, dtype in BUFFERS.items()]
 
 
 def kernel_function(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:

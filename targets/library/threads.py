@@ -13,17 +13,23 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from runtime.abi import (
+    ARGUMENTS,
+    CHUNKS,
+    CLAIMED,
+    CONTROL,
+    DONE,
+    FUNCTION,
+    OPEN,
+    SEMAPHORE,
+    SLEEPERS,
+    SPIN,
+    STOP,
+    THREADS,
+)
 from targets.kernel import Call
 from targets.reference.nodes import Conv
 
-OPEN = 0  # position of the first chunk of the inference under way or last done; -1 while that changes
-FUNCTION, ARGUMENTS = 8, 9  # what helpers call for it, by TVMFFIFunctionCall
-CLAIMED, DONE = 16, 24  # positions
-SLEEPERS, SEMAPHORE = 32, 40  # helpers that wait for the semaphore (a sem_t, at most 4 words)
-STOP = 48  # 1: helpers end
-THREADS, CHUNKS = 56, 57  # how many threads there are; at most so many chunks a kernel, a multiple of that
-SPIN = 58  # ns that helpers look out for work before they sleep
-CONTROL = 64  # words
 ARITY = 9  # arguments of share
 
 GRAIN = 200_000  # multiply-adds: no chunk has much less

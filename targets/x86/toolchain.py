@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
+from runtime.abi import aligned_copy
 from targets import Target, TargetError
 from targets.library import llvm
 
@@ -80,18 +81,14 @@ def runner(library: Path, target: Target, function: str = "main") -> Callable[..
         main = tvm_ffi.load_module(str(copy))[function]
 
     def run(x: np.ndarray, weights: np.ndarray, table: np.ndarray, workspace_bytes: int, classes: int) -> np.ndarray:
-        out = _aligned(np.zeros(classes, np.int32))
+        out = aligned_copy(np.zeros(classes, np.int32))
         stale = np.full(workspace_bytes, 0xA5, np.uint8)  # a kernel must not count on zeros
-        main(*(tvm_ffi.from_dlpack(a) for a in (_aligned(x), _aligned(weights), _aligned(table), _aligned(stale), out)))
+        main(
+            *(
+                tvm_ffi.from_dlpack(a)
+                for a in (aligned_copy(x), aligned_copy(weights), aligned_copy(table), aligned_copy(stale), out)
+            )
+        )
         return out.copy()
 
     return run
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """A copy that begins at a multiple of 64 bytes, as kernels expect."""
-    room = np.empty(array.nbytes + 64, np.uint8)
-    begin = -room.ctypes.data % 64
-    copy = room[begin : begin + array.nbytes].view(array.dtype)
-    copy[:] = array
-    return copy

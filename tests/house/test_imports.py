@@ -17,11 +17,13 @@ ARROWS = {
     "runtime.fields": "",
     "runtime.files": "",
     "runtime.terminal": "",
+    "runtime.version": "",
+    "runtime.abi": "numpy",
     "runtime.pictures": "numpy PIL",
     "runtime.choice": "runtime.fields numpy",
-    "runtime.machine": "runtime.fields numpy",
-    "runtime.bundle": "runtime.choice runtime.machine runtime.fields numpy",
-    "runtime.execution": "runtime.bundle runtime.machine runtime.fields numpy tvm_ffi",
+    "runtime.machine": "runtime.fields runtime.abi numpy",
+    "runtime.bundle": "runtime.choice runtime.machine runtime.fields runtime.abi numpy",
+    "runtime.execution": "runtime.bundle runtime.machine runtime.fields runtime.abi numpy tvm_ffi",
     "runtime.engine": "runtime.execution runtime.bundle runtime.choice runtime.pictures runtime.fields numpy",
     "runtime": "runtime.engine runtime.bundle",
     "runtime.commands": "runtime.engine runtime.execution runtime.bundle runtime.machine runtime.choice "
@@ -32,11 +34,11 @@ ARROWS = {
     "targets.reference": "numpy",
     "targets.costs": "targets.reference runtime.files numpy",
     "targets.kernel": "targets.reference numpy",
-    "targets.library": "targets targets.kernel targets.reference tvm tvm_ffi",
+    "targets.library": "targets targets.kernel targets.reference runtime.abi tvm tvm_ffi",
     "targets.cpu": "targets.kernel targets.reference numpy tvm",
     "targets.cpu.winograd": "targets.cpu targets.kernel targets.reference numpy tvm",
-    "targets.x86": "targets targets.cpu targets.cpu.winograd targets.library targets.kernel targets.reference numpy "
-    "tvm tvm_ffi",
+    "targets.x86": "targets targets.cpu targets.cpu.winograd targets.library targets.kernel targets.reference "
+    "runtime.abi numpy tvm tvm_ffi",
     "targets.arm": "targets targets.arm.emulation targets.cpu targets.cpu.winograd targets.library targets.kernel "
     "targets.reference numpy tvm",
     "targets.arm.emulation": "targets targets.library numpy unicorn",
@@ -45,17 +47,17 @@ ARROWS = {
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
     "compile.source": "compile.qdq targets.reference runtime.bundle runtime.choice runtime.fields numpy",
-    "compile.lowering": "targets targets.kernel targets.reference numpy",
-    "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files numpy "
-    "tvm_ffi",
+    "compile.lowering": "targets targets.kernel targets.reference runtime.abi numpy",
+    "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
+    "runtime.abi numpy tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
-    "runtime.bundle runtime.machine numpy tvm tvm_ffi rich",
+    "runtime.machine runtime.abi numpy tvm tvm_ffi rich",
     "compile.verify": "compile.lowering compile.source targets.reference numpy onnxruntime",
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
     "compile.build": "compile.bundle compile.dump compile.lowering compile.qdq compile.source compile.times "
-    "compile.verify targets runtime.machine runtime.terminal numpy rich",
+    "compile.verify targets runtime.machine runtime.terminal runtime.version numpy rich",
     "compile.profile": "compile.bundle compile.lowering compile.source compile.times targets targets.costs "
-    "targets.kernel targets.reference runtime.terminal rich",
+    "targets.kernel targets.reference runtime.terminal runtime.version rich",
     "train.data": "runtime.pictures runtime.files numpy torch rich PIL albumentations cv2 sklearn",
     "train.network": "runtime.files numpy torch safetensors",
     "train.settings": "train.data train.network targets",

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from compile.bundle.packing import pack
 from runtime import BundleError, open_bundle
+from runtime.abi import ALIGN, aligned_buffer
 from runtime.bundle import opened as bundles
 from runtime.bundle.manifest import signed
 from runtime.bundle.opened import newest_bundle
 from runtime.bundle.segments import Segment
-from runtime.bundle.weights import ALIGN, aligned_buffer, read_weights, unpack
+from runtime.bundle.weights import read_weights, unpack
 from runtime.machine import cpu, cuda
 
 

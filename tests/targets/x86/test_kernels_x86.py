@@ -24,7 +24,7 @@ def in_process(lowered, target):
     """Compiles a lowered network in memory; a runner for run_compiled."""
     import tvm
 
-    from runtime.bundle.weights import aligned_buffer
+    from runtime.abi import aligned_buffer
 
     with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
         main = tvm.compile(lowered.module, target=tvm.target.Target(target.tvm)).mod["main"]
