@@ -214,7 +214,7 @@ def measure(network: str, batch: int, methods: list[str], device: torch.device, 
         made = {method: bench.phase(parts(method)[0]) for method in ("fp32", *methods)}
         steps = [phase_step(bench, phase, parts(method)[1]) for method, phase in made.items()]
         found = seconds([torch_step(bench), *steps], device, turns)
-    shared = [1, *(len(p.arms) if p.name == "joint" else 1 for p in made.values())]
+    shared = [1, *(len(p.variants) if p.name == "joint" else 1 for p in made.values())]
     each = [t / count for t, count in zip(found, shared, strict=True)]
     return [
         {

@@ -29,7 +29,7 @@ def test_what_is_timed_trains(bench, method):
     step = training.phase_step(bench, phase)
     assert all(np.isfinite(step(k)) for k in (0, 1))
     moved = [not torch.equal(p, old) for p, old in zip(phase.parameters, before, strict=True)]
-    ends = "_conv1.arms.relaxed.w.positive" if method == "csq" else "_conv1.weight"
+    ends = "_conv1.variants.relaxed.w.positive" if method == "csq" else "_conv1.weight"
     weights = [m for n, m in zip(phase.names, moved, strict=True) if n.endswith(ends)]
     used = [m for n, m in zip(phase.names, moved, strict=True) if method != "csq" or not n.endswith("conv1.weight")]
     assert all(weights) and len(weights) == 3 and np.mean(used) > 0.5

@@ -30,7 +30,8 @@ class LeftOut:
     correct: np.ndarray
 
     def harm(self, inside: np.ndarray, shared: np.ndarray, level: np.ndarray, usual: int) -> np.ndarray:
-        """float64 [V]: accuracy (0..1) lost by each private variant of a level, against the usual one of those for all."""
+        """float64 [V]: accuracy (0..1) lost by each private variant of a level, against the usual one of those for
+        all."""
         allowed = shared[level] | (self.far[:, None] <= within(self.near, inside[level]))
         chosen = level[np.where(allowed, self.predicted[:, level], NEVER).argmax(1)]
         lost = self.correct[:, usual] - self.correct[np.arange(len(chosen)), chosen]

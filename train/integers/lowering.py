@@ -74,7 +74,7 @@ class _Builder:
 
     def block(self, index: int, block: Block, x: str) -> str:
         codes = self.input_codes(block.conv1, x)
-        inner = self.net.convs[key(block.conv2)].arms[self.variant].a
+        inner = self.net.convs[key(block.conv2)].variants[self.variant].a
         middle = self.conv(block.conv1, codes, float(inner.step()), inner.bits)
         skip = self.skip(index, block, x, codes)
         return self.conv(
@@ -102,7 +102,7 @@ class _Builder:
 
     def input_codes(self, layer: Layer, x: str) -> str:
         """The stream itself for an 8-bit input, else a copy of it in the layer's own step."""
-        quantizer = self.net.convs[key(layer)].arms[self.variant].a
+        quantizer = self.net.convs[key(layer)].variants[self.variant].a
         if quantizer is None:
             return x
         name, source = f"{layer.name}.input", self.tensors[x]
@@ -110,7 +110,7 @@ class _Builder:
         return self.add(Rescale(name, x, name, requant, 0, quantizer.qmax), source.shape, quantizer.bits, scale)
 
     def pool(self, classifier: Layer, x: str) -> str:
-        source, quantizer = self.tensors[x], self.net.convs[key(classifier)].arms[self.variant].a
+        source, quantizer = self.tensors[x], self.net.convs[key(classifier)].variants[self.variant].a
         area = source.shape[0] * source.shape[1]
         scale, requant = self.pointwise(source.scale, float(quantizer.step()), area)
         node = AvgPool("pool", x, "pool", source.shape[:2], 1, requant, 0, quantizer.qmax)
@@ -135,8 +135,8 @@ class _Builder:
     ) -> str:
         """A convolution to unsigned codes of the given scale; the clamp at 0 is its ReLU."""
         conv, scale, source = self.net.convs[key(layer)], float32(scale), self.tensors[x].scale
-        affine, arm = _affine(conv.arms[self.variant].norm), conv.arms[self.variant]
-        step = np.broadcast_to(arm.w.step().double().cpu().numpy().reshape(-1), (layer.outputs,))
+        affine, per_variant = _affine(conv.variants[self.variant].norm), conv.variants[self.variant]
+        step = np.broadcast_to(per_variant.w.step().double().cpu().numpy().reshape(-1), (layer.outputs,))
         natural = source * step * affine.gain / scale
         weight, left, q = tie_free(self.codes(layer), natural, divisor)
         w_scale = (np.exp2(left) * scale / (q * source)).astype(np.float32)
@@ -145,7 +145,7 @@ class _Builder:
             x,
             layer.name,
             weight.astype(np.int8),
-            arm.w.bits,
+            per_variant.w.bits,
             np.rint(affine.offset * q / scale).astype(np.int64),
             w_scale,
             conv_requant(source, w_scale, scale),
@@ -163,16 +163,16 @@ class _Builder:
 
     def classifier(self, layer: Layer, x: str) -> None:
         """Logits: the accumulator itself, with one weight scale for all classes."""
-        arm, source = self.net.convs[key(layer)].arms[self.variant], self.tensors[x].scale
-        w_scale = np.full(layer.outputs, float(arm.w.step()), np.float32)
+        per_variant, source = self.net.convs[key(layer)].variants[self.variant], self.tensors[x].scale
+        w_scale = np.full(layer.outputs, float(per_variant.w.step()), np.float32)
         unit = logit_scale(source, w_scale[0])
-        bias = np.rint(arm.norm.bias.double().cpu().numpy() / unit).astype(np.int64)
-        node = Conv(layer.name, x, OUTPUT, self.codes(layer).astype(np.int8), arm.w.bits, bias, w_scale)
+        bias = np.rint(per_variant.norm.bias.double().cpu().numpy() / unit).astype(np.int64)
+        node = Conv(layer.name, x, OUTPUT, self.codes(layer).astype(np.int8), per_variant.w.bits, bias, w_scale)
         self.add(node, (1, 1, layer.outputs), 32, unit)
 
     def codes(self, layer: Layer) -> np.ndarray:
         """Weight codes int64 [O, kH, kW, I], rounded in the arithmetic of the forward pass."""
         conv = self.net.convs[key(layer)]
-        quantizer = conv.arms[self.variant].w
+        quantizer = conv.variants[self.variant].w
         codes = (conv.weight_of(self.variant) / quantizer.step() + 0.5).floor().clamp(quantizer.qmin, quantizer.qmax)
         return codes.permute(0, 2, 3, 1).cpu().numpy().astype(np.int64)

@@ -22,7 +22,7 @@ REESTIMATION_STEPS = 32  # batches whose statistics replace the running ones, wh
 class Feed:
     """Variants that learn from the same pictures: their own views bool [F, N] (None: all alike), and held ones."""
 
-    arms: tuple[str, ...]
+    variants: tuple[str, ...]
     own: Tensor | None
     held: Held
 
@@ -35,11 +35,11 @@ def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
     of_view = groups.of(view_features(batches.views_numpy()))
     of_held = groups.of(features(held.pictures))
     for mine in sorted({v.groups for v in found.variants}):
-        arms = tuple(v.name for v in found.variants if v.groups == mine)
+        variants = tuple(v.name for v in found.variants if v.groups == mine)
         own, some = np.isin(of_view, mine), np.isin(of_held, mine)
         out.append(
             Feed(
-                arms,
+                variants,
                 torch.from_numpy(own) if mine and own.any() else None,
                 Held(held.pictures[some], held.labels[some]) if some.any() else held,
             )
@@ -47,8 +47,8 @@ def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
     return out
 
 
-def accuracy(net: Network, arm: str, held: Held, batches: Batches) -> float:
-    return float(float_correct(net, arm, held.pictures, held.labels, batches.device).mean())
+def accuracy(net: Network, variant: str, held: Held, batches: Batches) -> float:
+    return float(float_correct(net, variant, held.pictures, held.labels, batches.device).mean())
 
 
 @torch.no_grad()
@@ -61,9 +61,9 @@ def reestimate(run: Run, batches: Batches, student: Network, fed: list[Feed], sh
     record = {"phase": "statistics", "epoch": 0, "step": 0}
     for feed in fed:
         order = batches.order("statistics", 0, feed.own, share)
-        for name in feed.arms:
-            arms = [conv.arms[name].norm for conv in student.convs.values()]
-            norms = [norm for norm in arms if isinstance(norm, nn.BatchNorm2d)]
+        for name in feed.variants:
+            ends = [conv.variants[name].norm for conv in student.convs.values()]
+            norms = [norm for norm in ends if isinstance(norm, nn.BatchNorm2d)]
             before, kept = accuracy(student, name, feed.held, batches), [copy.deepcopy(m.state_dict()) for m in norms]
             student.train()
             with plain_means(norms):

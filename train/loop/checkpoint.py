@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from runtime.files import write_bytes
 
-FORMAT = 3
+FORMAT = 4
 NAME = "checkpoint/last.safetensors"
 ABOUT = "checkpoint"  # name of the entry of metadata
 INSIDE = ("full", "search", "joint", "private")  # phases that a checkpoint may be taken in

@@ -1,4 +1,4 @@
-"""Training passes as fused code: torch.compile makes one graph forward and one backward of every arm of a network."""
+"""Training passes as fused code: torch.compile makes one forward and one backward graph of every variant."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-ARMS = 64  # graphs at most; more would take hours to make
+MOST_VARIANTS = 64  # graphs at most; more would take hours to make
 
 
 class FusingError(ValueError):
@@ -15,21 +15,22 @@ class FusingError(ValueError):
 
 @contextmanager
 def fused(*networks: nn.Module | None) -> Iterator[None]:
-    """Inside, calls of the networks run as fused code, made at the first call of each arm, which takes a minute.
+    """Inside, calls of the networks run as fused code, made at the first call of each variant, which takes a minute.
 
     The same operations, but for the order of sums and the last bit of functions such as exp. Raises FusingError where
-    there is no compiler for it, and for more than ARMS of them.
+    there is no compiler for it, and for more than MOST_VARIANTS of them.
     """
     nets = [net for net in networks if net is not None]
-    settings = {"capture_scalar_outputs": True, "recompile_limit": ARMS, "accumulated_recompile_limit": 4 * ARMS}
-    with torch._dynamo.config.patch(**settings):
+    limits = {"recompile_limit": MOST_VARIANTS, "accumulated_recompile_limit": 4 * MOST_VARIANTS}
+    with torch._dynamo.config.patch(capture_scalar_outputs=True, **limits):
         for net in nets:
             net.forward = torch.compile(net.forward, fullgraph=True, dynamic=False)
         try:
             yield
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             raise FusingError(
-                f"--torch-compile: expected at most {ARMS} arms, got more; train fewer variants together or without it"
+                f"--torch-compile: expected at most {MOST_VARIANTS} variants, got more; "
+                "train fewer variants together, or train without it"
             ) from error
         except torch._dynamo.exc.TorchDynamoException as error:
             raise FusingError(

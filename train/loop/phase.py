@@ -52,23 +52,23 @@ class Run:
 
 @dataclass
 class Phase:
-    """Training of arms of a network: the full-precision one from labels, or all variants from labels and teacher.
+    """Training of variants of a network: the full-precision one from labels, or all variants from labels and teacher.
 
-    feeds: (which views are an arm's own, bool [F, N], or None for all alike; the arms that learn from that order). A
-    search has its own `parameters_by_rate`, `order` and `losses`.
+    feeds: (which views are a variant's own, bool [F, N], or None for all alike; the variants that learn from that
+    order). A search has its own `parameters_by_rate`, `order` and `losses`.
     """
 
     name: str
     net: nn.Module
-    arms: tuple[str, ...]  # names of the losses
+    variants: tuple[str, ...]  # names of the losses
     epochs: int
     lr: float
     teacher: Network | None = None
     feeds: tuple[tuple[Tensor | None, tuple[str, ...]], ...] = ()
-    fusible = True  # few arms, each of which has the same operations in every step
+    fusible = True  # few variants, each of which has the same operations in every step
 
     def __post_init__(self):
-        self.feeds = self.feeds or ((None, self.arms),)
+        self.feeds = self.feeds or ((None, self.variants),)
         rated = self.parameters_by_rate()
         self.names = [n for _, named in rated for n, _ in named]
         self.parameters = [p for _, named in rated for _, p in named]
@@ -77,8 +77,8 @@ class Phase:
 
     def parameters_by_rate(self) -> list[tuple[float, list[tuple[str, nn.Parameter]]]]:
         """(largest learning rate, named parameters): what is trained, and how fast."""
-        # Adam needs no momentum for what has no gradient: the full-precision arm of a network of variants rests.
-        resting = () if FULL in self.arms else (f".arms.{FULL}.",)
+        # Adam needs no momentum for what has no gradient: the full-precision variant of a network of variants rests.
+        resting = () if FULL in self.variants else (f".variants.{FULL}.",)
         return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if not any(r in n for r in resting)])]
 
     def order(self, batches: Batches, epoch: int) -> list[Order]:
@@ -89,11 +89,11 @@ class Phase:
         self, run: "Run", batches: Batches, order: list[Order], epoch: int, step: int
     ) -> Iterator[tuple[str, Tensor]]:
         """(name, loss) of one step, each to be differentiated before the next is asked for."""
-        for (_, arms), feed in zip(self.feeds, order, strict=True):
+        for (_, variants), feed in zip(self.feeds, order, strict=True):
             pictures, labels = batches.get(feed, self.name, epoch, step)
             taught = answers(self.teacher, pictures)
-            for arm in arms:
-                yield arm, distillation(self.net(pictures, arm), labels, taught) / batches.batch
+            for variant in variants:
+                yield variant, distillation(self.net(pictures, variant), labels, taught) / batches.batch
 
     def restore(self, resumed: dict) -> dict:
         """Takes the optimizer's state from a checkpoint inside this phase; returns where to go on."""
@@ -133,9 +133,9 @@ def distillation(logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tenso
 
 
 def optimize(phase: Phase, run: Run, batches: Batches, order, epoch: int, step: int) -> list[float]:
-    """One step on the summed gradients of all its losses. Returns the mean of each, in the order of the arms."""
+    """One step on the summed gradients of all its losses. Returns the mean of each, in the order of the variants."""
     phase.optimizer.zero_grad(set_to_none=True)
-    sums = dict.fromkeys(phase.arms, torch.zeros((), device=batches.device))
+    sums = dict.fromkeys(phase.variants, torch.zeros((), device=batches.device))
     for name, loss in phase.losses(run, batches, order, epoch, step):
         loss.backward()
         sums[name] = sums[name] + loss.detach()
@@ -153,7 +153,7 @@ def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate
     Raises TrainingError where a loss is no longer finite.
     """
     if state is None:
-        state = {"epoch": 0, "step": 0, "sums": [0.0] * len(phase.arms), "counted": 0}
+        state = {"epoch": 0, "step": 0, "sums": [0.0] * len(phase.variants), "counted": 0}
         if run.group.writes:
             keep(phase, run, state)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -215,16 +215,19 @@ def _epoch(phase: Phase, batches: Batches, run: Run, state: dict, advance: Calla
 
 
 def _note(phase: Phase, run: Run, state: dict, step: int, rate: float) -> None:
-    means = {f"loss/{arm}": total / state["counted"] for arm, total in zip(phase.arms, state["sums"], strict=True)}
+    means = {
+        f"loss/{variant}": total / state["counted"]
+        for variant, total in zip(phase.variants, state["sums"], strict=True)
+    }
     if run.group.writes:
         run.journal.write(
             {"phase": phase.name, "epoch": state["epoch"] + 1, "step": step, "lr": rate, **means, **phase.notes()}
         )
-    state |= {"sums": [0.0] * len(phase.arms), "counted": 0}
+    state |= {"sums": [0.0] * len(phase.variants), "counted": 0}
 
 
 def _give_up(phase: Phase, run: Run, batches: Batches, order, state: dict, losses: list[float]) -> None:
-    told = ", ".join(f"{arm} {loss}" for arm, loss in zip(phase.arms, losses, strict=True))
+    told = ", ".join(f"{variant} {loss}" for variant, loss in zip(phase.variants, losses, strict=True))
     last = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint else "there is no checkpoint yet"
     layer = _first_not_finite(phase, run, batches, order, state)
     where = f"first in layer {layer}" if layer else "in no layer's output"

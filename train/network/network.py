@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from train.network.architectures import INPUT_SCALE, Architecture, Block, Layer
 from train.network.quantizers import Quantizer, Stream
 
-FULL = "full"  # the arm of full precision
+FULL = "full"  # the variant of full precision
 LEAST_GAIN = 1e-3  # of a batch norm
 
 
 @dataclass(frozen=True)
 class Pass:
-    """How a forward pass goes: through which arm, and whether it sets that arm's steps on the way."""
+    """How a forward pass goes: through which variant, and whether it sets that variant's steps on the way."""
 
-    arm: str
+    variant: str
     fit: bool = False
 
 
@@ -34,7 +34,7 @@ class Bias(nn.Module):
         return x + self.bias.view(-1, 1, 1)
 
 
-class Arm(nn.Module):
+class PerVariant(nn.Module):
     """What a variant has of its own in one layer: steps, and batch norm or bias; weight: None where it shares that."""
 
     def __init__(self, layer: Layer, eps: float, w: Quantizer | None, a: Quantizer | None):
@@ -54,36 +54,36 @@ class QuantConv(nn.Module):
         weight = torch.empty(layer.outputs, layer.inputs, layer.kernel, layer.kernel)
         nn.init.kaiming_normal_(weight, mode="fan_out" if layer.norm else "fan_in", nonlinearity="relu")
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-        self.arms = nn.ModuleDict({FULL: Arm(layer, eps, None, None)})
+        self.variants = nn.ModuleDict({FULL: PerVariant(layer, eps, None, None)})
 
     def add_arm(self, name: str, w_bits: int, a: Quantizer | None) -> None:
         """The classifier has one weight step for all classes, so that its sums compare."""
         channels = 1 if self.layer.source == "pool" else self.layer.outputs
-        self.arms[name] = Arm(self.layer, self.eps, Quantizer(w_bits, True, channels), a)
+        self.variants[name] = PerVariant(self.layer, self.eps, Quantizer(w_bits, True, channels), a)
         self.inherit(name)
 
     def inherit(self, name: str) -> None:
-        """An arm starts with the full-precision one's batch norm or bias."""
-        self.arms[name].norm.load_state_dict(self.arms[FULL].norm.state_dict())
+        """A variant starts with the full-precision one's batch norm or bias."""
+        self.variants[name].norm.load_state_dict(self.variants[FULL].norm.state_dict())
 
     def codes(self, x: Tensor, how: Pass) -> Tensor:
         """The layer's input on its grid: unsigned, which is also the ReLU of a sum."""
-        if how.arm == FULL:
+        if how.variant == FULL:
             return x.relu() if self.layer.source == "conv" else x
-        return quantized(self.arms[how.arm].a, x, how.fit)
+        return quantized(self.variants[how.variant].a, x, how.fit)
 
     def forward(self, x: Tensor, how: Pass) -> Tensor:
-        own = self.arms[how.arm]
-        return own.norm(self.convolve(x, quantized(own.w, self.weight_of(how.arm), how.fit)))
+        own = self.variants[how.variant]
+        return own.norm(self.convolve(x, quantized(own.w, self.weight_of(how.variant), how.fit)))
 
-    def weight_of(self, arm: str) -> nn.Parameter:
-        own = self.arms[arm].weight
+    def weight_of(self, variant: str) -> nn.Parameter:
+        own = self.variants[variant].weight
         return self.weight if own is None else own
 
-    def own_weight(self, arm: str) -> None:
-        """Gives an arm weights of its own, which start as the shared ones."""
+    def own_weight(self, variant: str) -> None:
+        """Gives a variant weights of its own, which start as the shared ones."""
         copy = self.weight.detach().clone(memory_format=torch.preserve_format)
-        self.arms[arm].weight = nn.Parameter(copy)
+        self.variants[variant].weight = nn.Parameter(copy)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         kind, (top, left, bottom, right) = x.dtype, self.layer.padding
@@ -135,11 +135,11 @@ class Network(nn.Module):
         self.add_variant(name, self.bits[base])
         self.streams[name].load_state_dict(self.streams[base].state_dict())
         for conv in self.convs.values():
-            conv.arms[name].load_state_dict(conv.arms[base].state_dict())
+            conv.variants[name].load_state_dict(conv.variants[base].state_dict())
             if conv.layer in layers:
                 conv.own_weight(name)
             else:
-                conv.arms[name].w = conv.arms[base].w  # one step for one set of codes, however long it learns
+                conv.variants[name].w = conv.variants[base].w  # one step for one set of codes, however long it learns
 
     def reads(self, layer: Layer, variant: str) -> str | None:
         """Whose codes a layer takes as they are: "picture", "stream", or its block's first layer by name; else None."""
@@ -172,19 +172,19 @@ class Network(nn.Module):
         return classifier(pooled, how).flatten(1)
 
     def _stream(self, index: int, x: Tensor, how: Pass) -> Tensor:
-        if how.arm == FULL:
+        if how.variant == FULL:
             return x.relu()
         if how.fit:
-            self.streams[how.arm].fit(index, x)
-        return self.streams[how.arm](index, x)
+            self.streams[how.variant].fit(index, x)
+        return self.streams[how.variant](index, x)
 
     def _block(self, index: int, block: Block, x: Tensor, how: Pass) -> Tensor:
         conv1, conv2 = self.convs[key(block.conv1)], self.convs[key(block.conv2)]
         codes = conv1.codes(x, how)
         y = conv2(conv2.codes(conv1(codes, how), how), how)
         skip = self._skip(block, x, codes, how)
-        if block.shortcut is not None and how.arm != FULL:
-            stream = self.streams[how.arm]
+        if block.shortcut is not None and how.variant != FULL:
+            stream = self.streams[how.variant]
             if how.fit:
                 stream.fit(index, y + skip)
                 stream.fit_side(index, skip)
@@ -194,14 +194,14 @@ class Network(nn.Module):
     def _skip(self, block: Block, x: Tensor, codes: Tensor, how: Pass) -> Tensor:
         if block.shortcut is not None:
             shortcut = self.convs[key(block.shortcut)]
-            shared = how.arm != FULL and self.reads(block.shortcut, how.arm) == block.conv1.name
+            shared = how.variant != FULL and self.reads(block.shortcut, how.variant) == block.conv1.name
             return shortcut(codes if shared else shortcut.codes(x, how), how)
         if block.stride > 1:
             x = x[:, :, :: block.stride, :: block.stride]
         return F.pad(x, (0, 0, 0, 0, block.before, block.after)) if block.before + block.after else x
 
     def inherit(self, teacher: "Network") -> None:
-        """Takes weights and full-precision arm of a network of this architecture; every variant starts from them."""
+        """Copies weights and full-precision variant of a network of this architecture, where every variant starts."""
         self.load_state_dict(teacher.state_dict(), strict=False)
         for conv in self.convs.values():
             for name in self.bits:

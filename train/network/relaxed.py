@@ -94,7 +94,7 @@ class Mixed(nn.Module):
                 quantizer.fit(x)
 
 
-class RelaxedArm(nn.Module):
+class RelaxedPerVariant(nn.Module):
     """The open widths of one layer: steps for each, and a batch norm (of the batch itself) for each quality group.
 
     planes: None for weights of learned steps, else they are bit planes fitted at the width of that index.
@@ -127,25 +127,25 @@ class RelaxedConv(QuantConv):
     def add_arm(self, name: str, w_bits: int, a: Quantizer | None) -> None:
         if self.position is None:
             super().add_arm(name, w_bits, a)
-            self.arms[name].norm = None
-            self.arms[name].norms = norms(self.layer, self.eps, self.groups)
+            self.variants[name].norm = None
+            self.variants[name].norms = norms(self.layer, self.eps, self.groups)
         else:
-            self.arms[name] = RelaxedArm(self.layer, self.eps, self.widths, self.groups, self.planes)
+            self.variants[name] = RelaxedPerVariant(self.layer, self.eps, self.widths, self.groups, self.planes)
 
     def inherit(self, name: str) -> None:
-        trained = dict(self.arms[FULL].norm.named_parameters())
-        for norm in getattr(self.arms[name], "norms", ()):
+        trained = dict(self.variants[FULL].norm.named_parameters())
+        for norm in getattr(self.variants[name], "norms", ()):
             norm.load_state_dict(trained)
 
     def codes(self, x: Tensor, how: MixedPass) -> Tensor:
-        if how.arm == FULL or self.position is None:
+        if how.variant == FULL or self.position is None:
             return super().codes(x, how)
-        return self._mix(self.arms[how.arm].a, x, how, 1)
+        return self._mix(self.variants[how.variant].a, x, how, 1)
 
     def forward(self, x: Tensor, how: MixedPass) -> Tensor:
-        if how.arm == FULL:
+        if how.variant == FULL:
             return super().forward(x, how)
-        own = self.arms[how.arm]
+        own = self.variants[how.variant]
         if self.position is None:
             if how.fit:
                 own.w.fit(self.weight)
@@ -164,7 +164,8 @@ class RelaxedConv(QuantConv):
 class RelaxedNetwork(Network):
     """The network with its widths open, over the weights of a full-precision one; `widths` ascending.
 
-    planes: see RelaxedArm; one_input: all activations have the same width, so that a shortcut reads its block's codes.
+    planes: see RelaxedPerVariant; one_input: all activations have the same width, so that a shortcut reads its
+    block's codes.
     """
 
     def __init__(

@@ -26,12 +26,12 @@ BATCH = 128
 
 
 @torch.no_grad()
-def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarray, device) -> np.ndarray:
-    """bool [N] of one arm of the float network, its batch norms at rest."""
+def float_correct(net: Network, variant: str, pictures: np.ndarray, labels: np.ndarray, device) -> np.ndarray:
+    """bool [N] of one variant of the float network, its batch norms at rest."""
     training = net.training
     net.eval()
     answers = [
-        net(torch.tensor(pictures[i : i + BATCH], device=device), arm).argmax(1).cpu()
+        net(torch.tensor(pictures[i : i + BATCH], device=device), variant).argmax(1).cpu()
         for i in range(0, len(pictures), BATCH)
     ]
     net.train(training)
@@ -41,7 +41,9 @@ def float_correct(net: Network, arm: str, pictures: np.ndarray, labels: np.ndarr
 @torch.no_grad()
 def settle(net: Network, variant: str, pictures: Tensor) -> None:
     """Sets a variant's running statistics to the mean of pictures uint8 [N, H, W, 3], in parts."""
-    norms = [m for conv in net.convs.values() for m in conv.arms[variant].modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [
+        m for conv in net.convs.values() for m in conv.variants[variant].modules() if isinstance(m, nn.BatchNorm2d)
+    ]
     training = net.training
     net.train()
     with plain_means(norms):

@@ -22,7 +22,7 @@ def save_weights(net: Network, path: Path) -> None:
 
 
 def load_weights(net: Network, path: Path) -> None:
-    """Fills the full-precision arm from a file of `save_weights`, or from a published checkpoint.
+    """Fills the full-precision variant from a file of `save_weights`, or from a published checkpoint.
 
     The latter: a state dict, or one under "state_dict" (then ImageNet's mean); exact but where the padding lies, since
     a zero point is an integer. Raises ValueError naming what does not fit.
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict:
 
 def _published(net: Network, layer) -> dict[str, torch.Size]:
     """Name -> shape of all that a published checkpoint holds of a layer, weights in four dimensions."""
-    conv, norm = net.convs[key(layer)], net.convs[key(layer)].arms[FULL].norm
+    conv, norm = net.convs[key(layer)], net.convs[key(layer)].variants[FULL].norm
     weight = {f"{layer.name}.weight": conv.weight.shape}
     if not layer.norm:
         return {**weight, f"{layer.name}.bias": norm.bias.shape}
@@ -108,7 +108,7 @@ def _check(net: Network, path: Path, state: dict[str, Tensor], wanted: dict[str,
 
 
 def _fill(net: Network, layer, state: dict[str, Tensor]) -> None:
-    conv, norm = net.convs[key(layer)], net.convs[key(layer)].arms[FULL].norm
+    conv, norm = net.convs[key(layer)], net.convs[key(layer)].variants[FULL].norm
     with torch.no_grad():
         conv.weight.copy_(_four(state[f"{layer.name}.weight"]))
         if not layer.norm:
@@ -125,7 +125,7 @@ def _fold_normalization(net: Network, mean, deviation) -> None:
     slope = 1 / (INPUT_SCALE * 255 * deviation)
     rest = (net.zero_point / 255 - mean) / deviation
     conv = net.convs[key(net.arch.stem)]
-    norm, weight = conv.arms[FULL].norm, conv.weight.double()
+    norm, weight = conv.variants[FULL].norm, conv.weight.double()
     running_mean = norm.running_mean.double() - (weight * rest.view(1, -1, 1, 1)).sum((1, 2, 3))
     variance = norm.running_var.double()
     weight = weight * slope.view(1, -1, 1, 1)
@@ -140,7 +140,7 @@ def _fold_normalization(net: Network, mean, deviation) -> None:
 def flip_negative_gains(net: Network) -> None:
     """Negates the weights of each channel whose gamma is negative: the same function, with gamma positive."""
     for conv in net.convs.values():
-        norm = conv.arms[FULL].norm
+        norm = conv.variants[FULL].norm
         if isinstance(norm, nn.BatchNorm2d):
             sign = torch.where(norm.weight < 0, -1.0, 1.0)
             conv.weight.mul_(sign.view(-1, 1, 1, 1))

@@ -41,21 +41,25 @@ def joint(
         fed = feeds(run.configs, batches, held)
         if not inside:
             for feed in fed:
-                student.calibrate(batches.sample(CALIBRATION, feed.own), feed.arms)
+                student.calibrate(batches.sample(CALIBRATION, feed.own), feed.variants)
             if run.start is not None:
                 run.start(student)
         phase = Phase(
             "joint",
             student,
-            tuple(arm for feed in fed for arm in feed.arms),
+            tuple(variant for feed in fed for variant in feed.variants),
             settings.epochs,
             settings.lr,
             tutor,
-            tuple((feed.own, feed.arms) for feed in fed),
+            tuple((feed.own, feed.variants) for feed in fed),
         )
 
         def validate(phase: Phase) -> dict[str, float]:
-            return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}
+            return {
+                f"accuracy/{variant}": accuracy(student, variant, feed.held, batches)
+                for feed in fed
+                for variant in feed.variants
+            }
 
         train(phase, batches, run, phase.restore(resumed) if inside else None, validate)
         reestimate(run, batches, student, fed)

@@ -41,24 +41,25 @@ def with_private(found: Configs, groups: Groups) -> Configs:
 class PrivatePhase(Phase):
     """Steps go in turns: each is one group's, and trains its variants of every base; shared variants have a turn too.
 
-    arms: names of the bases; every feed has as many arms, in their order. layers: whose weights and their steps train.
+    variants: names of the bases; every feed has as many variants, in their order. layers: those whose
+    weights and steps train.
     """
 
     layers: tuple[Layer, ...] = ()
-    fusible = False  # dozens of arms
+    fusible = False  # dozens of variants
 
     def parameters_by_rate(self):
         for parameter in self.net.parameters():
             parameter.requires_grad_(False)
-        arms = [arm for _, arms in self.feeds for arm in arms]
-        for arm in arms:
-            self.net.streams[arm].requires_grad_()
+        variants = [variant for _, variants in self.feeds for variant in variants]
+        for variant in variants:
+            self.net.streams[variant].requires_grad_()
         for conv in self.net.convs.values():
             moving = conv.layer in self.layers
             conv.weight.requires_grad_(moving)
-            for arm in arms:
-                conv.arms[arm].requires_grad_()
-                conv.arms[arm].w.requires_grad_(moving or conv.arms[arm].weight is not None)
+            for variant in variants:
+                conv.variants[variant].requires_grad_()
+                conv.variants[variant].w.requires_grad_(moving or conv.variants[variant].weight is not None)
         return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if p.requires_grad])]
 
     def order(self, batches, epoch):
@@ -68,8 +69,8 @@ class PrivatePhase(Phase):
         turn = (epoch * batches.steps + step) % len(self.feeds)
         pictures, labels = batches.get(order[turn], self.name, epoch, step)
         taught = answers(self.teacher, pictures)
-        for base, arm in zip(self.arms, self.feeds[turn][1], strict=True):
-            yield base, distillation(self.net(pictures, arm), labels, taught) / batches.batch
+        for base, variant in zip(self.variants, self.feeds[turn][1], strict=True):
+            yield base, distillation(self.net(pictures, variant), labels, taught) / batches.batch
 
 
 def specialize(
@@ -117,12 +118,16 @@ def _train(
         settings.private_epochs,
         settings.private_lr,
         tutor,
-        tuple((feed.own, feed.arms) for feed in fed),
+        tuple((feed.own, feed.variants) for feed in fed),
         _moving(run.configs, student.arch),
     )
 
     def validate(phase: Phase) -> dict[str, float]:
-        return {f"accuracy/{arm}": accuracy(student, arm, feed.held, batches) for feed in fed for arm in feed.arms}
+        return {
+            f"accuracy/{variant}": accuracy(student, variant, feed.held, batches)
+            for feed in fed
+            for variant in feed.variants
+        }
 
     train(phase, batches, run, None if resumed is None else phase.restore(resumed), validate)
     reestimate(run, batches, student, fed, OWN)

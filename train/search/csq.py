@@ -109,7 +109,7 @@ class CsqPhase(SearchPhase):
         if progress < ANNEALED:
             cost = self.expected_cost(beta_gates)
             yield "budget", budget_loss(cost, self.search.settings.budget) / run.group.processes
-        overlaps = [arm.w.overlap(beta) for arm in open_arms(self.net["open"])]
+        overlaps = [per_variant.w.overlap(beta) for per_variant in open_variants(self.net["open"])]
         yield "overlap", OVERLAP_WEIGHT * torch.stack(overlaps).mean() / run.group.processes
 
     def expected_cost(self, beta: float) -> Tensor:
@@ -137,10 +137,10 @@ def budget_loss(cost: Tensor, budget: float) -> Tensor:
     return BUDGET_WEIGHT * (relative.detach() - 1) * relative
 
 
-def open_arms(net: RelaxedNetwork) -> list[nn.Module]:
+def open_variants(net: RelaxedNetwork) -> list[nn.Module]:
     """In the order of their positions."""
     return [
-        conv.arms[RELAXED]
+        conv.variants[RELAXED]
         for conv in sorted(net.convs.values(), key=lambda c: c.position or 0)
         if conv.position is not None
     ]
@@ -158,16 +158,16 @@ def start(
     """
     groups = groups or {}
     for name, conv in net.convs.items():
-        own, theirs, index = conv.arms[RELAXED], student.convs[name], conv.position
+        own, theirs, index = conv.variants[RELAXED], student.convs[name], conv.position
         theirs.weight.copy_(conv.weight if index is None else own.w.hard(int(found[index, 0])))
         for variant, config in student.bits.items():
             w_bits, a_bits = config[conv.layer.name]
-            arm = theirs.arms[variant]
-            arm.w.log_step.copy_(own.w.log_step if index is None else own.w.log_step(net.widths.index(w_bits)))
-            if arm.a is not None:
+            per_variant = theirs.variants[variant]
+            per_variant.w.log_step.copy_(own.w.log_step if index is None else own.w.log_step(net.widths.index(w_bits)))
+            if per_variant.a is not None:
                 own_a = own.a if index is None else own.a.quantizers[net.widths.index(a_bits)]
-                arm.a.log_step.copy_(own_a.log_step)
-            arm.norm.load_state_dict(own.norms[groups.get(variant, 0)].state_dict(), strict=False)
+                per_variant.a.log_step.copy_(own_a.log_step)
+            per_variant.norm.load_state_dict(own.norms[groups.get(variant, 0)].state_dict(), strict=False)
     for variant in student.bits:
         student.streams[variant].load_state_dict(net.streams[RELAXED].state_dict())
         settle(student, variant, pictures)

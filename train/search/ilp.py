@@ -90,9 +90,9 @@ def from_steps(net) -> np.ndarray:
     square of the largest range that a width covers."""
     rows = []
     for layer in open_layers(net.arch):
-        arm = net.convs[key(layer)].arms[RELAXED]
+        per_variant = net.convs[key(layer)].variants[RELAXED]
         noise = []
-        for mixed in (arm.w, arm.a):
+        for mixed in (per_variant.w, per_variant.a):
             steps = [None if q is None else q.step().double() for q in mixed.quantizers]
             # An 8-bit input that is the residual stream itself adds no noise; its range is that of the next width.
             full = max(float(s.mean()) * q.qmax for s, q in zip(steps, mixed.quantizers, strict=True) if s is not None)

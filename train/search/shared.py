@@ -38,7 +38,7 @@ class Search:
     resumed: dict | None
 
     def open_network(self, groups: int = 1, planes: int | None = None, one_input: bool = False) -> RelaxedNetwork:
-        """Starts from the full-precision network, or from the checkpoint (see `enter`); planes: see RelaxedArm."""
+        """Starts from the full-precision network or the checkpoint (see `enter`); planes: see RelaxedPerVariant."""
         arch, widths = self.teacher.arch, self.settings.candidates
         net = RelaxedNetwork(arch, widths, groups, planes, one_input).to(self.batches.device)
         net.inherit(self.teacher)
@@ -99,7 +99,7 @@ class SearchPhase(Phase):
         return cls("search", net, losses, settings.bit_epochs, settings.lr, given.tutor, search=given)
 
     def parameters_by_rate(self):
-        named = [(n, p) for n, p in self.net.named_parameters() if f".arms.{FULL}." not in n]
+        named = [(n, p) for n, p in self.net.named_parameters() if f".variants.{FULL}." not in n]
         weights = [(n, p) for n, p in named if n.startswith("open.")]
         choosing = [(n, p) for n, p in named if not n.startswith("open.")]
         rated = [(self.lr, weights), (self.search.settings.policy_lr, choosing)]

@@ -52,23 +52,27 @@ def settle(net: Network, variant: str, graph: Graph) -> list[float]:
         scale, x_scale = graph.tensors[node.output].scale, graph.tensors[node.inputs[0]].scale
         if isinstance(node, (Rescale, AvgPool)):
             layer = "linear" if isinstance(node, AvgPool) else node.name.removesuffix(".input")
-            quantizer = net.convs[layer.replace(".", "_")].arms[variant].a
+            quantizer = net.convs[layer.replace(".", "_")].variants[variant].a
             moves.append(scale / float(quantizer.step()))
             quantizer.log_step.fill_(np.log(scale))
         if not isinstance(node, Conv):
             continue
-        arm, o = net.convs[node.name.replace(".", "_")].arms[variant], len(node.bias)
+        per_variant, o = net.convs[node.name.replace(".", "_")].variants[variant], len(node.bias)
         unit, offset = node.w_scale.astype(np.float64), node.bias * x_scale * node.w_scale.astype(np.float64)
         gain = np.ones(o)
         if node.requant is not None:
             offset = offset / np.exp2(node.requant.left)
-        if isinstance(arm.norm, torch.nn.BatchNorm2d):
-            gain = (arm.norm.weight / (arm.norm.running_var + arm.norm.eps).sqrt()).numpy()
-            arm.norm.weight.fill_(1), arm.norm.running_mean.fill_(0), arm.norm.running_var.fill_(1 - arm.norm.eps)
-        moves += list(unit / gain / arm.w.step().numpy().reshape(-1))
-        arm.norm.bias.copy_(torch.tensor(offset))
-        step = torch.tensor(unit[: arm.w.log_step.numel()]).reshape(arm.w.log_step.shape)
-        arm.w.log_step.copy_(step.log())
+        if isinstance(per_variant.norm, torch.nn.BatchNorm2d):
+            gain = (per_variant.norm.weight / (per_variant.norm.running_var + per_variant.norm.eps).sqrt()).numpy()
+            (
+                per_variant.norm.weight.fill_(1),
+                per_variant.norm.running_mean.fill_(0),
+                per_variant.norm.running_var.fill_(1 - per_variant.norm.eps),
+            )
+        moves += list(unit / gain / per_variant.w.step().numpy().reshape(-1))
+        per_variant.norm.bias.copy_(torch.tensor(offset))
+        step = torch.tensor(unit[: per_variant.w.log_step.numel()]).reshape(per_variant.w.log_step.shape)
+        per_variant.w.log_step.copy_(step.log())
         net.convs[node.name.replace(".", "_")].weight.copy_(torch.tensor(node.weight).permute(0, 3, 1, 2) * step)
     return moves
 

@@ -88,7 +88,7 @@ def test_tensors_of_another_module_are_refused(tmp_path):
         ({checkpoint.ABOUT: "{"}, "format None, expected 3"),
         ({checkpoint.ABOUT: "[]"}, "format None, expected 3"),
         (None, "format None, expected 3"),
-        ({"format": "2", "state": json.dumps(STATE)}, "format 2, expected 3"),
+        ({"format": "2", "state": json.dumps(STATE)}, "format 2, expected 4"),
     ],
 )
 def test_a_file_without_digest_or_of_another_format_is_refused(tmp_path, given, told):

@@ -1,4 +1,4 @@
-"""Training by fused code: the same steps as without, made once for each arm, and errors that still name the layer."""
+"""Training by fused code: the same steps as without, made once a variant, and errors that still name the layer."""
 
 import math
 import shutil
@@ -90,8 +90,8 @@ def test_a_phase_trains_with_the_same_gradients_and_compiles_once_an_arm(tmp_pat
     assert counted["stats"]["unique_graphs"] == 2 and not counted["graph_break"]  # the variant's and the teacher's
     assert "forward" not in vars(net) and "forward" not in vars(teacher)  # outside nothing is fused any more
 
-    monkeypatch.setattr("train.loop.fused.ARMS", 2)  # and two graphs are there
-    with pytest.raises(FusingError, match="--torch-compile: expected at most 2 arms, got more"), fused(net):
+    monkeypatch.setattr("train.loop.fused.MOST_VARIANTS", 2)  # and two graphs are there
+    with pytest.raises(FusingError, match="--torch-compile: expected at most 2 variants, got more"), fused(net):
         net(some_pictures(), FULL)
     monkeypatch.undo()
 

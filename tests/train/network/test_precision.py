@@ -52,10 +52,10 @@ def multiplied(monkeypatch) -> list[tuple]:
     return found
 
 
-@pytest.mark.parametrize("arm", [FULL, "w4a4"])
-def test_convolutions_alone_multiply_in_it_both_ways(net, multiplied, arm):
+@pytest.mark.parametrize("variant", [FULL, "w4a4"])
+def test_convolutions_alone_multiply_in_it_both_ways(net, multiplied, variant):
     with multiplying_in(torch.bfloat16, net):
-        logits = net(some_pictures(), arm)
+        logits = net(some_pictures(), variant)
         logits.sum().backward()
     assert len(multiplied) == 2 * LAYERS and {t for types in multiplied for t in types} == {torch.bfloat16}
     assert logits.dtype == torch.float32
@@ -72,7 +72,7 @@ def test_searches_multiply_in_it_too(multiplied, planes):
     with multiplying_in(torch.bfloat16, net):
         net(some_pictures(), Mixture.of(shares, beta=2.0)).sum().backward()
     assert len(multiplied) == 2 * LAYERS and {t for types in multiplied for t in types} == {torch.bfloat16}
-    weights = {type(conv.arms[RELAXED].w) for conv in net.convs.values()}
+    weights = {type(conv.variants[RELAXED].w) for conv in net.convs.values()}
     assert (Planes in weights) == (planes is not None)
 
 

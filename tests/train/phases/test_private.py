@@ -101,7 +101,7 @@ def test_private_variants_share_the_integers_of_inner_layers_and_nothing_else_th
             if hasattr(a, "bias")
         )
         for conv in net.convs.values():
-            own, first = conv.arms[v.name], conv.arms[v.base]
+            own, first = conv.variants[v.name], conv.variants[v.base]
             assert torch.equal(own.w.log_step, first.w.log_step) == (conv.layer not in ARCH.ends)
         assert not torch.equal(net.streams[v.name].log_base, net.streams[v.base].log_base)
 
@@ -133,8 +133,8 @@ def turns(own: tuple[Layer, ...], layers: tuple[Layer, ...]) -> list[set[str]]:
 
 
 def test_without_layers_weights_rest_and_turns_train_one_quality_at_a_time():
-    for moved, arm in zip(turns((), ()), ("w4a4", "w4a4-q0"), strict=True):
-        assert moved and all(f"arms.{arm}." in n or n == f"streams.{arm}.log_base" for n in moved)
+    for moved, variant in zip(turns((), ()), ("w4a4", "w4a4-q0"), strict=True):
+        assert moved and all(f"variants.{variant}." in n or n == f"streams.{variant}.log_base" for n in moved)
         assert not any(".w." in n or n.endswith("conv.weight") for n in moved)
 
 
@@ -143,8 +143,8 @@ def test_with_private_weights_those_of_shared_variants_train_too(which):
     own = private_layers(ARCH, which)
     shared, private = turns(own, own)
     for layer in ARCH.layers:
-        weight, arms = f"convs.{key(layer)}.weight", f"convs.{key(layer)}.arms"
-        mine = {weight, f"{arms}.w4a4.w.log_step"}, {f"{arms}.w4a4-q0.weight", f"{arms}.w4a4-q0.w.log_step"}
+        weight, variants = f"convs.{key(layer)}.weight", f"convs.{key(layer)}.variants"
+        mine = {weight, f"{variants}.w4a4.w.log_step"}, {f"{variants}.w4a4-q0.weight", f"{variants}.w4a4-q0.w.log_step"}
         for moved, wanted in zip((shared, private), mine, strict=True):
             assert moved & (mine[0] | mine[1]) == (wanted if layer in own else set()), layer.name
 
@@ -152,7 +152,7 @@ def test_with_private_weights_those_of_shared_variants_train_too(which):
 def test_weights_that_are_shared_train_in_every_turn():
     both = turns(ARCH.ends, ARCH.layers)
     for layer in ARCH.layers:
-        reached = {f"convs.{key(layer)}.weight", f"convs.{key(layer)}.arms.w4a4.w.log_step"}
+        reached = {f"convs.{key(layer)}.weight", f"convs.{key(layer)}.variants.w4a4.w.log_step"}
         assert [reached <= moved for moved in both] == [True, layer not in ARCH.ends], layer.name
 
 
@@ -163,7 +163,7 @@ def test_weights_rest_where_a_variant_would_be_left_behind(run):
     assert _moving(replace(found, variants=(*found.variants, policys)), ARCH) == ()
     moved, private = turns(ARCH.ends, ())
     assert not any(n.endswith("conv.weight") or ".w." in n for n in moved)
-    own = {f"convs.{key(layer)}.arms.w4a4-q0.{part}" for layer in ARCH.ends for part in ("weight", "w.log_step")}
+    own = {f"convs.{key(layer)}.variants.w4a4-q0.{part}" for layer in ARCH.ends for part in ("weight", "w.log_step")}
     assert {n for n in private if (n.endswith("weight") and "norm" not in n) or ".w." in n} == own
 
 

@@ -27,7 +27,7 @@ from train.network.relaxed import RELAXED, RelaxedNetwork
 from train.report.write import hardness
 from train.run import learn, load, spread, thin
 from train.search import csq
-from train.search.csq import Depths, budget_loss, exact, mixture, open_arms, start, temperatures
+from train.search.csq import Depths, budget_loss, exact, mixture, open_variants, start, temperatures
 from train.search.fracbits import uniform_width
 from train.settings import parse
 
@@ -50,8 +50,8 @@ def tiny(widths=WIDTHS, fitted=1, seed=0):
 def moved(net: RelaxedNetwork, by: float = 0.3) -> None:
     """Digits as training leaves them: some turned over, P and M both on among them, none near 0."""
     with torch.no_grad():
-        for arm in open_arms(net):
-            for logits in (arm.w.positive, arm.w.negative):
+        for per_variant in open_variants(net):
+            for logits in (per_variant.w.positive, per_variant.w.negative):
                 logits.add_(by * torch.randn(logits.shape, generator=chance(5)))
                 logits.copy_(torch.where(logits.abs() < 0.1, 0.1 * torch.sign(logits) + 1e-3, logits))
 
@@ -92,12 +92,12 @@ def test_constants_are_not_trained():
     depths = Depths(2, WIDTHS, 4.0)
     assert [n for n, _ in depths.named_parameters()] == ["depth"]
     _, net, pictures = tiny()
-    before = [arm.w.units.clone() for arm in open_arms(net)]
-    trained = [p for arm in open_arms(net) for p in arm.w.parameters()]
+    before = [per_variant.w.units.clone() for per_variant in open_variants(net)]
+    trained = [p for per_variant in open_variants(net) for p in per_variant.w.parameters()]
     optimizer = torch.optim.SGD(trained, 1.0)
     net(pictures, mixture(Depths(LAYERS, WIDTHS, 4.0)(2.0), 6, 2.0)).square().sum().backward()
     optimizer.step()
-    assert all(torch.equal(a, arm.w.units) for a, arm in zip(before, open_arms(net), strict=True))
+    assert all(torch.equal(a, per_variant.w.units) for a, per_variant in zip(before, open_variants(net), strict=True))
 
 
 def test_every_plane_and_depth_learns_in_every_open_layer():
@@ -107,9 +107,9 @@ def test_every_plane_and_depth_learns_in_every_open_layer():
     net(pictures, mixture(depths(1.0), 2, 1.0)).square().sum().backward()
     assert bool((depths.depth.grad.abs() > 0).all()) and len(open_layers(ARCH)) == LAYERS
     shortcuts = [block.shortcut for block in ARCH.blocks]
-    for layer, arm in zip(open_layers(ARCH), open_arms(net), strict=True):
-        assert bool((arm.w.positive.grad.abs().flatten(1).sum(1) > 0).all())
-        learning = [k for k, q in enumerate(arm.a.quantizers) if q is not None and q.log_step.grad is not None]
+    for layer, per_variant in zip(open_layers(ARCH), open_variants(net), strict=True):
+        assert bool((per_variant.w.positive.grad.abs().flatten(1).sum(1) > 0).all())
+        learning = [k for k, q in enumerate(per_variant.a.quantizers) if q is not None and q.log_step.grad is not None]
         assert learning == ([] if layer in shortcuts else [2])  # a shortcut reads its block's codes
 
 
@@ -189,10 +189,10 @@ def test_variants_start_as_the_exact_network():
     assert torch.equal(came["same"], wanted)  # to the last bit: steps are equal, not only near
     assert float((came["wider"] - wanted).abs().max()) < 0.1 * float((came["narrower"] - wanted).abs().max())
     for position, layer in enumerate(open_layers(ARCH)):
-        conv, planes = student.convs[key(layer)], net.convs[key(layer)].arms[RELAXED].w
+        conv, planes = student.convs[key(layer)], net.convs[key(layer)].variants[RELAXED].w
         codes, _ = weights_by_hand(planes, WIDTHS[int(found[position, 0])])
         for name, by in shifts.items():
-            q = conv.arms[name].w
+            q = conv.variants[name].w
             ours = (conv.weight / q.step() + 0.5).floor()
             off = np.abs(ours.detach().numpy() - codes * 2.0**by)
             assert off.max() == 0 if by >= 0 else off.max() <= 0.5
@@ -282,15 +282,15 @@ def test_the_end_is_sharp_and_nothing_decays(whole):
     net, found, settings = phase.net["open"], phase.found(), phase.search.settings
     soft = phase.soft(1.0)
     assert soft.beta == 200.0 and phase.soft(0.0).beta == 1.0
-    for arm, k in zip(open_arms(net), found[:, 0].tolist(), strict=True):
+    for per_variant, k in zip(open_variants(net), found[:, 0].tolist(), strict=True):
         y = torch.eye(len(net.widths))[k]
         with torch.no_grad():
-            off = arm.w(None, y, y.tolist(), soft.beta) - arm.w.hard(k)
-            assert float((off.abs() / arm.w.log_step(k).exp() > 0.01).float().mean()) < 0.01
+            off = per_variant.w(None, y, y.tolist(), soft.beta) - per_variant.w.hard(k)
+            assert float((off.abs() / per_variant.w.log_step(k).exp() > 0.01).float().mean()) < 0.01
     rates = {id(p): group["peak"] for group in phase.optimizer.param_groups for p in group["params"]}
     assert {group["weight_decay"] for group in phase.optimizer.param_groups} == {0}
     assert rates[id(phase.net["depths"].depth)] == settings.policy_lr
-    assert all(rates[id(arm.w.positive)] == settings.lr for arm in open_arms(net))
+    assert all(rates[id(per_variant.w.positive)] == settings.lr for per_variant in open_variants(net))
 
 
 def test_what_a_search_leaves(whole):
