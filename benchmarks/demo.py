@@ -18,9 +18,9 @@ from targets import TargetError
 from targets.arm import toolchain as arm
 from targets.x86 import toolchain as x86
 from train.data.datasets import load
-from train.data.degradations import FAMILIES, HELD_OUT
+from train.data.names import FAMILIES, HELD_OUT
 from train.data.views import mixed_views
-from train.settings import CACHE
+from train.settings.training import CACHE
 
 PICTURES = 600  # of the test set, each degraded at random
 SEED = 7

@@ -29,9 +29,9 @@ from targets import find
 from targets.reference import interpreter
 from targets.reference.graph import Graph
 from train.data.datasets import load as load_data
-from train.data.degradations import FAMILIES
+from train.data.names import FAMILIES
 from train.data.views import MIXED_SEED, mixed_views
-from train.settings import CACHE
+from train.settings.training import CACHE
 
 CHUNK = 250  # pictures between two steps of the progress bar
 

@@ -36,7 +36,8 @@ from train.loop.phase import BETAS, Phase, Run, optimize, passes
 from train.network.network import FULL, Network
 from train.phases import find_bits, full_precision
 from train.search.shared import CALIBRATION, Search
-from train.settings import PRECISIONS, Settings
+from train.settings.settings import Settings
+from train.settings.training import PRECISIONS
 
 NETWORKS = ("resnet8", "resnet20")
 FIXED = ("fixed:4", "fixed:8,4,2")
@@ -67,7 +68,7 @@ class Bench:
 
     @classmethod
     def of(cls, network: str, batch: int, device: torch.device, folder: Path) -> "Bench":
-        settings = Settings(dataset="cifar10", arch=network, batch=batch, groups=str(GROUPS), epochs=EPOCHS)
+        settings = Settings.of(dataset="cifar10", arch=network, batch=batch, kinds=str(GROUPS), epochs=EPOCHS)
         views = pictures(EPOCH_STEPS * batch)
         y = np.arange(views.shape[1]) % CLASSES
         dataset = Dataset("synthetic", tuple("0123456789"), views[0], y, *[a[:CALIBRATION] for a in (views[0], y)] * 2)
@@ -81,11 +82,11 @@ class Bench:
     def phase(self, method: str) -> Phase:
         """The phase that a method trains in: "fp32", "fixed:BITS", or a search by its name."""
         if method == "fp32":
-            return Phase("full", self.full(), (FULL,), EPOCHS, self.settings.lr)
+            return Phase("full", self.full(), (FULL,), EPOCHS, self.settings.training.lr)
         teacher = self.full().eval()
         if method.startswith("fixed:"):
-            return _joint(replace(self.settings, bits=method.removeprefix("fixed:")), self.batches, teacher)
-        settings = replace(self.settings, method=method)
+            return _joint(self.settings.changed(bits=method.removeprefix("fixed:")), self.batches, teacher)
+        settings = self.settings.changed(method=method)
         table, held = find_bits.Bits.of(settings, teacher.arch).table, Held(self.dataset.val_x, self.dataset.val_y)
         try:
             find_bits.SEARCHES[method](_Entered(settings, self.run, self.batches, teacher, teacher, held, table, None))
@@ -95,11 +96,11 @@ class Bench:
 
 
 def _joint(settings: Settings, batches: Batches, teacher: Network) -> Phase:
-    bits = {name: find_bits.variant_bits(teacher.arch, *widths) for name, widths in settings.uniform.items()}
+    bits = {name: find_bits.variant_bits(teacher.arch, *widths) for name, widths in settings.bits.uniform.items()}
     student = Network(teacher.arch, bits).to(batches.device)
     student.inherit(teacher)
     student.calibrate(batches.sample(CALIBRATION))
-    return Phase("joint", student, tuple(bits), EPOCHS, settings.lr, teacher)
+    return Phase("joint", student, tuple(bits), EPOCHS, settings.training.lr, teacher)
 
 
 class _AtThePhase(Exception):
@@ -153,8 +154,8 @@ Step = Callable[[int], float]  # number of a step -> its first loss
 def torch_step(bench: Bench) -> Step:
     """The plain network on the same batches, with the same optimizer."""
     torch.manual_seed(0)
-    net = plain(bench.settings.arch).to(bench.batches.device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(net.parameters(), lr=bench.settings.lr, betas=BETAS, fused=True)
+    net = plain(bench.settings.network.arch).to(bench.batches.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=bench.settings.training.lr, betas=BETAS, fused=True)
     order = bench.batches.order("full", EPOCH)
 
     def step(k: int) -> float:

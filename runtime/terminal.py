@@ -1,9 +1,11 @@
 """What all commands do at a terminal: print to any, end quietly with its reader, and with one line at Ctrl-C."""
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 INTERRUPTED = 130  # exit status, as shells tell of Ctrl-C
 
@@ -43,3 +45,11 @@ def _flush() -> OSError | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return error
     return None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser of command lines whose errors are one line that names the help, without the usage of every flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with status 2 and the message."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")

@@ -25,7 +25,7 @@ from train.report.compare import compare
 from train.report.console import show
 from train.report.does_it_pay import verdicts
 from train.report.write import write_report
-from train.settings import Settings
+from train.settings.settings import Settings
 
 GOLDEN = 32
 
@@ -46,14 +46,22 @@ def finish(
         evidence, mixed = gather(settings, pictures, teacher, found, parts)
     with console.status("selector"):
         choice, evidence = choose(
-            evidence, settings.budget, settings.seed, escalate=settings.escalate, most=settings.unseen_loss
+            evidence,
+            settings.bits.budget,
+            settings.training.seed,
+            escalate=settings.judging.escalate,
+            most=settings.judging.unseen_loss,
         )
-    records = arm_records(evidence, settings.seed)
+    records = arm_records(evidence, settings.training.seed)
     evidence.write(settings.folder)
     write_json(settings.folder / "results.json", records)
-    families = settings.training_families + settings.held_out
+    families = settings.data.training_families + settings.data.held_out
     golden = mixed_views(
-        dataset.test_x[spread(len(dataset.test_y), GOLDEN)], families, settings.seed, settings.cache, settings.workers
+        dataset.test_x[spread(len(dataset.test_y), GOLDEN)],
+        families,
+        settings.training.seed,
+        settings.place.cache,
+        settings.place.workers,
     )[0]
     export_run(
         settings.folder, graphs, about(settings, dataset, graphs, evidence, records, mixed, choice), np.asarray(golden)
@@ -95,8 +103,8 @@ def about(
     method = "+".join(dict.fromkeys(v.method for v in evidence.variants))
     return {
         "name": settings.folder.absolute().name,
-        "arch": settings.arch,
-        "dataset": settings.dataset,
+        "arch": settings.network.arch,
+        "dataset": settings.data.dataset,
         "method": method,
         "labels": list(dataset.labels),
         "variants": variants,

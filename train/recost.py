@@ -22,7 +22,8 @@ from train.report.compare import compare
 from train.report.does_it_pay import verdicts
 from train.report.run_files import SAMPLES
 from train.report.write import write_report
-from train.settings import COSTS, given_path
+from train.settings.bits import COSTS
+from train.settings.command_line import given_path
 
 CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
 BESIDE = ("metrics.jsonl", "full.safetensors", SAMPLES)  # files of a run that stay as they are

@@ -37,10 +37,10 @@ from targets.reference.graph import Graph, macs
 from targets.reference.nodes import Conv, Rescale, Tensor
 from train.data.datasets import DATA_SIDE, SUFFIXES
 from train.data.datasets import load as load_data
-from train.data.degradations import FAMILIES
+from train.data.names import FAMILIES
 from train.data.views import MIXED_SEED, mixed_views
 from train.integers.evaluate import evaluate
-from train.settings import CACHE
+from train.settings.training import CACHE
 
 GOLDEN = 4  # pictures of noise, where no others are given
 PICTURE_BYTES = 31_000_000  # 10,000 of CIFAR-10

@@ -60,8 +60,9 @@ ARROWS = {
     "targets.kernel targets.reference runtime.terminal runtime.version rich",
     "train.data": "runtime.pictures runtime.files numpy torch rich PIL albumentations cv2 sklearn",
     "train.network": "runtime.files numpy torch safetensors",
-    "train.settings": "train.data train.network targets",
-    "train.bits": "train.network train.settings targets targets.costs runtime.choice runtime.files torch",
+    "train.settings": "train.data train.network targets runtime.files runtime.terminal targets.reference rich tomli "
+    "tomli_w",
+    "train.bits": "train.network targets targets.costs runtime.choice runtime.files targets.reference torch",
     "train.loop": "train.bits train.settings train.network train.data runtime.files torch rich safetensors",
     "train.kinds": "train.loop train.bits train.network train.data runtime.choice numpy torch sklearn",
     "train.search": "train.kinds train.loop train.bits train.settings train.network train.data runtime.choice numpy "
@@ -77,8 +78,9 @@ ARROWS = {
     "train.network train.data targets.reference runtime.files numpy torch rich",
     "train.recost": "train.report train.choice train.evidence train.loop train.bits train.settings train.network "
     "runtime.files runtime.terminal",
-    "train.run": "train.finish train.evidence train.phases train.kinds train.loop train.settings train.data "
-    "runtime.files runtime.terminal numpy torch rich",
+    "train.learn": "runtime.files train.data train.evidence train.kinds train.loop train.phases train.settings "
+    "numpy rich torch",
+    "train.run": "train.finish train.loop train.settings runtime.terminal train.learn torch",
     "benchmarks": "train.* compile.* targets.* runtime.* numpy torch tvm tvm_ffi onnx onnxruntime openvino nncf "
     "rich matplotlib",
 }
@@ -93,6 +95,7 @@ ONLY = {
 }
 # module -> packages that it imports inside a function only
 LAZY = {
+    "train/run.py": {"torch"},
     "runtime/execution/library.py": {"tvm_ffi"},
     "runtime/pictures/files.py": {"PIL"},
     "benchmarks/cuda/everything.py": {"torch"},

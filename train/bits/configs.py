@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runtime.files import write_json
+from targets.reference.nodes import BITS
 from train.bits.cost import BitConfig
 from train.network.network import FULL
-from train.settings import WIDTHS
 
 FORMAT = 1
 NAME = "configs.json"
@@ -110,11 +110,9 @@ def checked_bits(name: str, bits: dict) -> BitConfig:
         if (
             not isinstance(pair, (list, tuple))
             or len(pair) != 2
-            or any(type(b) is not int or b not in WIDTHS for b in pair)
+            or any(type(b) is not int or b not in BITS for b in pair)
         ):
-            raise ValueError(
-                f"{name}, {layer}: expected two widths from {WIDTHS.start} to {WIDTHS.stop - 1}, got {pair!r}"
-            )
+            raise ValueError(f"{name}, {layer}: expected two widths from {BITS.start} to {BITS.stop - 1}, got {pair!r}")
     return {layer: tuple(pair) for layer, pair in bits.items()}
 
 

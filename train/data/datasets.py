@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from runtime.files import write_bytes
 from runtime.pictures.arrays import as_picture, of_pillow, resize
+from train.data.names import DATA_SIDE
 
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -254,6 +255,3 @@ def thin(dataset: Dataset, limit: int) -> Dataset:
 def spread(count: int, limit: int) -> np.ndarray:
     """At most `limit` indices below `count`, evenly spread; all for 0."""
     return np.arange(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(np.int64)
-
-
-DATA_SIDE = 32  # of the pictures of digits and cifar10

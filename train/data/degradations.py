@@ -25,6 +25,8 @@ import numpy as np
 from albumentations.augmentations.blur import functional as blur
 from PIL import Image
 
+from train.data.names import FAMILIES
+
 VERSION = 1  # of everything below: cached pictures of another version are made anew
 SIDE = 32  # shorter side, in pixels, for which the constants hold
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -39,10 +41,6 @@ CONSTANTS = {
     "contrast": (0.75, 0.50, 0.40, 0.30, 0.15),  # share of the distance from the mean that is left
     "pixelate": (0.95, 0.90, 0.85, 0.75, 0.65),  # side of the small picture, of the side
 }
-FAMILIES = ("clean", *CONSTANTS)
-# Each held-out family is a step further from what training sees: shot noise is noise of another law, motion blur is
-# blur with a direction, and pixelation has no relative at all, so only the selector's fallback can treat it well.
-HELD_OUT = ("shot_noise", "motion_blur", "pixelate")
 GAMMA = 2.2
 FULL_WELL = 500  # electrons at white and gain 1, for low light
 READ_NOISE = 0.005  # standard deviation, of 1, in linear light

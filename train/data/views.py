@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from runtime.files import replacing, write_json
 from train.data import degradations
 from train.data.datasets import Dataset
+from train.data.names import FAMILIES
 
 CHUNK = 512  # pictures per task and per checksum
 FEW = 4 * CHUNK  # below this many pictures, starting worker processes takes longer than the work
@@ -84,9 +85,9 @@ def mixed_views(
 
 def _known(families) -> list[str]:
     names = list(families)
-    unknown = [f for f in names if f not in degradations.FAMILIES]
+    unknown = [f for f in names if f not in FAMILIES]
     if unknown or not names or len(set(names)) != len(names):
-        raise ValueError(f"expected different families out of {', '.join(degradations.FAMILIES)}; got {names}")
+        raise ValueError(f"expected different families out of {', '.join(FAMILIES)}; got {names}")
     return names
 
 

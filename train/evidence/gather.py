@@ -16,7 +16,7 @@ from targets.reference.graph import Graph
 from train.bits.configs import Configs
 from train.bits.cost import layer_cost, relative
 from train.data.datasets import Dataset, spread
-from train.data.degradations import FAMILIES
+from train.data.names import FAMILIES
 from train.data.views import MIXED_SEED, evaluation_views, mixed_views, severities, training_views
 from train.evidence.evidence import Evidence
 from train.evidence.measure import Views, measure, measured
@@ -24,7 +24,7 @@ from train.evidence.outcomes import Outcomes, outcomes
 from train.kinds.groups import FAMILIES as BY_FAMILY
 from train.kinds.groups import Groups
 from train.network.network import Network
-from train.settings import Settings
+from train.settings.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +46,19 @@ class Pictures:
 
     @classmethod
     def of(cls, settings: Settings, dataset: Dataset) -> "Pictures":
-        trained, options = settings.training_families, (settings.seed, settings.cache, settings.workers)
-        some = spread(len(dataset.val_y), settings.selector_pictures)
+        trained, options = (
+            settings.data.training_families,
+            (settings.training.seed, settings.place.cache, settings.place.workers),
+        )
+        some = spread(len(dataset.val_y), settings.judging.selector_pictures)
         val = replace(dataset, train_x=dataset.val_x[some], train_y=dataset.val_y[some])
-        test = spread(len(dataset.test_y), settings.test_pictures)
-        views = evaluation_views(dataset.test_x[test], trained + settings.held_out, *options)
+        test = spread(len(dataset.test_y), settings.judging.test_pictures)
+        views = evaluation_views(dataset.test_x[test], trained + settings.data.held_out, *options)
         mixed = mixed_views(dataset.test_x, FAMILIES, MIXED_SEED, *options[1:])[0]
         return cls(
             training_views(val, trained, *options),
             val.train_y,
-            severities(len(some), trained, settings.seed),
+            severities(len(some), trained, settings.training.seed),
             views,
             dataset.test_y[test],
             mixed,
@@ -95,7 +98,7 @@ def gather(
     settings: Settings, pictures: Pictures, teacher: Network, found: Configs, parts: Parts
 ) -> tuple[Evidence, dict[str, int]]:
     """Outcomes on validation and test pictures; how many of `mixed` each variant has right, as a bundle must too."""
-    cost = layer_cost(settings.cost, settings.target)
+    cost = layer_cost(settings.bits.cost, settings.bits.target)
     variants = tuple(measured(v, parts.graphs[v.name], relative(cost, teacher.arch, v.bits)) for v in found.variants)
     evidence = measure(
         variants,
@@ -104,7 +107,7 @@ def gather(
         pictures.seen,
         pictures.seen_labels,
         pictures.severities,
-        settings.training_families,
+        settings.data.training_families,
         pictures.views,
         pictures.labels,
         _groups(settings, found),
@@ -116,7 +119,7 @@ def gather(
 
 def _groups(settings: Settings, found: Configs) -> Groups | None:
     """The groups that were found without labels; None where a picture's family says its kind."""
-    by_family = settings.groups == BY_FAMILY and len(settings.training_families) > 1
+    by_family = settings.private.kinds == BY_FAMILY and len(settings.data.training_families) > 1
     return None if by_family or not found.groups else Groups.from_dict(found.groups)
 
 

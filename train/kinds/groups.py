@@ -126,7 +126,7 @@ def check_count(wanted: str, pictures: int) -> None:
     most = min(GROUPED, pictures)
     if wanted != FAMILIES and int(wanted) > most:
         raise ValueError(
-            f"--groups {wanted}: expected at most {most}, one a picture that groups are found on; give fewer"
+            f"--kinds {wanted}: expected at most {most}, one a picture that groups are found on; give fewer"
         )
 
 

@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from runtime.files import alone_in
-from train.settings import SettingsError
+from train.settings.options import SettingsError
 
 SETTINGS = "settings.json"
+CONFIG = "settings.toml"  # the same, for --config
 KNOWN = {"dataset", "arch", "hold_out", "budget"}  # settings that every run's file has, and hardly another program's
 EVALUATION = "evaluation"  # folder of what an evaluation has come to so far
 PARTS = ("checkpoint", EVALUATION, "run.json", "results.json", "configs.json", "outcomes.npz")

@@ -13,7 +13,7 @@ from train.network.network import Network
 from train.phases import given_bits
 from train.search import csq, dqmq, fracbits, ilp
 from train.search.shared import Search
-from train.settings import Settings
+from train.settings.settings import Settings
 
 # method -> search(Search): trains, and returns what makes its configurations of the trained network
 SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "csq": csq.search, "dqmq": dqmq.search}
@@ -35,23 +35,23 @@ class Bits:
     @classmethod
     def of(cls, settings: Settings, arch: Architecture) -> "Bits":
         """Raises ConfigsError, or CostError for a cost that cannot be had or a budget out of reach."""
-        cost = layer_cost(settings.cost, settings.target)
-        if settings.start:  # which brings them along
+        cost = layer_cost(settings.bits.cost, settings.bits.target)
+        if settings.training.start:  # which brings them along
             return cls(settings, None, None)
-        if settings.configs:
-            found = configs.load(settings.configs, tuple(layer.name for layer in arch.layers))
+        if settings.bits.configs:
+            found = configs.load(settings.bits.configs, tuple(layer.name for layer in arch.layers))
             # What another run made private trains here like any other variant for some kinds of quality.
             priced = tuple(replace(v, cost=relative(cost, arch, v.bits), base="") for v in found.variants)
             found = replace(found, about=settings.costs, variants=priced)
-            given_bits.check(settings, found, f"--configs {settings.configs}")
+            given_bits.check(settings, found, f"--configs {settings.bits.configs}")
             return cls(settings, found, None)
-        if settings.method == "fixed":
-            made = {name: variant_bits(arch, *widths) for name, widths in settings.uniform.items()}
+        if settings.bits.method == "fixed":
+            made = {name: variant_bits(arch, *widths) for name, widths in settings.bits.uniform.items()}
             found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
-            check_given(settings.budget, [(v.name, v.cost) for v in found])
+            check_given(settings.bits.budget, [(v.name, v.cost) for v in found])
             return cls(settings, Configs(settings.costs, found), None)
-        table = CostTable.of(cost, arch, settings.candidates)
-        table.check(settings.budget, settings.activation_bits if settings.method == "csq" else None)
+        table = CostTable.of(cost, arch, settings.bits.candidates)
+        table.check(settings.bits.budget, settings.bits.activation_bits if settings.bits.method == "csq" else None)
         return cls(settings, None, table)
 
     def find(
@@ -71,7 +71,7 @@ class Bits:
                 run.configs.write(run.folder)
             return
         search = Search(self.settings, run, batches, teacher, tutor, held, self.table, resumed if inside else None)
-        finish = SEARCHES[self.settings.method](search)
+        finish = SEARCHES[self.settings.bits.method](search)
         with run.group.writer_first():
             if run.group.writes:
                 finish()

@@ -10,28 +10,28 @@ from train.loop.phase import Phase, Run, train
 from train.network.architectures import architecture
 from train.network.network import FULL, Network
 from train.network.weights import load_weights, save_weights
-from train.settings import Settings
+from train.settings.settings import Settings
 
 FULL_NAME = "full.safetensors"  # the full-precision network of a run, which another can start from
 
 
 def full_network(settings: Settings, dataset: Dataset, device: torch.device) -> Network:
     """The network of full precision, with random or given weights: teacher of all others."""
-    arch = architecture(settings.arch, dataset.shape, len(dataset.labels))
-    torch.manual_seed(settings.seed)
+    arch = architecture(settings.network.arch, dataset.shape, len(dataset.labels))
+    torch.manual_seed(settings.training.seed)
     teacher = Network(arch, {})
     teacher.zero_point.copy_(torch.tensor(dataset.train_x.mean((0, 1, 2))).round().long())
-    if settings.weights is not None:
-        load_weights(teacher, settings.weights)
+    if settings.network.weights is not None:
+        load_weights(teacher, settings.network.weights)
     return teacher.to(device)
 
 
 def tutor(settings: Settings, dataset: Dataset, teacher: Network, device: torch.device) -> Network:
     """What all learn from beside labels: the network of --teacher at rest, else the full-precision one."""
-    if settings.teacher is None:
+    if settings.network.teacher is None:
         return teacher
-    other = Network(architecture(settings.teacher_arch, dataset.shape, len(dataset.labels)), {})
-    load_weights(other, settings.teacher)
+    other = Network(architecture(settings.network.teacher_arch, dataset.shape, len(dataset.labels)), {})
+    load_weights(other, settings.network.teacher)
     return other.to(device).eval()
 
 
@@ -43,7 +43,7 @@ def full_precision(
     if resumed is not None:
         checkpoint.fill(teacher, resumed["tensors"], "teacher")
     if resumed is None or resumed["phase"] == "full":
-        phase = Phase("full", teacher, (FULL,), settings.teacher_epochs, settings.lr)
+        phase = Phase("full", teacher, (FULL,), settings.training.full_precision_epochs, settings.training.lr)
         start = None if resumed is None else phase.restore(resumed)
         train(phase, batches, run, start, lambda phase: {f"accuracy/{FULL}": accuracy(teacher, FULL, held, batches)})
     if run.group.writes:  # also where the checkpoint is a later one: the file may be lost

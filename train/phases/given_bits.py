@@ -5,23 +5,23 @@ import re
 from train.bits.configs import Configs, ConfigsError
 from train.bits.cost import check_given
 from train.kinds.groups import FAMILIES, Groups
-from train.settings import Settings
+from train.settings.settings import Settings
 
-NO_PRIVATE = "1"  # of --groups
+NO_PRIVATE = "1"  # of --kinds
 
 
 def check(settings: Settings, found: Configs, where: str) -> None:
     """where: what brought them, for messages; costs are the run's. Raises ConfigsError, CostError for the budget."""
-    check_given(settings.budget, [(v.name, v.cost) for v in found.variants])
+    check_given(settings.bits.budget, [(v.name, v.cost) for v in found.variants])
     if not any(v.groups for v in found.variants):
         return
-    if settings.groups not in (FAMILIES, NO_PRIVATE):
+    if settings.private.kinds not in (FAMILIES, NO_PRIVATE):
         raise ConfigsError(
-            f"{where}: brings its kinds of quality along, got --groups {settings.groups} as well; leave "
+            f"{where}: brings its kinds of quality along, got --kinds {settings.private.kinds} as well; leave "
             "that out, or give 1 for no private variants"
         )
     _check_groups(found, where)
-    if settings.private_epochs and settings.groups != NO_PRIVATE:
+    if settings.private.private_epochs and settings.private.kinds != NO_PRIVATE:
         _check_names(found, where)
 
 

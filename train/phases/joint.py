@@ -8,7 +8,7 @@ from train.loop.phase import Phase, Run, keep, train
 from train.network.architectures import Architecture, Layer
 from train.network.network import Network
 from train.search.shared import CALIBRATION
-from train.settings import Settings
+from train.settings.settings import Settings
 
 
 def private_layers(arch: Architecture, which: str) -> tuple[Layer, ...]:
@@ -21,7 +21,7 @@ def variants_network(settings: Settings, arch: Architecture, found: Configs) -> 
     net = Network(arch, {v.name: v.bits for v in found.variants if not v.base})
     for v in found.variants:
         if v.base:
-            net.add_private(v.name, v.base, private_layers(arch, settings.private_weights))
+            net.add_private(v.name, v.base, private_layers(arch, settings.private.private_weights))
     return net
 
 
@@ -48,8 +48,8 @@ def joint(
             "joint",
             student,
             tuple(variant for feed in fed for variant in feed.variants),
-            settings.epochs,
-            settings.lr,
+            settings.training.epochs,
+            settings.training.lr,
             tutor,
             tuple((feed.own, feed.variants) for feed in fed),
         )

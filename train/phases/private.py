@@ -18,7 +18,7 @@ from train.network.architectures import Architecture, Layer
 from train.network.network import Network
 from train.phases.given_bits import NO_PRIVATE
 from train.phases.joint import private_layers
-from train.settings import Settings
+from train.settings.settings import Settings
 
 OWN = 1.0  # share of a group's own views in what its variants see
 
@@ -84,12 +84,12 @@ def specialize(
         return student.eval()
     inside = resumed is not None and resumed["phase"] == "private"
     bases = [v for v in run.configs.variants if not v.groups]
-    if settings.private_epochs and bases:
+    if settings.private.private_epochs and bases:
         if not inside:
             run.configs = _for_kinds(settings, run.configs, batches, tutor)
             for v in run.configs.variants:
                 if v.base:
-                    student.add_private(v.name, v.base, private_layers(student.arch, settings.private_weights))
+                    student.add_private(v.name, v.base, private_layers(student.arch, settings.private.private_weights))
             if run.group.writes:
                 run.configs.write(run.folder)
         student.to(batches.device)
@@ -102,8 +102,8 @@ def specialize(
 def _for_kinds(settings: Settings, found: Configs, batches: Batches, tutor: Network) -> Configs:
     """With private variants for the kinds of quality that there are already, else for such as are found now."""
     if not found.groups:
-        return with_private(found, quality_groups(batches, tutor, settings.groups, settings.seed))
-    return found if settings.groups == NO_PRIVATE else with_private(found, Groups.from_dict(found.groups))
+        return with_private(found, quality_groups(batches, tutor, settings.private.kinds, settings.training.seed))
+    return found if settings.private.kinds == NO_PRIVATE else with_private(found, Groups.from_dict(found.groups))
 
 
 def _train(
@@ -115,8 +115,8 @@ def _train(
         "private",
         student,
         tuple(bases),
-        settings.private_epochs,
-        settings.private_lr,
+        settings.private.private_epochs,
+        settings.private.private_lr,
         tutor,
         tuple((feed.own, feed.variants) for feed in fed),
         _moving(run.configs, student.arch),

@@ -11,7 +11,7 @@ import numpy as np
 from train.bits import configs
 from train.choice.arms import BY_RULE
 from train.kinds.groups import Groups
-from train.settings import COSTS
+from train.settings.bits import COSTS
 
 SAMPLES = "plots/samples.npz"
 ROUNDING = 1e-6  # pictures, in an arm's expected count

@@ -18,7 +18,7 @@ from train.report.does_it_pay import TITLE, at_budgets, worth
 from train.report.frontier import mix
 from train.report.over_seeds import over_seeds, read_rivals
 from train.report.swap_test import swap
-from train.settings import given_path
+from train.settings.command_line import given_path
 
 HARD = 0.1  # points that soft bit planes may be better than exact ones
 COSTS = {
@@ -223,7 +223,7 @@ def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
         metavar="RUN",
         default=[],
         help="another run of "
-        "the same seed and pictures, whose static variants count too: say one with --groups 1, which "
+        "the same seed and pictures, whose static variants count too: say one with --kinds 1, which "
         "trained nothing else; may be given several times, as often for each seed",
     )
     given = parser.parse_args(arguments)

@@ -86,7 +86,7 @@ def exact(indices: Tensor, like: RelaxedNetwork, beta: float | None = None) -> M
 class CsqPhase(SearchPhase):
     @property
     def a_index(self) -> int:
-        return self.search.table.widths.index(self.search.settings.activation_bits)
+        return self.search.table.widths.index(self.search.settings.bits.activation_bits)
 
     def soft(self, progress: float) -> Mixture:
         """What is trained when a share of the steps is behind."""
@@ -97,7 +97,7 @@ class CsqPhase(SearchPhase):
 
     def found(self) -> Tensor:
         """Indices of the budget's configuration; it no longer changes once gates are exact."""
-        return self.net["depths"].round(self.search.table, self.a_index, self.search.settings.budget)
+        return self.net["depths"].round(self.search.table, self.a_index, self.search.settings.bits.budget)
 
     def losses(self, run, batches, order, epoch, step):
         pictures, labels = batches.get(order[0], self.name, epoch, step)
@@ -108,7 +108,7 @@ class CsqPhase(SearchPhase):
         beta, beta_gates = temperatures(progress)
         if progress < ANNEALED:
             cost = self.expected_cost(beta_gates)
-            yield "budget", budget_loss(cost, self.search.settings.budget) / run.group.processes
+            yield "budget", budget_loss(cost, self.search.settings.bits.budget) / run.group.processes
         overlaps = [per_variant.w.overlap(beta) for per_variant in open_variants(self.net["open"])]
         yield "overlap", OVERLAP_WEIGHT * torch.stack(overlaps).mean() / run.group.processes
 
@@ -176,7 +176,7 @@ def start(
 def search(given: Search) -> Callable[[], None]:
     """Trains planes and depths; the function returned keeps the variants, which start from the integers found."""
     settings, table, device = given.settings, given.table, given.batches.device
-    first = uniform_width(table, settings.budget, settings.activation_bits)
+    first = uniform_width(table, settings.bits.budget, settings.bits.activation_bits)
     nearest = min(range(len(table.widths)), key=lambda k: abs(table.widths[k] - first))  # digits round best there
     net = nn.ModuleDict(
         {
@@ -191,7 +191,7 @@ def search(given: Search) -> Callable[[], None]:
         start(net["open"], phase.found(), student, given.batches.sample(SETTLING))
 
     def keep() -> list[Variant]:
-        budgets = given.budgets(settings.variants, settings.activation_bits)
+        budgets = given.budgets(settings.bits.variants, settings.bits.activation_bits)
         found = distinct(given.variant("csq", net["depths"].round(table, phase.a_index, b)) for b in budgets)
         student = Network(given.teacher.arch, {v.name: v.bits for v in found}).to(device).eval()
         student.inherit(given.teacher)

@@ -75,7 +75,7 @@ class PolicyPhase(SearchPhase):
         taught, past = answers(self.teacher, pictures), self._past(batches, epoch, step)
         learning, beta = 0 <= past < 1, temperatures(self.progress(batches, epoch, step))[0]
         chance = generator(batches.seed, self.name, "widths", epoch, step)
-        drawn, rewards, parts = [], [], settings.samples if learning else 1
+        drawn, rewards, parts = [], [], settings.bits.samples if learning else 1
         for part in range(parts):
             y, indices = self._widths(policy(q), past, chance)
             logits = self.net["open"](pictures[part::parts], Mixture.of(y, int(groups[step]), beta))
@@ -85,8 +85,8 @@ class PolicyPhase(SearchPhase):
             rewards.append(reward(logits.detach(), known, wanted))
         if learning:
             log_p = policy(q)
-            over = torch.relu(self.expected_cost() / settings.budget - 1)
-            chosen = settings.policy_gradient * policy_gradient(log_p, drawn, rewards)
+            over = torch.relu(self.expected_cost() / settings.bits.budget - 1)
+            chosen = settings.bits.policy_gradient * policy_gradient(log_p, drawn, rewards)
             yield "policy", (COST * over - ENTROPY * (1 - past) * entropy(log_p) + chosen) / run.group.processes
 
     def _past(self, batches, epoch: int, step: int) -> float:
@@ -122,7 +122,7 @@ def reward(logits: Tensor, taught: Tensor | None, labels: Tensor) -> float:
 
 def find_quality(given: Search) -> tuple[Groups, Quality]:
     """Groups from a spread of the training views, and the quality of all of them."""
-    groups = quality_groups(given.batches, given.teacher, given.settings.groups, given.settings.seed)
+    groups = quality_groups(given.batches, given.teacher, given.settings.private.kinds, given.settings.training.seed)
     return groups, Quality.of(groups, view_features(given.batches.views_numpy()))
 
 
@@ -135,12 +135,12 @@ def reduce(given: Search, policy: Policy, quality: Quality) -> list[Variant]:
     some = torch.linspace(0, len(q) - 1, min(REDUCED, len(q))).long()
     with torch.no_grad():
         log_p = policy(q[some].to(policy.u.device)).cpu().double()
-    table, budget, groups = given.table, given.settings.budget, group[some].numpy()
-    budgets = given.budgets(given.settings.levels)
+    table, budget, groups = given.table, given.settings.bits.budget, group[some].numpy()
+    budgets = given.budgets(given.settings.bits.levels)
     levels = [within(log_p, table, b, cheaper=b <= budget) for b in budgets]
     shared = within(log_p.mean(0, keepdim=True), table, budget, cheaper=True)[0]
     centres = quality.centres.numpy()
-    found = clusters(items(levels, groups), table, centres, max(1, given.settings.variants - 1))
+    found = clusters(items(levels, groups), table, centres, max(1, given.settings.bits.variants - 1))
     named = [("shared", shared, ())]
     named += [
         ("q" + "_".join(map(str, c.groups)) if c.groups else "all", c.indices, c.groups)
@@ -156,8 +156,8 @@ def search(given: Search) -> Callable[[], None]:
     groups, quality = find_quality(given)
     given.run.configs = dataclasses.replace(given.configs(), groups=groups.to_dict())
     planes = None
-    if given.settings.quantizer == "csq":
-        width = uniform_width(table, given.settings.budget)
+    if given.settings.bits.quantizer == "csq":
+        width = uniform_width(table, given.settings.bits.budget)
         planes = min(range(len(table.widths)), key=lambda k: abs(table.widths[k] - width))
     net = nn.ModuleDict(
         {

@@ -70,7 +70,7 @@ def uniform_width(table: CostTable, budget: float, a_bits: int | None = None) ->
 class FracBitsPhase(SearchPhase):
     def losses(self, run, batches, order, epoch, step):
         (pictures, labels), widths = batches.get(order[0], self.name, epoch, step), self.net["widths"]
-        table, budget = self.search.table, self.search.settings.budget
+        table, budget = self.search.table, self.search.settings.bits.budget
         real = self.progress(batches, epoch, step) < HARDEN
         if not real and int(widths.hardened[0, 0]) < 0:
             widths.hardened.copy_(widths.round(table, budget))
@@ -101,13 +101,13 @@ class FracBitsPhase(SearchPhase):
 def search(given: Search) -> Callable[[], None]:
     """Trains widths and weights; the function returned rounds the widths to all variants' budgets and keeps them."""
     settings, table = given.settings, given.table
-    widths = RealWidths(len(table.table), table.widths, uniform_width(table, settings.budget))
+    widths = RealWidths(len(table.table), table.widths, uniform_width(table, settings.bits.budget))
     net = nn.ModuleDict({"open": given.open_network(), "widths": widths.to(given.batches.device)})
     given.enter(net)
     parts = held_parts(given.held, given.batches.device)
 
     def keep() -> list:
-        found = [table.widened(widths.round(table, budget)) for budget in given.budgets(settings.variants)]
+        found = [table.widened(widths.round(table, budget)) for budget in given.budgets(settings.bits.variants)]
         kept = [given.variant("fracbits", i, judge(net["open"], i, parts)) for i in found]
         given.keep(kept, kept)
         return kept

@@ -159,7 +159,7 @@ def search(given: Search) -> Callable[[], None]:
         given.keep(
             [
                 given.variant("ilp", table.widened(solve(sensitivity, table, b)))
-                for b in given.budgets(settings.variants)
+                for b in given.budgets(settings.bits.variants)
             ],
             seen,
         )
@@ -170,14 +170,14 @@ def search(given: Search) -> Callable[[], None]:
 
     def harvest() -> None:
         state = {"epoch": phase.epochs, "step": 0, "sums": [0.0], "counted": 0}
-        if settings.sensitivity == "loss":
+        if settings.bits.sensitivity == "loss":
             measure(given, net, lambda: keep(phase, given.run, state))
             sensitivity = additive(net["sensitivity"].loss.cpu().numpy())
         else:
             sensitivity = from_steps(net["open"])
-        ladder = sorted({*given.budgets(settings.variants), *given.budgets(RUNGS)})
+        ladder = sorted({*given.budgets(settings.bits.variants), *given.budgets(RUNGS)})
         solved = {budget: table.widened(solve(sensitivity, table, budget)) for budget in ladder}
         found = {b: given.variant("ilp", i, judge(net["open"], i, parts)) for b, i in solved.items()}
-        given.keep([found[b] for b in given.budgets(settings.variants)], list(found.values()))
+        given.keep([found[b] for b in given.budgets(settings.bits.variants)], list(found.values()))
 
     return harvest

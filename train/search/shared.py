@@ -15,7 +15,7 @@ from train.loop import checkpoint
 from train.loop.phase import Phase, Run
 from train.network.network import FULL, Network
 from train.network.relaxed import Mixture, RelaxedNetwork, one_hot
-from train.settings import Settings
+from train.settings.settings import Settings
 
 CALIBRATION = 256  # pictures that set the first steps
 JUDGED = 250  # held pictures at a time: batch norms take their statistics from them
@@ -39,7 +39,7 @@ class Search:
 
     def open_network(self, groups: int = 1, planes: int | None = None, one_input: bool = False) -> RelaxedNetwork:
         """Starts from the full-precision network or the checkpoint (see `enter`); planes: see RelaxedPerVariant."""
-        arch, widths = self.teacher.arch, self.settings.candidates
+        arch, widths = self.teacher.arch, self.settings.bits.candidates
         net = RelaxedNetwork(arch, widths, groups, planes, one_input).to(self.batches.device)
         net.inherit(self.teacher)
         if self.resumed is None:
@@ -60,7 +60,7 @@ class Search:
         """name gets the cost behind it, in thousandths."""
         price = float(self.table.of_indices(indices))
         name = f"{name}-{round(1000 * price):03d}"
-        return Variant(name, self.table.config(indices), price, self.settings.method, groups, loss)
+        return Variant(name, self.table.config(indices), price, self.settings.bits.method, groups, loss)
 
     def keep(self, variants: list[Variant], seen: list[Variant] = ()) -> None:
         """Writes configs.json: the variants to train if it ended now, and what is not beaten of all that was seen."""
@@ -80,7 +80,11 @@ class Search:
         Apart by a factor of RUNG in what they leave above the least cost, which by time may be most of that of 8 bits;
         a_bits: of all inner activations, where these are given.
         """
-        first, budget, least = -((count - 1) // 2), self.settings.budget, self.table.least(a_bits) * (1 + TOLERANCE)
+        first, budget, least = (
+            -((count - 1) // 2),
+            self.settings.bits.budget,
+            self.table.least(a_bits) * (1 + TOLERANCE),
+        )
         above = max(budget - least, SLIVER * (1 - least))
         wanted = [least + above * RUNG**k for k in range(first, first + count) if k] + [budget]
         return sorted({min(b, 1.0) for b in wanted})
@@ -96,13 +100,13 @@ class SearchPhase(Phase):
     @classmethod
     def start(cls, given: Search, net: nn.ModuleDict, losses: tuple[str, ...]) -> "SearchPhase":
         settings = given.settings
-        return cls("search", net, losses, settings.bit_epochs, settings.lr, given.tutor, search=given)
+        return cls("search", net, losses, settings.training.bit_epochs, settings.training.lr, given.tutor, search=given)
 
     def parameters_by_rate(self):
         named = [(n, p) for n, p in self.net.named_parameters() if f".variants.{FULL}." not in n]
         weights = [(n, p) for n, p in named if n.startswith("open.")]
         choosing = [(n, p) for n, p in named if not n.startswith("open.")]
-        rated = [(self.lr, weights), (self.search.settings.policy_lr, choosing)]
+        rated = [(self.lr, weights), (self.search.settings.bits.policy_lr, choosing)]
         return [(rate, named) for rate, named in rated if named]
 
     def progress(self, batches: Batches, epoch: int, step: int) -> float:

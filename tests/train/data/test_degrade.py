@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.data.degradations import CONSTANTS, FAMILIES, HELD_OUT, SEVERITIES, degrade, jpeg_quality, motion_kernel
+from train.data.degradations import CONSTANTS, SEVERITIES, degrade, jpeg_quality, motion_kernel
+from train.data.names import FAMILIES, HELD_OUT
 
 SIDES = st.integers(8, 70)
 GREY = np.full((64, 64, 3), 128, np.uint8)

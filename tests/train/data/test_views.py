@@ -10,11 +10,12 @@ from PIL import Image
 from train.data import degradations as module
 from train.data import views
 from train.data.datasets import Dataset
-from train.data.degradations import FAMILIES, degrade
+from train.data.degradations import degrade
+from train.data.names import FAMILIES
 from train.data.views import evaluation_views, mixed_views, severities, training_views
-from train.run import training_pictures
+from train.learn import training_pictures
 from train.search.shared import held_parts
-from train.settings import Settings
+from train.settings.settings import Settings
 
 
 def picture(seed):
@@ -133,7 +134,7 @@ def test_every_part_of_the_held_pictures_has_all_classes(tmp_path):
     pictures = np.repeat(labels, 64 * 3).reshape(-1, 8, 8, 3).astype(np.uint8)
     dataset = Dataset("sorted", tuple("0123456789"), *[pictures, labels] * 3)
     for seed in (0, 1):
-        settings = Settings(families="clean", cache=tmp_path, workers=1, seed=seed)
+        settings = Settings.of(families="clean", cache=tmp_path, workers=1, seed=seed)
         held = training_pictures(settings, dataset)[1]
         assert np.array_equal(held.pictures[:, 0, 0, 0], held.labels)
         assert sorted(held.labels) == labels.tolist()

@@ -10,8 +10,8 @@ from tests.support.graphs import random_graph
 from train.evidence import outcomes as module
 from train.evidence.gather import Parts, digest
 from train.evidence.outcomes import Outcomes, outcomes
-from train.run import main
-from train.settings import parse
+from train.run import run_training
+from train.settings.command_line import parse
 
 SIZE = (9, 8)
 LABELS = np.array([0, 2, 1, 0, 1])
@@ -124,8 +124,8 @@ def test_a_run_stopped_in_its_evaluation_goes_on_there(computed, tmp_path, monke
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Parts, "outcomes", stopped)
-        main(parse(words))
+        run_training(parse(words))
     assert asked[:3] == ["validation-clean", "validation-contrast", "test-clean-0"] and len(computed) == 2 * 3
-    main(parse([*words, "--resume"]))
+    run_training(parse([*words, "--resume"]))
     assert len(computed) == 2 * (2 + (1 + 5 + 5) + 1)  # every part of validation, test and mixed pictures once
     assert (tmp_path / "run" / "report.md").is_file() and not (tmp_path / "run" / "evaluation").exists()

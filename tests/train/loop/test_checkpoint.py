@@ -85,9 +85,9 @@ def test_tensors_of_another_module_are_refused(tmp_path):
     [
         ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": json.dumps(STATE)})}, "damaged"),
         ({checkpoint.ABOUT: json.dumps({"format": checkpoint.FORMAT, "state": 7})}, "damaged"),
-        ({checkpoint.ABOUT: "{"}, "format None, expected 3"),
-        ({checkpoint.ABOUT: "[]"}, "format None, expected 3"),
-        (None, "format None, expected 3"),
+        ({checkpoint.ABOUT: "{"}, "format None, expected 4"),
+        ({checkpoint.ABOUT: "[]"}, "format None, expected 4"),
+        (None, "format None, expected 4"),
         ({"format": "2", "state": json.dumps(STATE)}, "format 2, expected 4"),
     ],
 )

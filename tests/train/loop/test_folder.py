@@ -8,10 +8,13 @@ from PIL import Image
 
 from compile.qdq.importer import load as load_onnx
 from targets.reference import interpreter
-from train import run
+from train import learn as learning
 from train.loop.run_folder import check_own, writable
 from train.recost import recost
-from train.settings import Settings, SettingsError, parse
+from train.run import run_training
+from train.settings.command_line import parse
+from train.settings.options import SettingsError
+from train.settings.settings import Settings
 
 
 def no_data(*given):
@@ -20,12 +23,12 @@ def no_data(*given):
 
 @pytest.mark.parametrize("left", ["checkpoint/mine.txt", "results.json", "settings.json"])
 def test_a_stranger_s_folder_is_refused_before_all_work_and_stays(tmp_path, monkeypatch, left):
-    monkeypatch.setattr(run, "load", no_data)
+    monkeypatch.setattr(learning, "load", no_data)
     file = tmp_path / "out" / left
     file.parent.mkdir(parents=True)
     file.write_text('{"editor": "mine"}')
     for begin in (
-        lambda: run.learn(parse(["--out", str(tmp_path / "out")])),
+        lambda: learning.learn(parse(["--out", str(tmp_path / "out")])),
         lambda: recost(tmp_path, tmp_path / "out"),
     ):
         with pytest.raises(SettingsError, match="--out .*expected no such folder.* got one with .*name another"):
@@ -35,7 +38,7 @@ def test_a_stranger_s_folder_is_refused_before_all_work_and_stays(tmp_path, monk
 
 
 def test_new_folders_empty_ones_and_runs_are_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "load", no_data)
+    monkeypatch.setattr(learning, "load", no_data)
     kept = tmp_path / "run" / "results.json"
     for name in ("new", "empty", "run"):
         if name != "new":
@@ -44,35 +47,35 @@ def test_new_folders_empty_ones_and_runs_are_taken(tmp_path, monkeypatch):
             (tmp_path / name / "settings.json").write_text(json.dumps(Settings().record()))
             kept.write_text("[]")
         with pytest.raises(LookupError):
-            run.learn(parse(["--out", str(tmp_path / name), "--cache", str(tmp_path / "cache")]))
+            learning.learn(parse(["--out", str(tmp_path / name), "--cache", str(tmp_path / "cache")]))
     assert kept.read_text() == "[]"  # as long as the data are not there
 
 
 def test_a_second_run_in_the_same_place_is_refused(tmp_path, monkeypatch):
     def second(*given):
         with pytest.raises(SettingsError, match="--out .*another run is at work; wait for it, or name another"):
-            run.learn(settings)
+            learning.learn(settings)
         raise LookupError("after the second")
 
     settings = parse(["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")])
-    monkeypatch.setattr(run, "load", second)
+    monkeypatch.setattr(learning, "load", second)
     with pytest.raises(LookupError, match="after the second"):
-        run.learn(settings)
-    monkeypatch.setattr(run, "load", no_data)
+        learning.learn(settings)
+    monkeypatch.setattr(learning, "load", no_data)
     with pytest.raises(LookupError, match="data are loaded"):  # the place is free again
-        run.learn(settings)
+        learning.learn(settings)
 
 
 def test_places_that_hold_no_files_are_named_with_their_flag(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "load", no_data)
+    monkeypatch.setattr(learning, "load", no_data)
     file = tmp_path / "file"
     file.write_text("mine")
     for flag, place in (("--out", file), ("--out", file / "below"), ("--cache", file)):
         words = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), flag, str(place)]
         with pytest.raises(SettingsError, match=f"{flag} {place}: expected a folder"):
-            run.learn(parse(words))
+            learning.learn(parse(words))
     with pytest.raises(SettingsError, match="--data .*file: there is no such folder"):
-        Settings(data=file)
+        Settings.of(data=file)
     for flag in ("--out", "--cache", "--data", "--weights"):
         with pytest.raises(SystemExit):
             parse([flag, ""])
@@ -88,7 +91,7 @@ def test_pictures_of_a_folder_train_in_the_size_asked_for(tmp_path):
             for k in range(count):
                 pixels = chance.integers(0, 256, (60, 50, 3), np.uint8) // 2 + 120 * (label == "light")
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pets" / part / label / f"{k}.png")
-    run.main(
+    run_training(
         parse(
             [
                 "--dataset",

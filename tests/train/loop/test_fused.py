@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from train.data.batches import Batches
+from train.learn import learn
 from train.loop.checkpoint import load
 from train.loop.fused import FusingError, fused
 from train.loop.parallel import Group
@@ -18,8 +19,7 @@ from train.loop.phase import Phase, Run, TrainingError, train
 from train.network.architectures import architecture
 from train.network.network import FULL, Network
 from train.phases.find_bits import variant_bits
-from train.run import learn
-from train.settings import parse
+from train.settings.command_line import parse
 
 ARCH = architecture("resnet8", (8, 8, 3), 10)
 COUNT, EPOCHS = 32, 2

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from train.learn import learn
 from train.loop.checkpoint import CheckpointError
 from train.phases.full_precision import FULL_NAME
-from train.run import learn
-from train.settings import parse
+from train.settings.command_line import parse
 
 SMALL = ["--limit", "48", "--batch", "4", "--epochs", "1", "--families", "clean", "--bits", "4", "--workers", "1"]
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from train.data.batches import Batches
+from train.learn import learn
 from train.loop.checkpoint import load
 from train.loop.parallel import Group
 from train.loop.phase import Phase, Run, train
@@ -17,8 +18,9 @@ from train.network.network import FULL, Network, multiplying_in
 from train.network.planes import Planes
 from train.network.relaxed import RELAXED, Mixture, RelaxedNetwork
 from train.phases.find_bits import variant_bits
-from train.run import learn
-from train.settings import Settings, SettingsError, parse
+from train.settings.command_line import parse
+from train.settings.options import SettingsError
+from train.settings.settings import Settings
 
 ARCH = architecture("resnet8", (16, 16, 3), 10)
 LAYERS = len(ARCH.layers)
@@ -138,4 +140,4 @@ def test_a_run_in_it_is_another_run_and_repeats_itself(tmp_path):
 
 def test_a_precision_that_cannot_be_is_refused():
     with pytest.raises(SettingsError, match="--precision: expected one of float32, bfloat16, got 'half'"):
-        Settings(precision="half")
+        Settings.of(precision="half")

@@ -14,6 +14,7 @@ from train.data.batches import Batches
 from train.evidence.evidence import Evidence
 from train.integers.lowering import lower
 from train.kinds.groups import groups_of_families
+from train.learn import learn
 from train.loop.checkpoint import load, part
 from train.network.architectures import Layer, architecture
 from train.network.network import Network, key
@@ -21,8 +22,11 @@ from train.network.weights import load_weights, save_weights
 from train.phases.find_bits import Bits
 from train.phases.joint import private_layers, variants_network
 from train.phases.private import PrivatePhase, _moving
-from train.run import learn, main
-from train.settings import PRIVATE_WEIGHTS, Settings, SettingsError, parse
+from train.run import run_training
+from train.settings.command_line import parse
+from train.settings.options import SettingsError
+from train.settings.settings import Settings
+from train.settings.training import PRIVATE_WEIGHTS
 
 ARCH = architecture("resnet8", (8, 8, 3), 10)
 GIVEN = [
@@ -70,7 +74,7 @@ def test_every_shared_variant_gets_one_for_every_quality(run):
 
 
 def test_of_one_quality_there_are_no_private_variants_and_shared_ones_have_all_steps(run, tmp_path):
-    tensors, state = trained(tmp_path, "--groups", "1")
+    tensors, state = trained(tmp_path, "--kinds", "1")
     assert [v["name"] for v in state["configs"]["variants"]] == ["w4a4", "w2a2"] and state["phase"] == "done"
     steps, ours = (
         [
@@ -178,7 +182,7 @@ def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_pri
     "names, more, told",
     [
         ("w4a4,w4a4-q1", [], "w4a4-q1: --private-epochs makes variants of these names"),
-        ("w4a4,w4a4-q1", ["--groups", "3"], "brings its kinds of quality along, got --groups 3"),
+        ("w4a4,w4a4-q1", ["--kinds", "3"], "brings its kinds of quality along, got --kinds 3"),
     ],
 )
 def test_what_a_file_brings_is_not_made_again(run, tmp_path, names, more, told):
@@ -188,7 +192,7 @@ def test_what_a_file_brings_is_not_made_again(run, tmp_path, names, more, told):
 
 
 def test_no_private_variants_beside_such_as_a_file_brings_where_none_are_asked_for(run, tmp_path):
-    learn(parse([*GIVEN, "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--groups", "1", "--out", str(tmp_path)]))
+    learn(parse([*GIVEN, "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--kinds", "1", "--out", str(tmp_path)]))
     assert [(v.name, v.groups, v.base) for v in read(tmp_path / CONFIGS).variants] == [
         ("w4a4", (), ""),
         ("w4a4-q1", (1,), ""),
@@ -212,7 +216,7 @@ def test_damaged_kinds_of_quality_are_told_before_anything_is_trained(run, tmp_p
     damage(content)
     (tmp_path / CONFIGS).write_text(json.dumps(content))
     with pytest.raises(ConfigsError, match=told):
-        Bits.of(Settings(configs=str(tmp_path / CONFIGS), budget=0.3), ARCH)
+        Bits.of(Settings.of(configs=str(tmp_path / CONFIGS), budget=0.3), ARCH)
 
 
 def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, monkeypatch):
@@ -242,12 +246,12 @@ def test_killed_in_the_private_phase_and_resumed_ends_the_same(tmp_path, run, mo
 
 def test_private_weights_are_own_integers_and_their_bytes_count(tmp_path):
     more = [*SMALL, "--bits", "4", "--test-pictures", "40"]
-    main(parse([*more, "--private-weights", "none", "--out", str(tmp_path / "none")]))
+    run_training(parse([*more, "--private-weights", "none", "--out", str(tmp_path / "none")]))
     stored = {"none": json.loads((tmp_path / "none" / "run.json").read_text())["bytes"]}
     for which in PRIVATE_WEIGHTS[1:]:
         out, layers = tmp_path / which, private_layers(ARCH, which)
         words = [*more, "--private-weights", which, "--private-lr", "0.01", "--out", str(out)]
-        main(parse(words))
+        run_training(parse(words))
         tensors, _ = load(out)
         found = read(out / CONFIGS)
         net = variants_network(parse(words), ARCH, found)
@@ -327,11 +331,11 @@ def test_families_that_all_look_alike_are_one_kind():
 @pytest.mark.parametrize("wrong", ["many", "-1", ""])
 def test_bad_groups_say_what_was_expected(wrong):
     with pytest.raises((SettingsError, SystemExit)):
-        parse(["--groups=" + wrong])
+        parse(["--kinds=" + wrong])
 
 
 def test_pictures_of_unknown_quality_get_private_variants_of_groups_found_without_labels(tmp_path):
-    main(
+    run_training(
         parse(
             [
                 "--limit",
@@ -350,7 +354,7 @@ def test_pictures_of_unknown_quality_get_private_variants_of_groups_found_withou
                 "1",
                 "--private-epochs",
                 "1",
-                "--groups",
+                "--kinds",
                 "2",
                 "--test-pictures",
                 "40",

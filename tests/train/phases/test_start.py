@@ -10,9 +10,10 @@ from PIL import Image
 from train.bits.configs import NAME as CONFIGS
 from train.bits.configs import read
 from train.bits.cost import CostError
+from train.learn import learn
 from train.loop.checkpoint import NAME, CheckpointError, load
-from train.run import learn, main
-from train.settings import parse
+from train.run import run_training
+from train.settings.command_line import parse
 
 DATA = ["--limit", "96", "--batch", "16", "--families", "clean,gaussian_noise", "--workers", "1", "--budget", "0.3"]
 FIRST = [*DATA, "--epochs", "1", "--fp-epochs", "1", "--bits", "4,2", "--private-epochs", "1"]
@@ -45,7 +46,7 @@ def test_networks_and_bits_are_as_at_its_end_without_private_variants(first, tmp
 
 def test_private_and_static_variants_can_have_the_same_start_and_as_many_steps(first, tmp_path):
     steps = []
-    for name, more, count in (("private", (), 6), ("static", ("--groups", "1"), 2)):
+    for name, more, count in (("private", (), 6), ("static", ("--kinds", "1"), 2)):
         tensors, _ = going_on(first, tmp_path / name, "--private-epochs", "2", *more)
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         assert {line["phase"] for line in lines} == {"private", "statistics"}

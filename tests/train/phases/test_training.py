@@ -18,8 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from compile.qdq.importer import load as load_onnx
 from targets.reference import interpreter
-from train import run as train_run
+from train import learn as learning
 from train.data.batches import Batches
+from train.data.datasets import load, spread, thin
 from train.data.views import evaluation_views
 from train.loop import checkpoint
 from train.loop.journal import Journal, JournalError
@@ -28,67 +29,17 @@ from train.loop.phase import Phase, Run, TrainingError, learning_rate, train
 from train.network.architectures import architecture
 from train.network.network import FULL, Network
 from train.network.weights import load_weights
-from train.run import load, main, spread, thin
-from train.settings import Settings, SettingsError, parse
+from train.run import run_training
+from train.settings.command_line import parse
 
-LEARN = "from train.run import learn; from train.settings import parse; import sys; learn(parse(sys.argv[1:]))"
+LEARN = """
+import sys
+from train.learn import learn
+from train.settings.command_line import parse
+learn(parse(sys.argv[1:]))
+"""
 SMALL = ["--limit", "96", "--batch", "32", "--epochs", "2", "--families", "clean,contrast", "--workers", "1"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-
-
-@pytest.mark.parametrize(
-    "wrong,message",
-    [
-        ({"method": "csq", "activation_bits": 5}, "--activation-bits: expected one of --widths 2,3,4,8, got 5"),
-        ({"arch": "resnet9"}, "--arch: expected one of resnet8"),
-        ({"method": "hawq"}, "--method: expected one of fixed, fracbits"),
-        ({"bits": "8,9"}, "--bits: expected widths from 2 to 8"),
-        ({"bits": "4,w4a4"}, "w4a4 is there twice"),
-        ({"bits": "four"}, "got 'four'"),
-        ({"dataset": "mnist"}, "--dataset: expected digits"),
-        ({"dataset": "folder:/nowhere"}, "there is no such folder"),
-        ({"families": "clean,fog"}, "--families: expected different families of clean"),
-        ({"families": "clean,pixelate"}, "pixelate held out as well"),
-        ({"epochs": 0}, "--epochs: expected at least 1"),
-        ({"lr": 0.0}, "--lr"),
-        ({"budget": 1.5}, "--budget"),
-        ({"device": "gpu"}, "--device: expected auto, cpu"),
-        ({"device": "cuda:１"}, "--device: expected auto, cpu"),
-        ({"bits": "８"}, "--bits: expected widths from 2 to 8"),
-        ({"bits": "w８a8"}, "--bits: expected widths"),
-        ({"widths": "2,８"}, "--widths: expected"),
-        ({"groups": "３"}, "--groups: expected families"),
-        ({"target": "nope"}, "--target: expected a target among"),
-        ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
-        ({"seed": 2**63}, "--seed: expected at most 4294967295"),
-        ({"dataset": "folder:"}, "there is no such folder"),
-        ({"size": 48}, "--size: expected 32 for digits"),
-        ({"method": "dqmq", "samples": 65}, "--samples: expected at most the pictures of a step, --batch 64, got 65"),
-        ({"configs": "c.json", "bits": "4"}, "--configs c.json: brings along what --bits would decide"),
-        *(
-            (
-                {"size": side, "dataset": f"folder:{Path(__file__).parent}"},
-                "--size: expected a multiple of 4 from 8 to 128",
-            )
-            for side in (4, 30, 132)
-        ),
-        *(({name: 1}, "expected at least 2, ") for name in ("limit", "selector_pictures", "test_pictures")),
-    ],
-)
-def test_bad_settings_say_what_was_expected(wrong, message):
-    with pytest.raises(SettingsError, match="^--") as error:
-        Settings(**wrong)
-    assert message in str(error.value)
-
-
-def test_command_line_is_made_from_the_fields(capsys):
-    settings = parse(["--bits", "8,w4a8", "--epochs", "3", "--hold-out", "none", "--resume", "--out", "somewhere"])
-    assert settings.uniform == {"w8a8": (8, 8), "w4a8": (4, 8)}
-    assert settings.epochs == 3 and settings.resume and settings.held_out == () and settings.folder.name == "somewhere"
-    assert str(Settings().folder) == os.path.join("runs", "digits-resnet8-fixed")
-    with pytest.raises(SystemExit):
-        parse(["--bits", "1"])
-    assert "expected widths from 2 to 8" in capsys.readouterr().err
 
 
 def some_batches(share=(0, 1), device="cpu") -> Batches:
@@ -274,9 +225,9 @@ def reached(folder, phase: str, step: int) -> bool:
 def test_resume_refuses_other_settings(uninterrupted):
     folder, cache = uninterrupted
     with pytest.raises(checkpoint.CheckpointError, match="bits was '8,4,2' and is '4'"):
-        main(parse([*SMALL, "--out", str(folder), "--cache", str(cache), "--resume", "--bits", "4"]))
+        run_training(parse([*SMALL, "--out", str(folder), "--cache", str(cache), "--resume", "--bits", "4"]))
     with pytest.raises(checkpoint.CheckpointError, match="start without --resume"):
-        main(parse([*SMALL, "--out", str(folder / "other"), "--cache", str(cache), "--resume"]))
+        run_training(parse([*SMALL, "--out", str(folder / "other"), "--cache", str(cache), "--resume"]))
 
 
 def test_resume_brings_lost_and_damaged_files_back(uninterrupted, tmp_path):
@@ -284,7 +235,7 @@ def test_resume_brings_lost_and_damaged_files_back(uninterrupted, tmp_path):
     again = shutil.copytree(folder, tmp_path / "again")
     (again / "full.safetensors").unlink()
     (again / "configs.json").write_text("{")
-    train_run.learn(parse([*SMALL, "--out", str(again), "--cache", str(cache), "--resume"]))
+    learning.learn(parse([*SMALL, "--out", str(again), "--cache", str(cache), "--resume"]))
     for name in ("full.safetensors", "configs.json", "metrics.jsonl"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
@@ -341,15 +292,15 @@ def test_a_run_prints_what_its_files_compute(tmp_path):
             str(tmp_path / "run"),
         ]
     )
-    main(settings)
+    run_training(settings)
     folder = tmp_path / "run"
     records = json.loads((folder / "results.json").read_text())
     assert {"arm", "variant", "family", "severity", "heldout", "pictures", "correct", "cost", "seed", "stderr"} == set(
         records[0]
     )
-    data = thin(load("digits", None, settings.cache), 64)
+    data = thin(load("digits", None, settings.place.cache), 64)
     chosen = spread(len(data.test_y), 20)
-    views = evaluation_views(data.test_x[chosen], ("clean", "jpeg", "contrast", "pixelate"), 0, settings.cache, 1)
+    views = evaluation_views(data.test_x[chosen], ("clean", "jpeg", "contrast", "pixelate"), 0, settings.place.cache, 1)
     about = json.loads((folder / "run.json").read_text())
     for variant in about["variants"]:
         graph = load_onnx(folder / variant["onnx"])

@@ -14,8 +14,8 @@ from train.evidence.evidence import NAME as OUTCOMES
 from train.network.architectures import architecture
 from train.recost import parse as words
 from train.recost import recost
-from train.run import main
-from train.settings import parse
+from train.run import run_training
+from train.settings.command_line import parse
 
 SMALL = [
     "--limit",
@@ -40,7 +40,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "b"  # the name is in the files
-    main(parse([*SMALL, "--out", str(out)]))
+    run_training(parse([*SMALL, "--out", str(out)]))
     return out
 
 
@@ -52,7 +52,7 @@ def files(folder) -> dict[str, bytes]:
 
 def test_another_budget_is_what_training_with_it_gives(run, tmp_path):
     more = ["--budget", "0.2", "--escalate", "--unseen-loss", "0.1"]
-    main(parse([*SMALL, *more, "--out", str(tmp_path / "trained" / "b")]))
+    run_training(parse([*SMALL, *more, "--out", str(tmp_path / "trained" / "b")]))
     recost(**words([str(run), "--out", str(tmp_path / "chosen" / "b"), *more]))
     trained, chosen = (files(tmp_path / name / "b") for name in ("trained", "chosen"))
     assert trained.keys() == chosen.keys() and [k for k in trained if trained[k] != chosen[k]] == []

@@ -15,9 +15,11 @@ from tests.train.network.test_planes import WIDTHS, weights_by_hand
 from tests.train.search.test_search import SMALL, Killed
 from train.bits import configs
 from train.bits.cost import CostError, CostTable, bitops, latency, size
+from train.data.datasets import load, spread, thin
 from train.data.views import evaluation_views
 from train.finish import finish
 from train.integers.lowering import lower
+from train.learn import learn
 from train.loop import checkpoint
 from train.loop.phase import train
 from train.network.architectures import architecture, open_layers
@@ -25,11 +27,10 @@ from train.network.network import Network, key
 from train.network.planes import Planes
 from train.network.relaxed import RELAXED, RelaxedNetwork
 from train.report.write import hardness
-from train.run import learn, load, spread, thin
 from train.search import csq
 from train.search.csq import Depths, budget_loss, exact, mixture, open_variants, start, temperatures
 from train.search.fracbits import uniform_width
-from train.settings import parse
+from train.settings.command_line import parse
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +290,8 @@ def test_the_end_is_sharp_and_nothing_decays(whole):
             assert float((off.abs() / per_variant.w.log_step(k).exp() > 0.01).float().mean()) < 0.01
     rates = {id(p): group["peak"] for group in phase.optimizer.param_groups for p in group["params"]}
     assert {group["weight_decay"] for group in phase.optimizer.param_groups} == {0}
-    assert rates[id(phase.net["depths"].depth)] == settings.policy_lr
-    assert all(rates[id(per_variant.w.positive)] == settings.lr for per_variant in open_variants(net))
+    assert rates[id(phase.net["depths"].depth)] == settings.bits.policy_lr
+    assert all(rates[id(per_variant.w.positive)] == settings.training.lr for per_variant in open_variants(net))
 
 
 def test_what_a_search_leaves(whole):
@@ -316,8 +317,8 @@ def test_report_says_whether_planes_were_sharp_enough(gap, told):
 def test_files_compute_what_the_run_says(whole):
     folder, cache, student, *_ = whole
     settings = parse(options(folder, cache))
-    data = thin(load("digits", None, cache), settings.limit)
-    chosen = spread(len(data.test_y), settings.test_pictures)
+    data = thin(load("digits", None, cache), settings.data.limit)
+    chosen = spread(len(data.test_y), settings.judging.test_pictures)
     views = evaluation_views(data.test_x[chosen], ("clean", "contrast", "pixelate"), 0, cache, 1)
     results = json.loads((folder / "results.json").read_text())
     for variant in json.loads((folder / "run.json").read_text())["variants"]:

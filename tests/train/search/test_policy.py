@@ -25,7 +25,7 @@ from train.search.dqmq import PolicyPhase, Quality, reduce
 from train.search.policy import Policy, log_probability, policy_gradient, sample
 from train.search.reduction import clusters, configurations, items, k_medoids, within
 from train.search.shared import Search
-from train.settings import Settings
+from train.settings.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_policy_learns_which_quality_needs_bits(table, tmp_path, needy, detached
             labels[order[0][step * batch :][:batch]],
         )
     )
-    settings = Settings(method="dqmq", budget=0.4, policy_gradient=2.0 if detached else 0.5, policy_lr=0.05)
+    settings = Settings.of(method="dqmq", budget=0.4, policy_gradient=2.0 if detached else 0.5, policy_lr=0.05)
     net = nn.ModuleDict({"open": Needy(needy, WIDTHS, detached), "policy": Policy(LAYERS, WIDTHS, 1)})
     given = types.SimpleNamespace(settings=settings, table=table)
     phase = PolicyPhase("search", net, ("task", "policy"), steps * batch // count, 0.01, None, search=given)
@@ -200,7 +200,7 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
     group = (q[..., 0] > 0).long()
     centres = torch.stack([q[group == g].mean(0) for g in (0, 1)])
     quality = Quality(q, group, centres, torch.tensor([0.5, 0.5]))
-    settings = Settings(method="dqmq", budget=0.3, variants=4, levels=levels)
+    settings = Settings.of(method="dqmq", budget=0.3, variants=4, levels=levels)
     found = distinct(reduce(Search(settings, None, None, None, None, None, table, None), policy, quality))
     (shared,) = (v for v in found if v.name.startswith("shared"))
     assert shared.cost <= 0.3 and shared.groups == () and 3 <= len(found) <= 4
@@ -213,7 +213,7 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
 
 def test_more_groups_than_pictures_are_refused():
     check_count("families", 3), check_count("3", 3), check_count("0", 3)
-    with pytest.raises(ValueError, match="--groups 4: expected at most 3"):
+    with pytest.raises(ValueError, match="--kinds 4: expected at most 3"):
         check_count("4", 3)
-    with pytest.raises(ValueError, match="--groups 9000: expected at most 8192"):
+    with pytest.raises(ValueError, match="--kinds 9000: expected at most 8192"):
         check_count("9000", 10000)

@@ -11,13 +11,13 @@ from compile.qdq.exporter import to_onnx
 from train.bits import configs
 from train.data.batches import generator
 from train.integers.lowering import lower
+from train.learn import learn
 from train.loop import checkpoint
 from train.network.architectures import architecture, open_layers
 from train.phases.full_precision import FULL_NAME
-from train.run import learn
 from train.search import fracbits, ilp
 from train.search.shared import Search
-from train.settings import parse
+from train.settings.command_line import parse
 
 GIVEN = [
     "--limit",
@@ -53,8 +53,8 @@ def learned(folder, cache, method, *more):
     [
         ("fracbits", ()),
         ("ilp", ("--variants", "2")),
-        ("dqmq", ("--groups", "2")),
-        ("dqmq", ("--groups", "2", "--quantizer", "csq")),
+        ("dqmq", ("--kinds", "2")),
+        ("dqmq", ("--kinds", "2", "--quantizer", "csq")),
     ],
 )
 def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method, more):
@@ -103,7 +103,7 @@ def test_losses_kept_are_those_of_the_bits_kept(tmp_path, monkeypatch, method, m
 
     monkeypatch.setattr(module, "judge", judge)
     settings, _ = learned(tmp_path / "run", tmp_path, method, "--cost", "latency", "--target", "x86", "--budget", "0.9")
-    layers = open_layers(architecture(settings.arch, (8, 8, 3), 10))
+    layers = open_layers(architecture(settings.network.arch, (8, 8, 3), 10))
     for v in configs.read(tmp_path / "run" / configs.NAME).variants:
         assert v.loss == judged[tuple(tuple(v.bits[layer.name]) for layer in layers)]
 
@@ -122,7 +122,7 @@ def test_a_search_learns_from_the_teacher_given(tmp_path):
     save_file({k: -v if v.ndim > 1 else v for k, v in load_file(own).items()}, other)
     searched = []
     for name, teacher in ("alone", None), ("same", own), ("taught", other):
-        more = () if teacher is None else ("--teacher", str(teacher), "--teacher-arch", settings.arch)
+        more = () if teacher is None else ("--teacher", str(teacher), "--teacher-arch", settings.network.arch)
         learned(tmp_path / name, tmp_path, "fracbits", "--weights", str(own), "--fp-epochs", "0", *more)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         searched.append([json.loads(line) for line in lines if '"search"' in line])
