@@ -80,7 +80,7 @@ def test_killed_and_resumed_ends_the_same_and_no_longer_needs_its_start(first, t
 
 
 def test_its_run_is_evaluated_and_exported_like_any_other(first, tmp_path):
-    main(
+    run_training(
         parse([*DATA, "--start", str(first), "--private-epochs", "1", "--test-pictures", "20", "--out", str(tmp_path)])
     )
     about = json.loads((tmp_path / "run.json").read_text())
