@@ -63,8 +63,7 @@ def _learn(settings: Settings, device: torch.device, group: Group, saved):
         seed=settings.training.seed,
         flip=settings.data.mirrored,
         device=device,
-        share=(group.rank, group.processes),
-    )
+    ).for_process(group.rank, group.processes)
     run = Run(
         settings.folder,
         record,

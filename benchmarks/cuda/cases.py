@@ -35,9 +35,9 @@ from targets.kernel import Call, Entry, Kernel, Layout, Sizes, Step
 from targets.reference import interpreter
 from targets.reference.graph import Graph, macs
 from targets.reference.nodes import Conv, Rescale, Tensor
-from train.data.datasets import DATA_SIDE, SUFFIXES
 from train.data.datasets import load as load_data
-from train.data.names import FAMILIES
+from train.data.folder import SUFFIXES
+from train.data.names import DATA_SIDE, FAMILIES
 from train.data.views import MIXED_SEED, mixed_views
 from train.integers.evaluate import evaluate
 from train.settings.training import CACHE

@@ -216,9 +216,9 @@ real = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def cifar():
-    from train.data.datasets import cifar10
+    from train.data.cifar10 import read_cifar10
 
-    data = cifar10(Path(CIFAR10))
+    data = read_cifar10(Path(CIFAR10))
     return data.train_x[:500], data.test_x[:1000], data.test_y[:1000]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from runtime.pictures.files import PictureError, pictures_in, read_picture
-from train.data.datasets import DataError
-from train.data.datasets import read_picture as read_training_picture
+from train.data.dataset import DataError
+from train.data.folder import read_picture as read_training_picture
 
 PIL, ImageOps = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps")
 SIZES = [(1, 1), (1, 7), (13, 5), (32, 32), (40, 31)]

@@ -42,15 +42,8 @@ def curves(group: Group) -> dict[str, list[float]]:
     chance = np.random.default_rng(0)
     views = chance.integers(0, 256, (1, COUNT // 2, SIDE, SIDE, 3), np.uint8).repeat(2, 1)
     batches = Paired(
-        views,
-        chance.integers(0, 10, COUNT),
-        batch=BATCH,
-        pictures=0,
-        seed=0,
-        flip=True,
-        device=torch.device("cpu"),
-        share=(group.rank, group.processes),
-    )
+        views, chance.integers(0, 10, COUNT), batch=BATCH, pictures=0, seed=0, flip=True, device=torch.device("cpu")
+    ).for_process(group.rank, group.processes)
     torch.manual_seed(0)
     teacher = Network(ARCH, {}).double()
     student = Network(ARCH, {"w4a4": variant_bits(ARCH, 4, 4)}).double()

@@ -1,28 +1,42 @@
-"""Training batches of degraded pictures; which and how is a pure function of (seed, phase, epoch, step)."""
+"""Training batches of degraded pictures; which pictures, and how cropped, follows from (seed, phase, epoch, step)."""
 
 import copy
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Order = tuple[Tensor, Tensor]  # pictures and families, int64 each, a batch after the other
-OWN = 0.75  # share of an order's pictures that are of its own quality, the rest being of all
+OWN_SHARE = 0.75  # share of an order's pictures that are drawn from the views named for it; the rest are of all views
+REACH = 8  # pictures are shifted by up to their side / REACH pixels
 
 
 def generator(*parts) -> torch.Generator:
-    """A generator seeded by a hash of its arguments, the same on every machine; there is no other source of chance."""
+    """Returns a generator seeded by a hash of its arguments, the same on every machine; all chance comes from such."""
     seed = zlib.crc32(repr(parts).encode()) << 32 | zlib.crc32(repr(parts[::-1]).encode())
     return torch.Generator().manual_seed(seed & (1 << 63) - 1)
 
 
-class Batches:
-    """Epochs over pictures that each exist in several families: each picture once an epoch, families in equal shares.
+class Order(NamedTuple):
+    """Which views an epoch goes through, one batch after the other: pictures and families, int64 [pictures] each."""
 
-    views: uint8 [F, N, H, W, 3], labels: int64 [N]. A batch is cropped after reflection by an eighth of the side, and
-    mirrored where `flip`. `share` (rank, processes): which part of every batch this process takes.
+    pictures: Tensor
+    families: Tensor
+
+    @classmethod
+    def from_views(cls, views: Tensor, count: int) -> "Order":
+        """Returns the order of views numbered family * count + picture, int64 [pictures]."""
+        return cls(views % count, views // count)
+
+
+class Batches:
+    """Batches of pictures that each exist in several degradation families, F views of N pictures.
+
+    views: uint8 [F, N, H, W, 3], in memory or mapped from a file; labels: int64 [N]; batch: pictures per step;
+    pictures: per epoch, 0 for all. A batch is shifted by up to an eighth of its side, which reflection fills, and
+    mirrored at random where `flip`.
     """
 
     def __init__(
@@ -35,59 +49,74 @@ class Batches:
         seed: int,
         flip: bool,
         device: torch.device,
-        share: tuple[int, int] = (0, 1),
     ):
         self.families, self.count, self.height, self.width = views.shape[:4]
-        self.views = torch.tensor(views, device=device) if device.type == "cuda" else views
-        self.labels, self.device = torch.tensor(labels, device=device), device
+        self.views: Tensor | np.ndarray = torch.tensor(views, device=device) if device.type == "cuda" else views
+        self.labels = torch.tensor(labels, device=device)
+        self.device = device
         self.pictures = min(pictures or self.count, self.count)
-        self.batch, self.seed, self.flip, self.share = min(batch, self.pictures), seed, flip, share
+        self.batch = min(batch, self.pictures)
+        self.seed = seed
+        self.flip = flip
+        self.rank, self.processes = 0, 1
+
+    def for_process(self, rank: int, processes: int) -> "Batches":
+        """Returns the same batches, of which this process takes every `processes`-th picture from the rank-th on."""
+        part = copy.copy(self)
+        part.rank, part.processes = rank, processes
+        return part
+
+    def alone(self) -> "Batches":
+        """Returns the same batches, each whole in this process."""
+        return self.for_process(0, 1)
 
     @property
     def steps(self) -> int:
-        """An epoch's; what does not fill a batch is left for another epoch's order."""
+        """How many batches an epoch has; pictures that do not fill a last one are left out of this epoch."""
         return self.pictures // self.batch
 
-    def order(self, phase: str, epoch: int, own: Tensor | None = None, share: float = OWN) -> Order:
-        """Pictures and families, int64 [pictures] each.
+    def order(self, phase: str, epoch: int, own: Tensor | None = None, own_share: float = OWN_SHARE) -> Order:
+        """Returns an epoch's order, in which every picture comes once, its family changing from epoch to epoch.
 
-        own: bool [F, N], views of which `share` of the pictures shall be; None for every picture once, families in
-        turn.
+        own: bool [F, N], views from which a share `own_share` of the pictures is drawn instead; None for no such views.
         """
         chance = generator(self.seed, phase, epoch)
-        order = torch.randperm(self.count, generator=chance)[: self.pictures]
+        pictures = torch.randperm(self.count, generator=chance)[: self.pictures]
         families = (torch.arange(self.pictures) + epoch) % self.families
         if own is None:
-            return order, families
+            return Order(pictures, families)
         views = own.flatten().nonzero()[:, 0]
-        drawn = views[torch.randint(len(views), (self.pictures,), generator=chance)]
-        mine = torch.rand(self.pictures, generator=chance) < share
-        return torch.where(mine, drawn % self.count, order), torch.where(mine, drawn // self.count, families)
+        drawn = Order.from_views(views[torch.randint(len(views), (self.pictures,), generator=chance)], self.count)
+        is_own = torch.rand(self.pictures, generator=chance) < own_share
+        return Order(torch.where(is_own, drawn.pictures, pictures), torch.where(is_own, drawn.families, families))
 
-    def alike(self, phase: str, epoch: int, groups: Tensor) -> tuple[Order, Tensor]:
-        """An order whose batches are each of one quality, and their groups int64 [steps]; groups: int64 [F, N].
+    def alike(self, phase: str, epoch: int, kinds: Tensor) -> tuple[Order, Tensor]:
+        """Returns an order whose batches are each of one kind of quality, and the kind of each batch, int64 [steps].
 
-        A group has as many batches as it has views, but for rounding.
+        kinds: int64 [F, N], of every view. A kind has as many batches as it has views, but for rounding.
         """
-        chance, flat = generator(self.seed, phase, epoch), groups.flatten()
-        sizes = torch.bincount(flat)
-        places = (torch.arange(self.steps) + torch.rand((), generator=chance)) * len(flat) / self.steps
-        of = torch.bucketize(places, sizes.cumsum(0), right=True).clamp(max=len(sizes) - 1)
-        of = of[torch.randperm(self.steps, generator=chance)]
+        chance = generator(self.seed, phase, epoch)
+        kind_of_view = kinds.flatten()
+        sizes = torch.bincount(kind_of_view)
+        places = (torch.arange(self.steps) + torch.rand((), generator=chance)) * len(kind_of_view) / self.steps
+        kind_of_batch = torch.bucketize(places, sizes.cumsum(0), right=True).clamp(max=len(sizes) - 1)
+        kind_of_batch = kind_of_batch[torch.randperm(self.steps, generator=chance)]
         views = torch.empty(self.steps, self.batch, dtype=torch.int64)
-        for group in of.unique().tolist():
-            members = (flat == group).nonzero()[:, 0]
-            rounds = -(-int((of == group).sum()) * self.batch // len(members))
+        for kind in kind_of_batch.unique().tolist():
+            members = (kind_of_view == kind).nonzero()[:, 0]
+            wanted = int((kind_of_batch == kind).sum()) * self.batch
+            rounds = -(-wanted // len(members))
             drawn = torch.cat([members[torch.randperm(len(members), generator=chance)] for _ in range(rounds)])
-            views[of == group] = drawn[: int((of == group).sum()) * self.batch].view(-1, self.batch)
-        return (views.flatten() % self.count, views.flatten() // self.count), of
+            views[kind_of_batch == kind] = drawn[:wanted].view(-1, self.batch)
+        return Order.from_views(views.flatten(), self.count), kind_of_batch
 
     def get(self, order: Order, phase: str, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """(pictures uint8 [B, H, W, 3], labels int64 [B]) on the device."""
-        rank, processes = self.share
-        chosen = slice(step * self.batch + rank, (step + 1) * self.batch, processes)
-        rows, columns = (t[rank::processes] for t in self._places(generator(self.seed, phase, epoch, step)))
-        picture, family = order[0][chosen], order[1][chosen]
+        """Returns one batch on the device: pictures uint8 [B, H, W, 3] and labels int64 [B], this process's part."""
+        pictures, families = order
+        chosen = slice(step * self.batch + self.rank, (step + 1) * self.batch, self.processes)
+        picture, family = pictures[chosen], families[chosen]
+        rows, columns = self._places(generator(self.seed, phase, epoch, step))
+        rows, columns = rows[self.rank :: self.processes], columns[self.rank :: self.processes]
         if isinstance(self.views, np.ndarray):
             # Whole pictures first: a file's pages are read once each.
             whole = torch.from_numpy(self.views[family.numpy(), picture.numpy()])
@@ -98,13 +127,14 @@ class Batches:
         return self.views[place], self.labels[picture]
 
     def sample(self, count: int, own: Tensor | None = None) -> Tensor:
-        """Pictures uint8 [count, H, W, 3] on the device as they are, spread over the data set, families in turn.
+        """Returns pictures uint8 [count, H, W, 3] as they are, spread over the data set, families in turn.
 
-        own: bool [F, N], the only views to take, where it is given.
+        own: bool [F, N], the only views to take; None for all. They lie on the device.
         """
-        picture = np.linspace(0, self.count - 1, min(count, self.count)).astype(np.int64)
-        family = np.arange(len(picture)) % self.families
-        if own is not None:
+        if own is None:
+            picture = np.linspace(0, self.count - 1, min(count, self.count)).astype(np.int64)
+            family = np.arange(len(picture)) % self.families
+        else:
             views = own.flatten().nonzero()[:, 0].numpy()
             views = views[np.linspace(0, len(views) - 1, min(count, len(views))).astype(np.int64)]
             family, picture = views // self.count, views % self.count
@@ -113,32 +143,29 @@ class Batches:
         return self.views[torch.from_numpy(family), torch.from_numpy(picture)]
 
     def views_numpy(self) -> np.ndarray:
-        """uint8 [F, N, H, W, 3]."""
+        """Returns all views, uint8 [F, N, H, W, 3]."""
         return self.views if isinstance(self.views, np.ndarray) else self.views.cpu().numpy()
 
-    def alone(self) -> "Batches":
-        """The same, with whole batches for this process."""
-        other = copy.copy(self)
-        other.share = (0, 1)
-        return other
-
     def _places(self, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which row and column of its picture each pixel of the batch comes from: int64 [batch, H], [batch, W]."""
-        places = []
-        for size in (self.height, self.width):
-            reach = size // 8
-            start = torch.randint(-reach, reach + 1, (self.batch, 1), generator=chance)
-            place = (torch.arange(size) + start).abs()
-            places.append(torch.where(place >= size, 2 * (size - 1) - place, place))
+        """Returns the row and column that each pixel of a batch comes from: int64 [batch, H], [batch, W]."""
+        rows = self._shifted(self.height, chance)
+        columns = self._shifted(self.width, chance)
         if self.flip:
             mirrored = torch.rand(self.batch, 1, generator=chance) < 0.5
-            places[1] = torch.where(mirrored, places[1].flip(1), places[1])
-        return places[0], places[1]
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        return rows, columns
+
+    def _shifted(self, size: int, chance: torch.Generator) -> Tensor:
+        """Returns 0 .. size - 1, shifted at random and reflected at the edges, once a picture: int64 [batch, size]."""
+        reach = size // REACH
+        shift = torch.randint(-reach, reach + 1, (self.batch, 1), generator=chance)
+        place = (torch.arange(size) + shift).abs()
+        return torch.where(place >= size, 2 * (size - 1) - place, place)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held:
-    """Pictures kept from training, uint8 [N, H, W, 3] of mixed quality, and labels int64 [N]: to compare by."""
+    """Pictures kept from training, by which networks are compared: uint8 [N, H, W, 3], and labels int64 [N]."""
 
     pictures: np.ndarray
     labels: np.ndarray

@@ -1,10 +1,14 @@
-"""The names of data sets and degradation families, which a command line is checked against before anything loads."""
+"""Names of data sets and degradation families, which settings are checked against before anything heavy is imported.
 
-DATASETS = ("digits", "cifar10")  # that bitgrade knows by name; "folder:PATH" is a user's own
+A degradation family is one way in which pictures lose quality, such as noise, blur or JPEG; a severity, 1 to 5, says
+how much of it a picture has lost. "clean" is the family without any loss.
+"""
+
+DATASETS = ("digits", "cifar10")  # known by name; "folder:PATH" is a user's own
 FOLDER = "folder:"
 DATA_SIDE = 32  # pixels: the side of the pictures of digits and cifar10
 
-# Degradation families, in the order in which reports show them. The first nine have the constants of degradations.py.
+# In the order in which reports show them. Their constants are in degradations.py.
 DEGRADATIONS = (
     "gaussian_noise",
     "shot_noise",
@@ -17,6 +21,6 @@ DEGRADATIONS = (
     "pixelate",
 )
 FAMILIES = ("clean", *DEGRADATIONS)
-# Each held-out family is a step further from what training sees: shot noise is noise of another law, motion blur is
-# blur with a direction, and pixelation has no relative at all, so only the selector's fallback can treat it well.
+# Tested with, never trained with. Each is a step further from the others: shot noise is noise of another law, motion
+# blur is blur with a direction, and pixelation has no relative at all, so only the selector's fallback can treat it.
 HELD_OUT = ("shot_noise", "motion_blur", "pixelate")

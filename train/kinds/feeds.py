@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from runtime.choice.quality import features
 from train.bits.configs import Configs
-from train.data.batches import OWN, Batches, Held
+from train.data.batches import OWN_SHARE, Batches, Held
 from train.kinds.groups import Groups, view_features
 from train.loop.phase import Run
 from train.network.network import Network
@@ -52,7 +52,7 @@ def accuracy(net: Network, variant: str, held: Held, batches: Batches) -> float:
 
 
 @torch.no_grad()
-def reestimate(run: Run, batches: Batches, student: Network, fed: list[Feed], share: float = OWN) -> None:
+def reestimate(run: Run, batches: Batches, student: Network, fed: list[Feed], share: float = OWN_SHARE) -> None:
     """Replaces a variant's running statistics, which lag behind the weights, by fresh means where accuracy gains.
 
     share: of a feed's own views among its pictures. Every process does the same with whole batches.

@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -174,4 +175,4 @@ def test_severity_rises(family):
     x = np.stack([picture(seed=k) for k in range(20)])
     views = [np.stack([degrade(p, family, s, k) for k, p in enumerate(x)]) for s in SEVERITIES]
     errors = [np.abs(v.astype(int) - x).mean() for v in views]
-    assert all(a < b * 1.001 for a, b in zip(errors, errors[1:], strict=False)) and errors[-1] > 1.3 * errors[0]
+    assert all(a < b * 1.001 for a, b in pairwise(errors)) and errors[-1] > 1.3 * errors[0]

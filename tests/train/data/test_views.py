@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data import degradations as module
-from train.data import views
-from train.data.datasets import Dataset
+from train.data import degradations, views
+from train.data.dataset import Dataset
 from train.data.degradations import degrade
 from train.data.names import FAMILIES
 from train.data.views import evaluation_views, mixed_views, severities, training_views
@@ -63,9 +62,13 @@ def test_views_do_not_depend_on_workers_or_chunks(tmp_path, monkeypatch):
 
 def test_the_cache_is_used_and_knows_what_it_holds(tmp_path, monkeypatch):
     data, made = dataset(), []
-    monkeypatch.setattr(views, "degradations", module)
-    original = module.degrade
-    monkeypatch.setattr(module, "degrade", lambda *a: made.append(1) or original(*a))
+    original = degradations.degrade
+
+    def degrade_and_count(*arguments):
+        made.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(degradations, "degrade", degrade_and_count)
 
     def count(*arguments, **change):
         made.clear()
@@ -77,7 +80,7 @@ def test_the_cache_is_used_and_knows_what_it_holds(tmp_path, monkeypatch):
     assert count(data, families, 1) == 140 and count(data, families[::-1], 0) == 140
     other = Dataset("test", data.labels, data.train_x[:, ::-1].copy(), *list(vars(data).values())[3:])
     assert count(other, families, 0) == 140
-    monkeypatch.setattr(module, "VERSION", 99)
+    monkeypatch.setattr(degradations, "VERSION", 99)
     assert count(data, families, 0) == 140
     assert {p.suffix for p in tmp_path.iterdir()} == {".npy", ".json"} and len(list(tmp_path.iterdir())) == 10
 

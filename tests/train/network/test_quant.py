@@ -1,5 +1,7 @@
 """Fake quantization: its forward pass against the definition, its gradients against LSQ's equations."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -80,7 +82,7 @@ def test_stream_steps_are_rational_multiples_of_one_base():
     for index, top in enumerate((3.0, 5.5, 1.2, 1.3)):
         stream.fit(index, torch.linspace(0, top, 4096).view(1, 1, 64, 64))
     steps = [float(stream.step(i).detach()) for i in range(4)]
-    ratios = [a / b for a, b in zip(steps, steps[1:], strict=False)]
+    ratios = [a / b for a, b in pairwise(steps)]
     assert ratios == pytest.approx((stream.n / stream.d)[1:].tolist(), rel=1e-6)
     for step, top in zip(steps, (3.0, 5.5, 1.2, 1.3), strict=True):
         assert 0.7 < step * 255 / top < 1.5

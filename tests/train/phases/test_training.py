@@ -47,8 +47,8 @@ def some_batches(share=(0, 1), device="cpu") -> Batches:
     views = rng.integers(0, 256, (3, 50, 16, 16, 3), np.uint8)
     views[:, :, 0, 0, 0] = np.arange(50)
     return Batches(
-        views, np.arange(50), batch=8, pictures=0, seed=3, flip=True, device=torch.device(device), share=share
-    )
+        views, np.arange(50), batch=8, pictures=0, seed=3, flip=True, device=torch.device(device)
+    ).for_process(*share)
 
 
 def test_batches_are_a_function_of_seed_epoch_and_step():

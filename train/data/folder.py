@@ -1,0 +1,80 @@
+"""Reads a folder of pictures, one sub-folder a class, as a data set; and single picture files, as a device does."""
+
+from pathlib import Path
+
+import numpy as np
+
+from runtime.pictures.arrays import as_picture, of_pillow, resize
+from train.data.dataset import DataError, Dataset
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def read_folder(path: Path, size: int) -> Dataset:
+    """Returns PATH/train/CLASS/*, PATH/val/CLASS/* and PATH/test/CLASS/*, resized to size x size pixels.
+
+    Without PATH/test every second picture of PATH/val is a test picture. Raises DataError where a folder is absent or
+    empty, val/ or test/ has a class that train/ lacks, or a file is no picture.
+    """
+    labels = _class_names(_subfolder(path, "train"))
+    if len(labels) < 2:
+        raise DataError(f"{path / 'train'}: expected a sub-folder for each of at least two classes, got {list(labels)}")
+    train = _read_part(path / "train", labels, size)
+    val = _read_part(_subfolder(path, "val"), labels, size)
+    note = f"all pictures were resized to {size}x{size}"
+    if (path / "test").is_dir():
+        test = _read_part(path / "test", labels, size)
+    else:
+        val, test = _halve(*val, path)
+        note += f", and half of val/ became the test set, for there is no folder {path / 'test'}"
+    return Dataset(path.name, labels, *train, *val, *test, note)
+
+
+def _subfolder(path: Path, name: str) -> Path:
+    """Returns a sub-folder that has to be there. Raises DataError where it is not."""
+    if not (path / name).is_dir():
+        raise DataError(f"{path / name}: no such folder; expected {path}/train/CLASS/*.png and {path}/val/CLASS/*.png")
+    return path / name
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """Returns the names of all sub-folders that are not hidden, sorted."""
+    return tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def _read_part(path: Path, labels: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pictures uint8 [N, size, size, 3] and labels int64 [N], in order of class and file name."""
+    extra = [name for name in _class_names(path) if name not in labels]
+    if extra:
+        raise DataError(f"{path}: classes {extra} are not in train/, which has {list(labels)}")
+    x, y = [], []
+    for index, label in enumerate(labels):
+        files = sorted(p for p in (path / label).glob("*") if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError(f"{path / label}: expected pictures ({', '.join(SUFFIXES)}), found none")
+        x += [resize(read_picture(file), (size, size)) for file in files]
+        y += [index] * len(files)
+    return np.stack(x), np.array(y, np.int64)
+
+
+def _halve(x: np.ndarray, y: np.ndarray, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Splits a part in two, pictures [N, H, W, 3] and labels [N] each: every second picture of each class."""
+    if np.bincount(y).min() < 2:
+        raise DataError(f"{path / 'val'}: expected two pictures a class, or a folder {path / 'test'}")
+    place_in_class = np.arange(len(y)) - np.searchsorted(y, y)  # pictures are in order of class
+    return [(x[place_in_class % 2 == k], y[place_in_class % 2 == k]) for k in (0, 1)]
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Returns the RGB picture of a file, uint8 [H, W, 3].
+
+    It is turned upright as the camera noted; of 16 bits the upper 8 count. Raises DataError, which names the file, for
+    one that is no picture.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            return as_picture(of_pillow(ImageOps.exif_transpose(image)))
+    except Exception as error:  # each of Pillow's many readers raises kinds of its own at damaged files
+        raise DataError(f"{path}: not a picture that can be read ({error}); repair or remove it") from error
