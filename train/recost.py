@@ -43,7 +43,7 @@ def recost(run: Path, out: Path, **changes) -> Path:
         raise ValueError(
             f"--out {out}: expected a new folder, or one of an earlier recost, got a trained run's; name another"
         )
-    about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.NAME)
+    about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.CONFIGS_FILE)
     settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
     missing = sorted(set(CHANGED) - set(settings))
     if missing:
@@ -59,7 +59,10 @@ def recost(run: Path, out: Path, **changes) -> Path:
     costs = {"cost": settings["cost"], "target": target, "budget": settings["budget"]}
     # A Pareto list is one in the cost it was found by; in another, some are beaten and the order may be another.
     found = replace(
-        found, about={**found.about, **costs}, variants=priced(found.variants), seen=configs.pareto(priced(found.seen))
+        found,
+        about={**found.about, **costs},
+        variants=priced(found.variants),
+        pareto=configs.pareto_front(priced(found.pareto)),
     )
     prices = {v.name: v.cost for v in found.variants}
     _check_names(run, prices, evidence, about)
@@ -136,7 +139,7 @@ def _check_names(run: Path, prices: dict[str, float], evidence: Evidence, about:
     ):
         if set(given) != set(prices):
             raise ValueError(
-                f"{run}: expected the variants of {configs.NAME} in {name}, got others "
+                f"{run}: expected the variants of {configs.CONFIGS_FILE} in {name}, got others "
                 f"({', '.join(sorted(set(given) ^ set(prices))[:3])}); the files are of different runs"
             )
 

@@ -120,7 +120,7 @@ def gather(
 def _groups(settings: Settings, found: Configs) -> Groups | None:
     """The groups that were found without labels; None where a picture's family says its kind."""
     by_family = settings.private.kinds == BY_FAMILY and len(settings.data.training_families) > 1
-    return None if by_family or not found.groups else Groups.from_dict(found.groups)
+    return None if by_family or not found.kinds else Groups.from_dict(found.kinds)
 
 
 def digest(graphs: dict[str, Graph], *arrays: np.ndarray) -> str:

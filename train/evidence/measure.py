@@ -6,21 +6,21 @@ from dataclasses import fields
 import numpy as np
 
 from targets.reference.graph import Graph, macs
-from train.bits.configs import Variant
+from train.bits.configs import Configuration
 from train.evidence.evidence import Evidence, Measured, Place
 from train.evidence.outcomes import Outcomes
 from train.kinds.groups import Groups
 from train.network.network import FULL, Network
-from train.network.statistics import float_correct
+from train.network.statistics import check_float_answers
 
 Views = dict[Place, np.ndarray]  # (family, severity) -> uint8 [N, H, W, 3]
 
 
-def measured(variant: Variant, graph: Graph, cost: float) -> Measured:
+def measured(variant: Configuration, graph: Graph, cost: float) -> Measured:
     """What is to be known of a variant; cost: of 8 bits everywhere, as the run counts it."""
     bits, counts = graph.bit_config(), macs(graph)
     w_bits, a_bits = (sum(n * bits[name][k] for name, n in counts.items()) / sum(counts.values()) for k in (0, 1))
-    return Measured(variant.name, variant.method, cost, w_bits, a_bits, variant.groups, variant.base)
+    return Measured(variant.name, variant.method, cost, w_bits, a_bits, variant.kinds, variant.base)
 
 
 def measure(
@@ -50,7 +50,7 @@ def measure(
     test = _joined(
         [answered(f"test-{family}-{severity}", pictures, labels) for (family, severity), pictures in views.items()]
     )
-    full = [float_correct(teacher, FULL, pictures, labels, device) for pictures in views.values()]
+    full = [check_float_answers(teacher, FULL, pictures, labels, device) for pictures in views.values()]
     families_of = np.repeat(np.arange(families), count)
     kinds = families_of if groups is None else groups.of(learned.features)
     return Evidence(

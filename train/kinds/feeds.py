@@ -13,7 +13,7 @@ from train.data.batches import OWN_SHARE, Batches, Held
 from train.kinds.groups import Groups, view_features
 from train.loop.phase import Run
 from train.network.network import Network
-from train.network.statistics import float_correct, plain_means
+from train.network.statistics import average_statistics, check_float_answers
 
 REESTIMATION_STEPS = 32  # batches whose statistics replace the running ones, where that pays
 
@@ -29,13 +29,13 @@ class Feed:
 
 def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
     """One for each set of quality groups that variants are for; judged on all held pictures where none is of theirs."""
-    if all(not v.groups for v in found.variants):
+    if all(not v.kinds for v in found.variants):
         return [Feed(tuple(v.name for v in found.variants), None, held)]
-    groups, out = Groups.from_dict(found.groups), []
+    groups, out = Groups.from_dict(found.kinds), []
     of_view = groups.of(view_features(batches.views_numpy()))
     of_held = groups.of(features(held.pictures))
-    for mine in sorted({v.groups for v in found.variants}):
-        variants = tuple(v.name for v in found.variants if v.groups == mine)
+    for mine in sorted({v.kinds for v in found.variants}):
+        variants = tuple(v.name for v in found.variants if v.kinds == mine)
         own, some = np.isin(of_view, mine), np.isin(of_held, mine)
         out.append(
             Feed(
@@ -48,7 +48,7 @@ def feeds(found: Configs, batches: Batches, held: Held) -> list[Feed]:
 
 
 def accuracy(net: Network, variant: str, held: Held, batches: Batches) -> float:
-    return float(float_correct(net, variant, held.pictures, held.labels, batches.device).mean())
+    return float(check_float_answers(net, variant, held.pictures, held.labels, batches.device).mean())
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def reestimate(run: Run, batches: Batches, student: Network, fed: list[Feed], sh
             norms = [norm for norm in ends if isinstance(norm, nn.BatchNorm2d)]
             before, kept = accuracy(student, name, feed.held, batches), [copy.deepcopy(m.state_dict()) for m in norms]
             student.train()
-            with plain_means(norms):
+            with average_statistics(norms):
                 for step in range(min(REESTIMATION_STEPS, batches.steps)):
                     student(batches.get(order, "statistics", 0, step)[0], name)
             after = accuracy(student, name, feed.held, batches)

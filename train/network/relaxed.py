@@ -1,204 +1,201 @@
-"""A network whose widths are still open: every layer mixes several quantizers and runs one convolution all the same.
+"""A network whose widths are still open: every layer mixes several quantizers and yet runs one convolution.
 
-W^ = sum_b y_b Q_b(W) and A^ = sum_b y_b Q_b(A), one learned step per (layer, width) (LSQ) and one batch norm per layer,
-or one per quality group. Where y is one-hot only the chosen width is computed.
+    W^ = sum_b y_b Q_b(W),   A^ = sum_b y_b Q_b(A)
+
+with shares y of the candidate widths b, one learned step for each layer and width (LSQ, or bit planes of CSQ for
+weights), and one batch norm for each layer, or for each layer and kind of quality. Where y is one-hot only the chosen
+width is computed.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from train.network.architectures import END_BITS, Architecture, Layer, open_layers
-from train.network.network import FULL, Bias, Network, Pass, QuantConv
+from train.network.layers import FULL, Bias, QuantConv, Route, quantize
+from train.network.mixed import Mixed
+from train.network.network import Network
 from train.network.planes import Planes
-from train.network.quantizers import Quantizer, inner
+from train.network.quantizers import Quantizer
 
-RELAXED = "relaxed"
+RELAXED = "relaxed"  # the name of the one variant whose widths are open
+WEIGHTS, ACTIVATIONS = 0, 1  # heads of a mixture
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Shares of the widths in every open layer.
+    """Shares of the W widths in each of L open layers, for weights (head 0) and activations (head 1).
 
-    y: [L, 2, W], rows summing to 1: shares for weights (head 0) and activations (head 1); its gradient is that of the
-    loss. values: y as nested lists, read once. group: which batch norm. beta: how sharp bit planes are, None for exact.
+    rows: the L * 2 rows of y, each [W] and summing to 1; their gradient is that of the loss. values: y as nested lists,
+    read from the device once. kind: whose batch norms. beta: temperature of bit planes, None for exact bits.
     """
 
-    rows: tuple[Tensor, ...]  # the L * 2 rows of y
+    rows: tuple[Tensor, ...]
     values: list
-    group: int = 0
+    kind: int = 0
     beta: float | None = None
 
     @classmethod
-    def of(cls, y: Tensor, group: int = 0, beta: float | None = None) -> "Mixture":
-        return cls(y.flatten(0, 1).unbind(0), y.tolist(), group, beta)
+    def of(cls, y: Tensor, kind: int = 0, beta: float | None = None) -> "Mixture":
+        """Returns the mixture of shares y float [L, 2, W]."""
+        return cls(y.flatten(0, 1).unbind(0), y.tolist(), kind, beta)
 
     def head(self, layer: int, head: int) -> tuple[Tensor, list[float]]:
+        """Returns the shares [W] of one head of the layer at a position, and their numbers."""
         return self.rows[2 * layer + head], self.values[layer][head]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixedRoute(Route):
+    """The way of a forward pass through a mixture of widths; `fit` calibrates the steps of all of them as it goes."""
+
+    mixture: Mixture
+
+
 @dataclass(frozen=True)
-class MixedPass(Pass):
-    """A pass through the open widths; `fit` sets the steps of all of them from what the mixture lets through."""
+class OpenWidths:
+    """What is still open in a network.
 
-    mixture: Mixture | None = None
+    widths: candidates, ascending; kinds: how many kinds of quality have batch norms of their own; planes: None for
+    weights of learned steps, else they are bit planes that are fitted at the width of this index.
+    """
 
-
-class _Attach(torch.autograd.Function):
-    """The mixed tensor as it is; backward adds d loss / d y_b = <grad, Q_b(x)>, widths of no share included."""
-
-    @staticmethod
-    def forward(ctx, mixed: Tensor, y: Tensor, x: Tensor, ranges, *steps: Tensor) -> Tensor:
-        ctx.save_for_backward(x, *steps)
-        ctx.ranges, ctx.like = ranges, y
-        return mixed.view_as(mixed)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, *steps = ctx.saved_tensors
-        dense = torch.channels_last if x.dim() == 4 else torch.contiguous_format
-        x, dense_grad = x.contiguous(memory_format=dense), grad.contiguous(memory_format=dense)
-        slopes = []
-        for (qmin, qmax), step in zip(ctx.ranges, steps, strict=True):
-            codes = x if qmax is None else (x / step).add_(0.5).floor_().clamp_(qmin, qmax)
-            slopes.append((inner(dense_grad, codes, step) * step).sum())
-        return grad, torch.stack(slopes).to(ctx.like), None, None, *[None] * len(steps)
-
-
-class Mixed(nn.Module):
-    """Quantizers of one tensor at several widths. `plain`: on an 8-bit grid already, so 8 bits are itself."""
-
-    def __init__(self, widths: tuple[int, ...], signed: bool, channels: int = 1, plain: bool = False):
-        super().__init__()
-        self.quantizers = nn.ModuleList(None if plain and b == 8 else Quantizer(b, signed, channels) for b in widths)
-
-    def forward(self, x: Tensor, y: Tensor, values: list[float]) -> Tensor:
-        """x float [N or O, ...]; y [W] with `values` its numbers; widths of no share are not computed."""
-        parts = [(share, x if q is None else q(x)) for q, share in zip(self.quantizers, values, strict=True) if share]
-        share, mixed = parts[0]
-        if len(parts) > 1:
-            mixed = share * mixed
-        for share, part in parts[1:]:
-            mixed = mixed.add(part, alpha=share)
-        if not y.requires_grad:
-            return mixed
-        ranges = [(0, None) if q is None else (q.qmin, q.qmax) for q in self.quantizers]
-        one = torch.ones((), device=x.device)
-        steps = [one if q is None else q.step().detach() for q in self.quantizers]
-        return _Attach.apply(mixed, y, x.detach(), ranges, *steps)
-
-    def fit(self, x: Tensor) -> None:
-        for quantizer in self.quantizers:
-            if quantizer is not None:
-                quantizer.fit(x)
+    widths: tuple[int, ...]
+    kinds: int
+    planes: int | None
 
 
 class RelaxedPerVariant(nn.Module):
-    """The open widths of one layer: steps for each, and a batch norm (of the batch itself) for each quality group.
+    """What an open layer keeps for its widths: quantizers w, a of weights and input, and batch norms.
 
-    planes: None for weights of learned steps, else they are bit planes fitted at the width of that index.
+    norms: one for each kind of quality, see `make_norms`.
     """
 
-    def __init__(self, layer: Layer, eps: float, widths: tuple[int, ...], groups: int, planes: int | None):
+    def __init__(self, layer: Layer, eps: float, open_widths: OpenWidths):
         super().__init__()
+        widths, fitted = open_widths.widths, open_widths.planes
         shape = (layer.outputs, layer.inputs, layer.kernel, layer.kernel)
-        self.w = Mixed(widths, True, layer.outputs) if planes is None else Planes(widths, shape, planes)
+        self.w = Mixed(widths, True, layer.outputs) if fitted is None else Planes(widths, shape, fitted)
         self.a = Mixed(widths, False, plain=layer.source == "stream")
-        self.norms = norms(layer, eps, groups)
+        self.norms = make_norms(layer, eps, open_widths.kinds)
 
 
-def norms(layer: Layer, eps: float, groups: int) -> nn.ModuleList:
-    """Without running statistics, which would be those of many configurations: pictures are judged by whole batches."""
+class EndPerVariant(nn.Module):
+    """What a layer that stays at 8 bits keeps beside open ones: quantizers as in `PerVariant`, and batch norms."""
+
+    def __init__(self, w: Quantizer | None, a: Quantizer | None, norms: nn.ModuleList):
+        super().__init__()
+        self.w, self.a, self.norms = w, a, norms
+
+
+def make_norms(layer: Layer, eps: float, kinds: int) -> nn.ModuleList:
+    """Returns a batch norm, or bias, for each kind of quality.
+
+    Without running statistics, which would be those of many configurations: pictures are judged by whole batches.
+    """
     if not layer.norm:
-        return nn.ModuleList(Bias(layer.outputs) for _ in range(groups))
-    return nn.ModuleList(nn.BatchNorm2d(layer.outputs, eps=eps, track_running_stats=False) for _ in range(groups))
+        return nn.ModuleList(Bias(layer.outputs) for _ in range(kinds))
+    return nn.ModuleList(nn.BatchNorm2d(layer.outputs, eps=eps, track_running_stats=False) for _ in range(kinds))
 
 
 class RelaxedConv(QuantConv):
     """A convolution of open widths; `position` is its row in a mixture, None for one that stays at 8 bits."""
 
-    def __init__(
-        self, layer: Layer, eps: float, position: int | None, widths: tuple[int, ...], groups: int, planes: int | None
-    ):
+    def __init__(self, layer: Layer, eps: float, position: int | None, open_widths: OpenWidths):
         super().__init__(layer, eps)
-        self.position, self.widths, self.groups, self.planes = position, widths, groups, planes
+        self.position = position
+        self.open_widths = open_widths
 
-    def add_arm(self, name: str, w_bits: int, a: Quantizer | None) -> None:
-        if self.position is None:
-            super().add_arm(name, w_bits, a)
-            self.variants[name].norm = None
-            self.variants[name].norms = norms(self.layer, self.eps, self.groups)
-        else:
-            self.variants[name] = RelaxedPerVariant(self.layer, self.eps, self.widths, self.groups, self.planes)
+    def add_variant(self, name: str, w_bits: int, a: Quantizer | None) -> None:
+        """Adds the variant of open widths; of the layers that stay at 8 bits, one with a batch norm a kind."""
+        if self.position is not None:
+            self.variants[name] = RelaxedPerVariant(self.layer, self.eps, self.open_widths)
+            return
+        super().add_variant(name, w_bits, a)
+        closed = self.variant(name)
+        norms = make_norms(self.layer, self.eps, self.open_widths.kinds)
+        self.variants[name] = EndPerVariant(closed.w, closed.a, norms)
 
     def inherit(self, name: str) -> None:
-        trained = dict(self.variants[FULL].norm.named_parameters())
-        for norm in getattr(self.variants[name], "norms", ()):
-            norm.load_state_dict(trained)
+        """Gives every batch norm of a variant the full-precision one's gamma and beta."""
+        own = self.variants[name]
+        if isinstance(own, RelaxedPerVariant | EndPerVariant):
+            trained = dict(self.variant(FULL).norm.named_parameters())
+            for norm in own.norms:
+                norm.load_state_dict(trained)
 
-    def codes(self, x: Tensor, how: MixedPass) -> Tensor:
-        if how.variant == FULL or self.position is None:
-            return super().codes(x, how)
-        return self._mix(self.variants[how.variant].a, x, how, 1)
+    def codes(self, x: Tensor, route: Route) -> Tensor:
+        """Returns the layer's input [N, I, H, W] as the mixture of its grids."""
+        own = self.variants[route.variant]
+        if isinstance(own, RelaxedPerVariant) and isinstance(route, MixedRoute):
+            return self._mix(own.a, x, route, ACTIVATIONS)
+        return super().codes(x, route)
 
-    def forward(self, x: Tensor, how: MixedPass) -> Tensor:
-        if how.variant == FULL:
-            return super().forward(x, how)
-        own = self.variants[how.variant]
-        if self.position is None:
-            if how.fit:
-                own.w.fit(self.weight)
-            weight = own.w(self.weight)
+    def forward(self, x: Tensor, route: Route) -> Tensor:
+        """Returns the layer's output [N, O, H, W], batch norm or bias included, of an input [N, I, H, W]."""
+        if not isinstance(route, MixedRoute):
+            return super().forward(x, route)
+        own = self.variants[route.variant]
+        if isinstance(own, RelaxedPerVariant):
+            weight = self._mix(own.w, self.weight, route, WEIGHTS)
         else:
-            weight = self._mix(own.w, self.weight, how, 0)
-        return own.norms[how.mixture.group](self.convolve(x, weight))
+            weight = quantize(cast(EndPerVariant, own).w, self.weight, route.fit)
+        return cast(nn.ModuleList, own.norms)[route.mixture.kind](self.convolve(x, weight))
 
-    def _mix(self, mixed: Mixed | Planes, x: Tensor, how: MixedPass, head: int) -> Tensor:
-        if how.fit:
+    def _mix(self, mixed: Mixed | Planes, x: Tensor, route: MixedRoute, head: int) -> Tensor:
+        if route.fit:
             mixed.fit(x)
-        shares = how.mixture.head(self.position, head)
-        return mixed(x, *shares, how.mixture.beta) if isinstance(mixed, Planes) else mixed(x, *shares)
+        y, values = route.mixture.head(cast(int, self.position), head)
+        if isinstance(mixed, Planes):
+            return mixed(x, y, values, route.mixture.beta)
+        return mixed(x, y, values)
 
 
 class RelaxedNetwork(Network):
-    """The network with its widths open, over the weights of a full-precision one; `widths` ascending.
+    """The network of open widths over the weights of a full-precision one.
 
-    planes: see RelaxedPerVariant; one_input: all activations have the same width, so that a shortcut reads its
-    block's codes.
+    widths: candidates, ascending; kinds, planes: see OpenWidths; one_input: all activations have the same width, so
+    that a projected shortcut reads its block's codes.
     """
 
     def __init__(
         self,
         arch: Architecture,
         widths: tuple[int, ...],
-        groups: int = 1,
+        kinds: int = 1,
         planes: int | None = None,
         one_input: bool = False,
     ):
-        self.widths, self.groups, self.planes, self.one_input = widths, groups, planes, one_input
+        # Before the parent's __init__, which makes the convolutions.
+        self.widths = widths
+        self.open_widths = OpenWidths(widths, kinds, planes)
+        self.one_input = one_input
         self.positions = {layer.name: k for k, layer in enumerate(open_layers(arch))}
         super().__init__(arch, {RELAXED: {layer.name: END_BITS for layer in arch.layers}})
 
-    def conv(self, layer: Layer) -> RelaxedConv:
-        return RelaxedConv(layer, self.arch.eps, self.positions.get(layer.name), self.widths, self.groups, self.planes)
+    def make_conv(self, layer: Layer) -> RelaxedConv:
+        """Returns the module that computes a layer at open widths."""
+        return RelaxedConv(layer, self.arch.eps, self.positions.get(layer.name), self.open_widths)
 
     def reads(self, layer: Layer, variant: str) -> str | None:
+        """Returns whose codes a layer takes as they are, as `Network.reads` does."""
         blocks = [block.conv1.name for block in self.arch.blocks if layer is block.shortcut]
         return blocks[0] if blocks and self.one_input else super().reads(layer, variant)
 
-    def forward(self, pictures: Tensor, mixture: Mixture, fit: bool = False) -> Tensor:
-        """Logits [N, classes] of pictures uint8 [N, H, W, 3], batch norms by the statistics of these very pictures."""
-        return self.run(pictures, MixedPass(RELAXED, fit, mixture))
+    def forward(self, pictures: Tensor, mixture: Mixture, fit: bool = False) -> Tensor:  # type: ignore[override]
+        """Returns logits [N, classes] of pictures uint8 [N, H, W, 3], normalized by these very pictures' statistics."""
+        return self.run(pictures, MixedRoute(RELAXED, fit, mixture=mixture))
 
     @torch.no_grad()
-    def calibrate(self, pictures: Tensor) -> None:
-        """Sets all steps of all widths, each layer behind the widest widths of those before it."""
+    def calibrate(self, pictures: Tensor) -> None:  # type: ignore[override]
+        """Sets all steps of all widths from pictures uint8 [N, H, W, 3], each behind the widest of those before it."""
         widest = torch.zeros(len(self.positions), 2, len(self.widths), device=pictures.device)
         widest[..., -1] = 1
         self(pictures, Mixture.of(widest), fit=True)
 
 
 def one_hot(indices: Tensor, widths: int) -> Tensor:
-    """float32 [L, 2, W] of indices int64 [L, 2] into the widths."""
+    """Returns shares float32 [L, 2, W] of indices int64 [L, 2] into the widths."""
     return torch.nn.functional.one_hot(indices, widths).float()

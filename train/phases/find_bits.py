@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from train.bits import configs
-from train.bits.configs import Configs, Variant
+from train.bits.configs import Configs, Configuration
 from train.bits.cost import CostTable, check_given, layer_cost, relative
 from train.data.batches import Batches, Held
 from train.loop import checkpoint
@@ -47,7 +47,7 @@ class Bits:
             return cls(settings, found, None)
         if settings.bits.method == "fixed":
             made = {name: variant_bits(arch, *widths) for name, widths in settings.bits.uniform.items()}
-            found = tuple(Variant(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
+            found = tuple(Configuration(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
             check_given(settings.bits.budget, [(v.name, v.cost) for v in found])
             return cls(settings, Configs(settings.costs, found), None)
         table = CostTable.of(cost, arch, settings.bits.candidates)
@@ -75,5 +75,5 @@ class Bits:
         with run.group.writer_first():
             if run.group.writes:
                 finish()
-            run.configs = configs.read(run.folder / configs.NAME)
+            run.configs = configs.read(run.folder / configs.CONFIGS_FILE)
         del run.modules["search"]

@@ -35,7 +35,7 @@ def joined(settings: Settings, arch: Architecture) -> dict:
     found = Configs.from_dict(state["configs"], f"--start {settings.training.start}")
     cost = layer_cost(settings.bits.cost, settings.bits.target)
     shared = tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in found.variants if not v.base)
-    found = Configs(settings.costs, shared, (), found.groups if any(v.groups for v in shared) else None)
+    found = Configs(settings.costs, shared, (), found.kinds if any(v.kinds for v in shared) else None)
     given_bits.check(settings, found, f"--start {settings.training.start}")
     private = {v["name"] for v in state["configs"]["variants"] if v.get("base")}
     kept = _without(tensors, private)

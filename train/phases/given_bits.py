@@ -13,7 +13,7 @@ NO_PRIVATE = "1"  # of --kinds
 def check(settings: Settings, found: Configs, where: str) -> None:
     """where: what brought them, for messages; costs are the run's. Raises ConfigsError, CostError for the budget."""
     check_given(settings.bits.budget, [(v.name, v.cost) for v in found.variants])
-    if not any(v.groups for v in found.variants):
+    if not any(v.kinds for v in found.variants):
         return
     if settings.private.kinds not in (FAMILIES, NO_PRIVATE):
         raise ConfigsError(
@@ -27,12 +27,12 @@ def check(settings: Settings, found: Configs, where: str) -> None:
 
 def _check_groups(found: Configs, where: str) -> None:
     try:
-        count = len(Groups.from_dict(found.groups))
+        count = len(Groups.from_dict(found.kinds))
     except ValueError as error:
         raise ConfigsError(
             f"{where}: its variants are for kinds of quality, which it does not describe ({error}); bring the file back"
         ) from error
-    wrong = [v.name for v in found.variants if any(g >= count for g in v.groups)]
+    wrong = [v.name for v in found.variants if any(g >= count for g in v.kinds)]
     if wrong:
         raise ConfigsError(
             f"{where}: expected variants for the {count} kinds of quality it describes, got "
@@ -42,8 +42,8 @@ def _check_groups(found: Configs, where: str) -> None:
 
 def _check_names(found: Configs, where: str) -> None:
     """Private variants get names of their own."""
-    shared = "|".join(re.escape(v.name) for v in found.variants if not v.groups)
-    taken = [v.name for v in found.variants if v.groups and re.fullmatch(f"({shared})-q[0-9]+", v.name)]
+    shared = "|".join(re.escape(v.name) for v in found.variants if not v.kinds)
+    taken = [v.name for v in found.variants if v.kinds and re.fullmatch(f"({shared})-q[0-9]+", v.name)]
     if taken:
         raise ConfigsError(
             f"{where}: {', '.join(taken)}: --private-epochs makes variants of these names; leave them "

@@ -28,13 +28,13 @@ def with_private(found: Configs, groups: Groups) -> Configs:
 
     With one group all steps of the phase are the shared variants': what private ones must be better than.
     """
-    shared = [v for v in found.variants if not v.groups and len(groups) > 1]
+    shared = [v for v in found.variants if not v.kinds and len(groups) > 1]
     private = [
-        replace(v, name=f"{v.name}-q{k}", groups=(k,), loss=None, base=v.name)
+        replace(v, name=f"{v.name}-q{k}", kinds=(k,), loss=None, base=v.name)
         for v in shared
         for k in range(len(groups))
     ]
-    return replace(found, variants=(*found.variants, *private), groups=groups.to_dict())
+    return replace(found, variants=(*found.variants, *private), kinds=groups.to_dict())
 
 
 @dataclass
@@ -83,7 +83,7 @@ def specialize(
     if resumed is not None and resumed["phase"] == "done":
         return student.eval()
     inside = resumed is not None and resumed["phase"] == "private"
-    bases = [v for v in run.configs.variants if not v.groups]
+    bases = [v for v in run.configs.variants if not v.kinds]
     if settings.private.private_epochs and bases:
         if not inside:
             run.configs = _for_kinds(settings, run.configs, batches, tutor)
@@ -101,15 +101,15 @@ def specialize(
 
 def _for_kinds(settings: Settings, found: Configs, batches: Batches, tutor: Network) -> Configs:
     """With private variants for the kinds of quality that there are already, else for such as are found now."""
-    if not found.groups:
+    if not found.kinds:
         return with_private(found, quality_groups(batches, tutor, settings.private.kinds, settings.training.seed))
-    return found if settings.private.kinds == NO_PRIVATE else with_private(found, Groups.from_dict(found.groups))
+    return found if settings.private.kinds == NO_PRIVATE else with_private(found, Groups.from_dict(found.kinds))
 
 
 def _train(
     settings: Settings, run: Run, batches: Batches, tutor: Network, student: Network, held: Held, resumed: dict | None
 ) -> None:
-    bases = [v.name for v in run.configs.variants if not v.groups]
+    bases = [v.name for v in run.configs.variants if not v.kinds]
     fed = feeds(_only_based(run.configs), batches, held)
     phase = PrivatePhase(
         "private",
@@ -135,10 +135,10 @@ def _train(
 
 def _moving(found: Configs, arch: Architecture) -> tuple[Layer, ...]:
     """Layers whose shared weights train: none where variants that have no turn read them and would be left behind."""
-    beside = any(v.groups and not v.base for v in found.variants)
+    beside = any(v.kinds and not v.base for v in found.variants)
     return () if beside else arch.layers
 
 
 def _only_based(found: Configs) -> Configs:
     """Without variants that a policy made for some groups: those have statistics of their own already."""
-    return replace(found, variants=tuple(v for v in found.variants if v.base or not v.groups))
+    return replace(found, variants=tuple(v for v in found.variants if v.base or not v.kinds))

@@ -51,7 +51,7 @@ def metrics(folder: Path) -> list[dict]:
 
 def searched(folder: Path) -> tuple[list[dict], list[dict]] | None:
     """The Pareto list and the variants of a search; None without one."""
-    path = folder / configs.NAME
+    path = folder / configs.CONFIGS_FILE
     if not path.is_file():
         return None
     try:
@@ -63,8 +63,8 @@ def searched(folder: Path) -> tuple[list[dict], list[dict]] | None:
 
 def groups(folder: Path) -> Groups | None:
     """How a run tells quality groups apart; None where it has none."""
-    path = folder / configs.NAME
-    found = configs.read(path).groups if path.is_file() else None
+    path = folder / configs.CONFIGS_FILE
+    found = configs.read(path).kinds if path.is_file() else None
     return Groups.from_dict(found) if found else None
 
 

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.bits.configs import Variant, distinct
+from train.bits.configs import Configuration, distinct
 from train.bits.cost import CostTable
 from train.loop.phase import answers, distillation, train
 from train.network.architectures import open_layers
 from train.network.network import Network
 from train.network.relaxed import RELAXED, Mixture, RelaxedNetwork
-from train.network.statistics import settle
+from train.network.statistics import reestimate_statistics
 from train.search.fracbits import uniform_width
 from train.search.shared import Search, SearchPhase, held_parts, judged
 
@@ -170,7 +170,7 @@ def start(
             per_variant.norm.load_state_dict(own.norms[groups.get(variant, 0)].state_dict(), strict=False)
     for variant in student.bits:
         student.streams[variant].load_state_dict(net.streams[RELAXED].state_dict())
-        settle(student, variant, pictures)
+        reestimate_statistics(student, variant, pictures)
 
 
 def search(given: Search) -> Callable[[], None]:
@@ -190,7 +190,7 @@ def search(given: Search) -> Callable[[], None]:
     def begin(student: Network) -> None:
         start(net["open"], phase.found(), student, given.batches.sample(SETTLING))
 
-    def keep() -> list[Variant]:
+    def keep() -> list[Configuration]:
         budgets = given.budgets(settings.bits.variants, settings.bits.activation_bits)
         found = distinct(given.variant("csq", net["depths"].round(table, phase.a_index, b)) for b in budgets)
         student = Network(given.teacher.arch, {v.name: v.bits for v in found}).to(device).eval()

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.choice.quality import features
-from train.bits.configs import Variant
+from train.bits.configs import Configuration
 from train.data.batches import Batches, Order, generator
 from train.kinds.groups import Groups, quality_groups, view_features
 from train.loop.phase import answers, distillation, train
@@ -126,7 +126,7 @@ def find_quality(given: Search) -> tuple[Groups, Quality]:
     return groups, Quality.of(groups, view_features(given.batches.views_numpy()))
 
 
-def reduce(given: Search, policy: Policy, quality: Quality) -> list[Variant]:
+def reduce(given: Search, policy: Policy, quality: Quality) -> list[Configuration]:
     """The variants of a policy: clustered configurations for groups and cost levels, and one for everything.
 
     The latter keeps the budget alone; a cluster that is for all groups at the budget as well gives way to it.
@@ -154,7 +154,7 @@ def search(given: Search) -> Callable[[], None]:
     """Trains policy and weights; the function returned makes variants of the policy and keeps them."""
     table, device = given.table, given.batches.device
     groups, quality = find_quality(given)
-    given.run.configs = dataclasses.replace(given.configs(), groups=groups.to_dict())
+    given.run.configs = dataclasses.replace(given.configs(), kinds=groups.to_dict())
     planes = None
     if given.settings.bits.quantizer == "csq":
         width = uniform_width(table, given.settings.bits.budget)
@@ -169,13 +169,13 @@ def search(given: Search) -> Callable[[], None]:
     held = torch.from_numpy(groups.of(features(given.held.pictures)))
     parts = held_parts(given.held, device, held)
 
-    def keep() -> list[Variant]:
+    def keep() -> list[Configuration]:
         kept = []
         for v in reduce(given, net["policy"], quality):
-            mine = [part for part in parts if part[2] in v.groups] if v.groups else parts
+            mine = [part for part in parts if part[2] in v.kinds] if v.kinds else parts
             loss = judge(net["open"], table.indices(v.bits), mine) if mine else None
             kept.append(dataclasses.replace(v, loss=loss))
-        given.keep(kept, [v for v in kept if not v.groups])  # losses on other pictures do not compare
+        given.keep(kept, [v for v in kept if not v.kinds])  # losses on other pictures do not compare
         return kept
 
     def validate(phase: PolicyPhase) -> dict[str, float]:
@@ -196,5 +196,5 @@ def start_shared(given: Search, net: RelaxedNetwork, student: Network) -> None:
     """Gives the variants the exact bits of the planes they share: the widest theirs, the others theirs rounded."""
     variants = given.run.configs.variants
     widest = torch.stack([given.table.indices(v.bits) for v in variants]).amax(0)
-    first = {v.name: v.groups[0] for v in variants if v.groups}
+    first = {v.name: v.kinds[0] for v in variants if v.kinds}
     start(net, widest, student, given.batches.sample(SETTLING), first)

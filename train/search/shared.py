@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.bits.configs import Configs, Variant, distinct, pareto
+from train.bits.configs import Configs, Configuration, distinct, pareto_front
 from train.bits.cost import TOLERANCE, CostTable
 from train.data.batches import Batches, Held
 from train.loop import checkpoint
@@ -56,17 +56,21 @@ class Search:
         """Where a resumed phase goes on."""
         return None if self.resumed is None else phase.restore(self.resumed)
 
-    def variant(self, name: str, indices: Tensor, loss: float | None = None, groups: tuple[int, ...] = ()) -> Variant:
+    def variant(
+        self, name: str, indices: Tensor, loss: float | None = None, groups: tuple[int, ...] = ()
+    ) -> Configuration:
         """name gets the cost behind it, in thousandths."""
         price = float(self.table.of_indices(indices))
         name = f"{name}-{round(1000 * price):03d}"
-        return Variant(name, self.table.config(indices), price, self.settings.bits.method, groups, loss)
+        return Configuration(name, self.table.config(indices), price, self.settings.bits.method, groups, loss)
 
-    def keep(self, variants: list[Variant], seen: list[Variant] = ()) -> None:
+    def keep(self, variants: list[Configuration], seen: list[Configuration] = ()) -> None:
         """Writes configs.json: the variants to train if it ended now, and what is not beaten of all that was seen."""
         before = self.configs()
-        found = pareto(distinct((*seen, *before.seen)))  # a configuration seen again counts with its newest loss
-        self.run.configs = replace(before, variants=distinct(variants), seen=found)
+        found = pareto_front(
+            distinct((*seen, *before.pareto))
+        )  # a configuration seen again counts with its newest loss
+        self.run.configs = replace(before, variants=distinct(variants), pareto=found)
         if self.run.group.writes:
             self.run.configs.write(self.run.folder)
 

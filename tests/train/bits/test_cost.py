@@ -12,7 +12,7 @@ import torch
 from runtime.choice.selector import rounded_up
 from tests.support.searches import ARCH, LAYERS, WIDTHS, bitops_table, chance
 from train.bits import configs
-from train.bits.configs import Configs, ConfigsError, Variant, distinct, pareto
+from train.bits.configs import Configs, ConfigsError, Configuration, distinct, pareto_front
 from train.bits.cost import CostError, CostTable, bitops, layer_cost, relative, size
 from train.network.relaxed import one_hot
 from train.phases.find_bits import Bits, variant_bits
@@ -73,31 +73,31 @@ def test_a_budget_out_of_reach_is_refused_with_what_can_be_reached(table):
         Bits.of(Settings.of(method="dqmq", budget=0.05), ARCH)
 
 
-@pytest.mark.parametrize("given", [None, 2, 8])
-def test_the_cheapest_and_the_first_within_a_budget(table, given):
+@pytest.mark.parametrize("a_bits", [None, 2, 8])
+def test_the_cheapest_and_the_first_within_a_budget(table, a_bits):
     rough = torch.rand(table.table.shape, generator=chance(), dtype=torch.float64)
     some = dataclasses.replace(table, table=rough)  # fewer bits may cost more
-    a = slice(None) if given is None else WIDTHS.index(given)
-    assert some.least(given) == pytest.approx(some.rest + float(rough[:, :, a].reshape(LAYERS, -1).amin(1).sum()))
-    cheapest = some.cheapest(given)
-    assert given is None or bool((cheapest[:, 1] == a).all())
+    a = slice(None) if a_bits is None else WIDTHS.index(a_bits)
+    assert some.least(a_bits) == pytest.approx(some.rest + float(rough[:, :, a].reshape(LAYERS, -1).amin(1).sum()))
+    cheapest = some.cheapest(a_bits)
+    assert a_bits is None or bool((cheapest[:, 1] == a).all())
     tried = torch.randint(4, (50, LAYERS, 2), generator=chance(1))
     costs = some.of_indices(tried)
     budget = float(costs.median())
-    assert torch.equal(some.first_within(budget, tried, given), tried[int((costs <= budget).nonzero()[0])])
-    assert torch.equal(some.first_within(float(costs.min()) * 0.999, tried, given), cheapest)
+    assert torch.equal(some.first_within(budget, tried, a_bits), tried[int((costs <= budget).nonzero()[0])])
+    assert torch.equal(some.first_within(float(costs.min()) * 0.999, tried, a_bits), cheapest)
 
 
-def test_a_budget_that_is_told_is_kept(table):
+def test_a_budget_that_a_refusal_names_is_kept(table):
     """What a refusal names, typed as it stands, is not refused."""
     with pytest.raises(CostError) as refused:
         table.check(0.01)
-    told = re.search(r"is ([0-9.]+) of the cost", str(refused.value)).group(1)
-    table.check(float(told))
+    least = re.search(r"is ([0-9.]+) of the cost", str(refused.value)).group(1)
+    table.check(float(least))
     with pytest.raises(CostError, match="w2a2, costs") as refused:
         Bits.of(Settings.of(budget=0.01, bits="8,2"), ARCH)
-    told = re.search(r"costs ([0-9.]+) of the cost", str(refused.value)).group(1)
-    assert Bits.of(Settings.of(budget=float(told), bits="8,2"), ARCH).given is not None
+    least = re.search(r"costs ([0-9.]+) of the cost", str(refused.value)).group(1)
+    assert Bits.of(Settings.of(budget=float(least), bits="8,2"), ARCH).given is not None
 
 
 def test_latency_is_read_from_the_target_s_table(monkeypatch):
@@ -131,35 +131,39 @@ def test_widths_grow_where_that_is_free(table):
 
 def test_a_budget_below_all_given_variants_is_refused(tmp_path):
     cost = relative(bitops, ARCH, variant_bits(ARCH, 4, 4))
-    wide = variant("wide", 1.0, None, variant_bits(ARCH, 8, 8))
-    path = Configs({}, (variant("mine", 0.1, None), wide)).write(tmp_path)
-    for given, name in (({"bits": "8,4"}, "w4a4"), ({"configs": str(path)}, "mine")):
-        assert Bits.of(Settings.of(budget=cost, **given), ARCH).given is not None
-        told = f"--budget 0.2: the cheapest variant given, {name}, costs {rounded_up(cost)} of"
-        with pytest.raises(CostError, match=told):
-            Bits.of(Settings.of(budget=0.2, **given), ARCH)
+    wide = configuration("wide", 1.0, None, variant_bits(ARCH, 8, 8))
+    path = Configs({}, (configuration("narrow", 0.1, None), wide)).write(tmp_path)
+    for options, name in (({"bits": "8,4"}, "w4a4"), ({"configs": str(path)}, "narrow")):
+        assert Bits.of(Settings.of(budget=cost, **options), ARCH).given is not None
+        message = f"--budget 0.2: the cheapest variant given, {name}, costs {rounded_up(cost)} of"
+        with pytest.raises(CostError, match=message):
+            Bits.of(Settings.of(budget=0.2, **options), ARCH)
     assert Bits.of(Settings.of(budget=0.2, bits="8"), ARCH).given is not None  # one alone has no choice to make
 
 
-def variant(name, cost, loss, bits=None, groups=()) -> Variant:
-    return Variant(name, bits or variant_bits(ARCH, 4, 4), cost, "ilp", groups, loss)
+def configuration(name, cost, loss, bits=None) -> Configuration:
+    return Configuration(name, bits or variant_bits(ARCH, 4, 4), cost, "ilp", loss=loss)
 
 
 def test_configurations_come_back_from_their_file(tmp_path):
     names = tuple(layer.name for layer in ARCH.layers)
-    seen = (variant("a", 0.2, 1.0), variant("b", 0.3, 1.1), variant("c", 0.4, 0.5, variant_bits(ARCH, 8, 4)))
-    assert [v.name for v in pareto(seen)] == ["a", "c"]
-    assert [v.name for v in distinct((seen[0], dataclasses.replace(seen[2], name="a"), seen[1]))] == ["a", "a-2"]
-    found = Configs({"arch": "resnet8"}, seen[:1], seen)
-    path = found.write(tmp_path)
-    assert configs.read(path) == found
-    assert configs.load(str(path), names).variants == seen[:1]
-    assert configs.load(f"{path}:c,b", names).variants == (seen[2], seen[1])
+    judged = (
+        configuration("a", 0.2, 1.0),
+        configuration("b", 0.3, 1.1),
+        configuration("c", 0.4, 0.5, variant_bits(ARCH, 8, 4)),
+    )
+    assert [v.name for v in pareto_front(judged)] == ["a", "c"]
+    assert [v.name for v in distinct((judged[0], dataclasses.replace(judged[2], name="a"), judged[1]))] == ["a", "a-2"]
+    written = Configs({"arch": "resnet8"}, judged[:1], judged)
+    path = written.write(tmp_path)
+    assert configs.read(path) == written
+    assert configs.load(str(path), names).variants == judged[:1]
+    assert configs.load(f"{path}:c,b", names).variants == (judged[2], judged[1])
     assert [v.name for v in configs.load(f"{path}:c+{path}:b", names).variants] == ["c", "b"]
     settings = parse(["--configs", f"{path}:a", "--cost", "size", "--arch", "resnet8"])
     priced = Bits.of(settings, ARCH).given  # files of several costs may be given together
     assert priced.about == settings.costs
-    assert [v.cost for v in priced.variants] == [relative(size, ARCH, seen[0].bits)]
+    assert [v.cost for v in priced.variants] == [relative(size, ARCH, judged[0].bits)]
     for text, words in (
         (f"{path}:d", "no configuration d; it has a, b, c"),
         (f"{path}:a+{path}:a", "different names"),
@@ -175,7 +179,7 @@ def test_configurations_come_back_from_their_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         *(
             ({"bits": {"conv1": pair}}, "conv1: expected two widths from 2 to 8")
@@ -187,17 +191,17 @@ def test_configurations_come_back_from_their_file(tmp_path):
         ({"base": None}, "expected texts as method and base"),
         ({"cost": "1"}, "expected numbers as cost and loss"),
         ({"loss": []}, "expected numbers as cost and loss"),
-        ({"groups": 1}, "expected numbers of groups"),
-        ({"groups": [-1]}, "expected numbers of groups"),
+        ({"groups": 1}, "expected numbers of quality kinds as groups"),
+        ({"groups": [-1]}, "expected numbers of quality kinds as groups"),
         ({"more": 1}, "more"),
     ],
 )
-def test_configurations_of_no_search_are_refused(tmp_path, change, told):
-    path = Configs({}, (Variant("a", {"conv1": (8, 8)}, 1.0, "fixed"),)).write(tmp_path)
+def test_configurations_of_no_search_are_refused(tmp_path, change, message):
+    path = Configs({}, (Configuration("a", {"conv1": (8, 8)}, 1.0, "fixed"),)).write(tmp_path)
     content = json.loads(path.read_text())
     content["variants"][0] |= change
     path.write_text(json.dumps(content))
-    with pytest.raises(ConfigsError, match=f"configs.json: not a list of configurations .*{told}.*; search anew"):
+    with pytest.raises(ConfigsError, match=f"configs.json: not a list of configurations .*{message}.*; search anew"):
         configs.read(path)
 
 

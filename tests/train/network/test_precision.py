@@ -41,17 +41,17 @@ def net() -> Network:
 @pytest.fixture
 def multiplied(monkeypatch) -> list[tuple]:
     """Types of the operands of every convolution, and of its result's gradient."""
-    found, convolve = [], F.conv2d
+    types, convolve = [], F.conv2d
 
-    def noted(x, weight, *rest):
+    def convolve_and_note(x, weight, *rest):
         out = convolve(x, weight, *rest)
-        found.append((x.dtype, weight.dtype))
+        types.append((x.dtype, weight.dtype))
         if out.requires_grad:
-            out.register_hook(lambda grad: found.append((grad.dtype,)))
+            out.register_hook(lambda grad: types.append((grad.dtype,)))
         return out
 
-    monkeypatch.setattr(F, "conv2d", noted)
-    return found
+    monkeypatch.setattr(F, "conv2d", convolve_and_note)
+    return types
 
 
 @pytest.mark.parametrize("variant", [FULL, "w4a4"])
@@ -59,7 +59,7 @@ def test_convolutions_alone_multiply_in_it_both_ways(net, multiplied, variant):
     with multiplying_in(torch.bfloat16, net):
         logits = net(some_pictures(), variant)
         logits.sum().backward()
-    assert len(multiplied) == 2 * LAYERS and {t for types in multiplied for t in types} == {torch.bfloat16}
+    assert len(multiplied) == 2 * LAYERS and {t for operands in multiplied for t in operands} == {torch.bfloat16}
     assert logits.dtype == torch.float32
     assert all(p.grad is None or p.grad.dtype == p.dtype == torch.float32 for p in net.parameters())
 
@@ -73,7 +73,7 @@ def test_searches_multiply_in_it_too(multiplied, planes):
     shares = torch.full((len(net.positions), 2, 3), 1 / 3)
     with multiplying_in(torch.bfloat16, net):
         net(some_pictures(), Mixture.of(shares, beta=2.0)).sum().backward()
-    assert len(multiplied) == 2 * LAYERS and {t for types in multiplied for t in types} == {torch.bfloat16}
+    assert len(multiplied) == 2 * LAYERS and {t for operands in multiplied for t in operands} == {torch.bfloat16}
     weights = {type(conv.variants[RELAXED].w) for conv in net.convs.values()}
     assert (Planes in weights) == (planes is not None)
 
@@ -102,15 +102,15 @@ def test_gradients_are_those_of_float32_but_for_rounding(net):
     """Operands and results are rounded to 8 significant bits, at most 2^-8 of each; errors of many terms average."""
     conv, chance = list(net.convs.values())[2], torch.Generator().manual_seed(0)
     x = torch.randn(8, conv.layer.inputs, 16, 16, generator=chance)
-    found = []
+    gradients = []
     for operands in (None, torch.bfloat16):
         data = x.clone().requires_grad_()
         conv.weight.grad = None
         with multiplying_in(operands, net):
             out = conv.convolve(data, conv.weight)
         out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)))
-        found.append((data.grad, conv.weight.grad.clone()))
-    for a, b in zip(*found, strict=True):
+        gradients.append((data.grad, conv.weight.grad.clone()))
+    for a, b in zip(*gradients, strict=True):
         assert (a - b).norm() < 2**-7 * a.norm() and not torch.equal(a, b)
 
 
@@ -120,17 +120,17 @@ def test_a_phase_trains_in_it_and_validates_in_float32(net, multiplied, tmp_path
     run = Run(tmp_path, {}, Group(rank=1), None, math.inf, Console(quiet=True), operands=torch.bfloat16)
     teacher = Network(ARCH, {}).eval()
     train(Phase("joint", net, ("w4a4",), 1, 1e-3, teacher), batches, run, None, lambda phase: {})
-    assert {t for types in multiplied for t in types} == {torch.bfloat16} and len(multiplied) == 2 * 3 * LAYERS
+    assert {t for operands in multiplied for t in operands} == {torch.bfloat16} and len(multiplied) == 2 * 3 * LAYERS
     multiplied.clear()
     net(some_pictures(), "w4a4"), teacher(some_pictures())
-    assert {t for types in multiplied for t in types} == {torch.float32}
+    assert {t for operands in multiplied for t in operands} == {torch.float32}
 
 
 def test_a_run_in_it_is_another_run_and_repeats_itself(tmp_path):
-    words = ["--limit", "64", "--batch", "32", "--epochs", "1", "--families", "clean", "--bits", "4", "--workers", "1"]
+    options = "--limit 64 --batch 32 --epochs 1 --families clean --bits 4 --workers 1"
     runs = {}
     for name, precision in (("a", "bfloat16"), ("b", "bfloat16"), ("c", "float32")):
-        learn(parse([*words, "--precision", precision, "--out", str(tmp_path / name)]))
+        learn(parse([*options.split(), "--precision", precision, "--out", str(tmp_path / name)]))
         tensors, state = load(tmp_path / name)
         assert state["settings"]["precision"] == precision
         runs[name] = {k: t for k, t in tensors.items() if k.startswith("student.")}

@@ -39,21 +39,27 @@ def test_mixed_tensor_and_its_gradients():
     upstream = torch.randn(out.shape, generator=chance(1), dtype=torch.float64)
     slopes = torch.stack([(upstream * p).sum() for p in parts])
     plain = torch.autograd.grad(sum(s * p for s, p in zip(y.tolist(), parts, strict=True)), x, upstream)[0]
-    came = torch.autograd.grad(out, (y, x), upstream)
-    assert torch.allclose(came[0], slopes, rtol=1e-9) and torch.allclose(came[1], plain, rtol=1e-9)
+    y_grad, x_grad = torch.autograd.grad(out, (y, x), upstream)
+    assert torch.allclose(y_grad, slopes, rtol=1e-9) and torch.allclose(x_grad, plain, rtol=1e-9)
 
 
 def test_one_convolution_a_layer_and_one_quantizer_a_tensor(monkeypatch):
-    net, counts = RelaxedNetwork(ARCH, WIDTHS, groups=2), {"conv": 0, "quantize": 0}
+    net, counts = RelaxedNetwork(ARCH, WIDTHS, kinds=2), {"conv": 0, "quantize": 0}
     net.inherit(Network(ARCH, {}))
     pictures = torch.randint(256, (6, 8, 8, 3), generator=chance(), dtype=torch.uint8)
     net.calibrate(pictures)
     convolve, apply = F.conv2d, quantizers.fake_quantize
-    monkeypatch.setattr(F, "conv2d", lambda *a, **k: (counts.update(conv=counts["conv"] + 1), convolve(*a, **k))[1])
-    monkeypatch.setattr(
-        "train.network.quantizers.fake_quantize",
-        lambda *a: (counts.update(quantize=counts["quantize"] + 1), apply(*a))[1],
-    )
+
+    def count_convolution(*arguments, **options):
+        counts["conv"] += 1
+        return convolve(*arguments, **options)
+
+    def count_quantization(*arguments):
+        counts["quantize"] += 1
+        return apply(*arguments)
+
+    monkeypatch.setattr(F, "conv2d", count_convolution)
+    monkeypatch.setattr(quantizers, "fake_quantize", count_quantization)
     y = one_hot(torch.full((LAYERS, 2), 1), 4).requires_grad_()
     net(pictures, Mixture.of(y, 1)).square().sum().backward()
     assert counts["conv"] == len(ARCH.layers)
@@ -79,9 +85,9 @@ def test_eight_bits_everywhere_compute_what_the_variant_computes():
     open_net.calibrate(pictures)
     closed.calibrate(pictures)
     with torch.no_grad():
-        ours = open_net(pictures, Mixture.of(one_hot(torch.full((LAYERS, 2), 3), 4)))
-        theirs = closed(pictures, "w8a8")
-    assert float((ours - theirs).abs().max()) < 0.1 * float(theirs.abs().max())
+        opened = open_net(pictures, Mixture.of(one_hot(torch.full((LAYERS, 2), 3), 4)))
+        expected = closed(pictures, "w8a8")
+    assert float((opened - expected).abs().max()) < 0.1 * float(expected.abs().max())
 
 
 def test_interpolated_widths_have_the_mean_asked_for():
@@ -118,10 +124,10 @@ def test_integer_program_is_as_good_as_trying_all(seed):
     costs = torch.stack([table.of_indices(c) for c in everything])
     losses = np.array([sum(loss[layer, w, a] for layer, (w, a) in enumerate(c.tolist())) for c in everything])
     for budget in (table.least(), 0.9, 1.4, 5.0):
-        found = solve(loss, table, budget)
-        assert float(table.of_indices(found)) <= budget + 1e-9
+        solved = solve(loss, table, budget)
+        assert float(table.of_indices(solved)) <= budget + 1e-9
         best = losses[(costs <= budget + 1e-9).numpy()].min()
-        assert sum(loss[la, w, a] for la, (w, a) in enumerate(found.tolist())) == pytest.approx(best, abs=1e-9)
+        assert sum(loss[la, w, a] for la, (w, a) in enumerate(solved.tolist())) == pytest.approx(best, abs=1e-9)
 
 
 def test_steps_alone_say_that_fewer_bits_hurt_more(table):
@@ -141,7 +147,7 @@ def test_sensitivities_are_freed_from_noise(widths):
     truth = (w - w[:, -1:])[:, :, None] + (a - a[:, -1:])[:, None]
     np.testing.assert_allclose(additive(truth), truth, atol=1e-9)
     noisy = truth + rng.normal(scale=0.5, size=truth.shape)
-    found = additive(noisy)
-    assert np.square(found - truth).mean() < 0.6 * np.square(noisy - truth).mean()
-    assert (found[:, -1, -1] == 0).all() and (np.diff(found, axis=1) <= 0).all() and (np.diff(found, axis=2) <= 0).all()
+    freed = additive(noisy)
+    assert np.square(freed - truth).mean() < 0.6 * np.square(noisy - truth).mean()
+    assert (freed[:, -1, -1] == 0).all() and (np.diff(freed, axis=1) <= 0).all() and (np.diff(freed, axis=2) <= 0).all()
     assert (additive(-truth) == 0).all()

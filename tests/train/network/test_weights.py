@@ -1,4 +1,4 @@
-"""Files given as weights: what is no checkpoint, or one of another network, is told in one line."""
+"""Files given as weights: those that are no checkpoint, or one of another network, are refused in one line."""
 
 import io
 import json
@@ -45,14 +45,14 @@ def pickled(content) -> bytes:
         pickled(torch.zeros(3)),
     ],
 )
-def test_what_is_no_checkpoint_is_told_in_one_line(tmp_path, name, content):
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: expected a checkpoint of tensors by name .*, got ") as error:
         load_weights(net(), tmp_path / name)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-def test_another_network_is_told_by_the_first_differences(tmp_path):
+def test_another_network_is_refused_by_its_first_differences(tmp_path):
     save_weights(net(4), tmp_path / "ours.safetensors")
     with pytest.raises(
         ValueError,
@@ -66,13 +66,13 @@ def test_another_network_is_told_by_the_first_differences(tmp_path):
 
 
 def test_a_published_checkpoint_that_lacks_a_batch_norm_is_refused(tmp_path):
-    given, state = net(name="resnet20"), {}
-    for layer in given.arch.layers:
+    resnet20, state = net(name="resnet20"), {}
+    for layer in resnet20.arch.layers:
         state[f"module.{layer.name}.weight"] = torch.zeros(layer.outputs, layer.inputs, layer.kernel, layer.kernel)
     state["module.linear.weight"] = torch.zeros(10, 64)
     torch.save({"state_dict": state, "best": 1.0}, tmp_path / "a.th")
     with pytest.raises(ValueError, match="bn1.weight missing, bn1.bias missing.* more"):
-        load_weights(given, tmp_path / "a.th")
+        load_weights(resnet20, tmp_path / "a.th")
 
 
 def test_saved_weights_may_be_read_by_who_may_read_other_files(tmp_path):

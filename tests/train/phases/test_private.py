@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train.bits.configs import NAME as CONFIGS
+from train.bits.configs import CONFIGS_FILE as CONFIGS
 from train.bits.configs import ConfigsError, read
 from train.data.batches import Batches
 from train.evidence.evidence import Evidence
@@ -65,8 +65,8 @@ def test_every_shared_variant_gets_one_for_every_quality(run):
     found = read(out / CONFIGS)
     shared = [v for v in found.variants if not v.base]
     private = [v for v in found.variants if v.base]
-    assert [v.name for v in shared] == ["w4a4", "w2a2"] and all(not v.groups for v in shared)
-    assert {(v.base, v.groups) for v in private} == {(v.name, (g,)) for v in shared for g in range(2)}
+    assert [v.name for v in shared] == ["w4a4", "w2a2"] and all(not v.kinds for v in shared)
+    assert {(v.base, v.kinds) for v in private} == {(v.name, (g,)) for v in shared for g in range(2)}
     assert all(
         v.bits == found.bits[v.base] and v.cost == found.variants[0 if v.base == "w4a4" else 1].cost for v in private
     )
@@ -163,7 +163,7 @@ def test_weights_that_are_shared_train_in_every_turn():
 def test_weights_rest_where_a_variant_would_be_left_behind(run):
     found = read(run[0] / CONFIGS)
     assert _moving(found, ARCH) == ARCH.layers
-    policys = replace(found.variants[0], name="dqmq-q0", groups=(0,))
+    policys = replace(found.variants[0], name="dqmq-q0", kinds=(0,))
     assert _moving(replace(found, variants=(*found.variants, policys)), ARCH) == ()
     moved, private = turns(ARCH.ends, ())
     assert not any(n.endswith("conv.weight") or ".w." in n for n in moved)
@@ -175,7 +175,7 @@ def test_private_variants_given_by_a_file_are_for_their_groups_and_no_longer_pri
     words = [*GIVEN, "--private-epochs", "0", "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--out", str(tmp_path)]
     learn(parse(words))
     variants = read(tmp_path / CONFIGS).variants
-    assert [(v.name, v.groups, v.base) for v in variants] == [("w4a4", (), ""), ("w4a4-q1", (1,), "")]
+    assert [(v.name, v.kinds, v.base) for v in variants] == [("w4a4", (), ""), ("w4a4-q1", (1,), "")]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_what_a_file_brings_is_not_made_again(run, tmp_path, names, more, told):
 
 def test_no_private_variants_beside_such_as_a_file_brings_where_none_are_asked_for(run, tmp_path):
     learn(parse([*GIVEN, "--configs", f"{run[0] / CONFIGS}:w4a4,w4a4-q1", "--kinds", "1", "--out", str(tmp_path)]))
-    assert [(v.name, v.groups, v.base) for v in read(tmp_path / CONFIGS).variants] == [
+    assert [(v.name, v.kinds, v.base) for v in read(tmp_path / CONFIGS).variants] == [
         ("w4a4", (), ""),
         ("w4a4-q1", (1,), ""),
     ]

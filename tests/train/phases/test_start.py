@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train.bits.configs import NAME as CONFIGS
+from train.bits.configs import CONFIGS_FILE as CONFIGS
 from train.bits.configs import read
 from train.bits.cost import CostError
 from train.learn import learn
@@ -34,7 +34,7 @@ def going_on(first, out, *more):
 def test_networks_and_bits_are_as_at_its_end_without_private_variants(first, tmp_path):
     theirs, _ = load(first)
     tensors, state = going_on(first, tmp_path)
-    assert [(v.name, v.base, v.groups) for v in read(tmp_path / CONFIGS).variants] == [
+    assert [(v.name, v.base, v.kinds) for v in read(tmp_path / CONFIGS).variants] == [
         ("w4a4", "", ()),
         ("w2a2", "", ()),
     ]

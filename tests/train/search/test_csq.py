@@ -258,7 +258,7 @@ def test_a_search_killed_and_resumed_ends_the_same(whole, tmp_path, monkeypatch)
         learn(parse(options(again, cache)))
     monkeypatch.setattr(checkpoint, "save", save)
     resumed = learn(parse(options(again, cache, "--resume")))[2]
-    for name in (configs.NAME, "metrics.jsonl"):
+    for name in (configs.CONFIGS_FILE, "metrics.jsonl"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
     for name in student.bits:
         ours, theirs = (to_onnx(lower(n, name), {}).SerializeToString(deterministic=True) for n in (student, resumed))
@@ -296,7 +296,7 @@ def test_the_end_is_sharp_and_nothing_decays(whole):
 
 def test_what_a_search_leaves(whole):
     folder, _, student, *_ = whole
-    found, inner = configs.read(folder / configs.NAME), {la.name for la in open_layers(student.arch)}
+    found, inner = configs.read(folder / configs.CONFIGS_FILE), {la.name for la in open_layers(student.arch)}
     assert student.bits == found.bits and {v.method for v in found.variants} == {"csq"}
     assert {a for v in found.variants for name, (_, a) in v.bits.items() if name in inner} == {4}
     ends = [r for r in records(folder) if r["phase"] == "search" and "gap" in r]

@@ -203,9 +203,9 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
     settings = Settings.of(method="dqmq", budget=0.3, variants=4, levels=levels)
     found = distinct(reduce(Search(settings, None, None, None, None, None, table, None), policy, quality))
     (shared,) = (v for v in found if v.name.startswith("shared"))
-    assert shared.cost <= 0.3 and shared.groups == () and 3 <= len(found) <= 4
-    assert sum(not v.groups for v in found) <= levels
-    assert any(v.groups for v in found) and all(set(v.groups) <= {0, 1} for v in found)
+    assert shared.cost <= 0.3 and shared.kinds == () and 3 <= len(found) <= 4
+    assert sum(not v.kinds for v in found) <= levels
+    assert any(v.kinds for v in found) and all(set(v.kinds) <= {0, 1} for v in found)
     assert all(re.fullmatch(r"[\w-]+", v.name) for v in found)
     costs = [v.cost for v in found]
     assert (max(costs) > 0.36) == (levels == 3)

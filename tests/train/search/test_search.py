@@ -71,20 +71,20 @@ def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method
     with pytest.raises(Killed):
         learned(tmp_path / "again", cache, method, *more)
     monkeypatch.setattr(checkpoint, "save", save)
-    assert (tmp_path / "again" / configs.NAME).exists()  # the best so far
+    assert (tmp_path / "again" / configs.CONFIGS_FILE).exists()  # the best so far
     _, resumed = learned(tmp_path / "again", cache, method, *more, "--resume")
-    for name in (configs.NAME, "metrics.jsonl"):
+    for name in (configs.CONFIGS_FILE, "metrics.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    found = configs.read(tmp_path / "whole" / configs.NAME)
+    found = configs.read(tmp_path / "whole" / configs.CONFIGS_FILE)
     assert found.variants and all(v.method == method for v in found.variants)
     budget = 0.5 * 2**0.5 + 1e-6
-    assert all(v.cost <= budget for v in found.variants if not v.groups)
+    assert all(v.cost <= budget for v in found.variants if not v.kinds)
     assert whole.bits == resumed.bits == found.bits
     for name in whole.bits:
         ours, theirs = (to_onnx(lower(net, name), {}).SerializeToString(deterministic=True) for net in (whole, resumed))
         assert ours == theirs
     if method == "dqmq" and "csq" not in more:
-        whole_configs = str(tmp_path / "whole" / configs.NAME)
+        whole_configs = str(tmp_path / "whole" / configs.CONFIGS_FILE)
         given = learn(
             parse([*GIVEN, "--configs", whole_configs, "--out", str(tmp_path / "given"), "--cache", str(cache)])
         )[2]
@@ -104,7 +104,7 @@ def test_losses_kept_are_those_of_the_bits_kept(tmp_path, monkeypatch, method, m
     monkeypatch.setattr(module, "judge", judge)
     settings, _ = learned(tmp_path / "run", tmp_path, method, "--cost", "latency", "--target", "x86", "--budget", "0.9")
     layers = open_layers(architecture(settings.network.arch, (8, 8, 3), 10))
-    for v in configs.read(tmp_path / "run" / configs.NAME).variants:
+    for v in configs.read(tmp_path / "run" / configs.CONFIGS_FILE).variants:
         assert v.loss == judged[tuple(tuple(v.bits[layer.name]) for layer in layers)]
 
 
