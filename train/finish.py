@@ -91,7 +91,7 @@ def about(
         {
             "name": v.name,
             "method": v.method,
-            "groups": list(v.kinds),
+            "groups": list(v.groups),
             "base": v.base,
             "cost": v.cost,
             "bitops": bit_operations(graphs[v.name]),
