@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import training
-from train.network import architectures
+from benchmarks import training, training_steps
+from benchmarks.networks.plain import plain_resnet
+from benchmarks.training_steps import CLASSES, EPOCH, STEPS, Bench, Method
+from train.network.architectures import architecture
 from train.network.network import Network
 from train.phases import find_bits
 
@@ -16,9 +18,9 @@ FIELDS = {"network", "method", "device", "batch", "threads", "pictures_per_secon
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch) -> training.Bench:
-    monkeypatch.setattr(training, "SIDE", 16)
-    return training.Bench.of("resnet8", 8, CPU, tmp_path)
+def bench(tmp_path, monkeypatch) -> Bench:
+    monkeypatch.setattr(training_steps, "SIDE", 16)
+    return Bench.of("resnet8", 8, CPU, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["fp32", *training.FIXED, *find_bits.SEARCHES])
@@ -26,7 +28,7 @@ def test_what_is_timed_trains(bench, method):
     """Two steps move the weights (csq: planes), and most parameters: what stays is of widths no step went through."""
     phase = bench.phase(method)
     before = [p.detach().clone() for p in phase.parameters]
-    step = training.phase_step(bench, phase)
+    step = training_steps.phase_step(bench, phase, Method.parse(method))
     assert all(np.isfinite(step(k)) for k in (0, 1))
     moved = [not torch.equal(p, old) for p, old in zip(phase.parameters, before, strict=True)]
     ends = "_conv1.variants.relaxed.w.positive" if method == "csq" else "_conv1.weight"
@@ -38,39 +40,24 @@ def test_what_is_timed_trains(bench, method):
 def test_searches_are_met_in_their_middle(bench):
     for method in find_bits.SEARCHES:
         phase = bench.phase(method)
-        seen = [phase.progress(bench.batches, training.EPOCH, k) for k in range(training.STEPS)]
-        assert phase.name == "search" and all(0.5 <= p < 0.8 for p in seen)
+        progress = [phase.progress(bench.batches, EPOCH, k) for k in range(STEPS)]
+        assert phase.name == "search" and all(0.5 <= p < 0.8 for p in progress)
 
 
 @pytest.mark.parametrize("network", training.NETWORKS)
 def test_reference_has_the_network_s_multiplications(network):
     """The plain network's parameters are as many as the described one's in full precision."""
-    described = Network(architectures.architecture(network, (32, 32, 3), training.CLASSES), {})
-    counts = [sum(p.numel() for p in net.parameters()) for net in (described, training.plain(network))]
-    shapes = [
-        sorted(tuple(p.shape) for n, p in net.named_parameters() if p.dim() == 4)
-        for net in (described, training.plain(network))
-    ]
+    nets = Network(architecture(network, (32, 32, 3), CLASSES), {}), plain_resnet(network, 32, CLASSES)
+    counts = [sum(p.numel() for p in net.parameters()) for net in nets]
+    shapes = [sorted(tuple(p.shape) for p in net.parameters() if p.dim() == 4) for net in nets]
     assert shapes[0] == sorted([*shapes[1], (10, 64, 1, 1)]) and counts[0] == counts[1]
 
 
 def test_records_say_what_ran(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SIDE", 16)
+    monkeypatch.setattr(training_steps, "SIDE", 16)
     path = tmp_path / "training.json"
-    words = [
-        "--networks",
-        "resnet8",
-        "--batch",
-        "8",
-        "--methods",
-        "fixed:8,2",
-        "fp32@bfloat16",
-        "--device",
-        "cpu",
-        "--turns",
-        "1",
-    ]
-    assert training.main([*words, "--json", str(path)]) == 0
+    options = "--networks resnet8 --batch 8 --methods fixed:8,2 fp32@bfloat16 --device cpu --turns 1"
+    assert training.main([*options.split(), "--json", str(path)]) == 0
     records = json.loads(path.read_text())
     assert [r["method"] for r in records] == ["torch", "fp32", "fixed:8,2", "fp32@bfloat16"]
     assert all(set(r) == FIELDS for r in records)
@@ -88,4 +75,4 @@ def test_unknown_methods_are_refused(capsys, method):
 
 def test_steps_that_diverge_are_not_timed():
     with pytest.raises(ValueError, match="a loss is nan in turn 0"):
-        training.seconds([lambda k: float("nan")], CPU, 1)
+        training.time_steps([lambda k: float("nan")], CPU, 1)
