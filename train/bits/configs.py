@@ -23,7 +23,7 @@ class ConfigsError(ValueError):
 class Variant:
     """A bit configuration and what is known of it.
 
-    cost: of 8 bits everywhere, as the run counts it; method: what found it; groups: quality groups whose pictures it is
+    cost: of 8 bits everywhere, as the run counts it; method: what found it; kinds: quality kinds whose pictures it is
     trained with, empty for all alike; loss: on held pictures at widths still open, None where not measured; base: the
     variant that a private one was made from, whose weights it shares but in its private layers; else empty.
     """
@@ -32,22 +32,22 @@ class Variant:
     bits: BitConfig
     cost: float
     method: str
-    groups: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
     loss: float | None = None
     base: str = ""
 
 
 @dataclass(frozen=True)
 class Configs:
-    """variants: those to train, best so far while a search goes on; seen: the Pareto list (cost, loss) of its search.
+    """variants: those to train, best so far while a search goes on; pareto: its Pareto front (cost, loss).
 
-    about: settings that make costs comparable; groups: how quality groups are told apart (train/kinds/groups.py) or
+    about: settings that make costs comparable; kinds: how kinds of quality are told apart (train/kinds/kinds.py) or
     None."""
 
     about: dict
     variants: tuple[Variant, ...] = ()
-    seen: tuple[Variant, ...] = ()
-    groups: dict | None = field(default=None)
+    pareto: tuple[Variant, ...] = ()
+    kinds: dict | None = field(default=None)
 
     @property
     def bits(self) -> dict[str, BitConfig]:
@@ -57,9 +57,9 @@ class Configs:
         return {
             "format": FORMAT,
             **self.about,
-            "variants": [asdict(v) for v in self.variants],
-            "pareto": [asdict(v) for v in self.seen],
-            "groups": self.groups,
+            "variants": [_entry(v) for v in self.variants],
+            "pareto": [_entry(v) for v in self.pareto],
+            "groups": self.kinds,
         }
 
     @classmethod
@@ -82,6 +82,11 @@ class Configs:
         return path
 
 
+def _entry(variant: Variant) -> dict:
+    """A variant as JSON holds it, where its kinds are called groups."""
+    return {"groups" if name == "kinds" else name: value for name, value in asdict(variant).items()}
+
+
 def _variant(entry: dict) -> Variant:
     """Raises KeyError, TypeError or ValueError for what is none."""
     name, loss, base = entry["name"], entry.get("loss"), entry.get("base", "")
@@ -95,7 +100,8 @@ def _variant(entry: dict) -> Variant:
     groups = entry["groups"]
     if not isinstance(groups, (list, tuple)) or any(type(g) is not int or g < 0 for g in groups):
         raise ValueError(f"{name}: expected numbers of groups, got {groups!r}")
-    return Variant(**{**entry, "bits": checked_bits(name, entry["bits"]), "groups": tuple(groups)})
+    others = {k: value for k, value in entry.items() if k != "groups"}
+    return Variant(**{**others, "bits": checked_bits(name, entry["bits"]), "kinds": tuple(groups)})
 
 
 def _number(value) -> bool:
@@ -136,10 +142,10 @@ def pareto(seen: tuple[Variant, ...]) -> tuple[Variant, ...]:
 
 
 def distinct(variants) -> tuple[Variant, ...]:
-    """The first of each bit configuration and quality groups, by falling cost; equal names get a number."""
+    """The first of each bit configuration and quality kinds, by falling cost; equal names get a number."""
     kept = {}
     for v in variants:
-        kept.setdefault((tuple(v.bits.items()), v.groups), v)
+        kept.setdefault((tuple(v.bits.items()), v.kinds), v)
     out, names = [], set()
     for v in sorted(kept.values(), key=lambda v: -v.cost):
         name = next(n for n in (v.name, *(f"{v.name}-{k}" for k in range(2, len(kept) + 2))) if n not in names)
@@ -167,10 +173,10 @@ def load(text: str, layers: tuple[str, ...]) -> Configs:
                     f"{path}: {v.name} has bits for {_few(v.bits)}, expected {_few(layers)}; "
                     "give the --arch it was found for"
                 )
-        if any(v.groups for v in chosen):
+        if any(v.kinds for v in chosen):
             if groups is not None:
                 raise ConfigsError(f"--configs {text}: two files with quality groups; give variants of one of them")
-            groups = configs.groups
+            groups = configs.kinds
         found += chosen
     repeated = {v.name for v in found if [w.name for w in found].count(v.name) > 1}
     if repeated or not found:
@@ -191,7 +197,7 @@ def read(path: Path) -> Configs:
 
 
 def _named(configs: Configs, names: list[str], path: str) -> list[Variant]:
-    known = {v.name: v for v in (*configs.seen, *configs.variants)}
+    known = {v.name: v for v in (*configs.pareto, *configs.variants)}
     missing = [n for n in names if n not in known]
     if missing:
         raise ConfigsError(f"{path}: no configuration {', '.join(missing)}; it has {', '.join(known)}")

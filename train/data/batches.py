@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Order = tuple[Tensor, Tensor]  # pictures and families, int64 each, a batch after the other
-OWN = 0.75  # share of an order's pictures that are of its own quality, the rest being of all
+OWN_SHARE = 0.75  # share of an order's pictures that are of its own quality, the rest being of all
 
 
 def generator(*parts) -> torch.Generator:
@@ -48,7 +48,7 @@ class Batches:
         """An epoch's; what does not fill a batch is left for another epoch's order."""
         return self.pictures // self.batch
 
-    def order(self, phase: str, epoch: int, own: Tensor | None = None, share: float = OWN) -> Order:
+    def order(self, phase: str, epoch: int, own: Tensor | None = None, share: float = OWN_SHARE) -> Order:
         """Pictures and families, int64 [pictures] each.
 
         own: bool [F, N], views of which `share` of the pictures shall be; None for every picture once, families in

@@ -9,7 +9,7 @@ from targets.reference.graph import Graph, macs
 from train.bits.configs import Variant
 from train.evidence.evidence import Evidence, Measured, Place
 from train.evidence.outcomes import Outcomes
-from train.kinds.groups import Groups
+from train.kinds.kinds import Kinds
 from train.network.network import FULL, Network
 from train.network.statistics import float_correct
 
@@ -20,7 +20,7 @@ def measured(variant: Variant, graph: Graph, cost: float) -> Measured:
     """What is to be known of a variant; cost: of 8 bits everywhere, as the run counts it."""
     bits, counts = graph.bit_config(), macs(graph)
     w_bits, a_bits = (sum(n * bits[name][k] for name, n in counts.items()) / sum(counts.values()) for k in (0, 1))
-    return Measured(variant.name, variant.method, cost, w_bits, a_bits, variant.groups, variant.base)
+    return Measured(variant.name, variant.method, cost, w_bits, a_bits, variant.kinds, variant.base)
 
 
 def measure(
@@ -33,7 +33,7 @@ def measure(
     trained: tuple[str, ...],
     views: Views,
     labels: np.ndarray,
-    groups: Groups | None,
+    groups: Kinds | None,
     device,
 ) -> Evidence:
     """Evidence without arms or a curve.
@@ -52,7 +52,7 @@ def measure(
     )
     full = [float_correct(teacher, FULL, pictures, labels, device) for pictures in views.values()]
     families_of = np.repeat(np.arange(families), count)
-    kinds = families_of if groups is None else groups.of(learned.features)
+    kinds = families_of if groups is None else groups.classify(learned.features)
     return Evidence(
         variants,
         tuple(views),

@@ -9,7 +9,7 @@ from runtime.choice.quality import NAMES
 from tests.support.worlds import HELD_OUT, OWN, PLACES, TRAINED, World, alike, routed, specialists, taken
 from train.choice.arms import arm_records
 from train.evidence.evidence import Evidence
-from train.kinds.groups import Groups
+from train.kinds.kinds import Kinds
 from train.report.chosen_bits import chosen_bits
 from train.report.compare import CLEAN, compare, panel_weights, static_corners
 from train.report.compare import HELD_OUT as UNSEEN
@@ -170,7 +170,7 @@ def groups() -> Groups:
     count, d = len(TRAINED), len(NAMES)
     means = np.zeros((count, d))
     means[:, 0] = (0, 4, -4)
-    return Groups(np.zeros(d), np.full(d, 1000.0), np.full(count, 1 / count), means, np.stack([9 * np.eye(d)] * count))
+    return Kinds(np.zeros(d), np.full(d, 1000.0), np.full(count, 1 / count), means, np.stack([9 * np.eye(d)] * count))
 
 
 def test_swap_table():
