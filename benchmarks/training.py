@@ -2,9 +2,9 @@
 
     python -m benchmarks.training --networks resnet20 --batch 64 --json training.json
 
-Every step is `train.loop.optimize` on a phase as a run makes it, on pictures made up here; searches are met in the
-middle of their epochs, where all that they learn is learned. "fp32" trains the full-precision network from labels; all
-others pay for the teacher's answers as well. "fixed:8,4,2" is the joint phase of three variants, its time shared out
+Every step is `train.loop.training.optimize` on a phase as a run makes it, on pictures made up here; searches are met in
+the middle of their epochs, where all that they learn is learned. "fp32" trains the full-precision network from labels;
+all others pay for the teacher's answers as well. "fixed:8,4,2" is the joint phase of three variants, its time shared out
 among them. "fixed:4@bfloat16" is the method with --precision bfloat16. "torch" is the same network, batches and
 optimizer in plain torch, so that our own fp32 step has its equal. A time is the mean over STEPS steps, each the least
 of several turns: on a GPU and with several threads by the clock, with one thread (OMP_NUM_THREADS=1) in seconds of the
@@ -31,11 +31,14 @@ from runtime.files import write_json
 from train.data.batches import Batches, Held
 from train.data.datasets import Dataset
 from train.loop.allocator import keep_freed_memory
-from train.loop.parallel import Group, pick_device
-from train.loop.phase import BETAS, Phase, Run, optimize, passes
+from train.loop.parallel import Processes, pick_device
+from train.loop.phase import BETAS, Phase, VariantsPhase
+from train.loop.run import Run
+from train.loop.session import Networks, Resume, Session
+from train.loop.training import computing_as_asked, optimize
 from train.network.network import FULL, Network
 from train.phases import find_bits, full_precision
-from train.search.shared import CALIBRATION, Search
+from train.search.shared import CALIBRATION, Search, SearchPhase
 from train.settings.settings import Settings
 from train.settings.training import PRECISIONS
 
@@ -73,23 +76,24 @@ class Bench:
         y = np.arange(views.shape[1]) % CLASSES
         dataset = Dataset("synthetic", tuple("0123456789"), views[0], y, *[a[:CALIBRATION] for a in (views[0], y)] * 2)
         batches = Batches(views, y, batch=batch, pictures=0, seed=0, flip=True, device=device)
-        return cls(settings, batches, dataset, Run(folder, {}, Group(), None, math.inf, Console(quiet=True)))
+        return cls(settings, batches, dataset, Run(folder, {}, Processes(), None, Console(quiet=True)))
 
     def full(self) -> Network:
         """The full-precision network, as every run starts with it."""
-        return full_precision.full_network(self.settings, self.dataset, self.batches.device)
+        return full_precision.make_full_precision(self.settings, self.dataset, self.batches.device)
 
     def phase(self, method: str) -> Phase:
         """The phase that a method trains in: "fp32", "fixed:BITS", or a search by its name."""
         if method == "fp32":
-            return Phase("full", self.full(), (FULL,), EPOCHS, self.settings.training.lr)
+            return VariantsPhase("full", self.full(), (FULL,), EPOCHS, self.settings.training.lr)
         teacher = self.full().eval()
         if method.startswith("fixed:"):
             return _joint(self.settings.changed(bits=method.removeprefix("fixed:")), self.batches, teacher)
         settings = self.settings.changed(method=method)
-        table, held = find_bits.Bits.of(settings, teacher.arch).table, Held(self.dataset.val_x, self.dataset.val_y)
+        table, held = find_bits.BitSource.of(settings, teacher.arch).table, Held(self.dataset.val_x, self.dataset.val_y)
+        session = Session(settings, self.run, self.batches, held, Networks(teacher, teacher), Resume())
         try:
-            find_bits.SEARCHES[method](_Entered(settings, self.run, self.batches, teacher, teacher, held, table, None))
+            find_bits.SEARCHES[method](_Entered(session, table))
         except _AtThePhase as reached:
             return reached.phase
         raise ValueError(f"{method}: the search ended without a phase to train in; ask for others by --methods")
@@ -100,7 +104,7 @@ def _joint(settings: Settings, batches: Batches, teacher: Network) -> Phase:
     student = Network(teacher.arch, bits).to(batches.device)
     student.inherit(teacher)
     student.calibrate(batches.sample(CALIBRATION))
-    return Phase("joint", student, tuple(bits), EPOCHS, settings.training.lr, teacher)
+    return VariantsPhase("joint", student, tuple(bits), EPOCHS, settings.training.lr, teacher)
 
 
 class _AtThePhase(Exception):
@@ -111,9 +115,9 @@ class _AtThePhase(Exception):
 
 
 class _Entered(Search):
-    """A search that goes as far as its phase: every method asks for the phase's state before it trains."""
+    """A search that goes as far as its phase."""
 
-    def state(self, phase: Phase) -> None:
+    def train(self, phase: SearchPhase) -> None:
         raise _AtThePhase(phase)
 
 
@@ -170,12 +174,12 @@ def torch_step(bench: Bench) -> Step:
 
 
 def phase_step(bench: Bench, phase: Phase, ways: tuple[str, ...] = ()) -> Step:
-    order, run = phase.order(bench.batches, EPOCH), replace(bench.run, fuses=COMPILED in ways)
+    order, run = phase.orders(bench.batches, EPOCH), replace(bench.run, fuses=COMPILED in ways)
     run.operands = next((getattr(torch, way) for way in ways if way in PRECISIONS), None)
     phase.net.train()
 
     def step(k: int) -> float:
-        with passes(phase, run):
+        with computing_as_asked(phase, run):
             return optimize(phase, run, bench.batches, order, EPOCH, k)[0]
 
     return step
@@ -215,7 +219,7 @@ def measure(network: str, batch: int, methods: list[str], device: torch.device, 
         made = {method: bench.phase(parts(method)[0]) for method in ("fp32", *methods)}
         steps = [phase_step(bench, phase, parts(method)[1]) for method, phase in made.items()]
         found = seconds([torch_step(bench), *steps], device, turns)
-    shared = [1, *(len(p.variants) if p.name == "joint" else 1 for p in made.values())]
+    shared = [1, *(len(p.loss_names) if p.name == "joint" else 1 for p in made.values())]
     each = [t / count for t, count in zip(found, shared, strict=True)]
     return [
         {
