@@ -120,42 +120,6 @@ def test_policy_learns_which_quality_needs_bits(table, tmp_path, needy, detached
     assert float(phase.expected_cost().detach()) < 0.4 * 1.1
 
 
-def test_groups_are_found_and_come_back_from_their_dictionary():
-    rng = np.random.default_rng(0)
-    centres = rng.normal(0, 2000, (3, D))
-    truth = rng.integers(0, 3, 900)
-    quality = (centres[truth] + rng.normal(0, 100, (900, D))).astype(np.int32)
-    groups = find_groups(quality, rng.random(900), 0, 0)
-    assert len(groups) == 3
-    again = Groups.from_dict(json.loads(json.dumps(groups.to_dict())))
-    found = again.assign(again.standardize(quality))
-    pairs = set(zip(truth.tolist(), found.tolist(), strict=True))
-    assert len(pairs) == 3 and len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 3
-
-
-def some_batches(views) -> Batches:
-    return Batches(
-        views, np.arange(views.shape[1]), batch=10, pictures=0, seed=3, flip=True, device=torch.device("cpu")
-    )
-
-
-def test_batches_of_one_quality_and_of_mostly_one():
-    groups = torch.randint(4, (3, 200), generator=chance())
-    views = np.broadcast_to(groups.numpy().astype(np.uint8)[..., None, None, None], (3, 200, 8, 8, 3))
-    batches = some_batches(views)
-    (pictures, families), of = batches.alike("search", 2, groups)
-    assert pictures.shape == families.shape == (200,) and of.shape == (20,)
-    assert torch.equal(groups[families, pictures].view(20, 10), of[:, None].expand(20, 10))
-    share = torch.bincount(of, minlength=4) / 20 - torch.bincount(groups.flatten(), minlength=4) / 600
-    assert float(share.abs().max()) <= 1 / 20
-    again = some_batches(views).alike("search", 2, groups)
-    assert torch.equal(again[0][0], pictures) and not torch.equal(batches.alike("search", 1, groups)[0][0], pictures)
-    pictures, families = batches.order("joint", 0, groups == 2)
-    own = float((groups[families, pictures] == 2).float().mean())
-    assert own == pytest.approx(0.75 + 0.25 / 4, abs=0.1)
-    assert bool((batches.sample(7, groups == 2) == 2).all())
-
-
 def test_medoids_are_as_good_as_trying_all():
     rng = np.random.default_rng(0)
     for k in (1, 2, 3):
@@ -209,11 +173,3 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
     assert all(re.fullmatch(r"[\w-]+", v.name) for v in found)
     costs = [v.cost for v in found]
     assert (max(costs) > 0.36) == (levels == 3)
-
-
-def test_more_groups_than_pictures_are_refused():
-    check_count("families", 3), check_count("3", 3), check_count("0", 3)
-    with pytest.raises(ValueError, match="--kinds 4: expected at most 3"):
-        check_count("4", 3)
-    with pytest.raises(ValueError, match="--kinds 9000: expected at most 8192"):
-        check_count("9000", 10000)
