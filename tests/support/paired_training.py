@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-
 from rich.console import Console
+from torch import nn
 
 from train.data.batches import Batches, generator
 from train.loop.parallel import Processes, join_processes, leave_processes

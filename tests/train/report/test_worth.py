@@ -165,7 +165,7 @@ def test_learned_bits_are_judged_by_the_line_of_given_ones(accuracy, words):
     assert "Learned bits" not in "\n".join(worth(every, compare(every)))  # there is nothing to judge by
 
 
-def groups() -> Groups:
+def groups() -> Kinds:
     """One around each training family."""
     count, d = len(TRAINED), len(NAMES)
     means = np.zeros((count, d))

@@ -20,8 +20,8 @@ from train.search import fracbits, ilp
 from train.search.shared import Search
 from train.settings.command_line import parse
 
-DATA = "--limit 48 --batch 16 --epochs 1 --families clean,contrast --workers 1 --checkpoint-minutes 0 --widths 2,4,8".split()
-SMALL = [*DATA, "--search-epochs", "4"]
+DATA = "--limit 48 --batch 16 --epochs 1 --families clean,contrast --workers 1 --checkpoint-minutes 0".split()
+SMALL = [*DATA, *"--widths 2,4,8 --search-epochs 4".split()]
 SEARCH_CHECKPOINTS = 7  # until a search is killed
 
 
@@ -73,7 +73,7 @@ def test_a_search_killed_and_resumed_ends_the_same(tmp_path, method, more):
         assert onnx_bytes(whole, name) == onnx_bytes(resumed, name)
     if method == "dqmq" and "csq" not in more:
         places = f"--configs {tmp_path / 'whole' / configs.NAME} --out {tmp_path / 'given'} --cache {cache}".split()
-        student = learn(parse([*DATA, *places])).student
+        student = learn(parse([*DATA, "--widths", "2,4,8", *places])).student
         for (name, tensor), searched in zip(student.state_dict().items(), whole.state_dict().values(), strict=True):
             assert torch.equal(tensor, searched), name
 
