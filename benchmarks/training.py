@@ -2,7 +2,7 @@
 
     python -m benchmarks.training --networks resnet20 --batch 64 --json training.json
 
-Every step is `train.loop.phase.optimize` on a phase as a run makes it, on pictures made up here; searches are met in
+Every step is `train.loop.training.optimize` on a phase as a run makes it, on pictures made up here; searches are met in
 the middle of their epochs, where all that they learn is learned. "fp32" trains the full-precision network from labels;
 all others pay for the teacher's answers as well. "fixed:8,4,2" is the joint phase of three variants, its time shared
 out among them. "fixed:4@bfloat16" is the method with --precision bfloat16. "torch" is the same network, batches and
@@ -93,7 +93,7 @@ def time_methods(
         phases = [bench.phase(method.name) for method in all_methods]
         steps = [phase_step(bench, phase, method) for phase, method in zip(phases, all_methods, strict=True)]
         seconds = time_steps([torch_step(bench), *steps], device, turns)
-    sharing = [1, *(len(phase.variants) if phase.name == "joint" else 1 for phase in phases)]
+    sharing = [1, *(len(phase.loss_names) if phase.name == "joint" else 1 for phase in phases)]
     each = [total / count for total, count in zip(seconds, sharing, strict=True)]
     fp32 = each[1]
     names = [TORCH, *(method.text for method in all_methods)]

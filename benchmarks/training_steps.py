@@ -1,6 +1,5 @@
 """The training steps that `benchmarks.training` times: of every method of a run, and of the network in plain torch."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,14 @@ from rich.console import Console
 from benchmarks.networks.plain import plain_resnet
 from train.data.batches import Batches, Held
 from train.data.dataset import Dataset
-from train.loop.parallel import Group
-from train.loop.phase import BETAS, Phase, Run, optimize, passes
+from train.loop.parallel import Processes
+from train.loop.phase import BETAS, Phase, VariantsPhase
+from train.loop.run import Run
+from train.loop.session import Networks, Resume, Session
+from train.loop.training import computing_as_asked, optimize
 from train.network.network import FULL, Network
 from train.phases import find_bits, full_precision
-from train.search.shared import CALIBRATION, Search
+from train.search.shared import CALIBRATION, Search, SearchPhase
 from train.settings.settings import Settings
 
 FP32 = "fp32"
@@ -83,11 +85,11 @@ class Bench:
         some = slice(CALIBRATION)
         dataset = Dataset("synthetic", tuple("0123456789"), x, y, x[some], y[some], x[some], y[some])
         batches = Batches(views, y, batch=batch, pictures=0, seed=0, flip=True, device=device)
-        return cls(settings, batches, dataset, Run(folder, {}, Group(), None, math.inf, Console(quiet=True)))
+        return cls(settings, batches, dataset, Run(folder, {}, Processes(), None, Console(quiet=True)))
 
     def full_network(self) -> Network:
         """Returns the full-precision network, as every run starts with it."""
-        return full_precision.full_network(self.settings, self.dataset, self.batches.device)
+        return full_precision.make_full_precision(self.settings, self.dataset, self.batches.device)
 
     def phase(self, method: str) -> Phase:
         """Returns the phase that a method trains in: "fp32", "fixed:BITS", or a search by its name.
@@ -95,7 +97,7 @@ class Bench:
         Raises ValueError for a search that has none.
         """
         if method == FP32:
-            return Phase("full", self.full_network(), (FULL,), EPOCHS, self.settings.training.lr)
+            return VariantsPhase("full", self.full_network(), (FULL,), EPOCHS, self.settings.training.lr)
         teacher = self.full_network().eval()
         if method.startswith("fixed:"):
             settings = self.settings.changed(bits=method.removeprefix("fixed:"))
@@ -105,12 +107,12 @@ class Bench:
     def _search_phase(self, method: str, teacher: Network) -> Phase:
         """Begins a search and returns the phase that it made."""
         settings = self.settings.changed(method=method)
-        table = find_bits.Bits.of(settings, teacher.arch).table
+        table = find_bits.BitSource.of(settings, teacher.arch).table
         assert table is not None  # as every search has one
         held = Held(self.dataset.val_x, self.dataset.val_y)
-        search = _BegunSearch(settings, self.run, self.batches, teacher, teacher, held, table, None)
+        session = Session(settings, self.run, self.batches, held, Networks(teacher, teacher), Resume())
         try:
-            find_bits.SEARCHES[method](search)
+            find_bits.SEARCHES[method](_BegunSearch(session, table))
         except _PhaseReached as reached:
             return reached.phase
         raise ValueError(f"{method}: the search ended without a phase to train in; ask for others by --methods")
@@ -122,7 +124,7 @@ def _joint_phase(settings: Settings, batches: Batches, teacher: Network) -> Phas
     student = Network(teacher.arch, bits).to(batches.device)
     student.inherit(teacher)
     student.calibrate(batches.sample(CALIBRATION))
-    return Phase("joint", student, tuple(bits), EPOCHS, settings.training.lr, teacher)
+    return VariantsPhase("joint", student, tuple(bits), EPOCHS, settings.training.lr, teacher)
 
 
 class _PhaseReached(Exception):
@@ -133,9 +135,9 @@ class _PhaseReached(Exception):
 
 
 class _BegunSearch(Search):
-    """A search that goes as far as its phase: every method asks for the phase's state before it trains."""
+    """A search that goes as far as its phase."""
 
-    def state(self, phase: Phase) -> None:
+    def train(self, phase: SearchPhase) -> None:
         raise _PhaseReached(phase)
 
 
@@ -160,12 +162,12 @@ def torch_step(bench: Bench) -> Step:
 
 def phase_step(bench: Bench, phase: Phase, method: Method) -> Step:
     """Returns the training step of a phase, computed in the method's ways."""
-    order = phase.order(bench.batches, EPOCH)
+    order = phase.orders(bench.batches, EPOCH)
     run = replace(bench.run, fuses=COMPILED in method.ways, operands=method.operands)
     phase.net.train()
 
     def step(k: int) -> float:
-        with passes(phase, run):
+        with computing_as_asked(phase, run):
             return optimize(phase, run, bench.batches, order, EPOCH, k)[0]
 
     return step

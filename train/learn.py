@@ -1,112 +1,178 @@
-"""Learns a family of networks: all phases of a run from its pictures to trained variants."""
+"""Trains a family of networks: all phases of a run, from its pictures to trained variants."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from runtime.files import write_json
+from train.bits.configs import Configs
 from train.data.batches import Batches, Held
 from train.data.datasets import Dataset, load, spread, thin
 from train.data.views import mixed_views, training_views
 from train.evidence.gather import digest
-from train.kinds.groups import check_count
-from train.loop import checkpoint
+from train.kinds.finding import check_count
+from train.loop.checkpoint import CHECKPOINT_FILE, check_same_run
 from train.loop.journal import Journal
-from train.loop.parallel import Group, join, pick_device
-from train.loop.phase import Run
-from train.loop.run_folder import CONFIG, SETTINGS, alone, check_own, clear, writable
-from train.phases import find_bits, from_run, full_precision, joint, private
+from train.loop.parallel import Processes, join_processes, pick_device
+from train.loop.run import Run
+from train.loop.run_folder import CONFIG, SETTINGS, alone, check_own, check_writable, clear
+from train.loop.session import Networks, Resume, Session
+from train.network.network import Network
+from train.phases.find_bits import BitSource
+from train.phases.from_run import resume_from_run
+from train.phases.full_precision import make_full_precision, make_teacher, train_full_precision
+from train.phases.joint import train_jointly
+from train.phases.private import train_private
 from train.settings.config_file import write_config
 from train.settings.settings import SHORT, Settings
 from train.settings.table import settings_table
 
-HELD_PICTURES = 1000  # of mixed quality, to watch training
+HELD_PICTURES = 1000  # of mixed quality, that training is watched by
+OPERANDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of --precision
 
 
-def learn(settings: Settings):
-    """All up to training's end: (dataset, teacher, student, configurations, device), None where another writes."""
+@dataclass(frozen=True, eq=False)
+class TrainedFamily:
+    """What training leaves: the full-precision network, the student with all variants, and their configurations."""
+
+    dataset: Dataset
+    full_precision: Network
+    student: Network
+    configs: Configs
+    device: torch.device
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """All that a run needs before its first step; views: degraded training pictures uint8 [F, N, H, W, 3].
+
+    record: the settings that decide the result, as every checkpoint holds them.
+    """
+
+    dataset: Dataset
+    record: dict[str, Any]
+    networks: Networks
+    bits: BitSource
+    resume: Resume
+    views: np.ndarray
+    held: Held
+    device: torch.device
+
+
+def learn(settings: Settings) -> TrainedFamily | None:
+    """Trains all phases of a run; returns the trained family, None in a process that does not write.
+
+    Raises SettingsError, CheckpointError, ConfigsError or CostError before it trains, TrainingError where it cannot
+    go on.
+    """
     device = pick_device(settings.place.device)
-    group = join(device)
-    saved = checkpoint.load(settings.folder) if settings.place.resume else None
-    if not group.writes:
-        return _learn(settings, device, group, saved)
+    processes = join_processes(device)
+    saved = Resume.from_folder(settings.folder) if settings.place.resume else Resume()
+    console = Console(markup=False, stderr=True, quiet=not processes.writes)
+    with _own_folder(settings, processes):
+        console.print(settings_table(settings, str(device)))
+        with processes.writer_first():
+            prepared = prepare(settings, device, saved, console)
+        session = open_session(settings, prepared, saved, processes, console)
+
+        train_full_precision(session)
+        configs = prepared.bits.find(session)
+        student = train_jointly(session, configs)
+        configs = train_private(session, configs, student)
+
+        if session.run.journal is None:
+            return None
+        session.run.journal.close()
+        return TrainedFamily(prepared.dataset, prepared.networks.full_precision, student, configs, device)
+
+
+@contextmanager
+def _own_folder(settings: Settings, processes: Processes) -> Iterator[None]:
+    """Keeps other runs out of the folder of the writing process, after it was checked to be a run's or a new one."""
+    if not processes.writes:
+        yield
+        return
     check_own(settings.folder)
     for flag, folder in (("--out", settings.folder), ("--cache", settings.place.cache)):
-        writable(flag, folder)
+        check_writable(flag, folder)
     with alone(settings.folder):
-        return _learn(settings, device, group, saved)
+        yield
 
 
-def _learn(settings: Settings, device: torch.device, group: Group, saved):
-    console = Console(markup=False, stderr=True, quiet=not group.writes)
-    console.print(settings_table(settings, str(device)))
-    with group.writer_first():
-        dataset = thin(
-            load(settings.data.dataset, settings.data.data, settings.place.cache, settings.data.size),
-            settings.data.limit,
-        )
-        console.print(dataset.describe(), highlight=False, soft_wrap=True)
-        record = {**settings.record(), "pictures": digest({}, dataset)[:SHORT]}
-        if saved is not None:
-            checkpoint.check_same_run(saved[1]["settings"], record)
-        teacher = full_precision.full_network(settings, dataset, device)
-        tutor = full_precision.tutor(settings, dataset, teacher, device)
-        bits = find_bits.Bits.of(settings, teacher.arch)
-        begun = from_run.joined(settings, teacher.arch) if settings.training.start and saved is None else None
-        check_count(settings.private.kinds, len(dataset.train_y))
-        views, held = training_pictures(settings, dataset)
-    batches = Batches(
-        views,
-        dataset.train_y,
-        batch=settings.training.batch,
-        pictures=settings.training.epoch_pictures,
-        seed=settings.training.seed,
-        flip=settings.data.mirrored,
-        device=device,
-    ).for_process(group.rank, group.processes)
-    run = Run(
-        settings.folder,
-        record,
-        group,
-        journal(settings, group, saved),
-        60 * settings.place.checkpoint_minutes,
-        console,
-        operands=getattr(torch, settings.training.precision),
-        fuses=settings.training.torch_compile,
-    )
-    resumed = begun
-    if saved is not None:
-        resumed = {**saved[1], "tensors": saved[0]}
-        run.last_checkpoint = run.folder / checkpoint.NAME
-    full_precision.full_precision(settings, run, batches, teacher, held, resumed)
-    bits.find(run, batches, teacher, tutor, held, resumed)
-    student = joint.joint(settings, run, batches, teacher, tutor, held, resumed)
-    private.specialize(settings, run, batches, tutor, student, held, resumed)
-    if not group.writes:
-        return None
-    run.journal.close()
-    return dataset, teacher, student, run.configs, device
+def prepare(settings: Settings, device: torch.device, saved: Resume, console: Console) -> Prepared:
+    """Returns the pictures, networks and bits of a run, and where it goes on; it writes nothing but the cache.
+
+    saved: what --resume goes on from. Raises CheckpointError, ConfigsError, CostError or ValueError for a run that
+    cannot be trained as asked.
+    """
+    pictures = load(settings.data.dataset, settings.data.data, settings.place.cache, settings.data.size)
+    dataset = thin(pictures, settings.data.limit)
+    console.print(dataset.describe(), highlight=False, soft_wrap=True)
+    record = {**settings.record(), "pictures": digest({}, dataset)[:SHORT]}
+    if saved.state is not None:
+        check_same_run(saved.state.settings, record)
+    full_precision = make_full_precision(settings, dataset, device)
+    networks = Networks(full_precision, make_teacher(settings, dataset, full_precision, device))
+    bits = BitSource.of(settings, full_precision.arch)
+    resume = saved
+    if settings.training.start is not None and saved.state is None:
+        resume = resume_from_run(settings, full_precision.arch)
+    check_count(settings.private.kinds, len(dataset.train_y))
+    views, held = training_pictures(settings, dataset)
+    return Prepared(dataset, record, networks, bits, resume, views, held, device)
 
 
 def training_pictures(settings: Settings, dataset: Dataset) -> tuple[np.ndarray, Held]:
-    """Degraded training pictures uint8 [F, N, H, W, 3], and held ones."""
+    """Returns degraded training pictures uint8 [F, N, H, W, 3], and held ones of mixed quality."""
     # Mixed, for folders come class by class, and searches judge by parts in this order: each needs all classes.
-    chosen = np.random.default_rng((settings.training.seed, *b"held")).permutation(
-        spread(len(dataset.val_y), HELD_PICTURES)
-    )
+    rng = np.random.default_rng((settings.training.seed, *b"held"))
+    chosen = rng.permutation(spread(len(dataset.val_y), HELD_PICTURES))
     options = (settings.data.training_families, settings.training.seed, settings.place.cache, settings.place.workers)
     views = training_views(dataset, *options)
     mixed = mixed_views(dataset.val_x[chosen], *options)[0]
     return views, Held(np.asarray(mixed), dataset.val_y[chosen])
 
 
-def journal(settings: Settings, group: Group, saved) -> Journal | None:
-    """The journal of the writing process; without --resume an earlier run in the folder is no longer one."""
-    if not group.writes:
-        return None
+def open_session(
+    settings: Settings, prepared: Prepared, saved: Resume, processes: Processes, console: Console
+) -> Session:
+    """Returns what all phases of a run work with, after the folder and the journal were opened for writing."""
+    batches = Batches(
+        prepared.views,
+        prepared.dataset.train_y,
+        batch=settings.training.batch,
+        pictures=settings.training.epoch_pictures,
+        seed=settings.training.seed,
+        flip=settings.data.mirrored,
+        device=prepared.device,
+    ).for_process(processes.rank, processes.count)
+    run = Run(
+        settings.folder,
+        prepared.record,
+        processes,
+        open_journal(settings, saved) if processes.writes else None,
+        console,
+        60 * settings.place.checkpoint_minutes,
+        operands=OPERANDS[settings.training.precision],
+        fuses=settings.training.torch_compile,
+        last_checkpoint=None if saved.state is None else settings.folder / CHECKPOINT_FILE,
+    )
+    return Session(settings, run, batches, prepared.held, prepared.networks, prepared.resume)
+
+
+def open_journal(settings: Settings, saved: Resume) -> Journal:
+    """Writes a run's settings and returns its journal; without --resume an earlier run's files are deleted first.
+
+    Raises JournalError where the journal that --resume goes on from is not the one that the checkpoint knows.
+    """
     folder = settings.folder
     write_json(folder / SETTINGS, settings.record())  # first, since it says that the rest is a run's
-    if saved is None:
+    if saved.state is None:
         clear(folder)
     write_config(folder / CONFIG, settings)
-    return Journal(folder, 0 if saved is None else saved[1]["journal"])
+    return Journal(folder, 0 if saved.state is None else saved.state.journal)

@@ -16,7 +16,7 @@ from train.bits.cost import layer_cost, relative
 from train.choice.arms import arm_records, choose
 from train.evidence.evidence import NAME as OUTCOMES
 from train.evidence.evidence import Evidence
-from train.loop.run_folder import SETTINGS, alone, check_own, clear, writable
+from train.loop.run_folder import SETTINGS, alone, check_own, check_writable, clear
 from train.network.architectures import ARCHITECTURES, architecture
 from train.report.compare import compare
 from train.report.does_it_pay import verdicts
@@ -75,7 +75,7 @@ def recost(run: Path, out: Path, **changes) -> Path:
     missing = [name for name in files if not (run / name).is_file()]
     if missing:
         raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
-    writable("--out", out)
+    check_writable("--out", out)
     with alone(out), tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}.") as beside:
         new = Path(beside)
         found.write(new)

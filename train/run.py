@@ -10,24 +10,28 @@ from train.settings.settings import Settings
 
 
 def run_training(settings: Settings) -> None:
-    """Trains, evaluates and exports one run; a process that does not write only trains. Raises what its parts raise."""
-    # Here, so that a wrong command line is told before torch has loaded.
+    """Trains, evaluates and exports one run; a process that does not write only trains.
+
+    Raises ValueError (SettingsError, CheckpointError, ...), TrainingError or OSError, each with one line that says what
+    to do.
+    """
+    # Imported here, so that a wrong command line is refused before torch has loaded.
     from train.finish import finish
     from train.learn import learn
     from train.loop.run_folder import alone
 
-    learned = learn(settings)
-    if learned is not None:
+    family = learn(settings)
+    if family is not None:
         with alone(settings.folder):
-            finish(settings, *learned)
+            finish(settings, family.dataset, family.full_precision, family.student, family.configs, family.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and ends the program with one line where that fails."""
+    """Runs the command line, and ends the program with one line where that fails."""
     settings = parse(arguments)
     from train.loop.allocator import keep_freed_memory
-    from train.loop.parallel import leave
-    from train.loop.phase import TrainingError
+    from train.loop.parallel import leave_processes
+    from train.loop.training import TrainingError
 
     try:
         _use_all_cores()
@@ -36,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (TrainingError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     finally:
-        leave()
+        leave_processes()
 
 
 def _use_all_cores() -> None:
-    """All cores this process may use, unless the environment says otherwise (torchrun says one)."""
+    """Lets torch use all cores of this process, unless the environment says otherwise (torchrun says one)."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):

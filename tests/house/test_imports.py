@@ -78,8 +78,8 @@ ARROWS = {
     "train.network train.data targets.reference runtime.files numpy torch rich",
     "train.recost": "train.report train.choice train.evidence train.loop train.bits train.settings train.network "
     "runtime.files runtime.terminal",
-    "train.learn": "runtime.files train.data train.evidence train.kinds train.loop train.phases train.settings "
-    "numpy rich torch",
+    "train.learn": "runtime.files train.bits train.data train.evidence train.kinds train.loop train.network "
+    "train.phases train.settings numpy rich torch",
     "train.run": "train.finish train.loop train.settings runtime.terminal train.learn torch",
     "benchmarks": "train.* compile.* targets.* runtime.* numpy torch tvm tvm_ffi onnx onnxruntime openvino nncf "
     "rich matplotlib",

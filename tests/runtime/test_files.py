@@ -13,7 +13,8 @@ from torch import nn
 from runtime.files import alone_in, replacing, write_bytes, write_json
 from train.data.datasets import Dataset
 from train.data.views import training_views
-from train.loop import checkpoint
+from train.loop.checkpoint import save_checkpoint
+from train.loop.state import PRIVATE, CheckpointState
 
 
 @pytest.fixture
@@ -80,11 +81,11 @@ def test_nothing_is_left_where_there_is_no_room(tmp_path, little_room):
 
 
 def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path, little_room):
-    state = {"phase": "done"}
-    path = checkpoint.save(tmp_path, {"net": nn.Linear(4, 4)}, None, [], state)
+    state = CheckpointState(PRIVATE, None, {}, 0, None)
+    path = save_checkpoint(tmp_path, {"net": nn.Linear(4, 4)}, None, [], state)
     before = path.read_bytes()
     with pytest.raises(OSError, match="large"):
-        checkpoint.save(tmp_path, {"net": nn.Linear(100, 100)}, None, [], state)
+        save_checkpoint(tmp_path, {"net": nn.Linear(100, 100)}, None, [], state)
     assert path.read_bytes() == before and names(path.parent) == [path.name]
 
 
@@ -100,7 +101,8 @@ def test_the_same_state_is_the_same_checkpoint(tmp_path):
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     net(torch.ones(1, 3)).sum().backward()
     optimizer.step()
+    state = CheckpointState(PRIVATE, None, {"seed": 3}, 0, None)
     for k in range(5):
-        path = checkpoint.save(tmp_path / str(k), {"net": net}, optimizer, ["w", "b"], {"phase": "done", "epoch": 3})
+        path = save_checkpoint(tmp_path / str(k), {"net": net}, optimizer, ["w", "b"], state)
         found.add(path.read_bytes())
     assert len(found) == 1

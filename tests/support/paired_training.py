@@ -6,7 +6,6 @@ n / (n - 1) is another for half a batch, stay as they are.
 """
 
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -16,8 +15,10 @@ from rich.console import Console
 from torch import nn
 
 from train.data.batches import Batches, generator
-from train.loop.parallel import Group, join, leave
-from train.loop.phase import Phase, Run, optimize
+from train.loop.parallel import Processes, join_processes, leave_processes
+from train.loop.phase import Phase, VariantsPhase
+from train.loop.run import Run
+from train.loop.training import optimize
 from train.network.architectures import architecture
 from train.network.network import FULL, Network
 from train.phases.find_bits import variant_bits
@@ -37,41 +38,42 @@ class Paired(Batches):
         return tuple(places[::2].repeat_interleave(2, 0) for places in super()._places(chance))
 
 
-def curves(group: Group) -> dict[str, list[float]]:
+def curves(processes: Processes) -> dict[str, list[float]]:
     """Losses of an epoch in full precision, then of one of a variant with it as its teacher."""
     chance = np.random.default_rng(0)
     views = chance.integers(0, 256, (1, COUNT // 2, SIDE, SIDE, 3), np.uint8).repeat(2, 1)
     batches = Paired(
         views, chance.integers(0, 10, COUNT), batch=BATCH, pictures=0, seed=0, flip=True, device=torch.device("cpu")
-    ).for_process(group.rank, group.processes)
+    ).for_process(processes.rank, processes.count)
     torch.manual_seed(0)
-    teacher = Network(ARCH, {}).double()
+    full_precision = Network(ARCH, {}).double()
     student = Network(ARCH, {"w4a4": variant_bits(ARCH, 4, 4)}).double()
-    for module in (*teacher.modules(), *student.modules()):
+    for module in (*full_precision.modules(), *student.modules()):
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.0
-    run = Run(Path(), {}, group, None, math.inf, Console(quiet=True))
-    found = {"full": epoch(Phase("full", teacher, (FULL,), 1, 1e-2), run, batches)}
-    student.inherit(teacher)
+    run = Run(Path(), {}, processes, None, Console(quiet=True))
+    losses = {"full": epoch(VariantsPhase("full", full_precision, (FULL,), 1, 1e-2), run, batches)}
+    student.inherit(full_precision)
     student.calibrate(torch.from_numpy(views[0]))
     with torch.no_grad():
         # Steps found on one grid put values on exact ties, which fall by the last digit of a sum: move them apart.
         for name, step in student.named_parameters():
             if name.endswith(("log_step", "log_base")):
                 step += 0.01 * torch.rand(step.shape, generator=generator(name), dtype=step.dtype)
-    found["joint"] = epoch(Phase("joint", student, ("w4a4",), 1, 1e-2, teacher), run, batches)
-    return found
+    phase = VariantsPhase("joint", student, ("w4a4",), 1, 1e-2, full_precision)
+    losses["joint"] = epoch(phase, run, batches)
+    return losses
 
 
 def epoch(phase: Phase, run: Run, batches: Batches) -> list[float]:
-    order = phase.order(batches, 0)
+    orders = phase.orders(batches, 0)
     phase.net.train()
-    return [optimize(phase, run, batches, order, 0, step)[0] for step in range(batches.steps)]
+    return [optimize(phase, run, batches, orders, 0, step)[0] for step in range(batches.steps)]
 
 
 if __name__ == "__main__":
-    group = join(torch.device("cpu"))
-    losses = curves(group)
-    if group.writes:
+    processes = join_processes(torch.device("cpu"))
+    losses = curves(processes)
+    if processes.writes:
         Path(sys.argv[1]).write_text(json.dumps(losses))
-    leave()
+    leave_processes()

@@ -21,8 +21,8 @@ from train.data.views import MIXED_SEED, evaluation_views, mixed_views, severiti
 from train.evidence.evidence import Evidence
 from train.evidence.measure import Views, measure, measured
 from train.evidence.outcomes import Outcomes, outcomes
-from train.kinds.groups import FAMILIES as BY_FAMILY
-from train.kinds.groups import Groups
+from train.kinds.finding import BY_FAMILY
+from train.kinds.kinds import Kinds
 from train.network.network import Network
 from train.settings.settings import Settings
 
@@ -117,10 +117,10 @@ def gather(
     return evidence, {name: int(count) for name, count in zip(parts.graphs, right, strict=True)}
 
 
-def _groups(settings: Settings, found: Configs) -> Groups | None:
+def _groups(settings: Settings, found: Configs) -> Kinds | None:
     """The groups that were found without labels; None where a picture's family says its kind."""
     by_family = settings.private.kinds == BY_FAMILY and len(settings.data.training_families) > 1
-    return None if by_family or not found.kinds else Groups.from_dict(found.kinds)
+    return None if by_family or not found.kinds else Kinds.from_dict(found.kinds)
 
 
 def digest(graphs: dict[str, Graph], *arrays: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from targets.reference.graph import Graph, macs
 from train.bits.configs import Configuration
 from train.evidence.evidence import Evidence, Measured, Place
 from train.evidence.outcomes import Outcomes
-from train.kinds.groups import Groups
+from train.kinds.kinds import Kinds
 from train.network.network import FULL, Network
 from train.network.statistics import check_float_answers
 
@@ -33,7 +33,7 @@ def measure(
     trained: tuple[str, ...],
     views: Views,
     labels: np.ndarray,
-    groups: Groups | None,
+    groups: Kinds | None,
     device,
 ) -> Evidence:
     """Evidence without arms or a curve.
@@ -52,7 +52,7 @@ def measure(
     )
     full = [check_float_answers(teacher, FULL, pictures, labels, device) for pictures in views.values()]
     families_of = np.repeat(np.arange(families), count)
-    kinds = families_of if groups is None else groups.of(learned.features)
+    kinds = families_of if groups is None else groups.classify(learned.features)
     return Evidence(
         variants,
         tuple(views),

@@ -1,116 +1,110 @@
-"""The training loop: one phase over its epochs, with checkpoints, a journal, and one end after any interruption."""
+"""What one phase of training is: which parameters learn how fast, from which pictures, and by which losses."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from train.bits.configs import Configs
 from train.data.batches import Batches, Order
-from train.loop import checkpoint
-from train.loop.fused import fused
-from train.loop.journal import Journal
-from train.loop.parallel import Group
-from train.network.network import FULL, Network, QuantConv, multiplying_in
+from train.network.network import FULL, Network
 
-WARM_UP = 0.05  # share of the steps
-BETAS = (0.9, 0.99)
+WARM_UP = 0.05  # share of a phase's steps in which the learning rate rises
+BETAS = (0.9, 0.99)  # of Adam
 TEMPERATURE = 2.0  # of the distillation
-DISTILLED = 0.5  # share of the teacher in the loss
-JOURNAL_LINES = 10  # an epoch's, beside that of its end
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the phase, the step, and the last good checkpoint."""
-
-
-@dataclass
-class Run:
-    """What all phases of a run share."""
-
-    folder: Path
-    settings: dict
-    group: Group
-    journal: Journal | None  # of the writing process only
-    checkpoint_seconds: float
-    console: Console
-    modules: dict[str, nn.Module] = field(default_factory=dict)  # all that a checkpoint holds
-    configs: Configs | None = None  # what the search found so far
-    start: Callable[[Network], None] | None = None  # gives the variants a search's tensors in place of the teacher's
-    last_checkpoint: Path | None = None
-    operands: torch.dtype | None = None  # of convolutions in training; None for the weights' own
-    fuses: bool = False  # teachers, and networks whose phase says fusible, run as fused code
+TEACHER_SHARE = 0.5  # of the teacher in the loss, the rest is the labels'
 
 
 @dataclass
 class Phase:
-    """Training of variants of a network: the full-precision one from labels, or all variants from labels and teacher.
+    """Training of one network; every kind of phase says by which losses.
 
-    feeds: (which views are a variant's own, bool [F, N], or None for all alike; the variants that learn from that
-    order). A search has its own `parameters_by_rate`, `order` and `losses`.
+    loss_names: of the losses of a step, in order. lr: the largest learning rate. teacher: the network whose answers are
+    learned from beside the labels, or None.
     """
 
     name: str
     net: nn.Module
-    variants: tuple[str, ...]  # names of the losses
+    loss_names: tuple[str, ...]
     epochs: int
     lr: float
     teacher: Network | None = None
-    feeds: tuple[tuple[Tensor | None, tuple[str, ...]], ...] = ()
-    fusible = True  # few variants, each of which has the same operations in every step
+    fusible = False  # whether every step has the same operations, for few variants
 
-    def __post_init__(self):
-        self.feeds = self.feeds or ((None, self.variants),)
-        rated = self.parameters_by_rate()
-        self.names = [n for _, named in rated for n, _ in named]
-        self.parameters = [p for _, named in rated for _, p in named]
-        groups = [{"params": [p for _, p in named], "peak": rate} for rate, named in rated]
+    def __post_init__(self) -> None:
+        rates = self.parameters_by_rate()
+        self.names = [name for _, named in rates for name, _ in named]
+        self.parameters = [parameter for _, named in rates for _, parameter in named]
+        groups = [{"params": [parameter for _, parameter in named], "peak": rate} for rate, named in rates]
         self.optimizer = torch.optim.Adam(groups, lr=self.lr, betas=BETAS, fused=True)
 
     def parameters_by_rate(self) -> list[tuple[float, list[tuple[str, nn.Parameter]]]]:
-        """(largest learning rate, named parameters): what is trained, and how fast."""
+        """Returns what is trained: (largest learning rate, named parameters) of each part of the network."""
         # Adam needs no momentum for what has no gradient: the full-precision variant of a network of variants rests.
-        resting = () if FULL in self.variants else (f".variants.{FULL}.",)
-        return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if not any(r in n for r in resting)])]
+        resting = () if FULL in self.loss_names else (f".variants.{FULL}.",)
+        trained = [(n, p) for n, p in self.net.named_parameters() if not any(part in n for part in resting)]
+        return [(self.lr, trained)]
 
-    def order(self, batches: Batches, epoch: int) -> list[Order]:
-        """One for each feed."""
-        return [batches.order(self.name, epoch, own) for own, _ in self.feeds]
+    def orders(self, batches: Batches, epoch: int) -> list[Order]:
+        """Returns the orders of pictures that an epoch learns from."""
+        return [batches.order(self.name, epoch)]
 
-    def losses(
-        self, run: "Run", batches: Batches, order: list[Order], epoch: int, step: int
-    ) -> Iterator[tuple[str, Tensor]]:
-        """(name, loss) of one step, each to be differentiated before the next is asked for."""
-        for (_, variants), feed in zip(self.feeds, order, strict=True):
-            pictures, labels = batches.get(feed, self.name, epoch, step)
-            taught = answers(self.teacher, pictures)
-            for variant in variants:
-                yield variant, distillation(self.net(pictures, variant), labels, taught) / batches.batch
+    def losses(self, batches: Batches, orders: list[Order], epoch: int, step: int) -> Iterator[tuple[str, Tensor]]:
+        """Yields (name, scalar loss) of one step, each to be differentiated before the next is asked for."""
+        raise NotImplementedError
 
-    def restore(self, resumed: dict) -> dict:
-        """Takes the optimizer's state from a checkpoint inside this phase; returns where to go on."""
-        checkpoint.restore_optimizer(self.optimizer, self.names, resumed["tensors"])
-        return {k: resumed[k] for k in ("epoch", "step", "sums", "counted")}
+    def after_step(self) -> None:
+        """Keeps parameters in their ranges after each step of the optimizer."""
 
-    def stepped(self) -> None:
-        """Called after each step of the optimizer."""
-        self.net.keep_gains_positive()
-
-    def notes(self) -> dict[str, float]:
-        """What is written in the journal beside the losses."""
+    def measurements(self) -> dict[str, float]:
+        """Returns the numbers that the journal gets beside the losses."""
         return {}
 
 
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """Variants that learn from the same pictures; own: which views are theirs, bool [F, N], None for all alike."""
+
+    variants: tuple[str, ...]
+    own: Tensor | None = None
+
+
+@dataclass
+class VariantsPhase(Phase):
+    """Training of a network's variants: the full-precision one from labels, or quantized ones with a teacher as well.
+
+    loss_names: the variants. feeds: which variants learn from which pictures; without any, all from the same.
+    """
+
+    net: Network
+    feeds: tuple[Feed, ...] = ()
+    fusible = True
+
+    def __post_init__(self) -> None:
+        self.feeds = self.feeds or (Feed(self.loss_names),)
+        super().__post_init__()
+
+    def orders(self, batches: Batches, epoch: int) -> list[Order]:
+        """Returns one order of pictures for each feed."""
+        return [batches.order(self.name, epoch, feed.own) for feed in self.feeds]
+
+    def losses(self, batches: Batches, orders: list[Order], epoch: int, step: int) -> Iterator[tuple[str, Tensor]]:
+        """Yields (variant, scalar loss) of one step: every variant on the batch of its feed."""
+        for feed, order in zip(self.feeds, orders, strict=True):
+            pictures, labels = batches.get(order, self.name, epoch, step)
+            taught = teacher_logits(self.teacher, pictures)
+            for variant in feed.variants:
+                yield variant, distillation_loss(self.net(pictures, variant), labels, taught) / batches.batch
+
+    def after_step(self) -> None:
+        """Keeps the gains of batch norms positive, so that they fold into multipliers."""
+        self.net.keep_gains_positive()
+
+
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Returns the rate of a step out of `steps`: a linear warm-up to the peak, then a cosine to zero."""
     warm = max(1, round(WARM_UP * steps))
     if step < warm:
         return peak * (step + 1) / warm
@@ -118,149 +112,22 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 @torch.no_grad()
-def answers(teacher: Network | None, pictures: Tensor) -> Tensor | None:
+def teacher_logits(teacher: Network | None, pictures: Tensor) -> Tensor | None:
+    """Returns a teacher's logits float32 [B, classes] of pictures uint8 [B, H, W, 3]; None without a teacher."""
     return None if teacher is None else teacher(pictures)
 
 
-def distillation(logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
-    """Summed over the batch: cross entropy, mixed with the divergence from the teacher's softened answer."""
+def distillation_loss(logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
+    """Returns the scalar loss of logits [B, classes], summed over the batch (Hinton et al. 2015, arXiv 1503.02531).
+
+    It is the cross entropy with labels int64 [B], mixed with the divergence from the teacher's softened answers, where
+    the logits `taught` [B, classes] are given.
+    """
     loss = F.cross_entropy(logits, labels, reduction="sum")
     if taught is None:
         return loss
-    ours, theirs = F.log_softmax(logits / TEMPERATURE, 1), F.log_softmax(taught / TEMPERATURE, 1)
-    divergence = F.kl_div(ours, theirs, reduction="sum", log_target=True) * TEMPERATURE**2
-    return (1 - DISTILLED) * loss + DISTILLED * divergence
-
-
-def optimize(phase: Phase, run: Run, batches: Batches, order, epoch: int, step: int) -> list[float]:
-    """One step on the summed gradients of all its losses. Returns the mean of each, in the order of the variants."""
-    phase.optimizer.zero_grad(set_to_none=True)
-    sums = dict.fromkeys(phase.variants, torch.zeros((), device=batches.device))
-    for name, loss in phase.losses(run, batches, order, epoch, step):
-        loss.backward()
-        sums[name] = sums[name] + loss.detach()
-    losses = run.group.combine(phase.net, phase.parameters, torch.stack(list(sums.values()))).tolist()
-    if all(math.isfinite(loss) for loss in losses):
-        phase.optimizer.step()
-        phase.stepped()
-    return losses
-
-
-def train(phase: Phase, batches: Batches, run: Run, state: dict | None, validate: Callable[[Phase], dict]) -> None:
-    """All epochs of a phase, from `state` where a checkpoint was taken inside it.
-
-    validate: called by the writing process after each epoch; what it returns is written in the journal.
-    Raises TrainingError where a loss is no longer finite.
-    """
-    if state is None:
-        state = {"epoch": 0, "step": 0, "sums": [0.0] * len(phase.variants), "counted": 0}
-        if run.group.writes:
-            keep(phase, run, state)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = Progress(*columns, TextColumn("{task.fields[note]}"), console=run.console, disable=not run.group.writes)
-    with shown as progress:
-        bar = progress.add_task(
-            f"training, {phase.name}",
-            total=phase.epochs * batches.steps,
-            note="making fused code" if run.fuses else "",
-            completed=state["epoch"] * batches.steps + state["step"],
-        )
-        while state["epoch"] < phase.epochs:
-            with passes(phase, run):
-                _epoch(phase, batches, run, state, lambda note: progress.update(bar, advance=1, note=note))
-            state |= {"epoch": state["epoch"] + 1, "step": 0}
-            if run.group.writes:
-                run.journal.write(
-                    {
-                        "phase": phase.name,
-                        "epoch": state["epoch"],
-                        "step": state["epoch"] * batches.steps,
-                        **validate(phase),
-                    }
-                )
-                if state["epoch"] < phase.epochs:
-                    keep(phase, run, state)
-
-
-@contextmanager
-def passes(phase: Phase, run: Run) -> Iterator[None]:
-    """Inside, the phase's networks compute as the run wants it; outside, as they are evaluated."""
-    with ExitStack() as stack:
-        stack.enter_context(multiplying_in(run.operands, phase.net, phase.teacher))
-        if run.fuses:
-            stack.enter_context(fused(phase.net if phase.fusible else None, phase.teacher))
-        yield
-
-
-def _epoch(phase: Phase, batches: Batches, run: Run, state: dict, advance: Callable[[str], None]) -> None:
-    order, total = phase.order(batches, state["epoch"]), phase.epochs * batches.steps
-    interval, saved = max(1, batches.steps // JOURNAL_LINES), time.monotonic()
-    phase.net.train()
-    while state["step"] < batches.steps:
-        step = state["epoch"] * batches.steps + state["step"]
-        rate = learning_rate(step, total, phase.lr)
-        for group in phase.optimizer.param_groups:
-            group["lr"] = learning_rate(step, total, group["peak"])
-        losses = optimize(phase, run, batches, order, state["epoch"], state["step"])
-        if not all(math.isfinite(loss) for loss in losses):
-            _give_up(phase, run, batches, order, state, losses)
-        state["sums"] = [a + b for a, b in zip(state["sums"], losses, strict=True)]
-        state |= {"step": state["step"] + 1, "counted": state["counted"] + 1}
-        advance(" ".join(f"{loss:.3f}" for loss in losses))
-        if state["counted"] >= interval:
-            _note(phase, run, state, step + 1, rate)
-        if run.group.writes and time.monotonic() - saved > run.checkpoint_seconds:
-            keep(phase, run, state)
-            saved = time.monotonic()
-
-
-def _note(phase: Phase, run: Run, state: dict, step: int, rate: float) -> None:
-    means = {
-        f"loss/{variant}": total / state["counted"]
-        for variant, total in zip(phase.variants, state["sums"], strict=True)
-    }
-    if run.group.writes:
-        run.journal.write(
-            {"phase": phase.name, "epoch": state["epoch"] + 1, "step": step, "lr": rate, **means, **phase.notes()}
-        )
-    state |= {"sums": [0.0] * len(phase.variants), "counted": 0}
-
-
-def _give_up(phase: Phase, run: Run, batches: Batches, order, state: dict, losses: list[float]) -> None:
-    told = ", ".join(f"{variant} {loss}" for variant, loss in zip(phase.variants, losses, strict=True))
-    last = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint else "there is no checkpoint yet"
-    layer = _first_not_finite(phase, run, batches, order, state)
-    where = f"first in layer {layer}" if layer else "in no layer's output"
-    raise TrainingError(
-        f"the loss is not finite in phase {phase.name}, epoch {state['epoch'] + 1}, "
-        f"step {state['step'] + 1} ({told}), {where}; {last}; try a smaller --lr"
-    )
-
-
-@torch.no_grad()
-def _first_not_finite(phase: Phase, run: Run, batches: Batches, order, state: dict) -> str | None:
-    """The step once more, for the name of the first layer that computes something not finite."""
-    found = []
-
-    def look(module, inputs, output):
-        if not found and not bool(torch.isfinite(output).all()):
-            found.append(module.layer.name)
-
-    hooks = [m.register_forward_hook(look) for m in phase.net.modules() if isinstance(m, QuantConv)]
-    with torch.compiler.set_stance("force_eager"):  # fused code calls no hooks
-        for _ in phase.losses(run, batches, order, state["epoch"], state["step"]):
-            pass
-    for hook in hooks:
-        hook.remove()
-    return found[0] if found else None
-
-
-def keep(phase: Phase | None, run: Run, state: dict) -> None:
-    """Writes a checkpoint; `phase` None between phases, state then saying which one is next."""
-    found = None if run.configs is None else run.configs.to_dict()
-    state = {**state, "settings": run.settings, "journal": run.journal.size, "configs": found}
-    if phase is None:
-        run.last_checkpoint = checkpoint.save(run.folder, run.modules, None, [], state)
-    else:
-        state["phase"] = phase.name
-        run.last_checkpoint = checkpoint.save(run.folder, run.modules, phase.optimizer, phase.names, state)
+    student = F.log_softmax(logits / TEMPERATURE, 1)
+    teacher = F.log_softmax(taught / TEMPERATURE, 1)
+    # T^2 keeps the gradient's size, which falls with the square of the temperature.
+    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True) * TEMPERATURE**2
+    return (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * divergence

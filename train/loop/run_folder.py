@@ -1,4 +1,4 @@
-"""The folder that a run is written into: never one that holds what no run has left, nor parts of an earlier run."""
+"""The folder that a run is written into: an empty one or an earlier run's, whose parts go before new ones come."""
 
 import json
 import shutil
@@ -11,14 +11,14 @@ from runtime.files import alone_in
 from train.settings.options import SettingsError
 
 SETTINGS = "settings.json"
-CONFIG = "settings.toml"  # the same, for --config
+CONFIG = "settings.toml"  # the same settings, for --config
 KNOWN = {"dataset", "arch", "hold_out", "budget"}  # settings that every run's file has, and hardly another program's
-EVALUATION = "evaluation"  # folder of what an evaluation has come to so far
+EVALUATION = "evaluation"  # folder of the parts of an evaluation that are done
 PARTS = ("checkpoint", EVALUATION, "run.json", "results.json", "configs.json", "outcomes.npz")
 
 
 def clear(folder: Path) -> None:
-    """Takes away what makes an earlier run's folder a run."""
+    """Deletes the files that make an earlier run's folder a run."""
     for path in (*(folder / name for name in PARTS), *folder.glob("*.onnx")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -27,35 +27,34 @@ def clear(folder: Path) -> None:
 
 
 def check_own(folder: Path) -> None:
-    """Raises SettingsError unless there is no such folder, an empty one, or an earlier run's; touches nothing."""
+    """Raises SettingsError unless the folder is missing, empty, or an earlier run's; touches nothing."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise SettingsError(f"--out {folder}: expected a folder, got a file; name another")
-    there = sorted(p.name for p in folder.iterdir())
-    if there and not _of_a_run(folder / SETTINGS):
+    names = sorted(p.name for p in folder.iterdir())
+    if names and not _is_settings_of_a_run(folder / SETTINGS):
         raise SettingsError(
-            f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with "
-            f"its {SETTINGS}, got one with {', '.join(there[:3])}; name another, whose files a run may "
-            "replace"
+            f"--out {folder}: expected no such folder, an empty one, or that of an earlier run with its {SETTINGS}, "
+            f"got one with {', '.join(names[:3])}; name another, whose files a run may replace"
         )
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keeps a second run out of the folder, which must exist. Raises SettingsError where one is at work in it."""
-    with ExitStack() as held:
+    with ExitStack() as lock:
         try:
-            held.enter_context(alone_in(folder))
+            lock.enter_context(alone_in(folder))
         except BlockingIOError as error:
             raise SettingsError(
-                f"--out {folder}: expected a folder that nobody writes into, got one in which another "
-                "run is at work; wait for it, or name another"
+                f"--out {folder}: expected a folder that nobody writes into, got one in which another run is at work; "
+                "wait for it, or name another"
             ) from error
         yield
 
 
-def writable(flag: str, folder: Path) -> None:
+def check_writable(flag: str, folder: Path) -> None:
     """Makes the folder where there is none. Raises SettingsError where no files can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +64,7 @@ def writable(flag: str, folder: Path) -> None:
         raise SettingsError(f"{flag} {folder}: expected a folder to write into ({error}); name another") from error
 
 
-def _of_a_run(path: Path) -> bool:
+def _is_settings_of_a_run(path: Path) -> bool:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

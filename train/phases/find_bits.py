@@ -1,79 +1,94 @@
-"""How a run comes to its bits: from a method that learns them, from a file, or from the command line."""
+"""The second phase: bits from a method that learns them, from a file, or from the command line."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from train.bits import configs
-from train.bits.configs import Configs, Configuration
+from train.bits.configs import CONFIGS_FILE, Configs, Configuration, load, read
 from train.bits.cost import CostTable, check_given, layer_cost, relative
-from train.data.batches import Batches, Held
-from train.loop import checkpoint
-from train.loop.phase import Run
+from train.loop.run import SEARCH_NETWORK
+from train.loop.session import Session
+from train.loop.state import SEARCH
 from train.network.architectures import END_BITS, Architecture
-from train.network.network import Network
-from train.phases import given_bits
+from train.phases.given_bits import check_configs
 from train.search import csq, dqmq, fracbits, ilp
-from train.search.shared import Search
+from train.search.shared import Search, SearchPhase
 from train.settings.settings import Settings
 
-# method -> search(Search): trains, and returns what makes its configurations of the trained network
-SEARCHES = {"fracbits": fracbits.search, "ilp": ilp.search, "csq": csq.search, "dqmq": dqmq.search}
+# method -> function that trains, and returns the phase that then records its configurations
+SEARCHES: dict[str, Callable[[Search], SearchPhase]] = {
+    "fracbits": fracbits.find_bits,
+    "ilp": ilp.find_bits,
+    "csq": csq.find_bits,
+    "dqmq": dqmq.find_bits,
+}
 
 
 def variant_bits(arch: Architecture, w_bits: int, a_bits: int) -> dict[str, tuple[int, int]]:
-    """Layer name -> widths: the given ones inside, 8 bits in the first layer and the classifier."""
+    """Returns layer name -> (w_bits, a_bits): the given ones inside, 8 bits in the first layer and the classifier."""
     return {layer.name: END_BITS if layer in arch.ends else (w_bits, a_bits) for layer in arch.layers}
 
 
 @dataclass(frozen=True)
-class Bits:
-    """How a run comes to its bits, and what they cost; made before any training, so that it fails early if at all."""
+class BitSource:
+    """Where a run's bits come from: given configurations, or a search over a table of what bits cost.
+
+    Both are None for a run that brings its configurations along by --start.
+    """
 
     settings: Settings
-    given: Configs | None
-    table: CostTable | None
+    configs: Configs | None = None
+    table: CostTable | None = None
 
     @classmethod
-    def of(cls, settings: Settings, arch: Architecture) -> "Bits":
-        """Raises ConfigsError, or CostError for a cost that cannot be had or a budget out of reach."""
+    def of(cls, settings: Settings, arch: Architecture) -> "BitSource":
+        """Returns the source that the settings ask for, before any training, so that it fails early if at all.
+
+        Raises ConfigsError, or CostError for a cost that cannot be had or a budget out of reach.
+        """
         cost = layer_cost(settings.bits.cost, settings.bits.target)
-        if settings.training.start:  # which brings them along
-            return cls(settings, None, None)
+        if settings.training.start:
+            return cls(settings)
         if settings.bits.configs:
-            found = configs.load(settings.bits.configs, tuple(layer.name for layer in arch.layers))
+            brought = load(settings.bits.configs, tuple(layer.name for layer in arch.layers))
             # What another run made private trains here like any other variant for some kinds of quality.
-            priced = tuple(replace(v, cost=relative(cost, arch, v.bits), base="") for v in found.variants)
-            found = replace(found, about=settings.costs, variants=priced)
-            given_bits.check(settings, found, f"--configs {settings.bits.configs}")
-            return cls(settings, found, None)
+            priced = tuple(replace(v, cost=relative(cost, arch, v.bits), base="") for v in brought.variants)
+            configs = replace(brought, about=settings.costs, variants=priced)
+            check_configs(settings, configs, f"--configs {settings.bits.configs}")
+            return cls(settings, configs)
         if settings.bits.method == "fixed":
-            made = {name: variant_bits(arch, *widths) for name, widths in settings.bits.uniform.items()}
-            found = tuple(Configuration(n, bits, relative(cost, arch, bits), "fixed") for n, bits in made.items())
-            check_given(settings.bits.budget, [(v.name, v.cost) for v in found])
-            return cls(settings, Configs(settings.costs, found), None)
+            bits_of = {name: variant_bits(arch, *widths) for name, widths in settings.bits.uniform.items()}
+            variants = tuple(Configuration(n, bits, relative(cost, arch, bits), "fixed") for n, bits in bits_of.items())
+            check_given(settings.bits.budget, [(v.name, v.cost) for v in variants])
+            return cls(settings, Configs(settings.costs, variants))
         table = CostTable.of(cost, arch, settings.bits.candidates)
         table.check(settings.bits.budget, settings.bits.activation_bits if settings.bits.method == "csq" else None)
-        return cls(settings, None, table)
+        return cls(settings, table=table)
 
-    def find(
-        self, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held, resumed: dict | None
-    ) -> None:
-        """Sets the run's configurations and writes configs.json."""
-        inside = resumed is not None and resumed["phase"] == "search"
-        if resumed is not None and resumed["configs"] is not None:
-            run.configs = Configs.from_dict(resumed["configs"], "the checkpoint")
-            if run.group.writes:
-                run.configs.write(run.folder)
-        if resumed is not None and resumed["phase"] in checkpoint.AFTER_SEARCH:
-            return
-        if self.given is not None:
-            run.configs = self.given
-            if run.group.writes:
-                run.configs.write(run.folder)
-            return
-        search = Search(self.settings, run, batches, teacher, tutor, held, self.table, resumed if inside else None)
-        finish = SEARCHES[self.settings.bits.method](search)
-        with run.group.writer_first():
-            if run.group.writes:
-                finish()
-            run.configs = configs.read(run.folder / configs.CONFIGS_FILE)
-        del run.modules["search"]
+    def find(self, session: Session) -> Configs:
+        """Returns the run's configurations, after a search where they are not given, and writes configs.json.
+
+        Raises TrainingError where the search cannot go on, CheckpointError for a checkpoint of another one.
+        """
+        run, resume = session.run, session.resume
+        if resume.state is not None and resume.state.configs is not None:
+            run.record_configs(resume.state.configs)
+            if resume.past(SEARCH):
+                return resume.state.configs
+        if self.configs is not None:
+            run.record_configs(self.configs)
+            return self.configs
+        return self._search(session)
+
+    def _search(self, session: Session) -> Configs:
+        """Trains the method of the settings, and returns the configurations that the writing process has written."""
+        run = session.run
+        if self.table is None:
+            raise ValueError("expected configurations in the checkpoint of --start, got none; start without it")
+        phase = SEARCHES[self.settings.bits.method](Search(session, self.table))
+        with run.processes.writer_first():
+            if run.processes.writes:
+                phase.record_result()
+            configs = read(run.folder / CONFIGS_FILE)
+        run.configs = configs
+        del run.modules[SEARCH_NETWORK]
+        return configs

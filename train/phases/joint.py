@@ -1,68 +1,67 @@
-"""The phases of training: a full-precision network, a search for bits, and from both all variants together."""
+"""The third phase: all variants are trained together, over shared weights."""
 
 from train.bits.configs import Configs
-from train.data.batches import Batches, Held
-from train.kinds.feeds import accuracy, feeds, reestimate
-from train.loop import checkpoint
-from train.loop.phase import Phase, Run, keep, train
+from train.kinds.batch_norms import reestimate_batch_norms
+from train.kinds.feeds import JudgedFeed, accuracies, make_feeds
+from train.loop.phase import VariantsPhase
+from train.loop.run import STUDENT_NETWORK
+from train.loop.session import Session
+from train.loop.state import JOINT, SEARCH
 from train.network.architectures import Architecture, Layer
 from train.network.network import Network
 from train.search.shared import CALIBRATION
 from train.settings.settings import Settings
 
 
-def private_layers(arch: Architecture, which: str) -> tuple[Layer, ...]:
-    """Of --private-weights: the layers in which every private variant has weights of its own."""
-    return {"none": (), "ends": arch.ends, "all": arch.layers}[which]
+def private_layers(arch: Architecture, private_weights: str) -> tuple[Layer, ...]:
+    """Returns the layers in which private variants have weights of their own, by the value of --private-weights."""
+    return {"none": (), "ends": arch.ends, "all": arch.layers}[private_weights]
 
 
-def variants_network(settings: Settings, arch: Architecture, found: Configs) -> Network:
-    """One network of all variants; private ones are there where a phase after the joint one is resumed."""
-    net = Network(arch, {v.name: v.bits for v in found.variants if not v.base})
-    for v in found.variants:
+def make_student(settings: Settings, arch: Architecture, configs: Configs) -> Network:
+    """Returns one network of all variants; private ones are among them where a later phase than this is resumed."""
+    student = Network(arch, {v.name: v.bits for v in configs.variants if not v.base})
+    for v in configs.variants:
         if v.base:
-            net.add_private(v.name, v.base, private_layers(arch, settings.private.private_weights))
-    return net
+            student.add_private(v.name, v.base, private_layers(arch, settings.private.private_weights))
+    return student
 
 
-def joint(
-    settings: Settings, run: Run, batches: Batches, teacher: Network, tutor: Network, held: Held, resumed: dict | None
-) -> Network:
-    """Trains all variants together from the teacher's weights and the tutor's answers; each batch goes through all of
-    its feed."""
-    student = variants_network(settings, teacher.arch, run.configs).to(batches.device)
-    inside = resumed is not None and resumed["phase"] in checkpoint.AFTER_SEARCH
-    if inside:
-        checkpoint.fill(student, resumed["tensors"], "student")
+def train_jointly(session: Session, configs: Configs) -> Network:
+    """Trains all variants together from the full-precision network's weights and the teacher's answers.
+
+    Returns the student, the network of all variants. Every batch goes through all variants of its feed. Raises
+    TrainingError for a loss that is not finite, CheckpointError for a checkpoint of another student.
+    """
+    student = make_student(session.settings, session.networks.full_precision.arch, configs).to(session.batches.device)
+    session.run.modules[STUDENT_NETWORK] = student
+    resumed = session.resume.past(SEARCH)
+    if resumed:
+        session.resume.fill_module(student, STUDENT_NETWORK)
     else:
-        student.inherit(teacher)
-    run.modules["student"] = student
-    if not inside or resumed["phase"] == "joint":
-        fed = feeds(run.configs, batches, held)
-        if not inside:
-            for feed in fed:
-                student.calibrate(batches.sample(CALIBRATION, feed.own), feed.variants)
-            if run.start is not None:
-                run.start(student)
-        phase = Phase(
-            "joint",
-            student,
-            tuple(variant for feed in fed for variant in feed.variants),
-            settings.training.epochs,
-            settings.training.lr,
-            tutor,
-            tuple((feed.own, feed.variants) for feed in fed),
-        )
-
-        def validate(phase: Phase) -> dict[str, float]:
-            return {
-                f"accuracy/{variant}": accuracy(student, variant, feed.held, batches)
-                for feed in fed
-                for variant in feed.variants
-            }
-
-        train(phase, batches, run, phase.restore(resumed) if inside else None, validate)
-        reestimate(run, batches, student, fed)
-        if run.group.writes:
-            keep(None, run, {"phase": "joined"})
+        student.inherit(session.networks.full_precision)
+    if not session.resume.past(JOINT):
+        feeds = make_feeds(configs, session.batches, session.held)
+        if not resumed:
+            _initialise(session, student, feeds)
+        _train(session, student, feeds)
     return student.eval()
+
+
+def _initialise(session: Session, student: Network, feeds: list[JudgedFeed]) -> None:
+    """Sets all steps from each variant's own pictures, then what a search has learned of them."""
+    for feed in feeds:
+        student.calibrate(session.batches.sample(CALIBRATION, feed.own), feed.variants)
+    if session.run.initialise is not None:
+        session.run.initialise(student)
+
+
+def _train(session: Session, student: Network, feeds: list[JudgedFeed]) -> None:
+    """Trains the student, and re-estimates its batch norms."""
+    training = session.settings.training
+    variants = tuple(variant for feed in feeds for variant in feed.variants)
+    teacher = session.networks.teacher
+    phase = VariantsPhase(JOINT, student, variants, training.epochs, training.lr, teacher, tuple(feeds))
+    session.train(phase, lambda: accuracies(student, feeds, session.batches.device))
+    reestimate_batch_norms(session.run, session.batches, student, feeds)
+    session.run.write_end(JOINT)

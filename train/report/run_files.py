@@ -10,7 +10,7 @@ import numpy as np
 
 from train.bits import configs
 from train.choice.arms import BY_RULE
-from train.kinds.groups import Groups
+from train.kinds.kinds import Kinds
 from train.settings.bits import COSTS
 
 SAMPLES = "plots/samples.npz"
@@ -61,11 +61,11 @@ def searched(folder: Path) -> tuple[list[dict], list[dict]] | None:
         raise ValueError(f"{path}: expected configurations ({error!r}); finish the run with --resume") from error
 
 
-def groups(folder: Path) -> Groups | None:
+def groups(folder: Path) -> Kinds | None:
     """How a run tells quality groups apart; None where it has none."""
     path = folder / configs.CONFIGS_FILE
     found = configs.read(path).kinds if path.is_file() else None
-    return Groups.from_dict(found) if found else None
+    return Kinds.from_dict(found) if found else None
 
 
 def samples(folder: Path) -> dict[tuple[str, int], np.ndarray]:

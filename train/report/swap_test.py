@@ -5,13 +5,13 @@ from collections import Counter
 import numpy as np
 
 from train.evidence.evidence import Evidence
-from train.kinds.groups import Groups
+from train.kinds.kinds import Kinds
 from train.report.bootstrap import Estimate, resampled
 from train.report.compare import SEED, TRAINED, panel_weights
 from train.report.does_it_pay import against
 
 
-def swap(evidence: Evidence, groups: Groups) -> list[str]:
+def swap(evidence: Evidence, groups: Kinds) -> list[str]:
     """Lines of a section; none without private variants. Of the level of the best static, else of the first."""
     levels = [k for k in evidence.ladder if evidence.private(k)]
     if not levels:
@@ -19,7 +19,7 @@ def swap(evidence: Evidence, groups: Groups) -> list[str]:
     static = int(evidence.arms["static"].variant[0])
     base = static if static in levels else levels[0]
     rows, weights = [base, *evidence.private(base)], panel_weights(evidence)[TRAINED]
-    of_picture = groups.of(evidence.test.features)
+    of_picture = groups.classify(evidence.test.features)
     columns = [k for k in range(len(groups)) if (evidence.by_view(of_picture == k).any(1) * weights).any()]
     sampled = accuracies(evidence, of_picture, columns, rows, weights)
     lines = [

@@ -3,8 +3,8 @@
     mu_l(q) = b_min + (b_max - b_min) * sigmoid(u_l + v_l . q),   s_l = softplus(t_l) + 0.1
     p_l(b | q) ~ exp(-(b - mu_l(q))**2 / (2 s_l**2)),   b in the candidate widths
 
-one such discretised Gaussian for weights and one for activations. v starts at 0: what quality has to do with bits,
-and in which direction, is only learned.
+There is one such discretised Gaussian for weights and one for activations. v starts at 0: whether quality has to do
+with bits, and in which direction, is learned.
 """
 
 import torch
@@ -12,11 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST_DEVIATION = 0.1  # of a distribution, in bits
-FIRST_U, FIRST_T = 0.5, 1.5  # a mean above the middle, and a deviation of some 1.8 bits
+FIRST_U = 0.5  # a mean above the middle
+FIRST_T = 1.5  # a deviation of some 1.8 bits
+OPEN_INTERVAL = (1e-20, 1 - 1e-7)  # that uniform numbers are kept in, for their logarithms
 
 
 class Policy(nn.Module):
-    """layers: how many are open; widths: candidates, ascending; features: length of the quality vector q."""
+    """Parameters u and t float32 [L, 2], and v float32 [L, 2, D], of the distributions of L layers.
+
+    widths: candidates, ascending; features: length D of the quality vector q.
+    """
+
+    widths: Tensor
 
     def __init__(self, layers: int, widths: tuple[int, ...], features: int):
         super().__init__()
@@ -26,42 +33,49 @@ class Policy(nn.Module):
         self.t = nn.Parameter(torch.full((layers, 2), FIRST_T))
 
     def mean(self, q: Tensor) -> Tensor:
-        """mu [..., L, 2] in bits, of q [..., D]."""
+        """Returns the means mu [..., L, 2] in bits, of quality vectors q [..., D]."""
         low, high = self.widths[0], self.widths[-1]
         return low + (high - low) * torch.sigmoid(self.u + torch.einsum("lhd,...d->...lh", self.v, q))
 
     def forward(self, q: Tensor) -> Tensor:
-        """log p [..., L, 2, W] of standardized quality q [..., D]; head 0 is for weights, 1 for activations."""
-        distance = (self.widths - self.mean(q)[..., None]) / (F.softplus(self.t) + LEAST_DEVIATION)[..., None]
+        """Returns log p [..., L, 2, W] of quality vectors q [..., D]; head 0 is for weights, 1 for activations."""
+        deviation = F.softplus(self.t) + LEAST_DEVIATION
+        distance = (self.widths - self.mean(q)[..., None]) / deviation[..., None]
         return F.log_softmax(-0.5 * distance**2, -1)
 
 
-def sample(log_p: Tensor, temperature: float, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A configuration by the Gumbel trick: (y [L, 2, W], indices int64 [L, 2]).
+def sample(log_p: Tensor, temperature: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draws a configuration of log p [L, 2, W]: returns one-hot y [L, 2, W] and its indices int64 [L, 2].
 
-    y is one-hot; its gradient is that of the softmax at the temperature (straight through).
+    It is drawn by the straight-through Gumbel softmax (Jang et al. 2017, arXiv 1611.01144): y's gradient is that of the
+    softmax at the temperature.
     """
-    uniform = torch.rand(log_p.shape, generator=chance).clamp(1e-20, 1 - 1e-7).to(log_p.device)
-    soft = torch.softmax((log_p - (-uniform.log()).log()) / temperature, -1)
+    uniform = torch.rand(log_p.shape, generator=rng).clamp(*OPEN_INTERVAL).to(log_p.device)
+    gumbel = -(-uniform.log()).log()
+    soft = torch.softmax((log_p + gumbel) / temperature, -1)
     indices = soft.argmax(-1)
     hard = F.one_hot(indices, log_p.shape[-1]).to(soft)
     return hard + soft - soft.detach(), indices
 
 
 def log_probability(log_p: Tensor, indices: Tensor) -> Tensor:
-    """Of the whole configuration: sum over layers and heads of log p at indices int64 [L, 2]."""
+    """Returns the scalar log probability of a configuration, indices int64 [L, 2], under log p [L, 2, W]."""
     return log_p.gather(-1, indices[..., None]).sum()
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Mean over layers and heads, in nats."""
+    """Returns the scalar entropy of log p [L, 2, W], in nats, as the mean over layers and heads."""
     return -(log_p.exp() * log_p).sum(-1).mean()
 
 
 def policy_gradient(log_p: Tensor, indices: list[Tensor], rewards: list[float]) -> Tensor:
-    """A loss whose gradient is REINFORCE's, each sample's baseline being the mean reward of the others; 0 for one."""
+    """Returns a scalar whose gradient is REINFORCE's for samples int64 [L, 2] of log p [L, 2, W], with their rewards.
+
+    Each sample's baseline is the mean reward of the others (Kool et al. 2019); the gradient is 0 for one sample alone.
+    """
     count = len(rewards)
     if count < 2:
         return log_p.sum() * 0
     advantages = [reward - (sum(rewards) - reward) / (count - 1) for reward in rewards]
-    return -sum(a * log_probability(log_p, i) for a, i in zip(advantages, indices, strict=True)) / count
+    terms = [a * log_probability(log_p, drawn) for a, drawn in zip(advantages, indices, strict=True)]
+    return -sum(terms[1:], terms[0]) / count

@@ -1,155 +1,200 @@
-"""What all searches for bits share: the open network, judging configurations on held pictures, and keeping the best."""
+"""What all searches for bits share: the open network, its phase of training, and the best configurations so far."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.bits.configs import Configs, Configuration, distinct, pareto_front
 from train.bits.cost import TOLERANCE, CostTable
-from train.data.batches import Batches, Held
-from train.loop import checkpoint
-from train.loop.phase import Phase, Run
-from train.network.network import FULL, Network
-from train.network.relaxed import Mixture, RelaxedNetwork, one_hot
+from train.data.batches import Batches
+from train.loop.phase import Phase
+from train.loop.run import SEARCH_NETWORK
+from train.loop.session import Session
+from train.loop.state import SEARCH
+from train.network.network import FULL
+from train.network.relaxed import RelaxedNetwork
+from train.search.judging import HeldPart, split_held
 from train.settings.settings import Settings
 
 CALIBRATION = 256  # pictures that set the first steps
-JUDGED = 250  # held pictures at a time: batch norms take their statistics from them
 RUNG = math.sqrt(2)  # between what the budgets of several variants leave above the least cost
-SLIVER = 0.02  # share of the range of costs, which a budget leaves at least for this
+SLIVER = 0.02  # share of the range of costs that a budget leaves above the least for this purpose
+OFFSETS = 1601  # that are tried when real widths are rounded
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Search:
-    """What a method is given. teacher: the full-precision network that the open one starts from. tutor: whose answers
-    it learns from. resumed: state and tensors of a checkpoint inside this phase, or None."""
+    """A search for bits: the session that it trains in, and the table of what bits cost."""
 
-    settings: Settings
-    run: Run
-    batches: Batches
-    teacher: Network
-    tutor: Network
-    held: Held
+    session: Session
     table: CostTable
-    resumed: dict | None
 
-    def open_network(self, groups: int = 1, planes: int | None = None, one_input: bool = False) -> RelaxedNetwork:
-        """Starts from the full-precision network or the checkpoint (see `enter`); planes: see RelaxedPerVariant."""
-        arch, widths = self.teacher.arch, self.settings.bits.candidates
-        net = RelaxedNetwork(arch, widths, groups, planes, one_input).to(self.batches.device)
-        net.inherit(self.teacher)
-        if self.resumed is None:
-            net.calibrate(self.batches.sample(CALIBRATION))
+    @property
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        return self.session.settings
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the search trains on."""
+        return self.session.batches.device
+
+    @property
+    def layers(self) -> int:
+        """How many layers have open widths."""
+        return len(self.table.table)
+
+    def open_network(self, kinds: int = 1, planes: int | None = None, one_input: bool = False) -> RelaxedNetwork:
+        """Returns the network of open widths, which starts from the full-precision one.
+
+        kinds: how many batch norms a layer has, one a quality kind. planes: index of the width that weights as bit
+        planes round best to, None for a learned step a width (LSQ). one_input: see RelaxedNetwork.
+        """
+        full_precision = self.session.networks.full_precision
+        widths = self.settings.bits.candidates
+        net = RelaxedNetwork(full_precision.arch, widths, kinds, planes, one_input).to(self.device)
+        net.inherit(full_precision)
+        if not self.session.resume.inside(SEARCH):
+            net.calibrate(self.session.batches.sample(CALIBRATION))
         return net.train()
 
-    def enter(self, modules: nn.Module) -> None:
-        """Makes the modules part of every checkpoint, and takes their tensors from the one that is resumed."""
-        self.run.modules["search"] = modules
-        if self.resumed is not None:
-            checkpoint.fill(modules, self.resumed["tensors"], "search")
+    def register(self, modules: nn.Module) -> None:
+        """Makes modules part of every checkpoint, and fills them from the one that the search goes on from."""
+        self.session.run.modules[SEARCH_NETWORK] = modules
+        if self.session.resume.inside(SEARCH):
+            self.session.resume.fill_module(modules, SEARCH_NETWORK)
 
-    def state(self, phase: Phase) -> dict | None:
-        """Where a resumed phase goes on."""
-        return None if self.resumed is None else phase.restore(self.resumed)
+    def train(self, phase: "SearchPhase") -> None:
+        """Trains the search's phase, and validates it after each epoch."""
+        self.session.train(phase, phase.validate)
 
-    def variant(
-        self, name: str, indices: Tensor, loss: float | None = None, groups: tuple[int, ...] = ()
+    def configuration(
+        self, name: str, indices: Tensor, loss: float | None = None, kinds: tuple[int, ...] = ()
     ) -> Configuration:
-        """name gets the cost behind it, in thousandths."""
-        price = float(self.table.of_indices(indices))
-        name = f"{name}-{round(1000 * price):03d}"
-        return Configuration(name, self.table.config(indices), price, self.settings.bits.method, groups, loss)
+        """Returns the configuration of indices int64 [L, 2] into the widths.
 
-    def keep(self, variants: list[Configuration], seen: list[Configuration] = ()) -> None:
-        """Writes configs.json: the variants to train if it ended now, and what is not beaten of all that was seen."""
+        name: gets the cost in thousandths behind it. loss: on held pictures, None where not measured. kinds: the
+        quality kinds that it is for, none for all pictures.
+        """
+        cost = float(self.table.of_indices(indices))
+        name = f"{name}-{round(1000 * cost):03d}"
+        return Configuration(name, self.table.config(indices), cost, self.settings.bits.method, kinds, loss)
+
+    def record(self, best: Sequence[Configuration], judged: Sequence[Configuration] = ()) -> None:
+        """Writes configs.json: the best, to be trained if the search ended now, and the Pareto front of all judged."""
         before = self.configs()
-        found = pareto_front(
-            distinct((*seen, *before.pareto))
-        )  # a configuration seen again counts with its newest loss
-        self.run.configs = replace(before, variants=distinct(variants), pareto=found)
-        if self.run.group.writes:
-            self.run.configs.write(self.run.folder)
+        front = pareto_front(distinct((*judged, *before.pareto)))  # one judged again counts with its newest loss
+        self.session.run.record_configs(replace(before, variants=distinct(best), pareto=front))
 
     def configs(self) -> Configs:
-        """What was found so far."""
-        return self.run.configs or Configs(self.settings.costs)
+        """Returns the configurations found so far."""
+        configs = self.session.run.configs
+        return Configs(self.settings.costs) if configs is None else configs
 
     def budgets(self, count: int, a_bits: int | None = None) -> list[float]:
-        """`count` budgets, rising, around the one asked for, which is among them; fewer where they would pass 1.
+        """Returns `count` rising budgets around the one asked for, which is among them; fewer where they would pass 1.
 
-        Apart by a factor of RUNG in what they leave above the least cost, which by time may be most of that of 8 bits;
-        a_bits: of all inner activations, where these are given.
+        They lie apart by a factor of RUNG in what they leave above the least cost, which by time may be most of that of
+        8 bits. a_bits: width of all inner activations, where it is fixed.
         """
-        first, budget, least = (
-            -((count - 1) // 2),
-            self.settings.bits.budget,
-            self.table.least(a_bits) * (1 + TOLERANCE),
-        )
+        budget = self.settings.bits.budget
+        least = self.table.least(a_bits) * (1 + TOLERANCE)
         above = max(budget - least, SLIVER * (1 - least))
-        wanted = [least + above * RUNG**k for k in range(first, first + count) if k] + [budget]
-        return sorted({min(b, 1.0) for b in wanted})
+        first = -((count - 1) // 2)
+        others = [least + above * RUNG**k for k in range(first, first + count) if k != 0]
+        return sorted({min(b, 1.0) for b in [*others, budget]})
+
+
+class SearchModules(nn.Module):
+    """All that a search trains: the network of open widths, and in subclasses what chooses the widths."""
+
+    def __init__(self, relaxed: RelaxedNetwork):
+        super().__init__()
+        self.relaxed = relaxed
+
+
+SomePhase = TypeVar("SomePhase", bound="SearchPhase")
 
 
 @dataclass
 class SearchPhase(Phase):
-    """Trains the open network (`net["open"]`) and what chooses the widths (all else in `net`, at a rate of its own)."""
+    """Training of a network of open widths together with what chooses the widths, which has a rate of its own.
 
-    search: Search | None = None
-    fusible = False  # widths and their sharpness change in every step
+    parts: the held pictures that configurations are judged by.
+    """
+
+    net: SearchModules
+    search: Search = field(kw_only=True)
+    parts: list[HeldPart] = field(kw_only=True)
 
     @classmethod
-    def start(cls, given: Search, net: nn.ModuleDict, losses: tuple[str, ...]) -> "SearchPhase":
-        settings = given.settings
-        return cls("search", net, losses, settings.training.bit_epochs, settings.training.lr, given.tutor, search=given)
+    def of(
+        cls: type[SomePhase],
+        search: Search,
+        net: SearchModules,
+        loss_names: tuple[str, ...],
+        held_kinds: Tensor | None = None,
+        **fields: Any,
+    ) -> SomePhase:
+        """Returns the phase as a search's settings ask for it.
 
-    def parameters_by_rate(self):
+        held_kinds: quality kinds of the held pictures, int64 [N], where they are told apart. fields: a subclass's own.
+        """
+        training = search.settings.training
+        teacher = search.session.networks.teacher
+        parts = split_held(search.session.held, search.device, held_kinds)
+        epochs = training.bit_epochs
+        return cls(SEARCH, net, loss_names, epochs, training.lr, teacher, search=search, parts=parts, **fields)
+
+    def validate(self) -> dict[str, float]:
+        """Writes the configurations found so far, and returns what the journal gets after each epoch."""
+        raise NotImplementedError
+
+    def record_result(self) -> None:
+        """Writes the configurations that the search has come to at its end."""
+        raise NotImplementedError
+
+    def parameters_by_rate(self) -> list[tuple[float, list[tuple[str, nn.Parameter]]]]:
+        """Returns weights at the network's learning rate, and what chooses the widths at a rate of its own."""
         named = [(n, p) for n, p in self.net.named_parameters() if f".variants.{FULL}." not in n]
-        weights = [(n, p) for n, p in named if n.startswith("open.")]
-        choosing = [(n, p) for n, p in named if not n.startswith("open.")]
-        rated = [(self.lr, weights), (self.search.settings.bits.policy_lr, choosing)]
-        return [(rate, named) for rate, named in rated if named]
+        weights = [(n, p) for n, p in named if n.startswith("relaxed.")]
+        choosing = [(n, p) for n, p in named if not n.startswith("relaxed.")]
+        rates = [(self.lr, weights), (self.search.settings.bits.policy_lr, choosing)]
+        return [(rate, parameters) for rate, parameters in rates if parameters]
 
     def progress(self, batches: Batches, epoch: int, step: int) -> float:
-        """Share of the phase behind this step."""
+        """Returns the share of the phase that is done before this step, 0..1."""
         return (epoch * batches.steps + step) / (self.epochs * batches.steps)
 
-    def stepped(self) -> None:
-        self.net["open"].keep_gains_positive()
+    def after_step(self) -> None:
+        """Keeps the gains of batch norms positive."""
+        self.net.relaxed.keep_gains_positive()
+
+    @property
+    def table(self) -> CostTable:
+        """What bits cost."""
+        return self.search.table
+
+    @property
+    def budget(self) -> float:
+        """The mean cost that a picture may have."""
+        return self.search.settings.bits.budget
+
+    @property
+    def processes(self) -> int:
+        """How many processes sum their gradients: a loss that all of them compute alike is divided by it."""
+        return self.search.session.run.processes.count
 
 
-@torch.no_grad()
-def judge(net: RelaxedNetwork, indices: Tensor, parts: list[tuple[Tensor, Tensor, int]]) -> float:
-    """Mean cross entropy of one configuration, indices int64 [L, 2] into the widths.
-
-    parts: pictures uint8 [N, H, W, 3] of one quality, labels int64 [N], and which batch norm is theirs.
-    """
-    y = one_hot(indices, len(net.widths)).to(parts[0][0].device)
-    return judged(lambda pictures, group: net(pictures, Mixture.of(y, group)), parts)[0]
+def common_offsets(reach: float) -> Tensor:
+    """Returns what real widths are moved by before they are rounded: float64 [OFFSETS], from reach to -reach."""
+    return torch.linspace(reach, -reach, OFFSETS, dtype=torch.float64)
 
 
-@torch.no_grad()
-def judged(answer: Callable[[Tensor, int], Tensor], parts: list[tuple[Tensor, Tensor, int]]) -> tuple[float, float]:
-    """(mean cross entropy, accuracy) of logits [N, classes] on held parts, see `held_parts`."""
-    loss, right, count = 0.0, 0, 0
-    for pictures, labels, group in parts:
-        logits = answer(pictures, group)
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        right += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
-    return loss / count, right / count
-
-
-def held_parts(held: Held, device: torch.device, groups: Tensor | None = None) -> list[tuple[Tensor, Tensor, int]]:
-    """The held pictures in parts of one group each (int64 [N], one group when None), large enough for statistics."""
-    pictures, labels = torch.tensor(held.pictures, device=device), torch.tensor(held.labels, device=device)
-    groups = torch.zeros(len(labels), dtype=torch.int64) if groups is None else groups
-    parts = []
-    for group in groups.unique().tolist():
-        mine = (groups == group).nonzero()[:, 0].to(device)
-        for some in mine.tensor_split(max(1, len(mine) // JUDGED)):
-            parts.append((pictures[some], labels[some], group))
-    return parts
+def held_losses(configurations: Sequence[Configuration]) -> dict[str, float]:
+    """Returns "held/K" -> loss on held pictures of the configurations where it was measured, for the journal."""
+    return {f"held/{k}": v.loss for k, v in enumerate(configurations) if v.loss is not None}

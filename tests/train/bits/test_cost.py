@@ -15,7 +15,7 @@ from train.bits import configs
 from train.bits.configs import Configs, ConfigsError, Configuration, distinct, pareto_front
 from train.bits.cost import CostError, CostTable, bitops, layer_cost, relative, size
 from train.network.relaxed import one_hot
-from train.phases.find_bits import Bits, variant_bits
+from train.phases.find_bits import BitSource, variant_bits
 from train.search.policy import Policy, log_probability
 from train.settings.command_line import parse
 from train.settings.settings import Settings
@@ -70,7 +70,7 @@ def test_a_budget_out_of_reach_is_refused_with_what_can_be_reached(table):
     with pytest.raises(CostError, match=f"--budget 0.05: the least that widths 2, 3, 4, 8.*{least}"):
         table.check(0.05)
     with pytest.raises(CostError, match="--budget 0.05"):
-        Bits.of(Settings.of(method="dqmq", budget=0.05), ARCH)
+        BitSource.of(Settings.of(method="dqmq", budget=0.05), ARCH)
 
 
 @pytest.mark.parametrize("a_bits", [None, 2, 8])
@@ -95,9 +95,9 @@ def test_a_budget_that_a_refusal_names_is_kept(table):
     least = re.search(r"is ([0-9.]+) of the cost", str(refused.value)).group(1)
     table.check(float(least))
     with pytest.raises(CostError, match="w2a2, costs") as refused:
-        Bits.of(Settings.of(budget=0.01, bits="8,2"), ARCH)
+        BitSource.of(Settings.of(budget=0.01, bits="8,2"), ARCH)
     least = re.search(r"costs ([0-9.]+) of the cost", str(refused.value)).group(1)
-    assert Bits.of(Settings.of(budget=float(least), bits="8,2"), ARCH).given is not None
+    assert BitSource.of(Settings.of(budget=float(least), bits="8,2"), ARCH).configs is not None
 
 
 def test_latency_is_read_from_the_target_s_table(monkeypatch):
@@ -134,11 +134,11 @@ def test_a_budget_below_all_given_variants_is_refused(tmp_path):
     wide = configuration("wide", 1.0, None, variant_bits(ARCH, 8, 8))
     path = Configs({}, (configuration("narrow", 0.1, None), wide)).write(tmp_path)
     for options, name in (({"bits": "8,4"}, "w4a4"), ({"configs": str(path)}, "narrow")):
-        assert Bits.of(Settings.of(budget=cost, **options), ARCH).given is not None
+        assert BitSource.of(Settings.of(budget=cost, **options), ARCH).configs is not None
         message = f"--budget 0.2: the cheapest variant given, {name}, costs {rounded_up(cost)} of"
         with pytest.raises(CostError, match=message):
-            Bits.of(Settings.of(budget=0.2, **options), ARCH)
-    assert Bits.of(Settings.of(budget=0.2, bits="8"), ARCH).given is not None  # one alone has no choice to make
+            BitSource.of(Settings.of(budget=0.2, **options), ARCH)
+    assert BitSource.of(Settings.of(budget=0.2, bits="8"), ARCH).configs is not None  # one alone has no choice to make
 
 
 def configuration(name, cost, loss, bits=None) -> Configuration:
@@ -161,7 +161,7 @@ def test_configurations_come_back_from_their_file(tmp_path):
     assert configs.load(f"{path}:c,b", names).variants == (judged[2], judged[1])
     assert [v.name for v in configs.load(f"{path}:c+{path}:b", names).variants] == ["c", "b"]
     settings = parse(["--configs", f"{path}:a", "--cost", "size", "--arch", "resnet8"])
-    priced = Bits.of(settings, ARCH).given  # files of several costs may be given together
+    priced = BitSource.of(settings, ARCH).configs  # files of several costs may be given together
     assert priced.about == settings.costs
     assert [v.cost for v in priced.variants] == [relative(size, ARCH, judged[0].bits)]
     for text, words in (

@@ -13,7 +13,7 @@ from train.data.degradations import degrade
 from train.data.names import FAMILIES
 from train.data.views import evaluation_views, mixed_views, severities, training_views
 from train.learn import training_pictures
-from train.search.shared import held_parts
+from train.search.judging import split_held
 from train.settings.settings import Settings
 
 
@@ -141,7 +141,7 @@ def test_every_part_of_the_held_pictures_has_all_classes(tmp_path):
         held = training_pictures(settings, dataset)[1]
         assert np.array_equal(held.pictures[:, 0, 0, 0], held.labels)
         assert sorted(held.labels) == labels.tolist()
-        parts = held_parts(held, torch.device("cpu"))
+        parts = split_held(held, torch.device("cpu"))
         assert len(parts) > 1
-        for _, some, _ in parts:
-            assert np.bincount(some.numpy(), minlength=10).min() >= 10  # of some 30 of each
+        for part in parts:
+            assert np.bincount(part.labels.numpy(), minlength=10).min() >= 10  # of some 30 of each

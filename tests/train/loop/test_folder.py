@@ -9,7 +9,7 @@ from PIL import Image
 from compile.qdq.importer import load as load_onnx
 from targets.reference import interpreter
 from train import learn as learning
-from train.loop.run_folder import check_own, writable
+from train.loop.run_folder import check_own, check_writable
 from train.recost import recost
 from train.run import run_training
 from train.settings.command_line import parse
@@ -17,7 +17,7 @@ from train.settings.options import SettingsError
 from train.settings.settings import Settings
 
 
-def no_data(*given):
+def no_data(*_):
     raise LookupError("data are loaded")
 
 
@@ -52,7 +52,7 @@ def test_new_folders_empty_ones_and_runs_are_taken(tmp_path, monkeypatch):
 
 
 def test_a_second_run_in_the_same_place_is_refused(tmp_path, monkeypatch):
-    def second(*given):
+    def second(*_):
         with pytest.raises(SettingsError, match="--out .*another run is at work; wait for it, or name another"):
             learning.learn(settings)
         raise LookupError("after the second")
@@ -91,32 +91,9 @@ def test_pictures_of_a_folder_train_in_the_size_asked_for(tmp_path):
             for k in range(count):
                 pixels = chance.integers(0, 256, (60, 50, 3), np.uint8) // 2 + 120 * (label == "light")
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pets" / part / label / f"{k}.png")
-    run_training(
-        parse(
-            [
-                "--dataset",
-                f"folder:{tmp_path / 'pets'}",
-                "--size",
-                "48",
-                "--bits",
-                "4",
-                "--epochs",
-                "1",
-                "--batch",
-                "8",
-                "--families",
-                "clean,jpeg",
-                "--hold-out",
-                "none",
-                "--workers",
-                "1",
-                "--cache",
-                str(tmp_path / "cache"),
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-    )
+    words = "--size 48 --bits 4 --epochs 1 --batch 8 --families clean,jpeg --hold-out none --workers 1".split()
+    places = f"--dataset folder:{tmp_path / 'pets'} --cache {tmp_path / 'cache'} --out {tmp_path / 'out'}".split()
+    run_training(parse([*words, *places]))
     about = json.loads((tmp_path / "out" / "run.json").read_text())
     assert about["input"]["shape"] == [48, 48, 3] and about["labels"] == ["dark", "light"]
     graph = load_onnx(tmp_path / "out" / about["variants"][0]["onnx"])
@@ -128,5 +105,5 @@ def test_pictures_of_a_folder_train_in_the_size_asked_for(tmp_path):
 def test_looking_leaves_nothing(tmp_path):
     check_own(tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    writable("--out", tmp_path / "made")
+    check_writable("--out", tmp_path / "made")
     assert list((tmp_path / "made").iterdir()) == []

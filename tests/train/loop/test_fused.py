@@ -1,6 +1,5 @@
 """Training by fused code: the same steps as without, made once a variant, and errors that still name the layer."""
 
-import math
 import shutil
 import sysconfig
 from pathlib import Path
@@ -8,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
+from tests.support.sessions import quiet_run
 from train.data.batches import Batches
 from train.learn import learn
-from train.loop.checkpoint import load
+from train.loop.checkpoint import load_checkpoint
 from train.loop.fused import FusingError, fused
-from train.loop.parallel import Group
-from train.loop.phase import Phase, Run, TrainingError, train
+from train.loop.phase import VariantsPhase
+from train.loop.training import TrainingError, train_phase
 from train.network.architectures import architecture
 from train.network.network import FULL, Network
 from train.phases.find_bits import variant_bits
@@ -61,24 +60,25 @@ def trained(folder, net: Network, teacher: Network) -> None:
         flip=True,
         device=torch.device("cpu"),
     )
-    run = Run(folder, {}, Group(rank=1), None, math.inf, Console(quiet=True), fuses=True)
-    train(Phase("joint", net, ("w4a4",), EPOCHS, 1e-3, teacher), batches, run, None, lambda phase: {})
+    phase = VariantsPhase("joint", net, ("w4a4",), EPOCHS, 1e-3, teacher)
+    train_phase(phase, quiet_run(folder, fuses=True), batches, None, lambda: {})
 
 
 @compiles
-def test_a_phase_trains_with_the_same_gradients_and_compiles_once_an_arm(tmp_path, monkeypatch):
+def test_a_phase_trains_with_the_same_gradients_and_compiles_once_a_variant(tmp_path, monkeypatch):
     """Sums are taken in another order, and a step's gradient is a small difference of long ones: hence 1e-9."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    (net, teacher), found = networks(), []
+    net, teacher = networks()
+    results = []
     for networks_fused in ((), (net,)):
         net.load_state_dict(networks()[0].state_dict())
         net.zero_grad()
         with fused(*networks_fused):
             logits = net(some_pictures()[: COUNT // 2], "w4a4")
             logits.square().sum().backward()
-        found.append({n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None} | {"": logits})
-    plain, quick = found
+        results.append({n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None} | {"": logits})
+    plain, quick = results
     assert plain.keys() == quick.keys() and len(plain) > 4 * len(ARCH.layers)
     for name, wanted in plain.items():
         assert (quick[name] - wanted).norm() < 1e-9 * wanted.norm(), name
@@ -102,12 +102,12 @@ def test_a_phase_trains_with_the_same_gradients_and_compiles_once_an_arm(tmp_pat
 
 @compiles
 def test_a_run_repeats_itself(tmp_path):
-    words = ["--limit", "64", "--batch", "32", "--epochs", "1", "--families", "clean", "--bits", "4", "--workers", "1"]
+    words = "--limit 64 --batch 32 --epochs 1 --families clean --bits 4 --workers 1".split()
     runs = []
     for name in ("a", "b"):
         learn(parse([*words, "--torch-compile", "--out", str(tmp_path / name)]))
-        tensors, state = load(tmp_path / name)
-        assert state["settings"]["torch_compile"] is True
+        tensors, state = load_checkpoint(tmp_path / name)
+        assert state.settings["torch_compile"] is True
         runs.append(tensors)
     assert runs[0].keys() == runs[1].keys() and all(torch.equal(t, runs[1][k]) for k, t in runs[0].items())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import paired_training
-from train.loop.parallel import Group
+from train.loop.parallel import Processes
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,7 +26,8 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
         timeout=150,
     )
     assert done.returncode == 0, done.stderr
-    one, two = paired_training.curves(Group()), json.loads(path.read_text())
+    one = paired_training.curves(Processes())
+    two = json.loads(path.read_text())
     assert {k: len(v) for k, v in one.items()} == {"full": 4, "joint": 4}
     for phase, losses in one.items():
         assert len(set(losses)) == 4

@@ -12,7 +12,7 @@ from train.loop.checkpoint import CheckpointError
 from train.phases.full_precision import FULL_NAME
 from train.settings.command_line import parse
 
-SMALL = ["--limit", "48", "--batch", "4", "--epochs", "1", "--families", "clean", "--bits", "4", "--workers", "1"]
+SMALL = "--limit 48 --batch 4 --epochs 1 --families clean --bits 4 --workers 1".split()
 
 
 def test_resume_refuses_other_weights_of_the_same_name_wherever_they_lie(tmp_path):
@@ -34,21 +34,12 @@ def test_resume_refuses_pictures_that_changed(tmp_path):
     rng = np.random.default_rng(0)
     for part in ("train", "val"):
         for kind in "ab":
-            (tmp_path / "own" / part / kind).mkdir(parents=True)
+            folder = tmp_path / "own" / part / kind
+            folder.mkdir(parents=True)
             for k in range(8):
-                Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(
-                    tmp_path / "own" / part / kind / f"{k}.png"
-                )
-    words = [
-        *SMALL,
-        "--dataset",
-        f"folder:{tmp_path / 'own'}",
-        "--cache",
-        str(tmp_path / "cache"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    learn(parse(words))
+                Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    places = f"--dataset folder:{tmp_path / 'own'} --cache {tmp_path / 'cache'} --out {tmp_path / 'run'}".split()
+    learn(parse([*SMALL, *places]))
     Image.new("RGB", (12, 12)).save(tmp_path / "own" / "train" / "a" / "0.png")
     with pytest.raises(CheckpointError, match="pictures was .* and is .*; give the same, or start anew"):
-        learn(parse([*words, "--resume"]))
+        learn(parse([*SMALL, *places, "--resume"]))

@@ -1,18 +1,16 @@
 """Training that multiplies in bfloat16: convolutions alone do, while it trains; what fits in 8 bits is exact."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 
+from tests.support.sessions import quiet_run
 from train.data.batches import Batches
 from train.learn import learn
-from train.loop.checkpoint import load
-from train.loop.parallel import Group
-from train.loop.phase import Phase, Run, train
+from train.loop.checkpoint import load_checkpoint
+from train.loop.phase import VariantsPhase
+from train.loop.training import train_phase
 from train.network.architectures import architecture
 from train.network.network import FULL, Network, multiplying_in
 from train.network.planes import Planes
@@ -117,9 +115,10 @@ def test_gradients_are_those_of_float32_but_for_rounding(net):
 def test_a_phase_trains_in_it_and_validates_in_float32(net, multiplied, tmp_path):
     views = some_pictures(32)[None].numpy()
     batches = Batches(views, np.arange(32) % 10, batch=16, pictures=0, seed=0, flip=True, device=torch.device("cpu"))
-    run = Run(tmp_path, {}, Group(rank=1), None, math.inf, Console(quiet=True), operands=torch.bfloat16)
+    run = quiet_run(tmp_path, operands=torch.bfloat16)
     teacher = Network(ARCH, {}).eval()
-    train(Phase("joint", net, ("w4a4",), 1, 1e-3, teacher), batches, run, None, lambda phase: {})
+    phase = VariantsPhase("joint", net, ("w4a4",), 1, 1e-3, teacher)
+    train_phase(phase, run, batches, None, lambda: {})
     assert {t for operands in multiplied for t in operands} == {torch.bfloat16} and len(multiplied) == 2 * 3 * LAYERS
     multiplied.clear()
     net(some_pictures(), "w4a4"), teacher(some_pictures())
@@ -131,8 +130,8 @@ def test_a_run_in_it_is_another_run_and_repeats_itself(tmp_path):
     runs = {}
     for name, precision in (("a", "bfloat16"), ("b", "bfloat16"), ("c", "float32")):
         learn(parse([*options.split(), "--precision", precision, "--out", str(tmp_path / name)]))
-        tensors, state = load(tmp_path / name)
-        assert state["settings"]["precision"] == precision
+        tensors, state = load_checkpoint(tmp_path / name)
+        assert state.settings["precision"] == precision
         runs[name] = {k: t for k, t in tensors.items() if k.startswith("student.")}
     assert all(torch.equal(t, runs["b"][k]) for k, t in runs["a"].items())
     assert not all(torch.equal(t, runs["c"][k]) for k, t in runs["a"].items())

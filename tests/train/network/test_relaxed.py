@@ -14,8 +14,8 @@ from train.network import quantizers
 from train.network.network import Network
 from train.network.relaxed import Mixed, Mixture, RelaxedNetwork, one_hot
 from train.phases.find_bits import variant_bits
-from train.search.fracbits import RealWidths, interpolate, uniform_width
-from train.search.ilp import additive, from_steps, solve
+from train.search.fracbits import FractionalWidths, interpolate, uniform_width
+from train.search.ilp import additive, sensitivity_of_steps, solve
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_interpolated_widths_have_the_mean_asked_for():
 
 
 def test_rounded_widths_keep_the_budget_and_their_order(table):
-    real = RealWidths(LAYERS, WIDTHS, 0)
+    real = FractionalWidths(LAYERS, WIDTHS, 0)
     with torch.no_grad():
         real.bits.uniform_(2, 8, generator=chance())
     before = None
@@ -134,7 +134,7 @@ def test_steps_alone_say_that_fewer_bits_hurt_more(table):
     net = RelaxedNetwork(ARCH, WIDTHS)
     net.inherit(Network(ARCH, {}))
     net.calibrate(torch.randint(256, (32, 8, 8, 3), generator=chance(), dtype=torch.uint8))
-    loss = from_steps(net)
+    loss = sensitivity_of_steps(net)
     assert loss.shape == (LAYERS, 4, 4) and (np.diff(loss, axis=1) < 0).all() and (np.diff(loss, axis=2) < 0).all()
     assert float(table.of_indices(solve(loss, table, 0.3))) <= 0.3
 

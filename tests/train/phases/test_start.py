@@ -7,16 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.sessions import killed_after_checkpoint
 from train.bits.configs import CONFIGS_FILE as CONFIGS
 from train.bits.configs import read
 from train.bits.cost import CostError
 from train.learn import learn
-from train.loop.checkpoint import NAME, CheckpointError, load
+from train.loop.checkpoint import CHECKPOINT_FILE, CheckpointError, load_checkpoint
+from train.loop.session import Resume
+from train.loop.state import PRIVATE
 from train.run import run_training
 from train.settings.command_line import parse
 
-DATA = ["--limit", "96", "--batch", "16", "--families", "clean,gaussian_noise", "--workers", "1", "--budget", "0.3"]
-FIRST = [*DATA, "--epochs", "1", "--fp-epochs", "1", "--bits", "4,2", "--private-epochs", "1"]
+DATA = "--limit 96 --batch 16 --families clean,gaussian_noise --workers 1 --budget 0.3".split()
+FIRST = [*DATA, *"--epochs 1 --fp-epochs 1 --bits 4,2 --private-epochs 1".split()]
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +31,17 @@ def first(tmp_path_factory):
 
 def going_on(first, out, *more):
     learn(parse([*DATA, "--start", str(first), *more, "--out", str(out)]))
-    return load(out)
+    return load_checkpoint(out)
 
 
 def test_networks_and_bits_are_as_at_its_end_without_private_variants(first, tmp_path):
-    theirs, _ = load(first)
+    tensors_of_first, _ = load_checkpoint(first)
     tensors, state = going_on(first, tmp_path)
-    assert [(v.name, v.base, v.kinds) for v in read(tmp_path / CONFIGS).variants] == [
-        ("w4a4", "", ()),
-        ("w2a2", "", ()),
-    ]
-    assert state["phase"] == "done" and tensors and all(torch.equal(t, theirs[k]) for k, t in tensors.items())
-    left = {k for k in theirs.keys() - tensors.keys() if not k.startswith("optimizer.")}
+    variants = [(v.name, v.base, v.kinds) for v in read(tmp_path / CONFIGS).variants]
+    assert variants == [("w4a4", "", ()), ("w2a2", "", ())]
+    assert Resume(state).past(PRIVATE) and tensors
+    assert all(torch.equal(t, tensors_of_first[k]) for k, t in tensors.items())
+    left = {k for k in tensors_of_first.keys() - tensors.keys() if not k.startswith("optimizer.")}
     assert left and all("-q" in k for k in left)
     assert (tmp_path / "full.safetensors").read_bytes() == (first / "full.safetensors").read_bytes()
 
@@ -52,26 +54,16 @@ def test_private_and_static_variants_can_have_the_same_start_and_as_many_steps(f
         assert {line["phase"] for line in lines} == {"private", "statistics"}
         steps.append(max(line["step"] for line in lines))
         assert len(read(tmp_path / name / CONFIGS).variants) == count
-        assert not torch.equal(tensors["student.convs.conv1.weight"], load(first)[0]["student.convs.conv1.weight"])
+        weight = "student.convs.conv1.weight"
+        assert not torch.equal(tensors[weight], load_checkpoint(first)[0][weight])
     assert steps[0] == steps[1]
 
 
-def test_killed_and_resumed_ends_the_same_and_no_longer_needs_its_start(first, tmp_path, monkeypatch):
+def test_killed_and_resumed_ends_the_same_and_no_longer_needs_its_start(first, tmp_path):
     start = shutil.copytree(first, tmp_path / "start")
     whole, _ = going_on(start, tmp_path / "whole", "--private-epochs", "2")
-    from train.loop import phase as loop
-
-    real = loop.keep
-
-    def keep(phase, run, state):
-        real(phase, run, state)
-        if phase is not None and state["epoch"] == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "keep", keep)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after_checkpoint(lambda state: state.position is not None and state.position.epoch == 1):
         going_on(start, tmp_path / "killed", "--private-epochs", "2")
-    monkeypatch.setattr(loop, "keep", real)
     with pytest.raises(CheckpointError, match="expected a run whose training has ended.*phase private.*--resume"):
         going_on(tmp_path / "killed", tmp_path / "third")
     shutil.rmtree(start)
@@ -89,7 +81,7 @@ def test_its_run_is_evaluated_and_exported_like_any_other(first, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, message",
     [
         (["--weights", __file__], "what --weights would"),
         (["--configs", "c.json"], "what --configs would"),
@@ -98,13 +90,13 @@ def test_its_run_is_evaluated_and_exported_like_any_other(first, tmp_path):
         (["--epochs", "3", "--fp-epochs", "0"], "what --epochs, --fp-epochs would"),
     ],
 )
-def test_what_it_brings_along_cannot_be_given_too(first, flags, told, capsys):
+def test_what_it_brings_along_cannot_be_given_too(first, flags, message, capsys):
     with pytest.raises(SystemExit):
         parse(["--start", str(first), *flags])
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_what_cannot_be_gone_on_from_is_told(first, tmp_path, capsys):
+def test_what_cannot_be_gone_on_from_is_refused(first, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="--start: there is no .*nowhere.*start without --start"):
         going_on(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(CheckpointError, match="expected a run with --arch resnet20, got resnet8"):
@@ -112,9 +104,9 @@ def test_what_cannot_be_gone_on_from_is_told(first, tmp_path, capsys):
     with pytest.raises(CostError, match="--budget 0.01: the cheapest variant given, w2a2, costs 0.0"):
         going_on(first, tmp_path / "out", "--budget", "0.01")
     damaged = shutil.copytree(first, tmp_path / "damaged")
-    raw = bytearray((damaged / NAME).read_bytes())
+    raw = bytearray((damaged / CHECKPOINT_FILE).read_bytes())
     raw[-3] ^= 1
-    (damaged / NAME).write_bytes(raw)
+    (damaged / CHECKPOINT_FILE).write_bytes(raw)
     with pytest.raises(CheckpointError, match="is damaged.*start without --start"):
         going_on(damaged, tmp_path / "out")
     for kind in "ab":

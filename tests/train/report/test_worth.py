@@ -9,7 +9,7 @@ from runtime.choice.quality import NAMES
 from tests.support.worlds import HELD_OUT, OWN, PLACES, TRAINED, World, alike, routed, specialists, taken
 from train.choice.arms import arm_records
 from train.evidence.evidence import Evidence
-from train.kinds.groups import Groups
+from train.kinds.kinds import Kinds
 from train.report.chosen_bits import chosen_bits
 from train.report.compare import CLEAN, compare, panel_weights, static_corners
 from train.report.compare import HELD_OUT as UNSEEN
@@ -165,12 +165,12 @@ def test_learned_bits_are_judged_by_the_line_of_given_ones(accuracy, words):
     assert "Learned bits" not in "\n".join(worth(every, compare(every)))  # there is nothing to judge by
 
 
-def groups() -> Groups:
+def groups() -> Kinds:
     """One around each training family."""
     count, d = len(TRAINED), len(NAMES)
     means = np.zeros((count, d))
     means[:, 0] = (0, 4, -4)
-    return Groups(np.zeros(d), np.full(d, 1000.0), np.full(count, 1 / count), means, np.stack([9 * np.eye(d)] * count))
+    return Kinds(np.zeros(d), np.full(d, 1000.0), np.full(count, 1 / count), means, np.stack([9 * np.eye(d)] * count))
 
 
 def test_swap_table():

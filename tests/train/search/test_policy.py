@@ -1,9 +1,7 @@
-"""The bit policy, quality groups, and the way from a policy to few variants."""
+"""The bit policy, and the way from a policy to few variants."""
 
 import itertools
-import json
 import re
-import types
 
 import numpy as np
 import pytest
@@ -13,17 +11,16 @@ from torch import nn
 
 from runtime.choice.quality import D
 from tests.support.searches import LAYERS, WIDTHS, bitops_table, chance
+from tests.support.sessions import bare_session, quiet_run
 from train.bits.configs import distinct
 from train.bits.cost import CostTable
 from train.data.batches import Batches
-from train.kinds.groups import Groups, check_count, find_groups
-from train.loop import phase as loop
-from train.loop.parallel import Group
-from train.loop.phase import Run
+from train.loop.training import train_phase
 from train.network.relaxed import one_hot
-from train.search.dqmq import PolicyPhase, Quality, reduce
+from train.search.dqmq import DqmqModules, PolicyPhase, reduce_policy
 from train.search.policy import Policy, log_probability, policy_gradient, sample
-from train.search.reduction import clusters, configurations, items, k_medoids, within
+from train.search.quality import ViewQuality
+from train.search.reduction import cluster, count_items, k_medoids, most_likely, within_budget
 from train.search.shared import Search
 from train.settings.settings import Settings
 
@@ -63,14 +60,14 @@ def test_policy_gradient_is_that_of_the_expected_reward():
         for i in range(4)
         for j in range(4)
     )
-    came = torch.autograd.grad(loss, parameters)
-    assert all(torch.allclose(-a, b, rtol=1e-9) for a, b in zip(came, wanted, strict=True))
+    gradients = torch.autograd.grad(loss, parameters)
+    assert all(torch.allclose(-a, b, rtol=1e-9) for a, b in zip(gradients, wanted, strict=True))
 
 
 class Needy(nn.Module):
-    """Logits that are right the more often, the more bits a picture gets, but only on pictures of a needy group.
+    """Logits that are right the more often, the more bits a picture gets, but only on pictures of a needy kind.
 
-    A picture's first pixel is its label, the second its group. detached: the widths' gradient is hidden, so that only
+    A picture's first pixel is its label, the second its kind. detached: the widths' gradient is hidden, so that only
     the policy gradient can tell.
     """
 
@@ -98,7 +95,7 @@ def test_policy_learns_which_quality_needs_bits(table, tmp_path, needy, detached
     labels = np.arange(count) % 10
     views[:, :, 0, 0, 0], views[1, :, 0, 1, 0] = labels, 1
     q = torch.tensor([-1.0, 1.0]).view(2, 1, 1).expand(2, count, 1)
-    quality = Quality(q, (q[..., 0] > 0).long(), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
+    quality = ViewQuality(q, (q[..., 0] > 0).long(), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
     batches = Batches(views, labels, batch=batch, pictures=0, seed=1, flip=False, device=torch.device("cpu"))
     batches.get = lambda order, phase, epoch, step: tuple(
         torch.from_numpy(a)
@@ -108,52 +105,17 @@ def test_policy_learns_which_quality_needs_bits(table, tmp_path, needy, detached
         )
     )
     settings = Settings.of(method="dqmq", budget=0.4, policy_gradient=2.0 if detached else 0.5, policy_lr=0.05)
-    net = nn.ModuleDict({"open": Needy(needy, WIDTHS, detached), "policy": Policy(LAYERS, WIDTHS, 1)})
-    given = types.SimpleNamespace(settings=settings, table=table)
-    phase = PolicyPhase("search", net, ("task", "policy"), steps * batch // count, 0.01, None, search=given)
-    phase.quality = quality
-    run = Run(tmp_path, {}, Group(rank=1), None, 1e9, None)
-    loop.train(phase, batches, run, None, lambda phase: {})
-    clear, poor = net["policy"].mean(quality.centres).mean((1, 2)).tolist()
+    net = DqmqModules(Needy(needy, WIDTHS, detached), Policy(LAYERS, WIDTHS, 1))
+    run = quiet_run(tmp_path)
+    search = Search(bare_session(settings, run), table)
+    epochs = steps * batch // count
+    beside = {"search": search, "parts": [], "quality": quality}
+    phase = PolicyPhase("search", net, ("task", "policy"), epochs, 0.01, None, **beside)
+    train_phase(phase, run, batches, None, dict)
+    clear, poor = net.policy.mean(quality.centres).mean((1, 2)).tolist()
     wanted, other = (poor, clear) if needy else (clear, poor)
     assert wanted > other + 0.7, (clear, poor)
     assert float(phase.expected_cost().detach()) < 0.4 * 1.1
-
-
-def test_groups_are_found_and_come_back_from_their_dictionary():
-    rng = np.random.default_rng(0)
-    centres = rng.normal(0, 2000, (3, D))
-    truth = rng.integers(0, 3, 900)
-    quality = (centres[truth] + rng.normal(0, 100, (900, D))).astype(np.int32)
-    groups = find_groups(quality, rng.random(900), 0, 0)
-    assert len(groups) == 3
-    again = Groups.from_dict(json.loads(json.dumps(groups.to_dict())))
-    found = again.assign(again.standardize(quality))
-    pairs = set(zip(truth.tolist(), found.tolist(), strict=True))
-    assert len(pairs) == 3 and len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 3
-
-
-def some_batches(views) -> Batches:
-    return Batches(
-        views, np.arange(views.shape[1]), batch=10, pictures=0, seed=3, flip=True, device=torch.device("cpu")
-    )
-
-
-def test_batches_of_one_quality_and_of_mostly_one():
-    groups = torch.randint(4, (3, 200), generator=chance())
-    views = np.broadcast_to(groups.numpy().astype(np.uint8)[..., None, None, None], (3, 200, 8, 8, 3))
-    batches = some_batches(views)
-    (pictures, families), of = batches.alike("search", 2, groups)
-    assert pictures.shape == families.shape == (200,) and of.shape == (20,)
-    assert torch.equal(groups[families, pictures].view(20, 10), of[:, None].expand(20, 10))
-    share = torch.bincount(of, minlength=4) / 20 - torch.bincount(groups.flatten(), minlength=4) / 600
-    assert float(share.abs().max()) <= 1 / 20
-    again = some_batches(views).alike("search", 2, groups)
-    assert torch.equal(again[0][0], pictures) and not torch.equal(batches.alike("search", 1, groups)[0][0], pictures)
-    pictures, families = batches.order("joint", 0, groups == 2)
-    own = float((groups[families, pictures] == 2).float().mean())
-    assert own == pytest.approx(0.75 + 0.25 / 4, abs=0.1)
-    assert bool((batches.sample(7, groups == 2) == 2).all())
 
 
 def test_medoids_are_as_good_as_trying_all():
@@ -162,32 +124,33 @@ def test_medoids_are_as_good_as_trying_all():
         points, weight = rng.normal(size=(9, 2)), rng.random(9)
         distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
         least = min((weight * distance[:, list(c)].min(1)).sum() for c in itertools.combinations(range(9), k))
-        found = k_medoids(distance, weight, k)
-        assert (weight * distance[:, found].min(1)).sum() <= 1.05 * least and len(set(found)) == k
+        medoids = k_medoids(distance, weight, k)
+        assert (weight * distance[:, medoids].min(1)).sum() <= 1.05 * least and len(set(medoids)) == k
 
 
 def test_configurations_keep_the_budget_and_spend_what_the_policy_wants(table):
     log_p = torch.log_softmax(torch.randn(20, LAYERS, 2, 4, generator=chance()).double(), -1)
-    free = float(table.of_indices(configurations(log_p, table, 0)).mean())
+    free = float(table.of_indices(most_likely(log_p, table, 0)).mean())
     before = 0.0
     for budget in (0.1, 0.2, 0.35, free, 0.7):
-        cost = float(table.of_indices(within(log_p, table, budget, cheaper=True)).mean())
+        cost = float(table.of_indices(within_budget(log_p, table, budget, cheaper=True)).mean())
         assert before <= cost <= min(budget, free) * (1 + 1e-9)
         before = cost
-    assert float(table.of_indices(within(log_p, table, 0.7, cheaper=False)).mean()) > free
+    assert float(table.of_indices(within_budget(log_p, table, 0.7, cheaper=False)).mean()) > free
 
 
 def test_clusters_tell_qualities_apart_before_they_repeat_one(table):
     wide, narrow = torch.full((LAYERS, 2), 3), torch.zeros(LAYERS, 2, dtype=torch.int64)
-    groups, centres = np.array([0, 0, 1, 1, 2, 2]), np.array([[0.0], [1.0], [5.0]])
-    found = clusters(items([torch.stack([wide, wide, wide, wide, narrow, narrow])], groups), table, centres, 2)
-    assert {(c.groups, tuple(c.indices.flatten().tolist())) for c in found} == {
+    kinds, centres = np.array([0, 0, 1, 1, 2, 2]), np.array([[0.0], [1.0], [5.0]])
+    unlike = count_items([torch.stack([wide, wide, wide, wide, narrow, narrow])], kinds)
+    clusters = cluster(unlike, table, centres, 2)
+    assert {(c.kinds, tuple(c.indices.flatten().tolist())) for c in clusters} == {
         ((0, 1), tuple(wide.flatten().tolist())),
         ((2,), tuple(narrow.flatten().tolist())),
     }
-    alike = clusters(items([wide.expand(6, -1, -1)], groups), table, centres, 1)
-    assert [c.groups for c in alike] == [()]
-    assert {c.groups for c in clusters(items([wide.expand(6, -1, -1)], groups), table, centres, 2)} == {(0, 1), (2,)}
+    alike = count_items([wide.expand(6, -1, -1)], kinds)
+    assert [c.kinds for c in cluster(alike, table, centres, 1)] == [()]
+    assert {c.kinds for c in cluster(alike, table, centres, 2)} == {(0, 1), (2,)}
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -197,23 +160,15 @@ def test_a_policy_becomes_variants_within_the_budget(table, levels):
         policy.v.normal_(0, 0.7, generator=rng)
         policy.t.fill_(0.5)
     q = torch.randn(2, 60, 2, generator=rng)
-    group = (q[..., 0] > 0).long()
-    centres = torch.stack([q[group == g].mean(0) for g in (0, 1)])
-    quality = Quality(q, group, centres, torch.tensor([0.5, 0.5]))
+    kind = (q[..., 0] > 0).long()
+    centres = torch.stack([q[kind == k].mean(0) for k in (0, 1)])
+    quality = ViewQuality(q, kind, centres, torch.tensor([0.5, 0.5]))
     settings = Settings.of(method="dqmq", budget=0.3, variants=4, levels=levels)
-    found = distinct(reduce(Search(settings, None, None, None, None, None, table, None), policy, quality))
-    (shared,) = (v for v in found if v.name.startswith("shared"))
-    assert shared.cost <= 0.3 and shared.kinds == () and 3 <= len(found) <= 4
-    assert sum(not v.kinds for v in found) <= levels
-    assert any(v.kinds for v in found) and all(set(v.kinds) <= {0, 1} for v in found)
-    assert all(re.fullmatch(r"[\w-]+", v.name) for v in found)
-    costs = [v.cost for v in found]
+    variants = distinct(reduce_policy(Search(bare_session(settings), table), policy, quality))
+    (shared,) = (v for v in variants if v.name.startswith("shared"))
+    assert shared.cost <= 0.3 and shared.kinds == () and 3 <= len(variants) <= 4
+    assert sum(not v.kinds for v in variants) <= levels
+    assert any(v.kinds for v in variants) and all(set(v.kinds) <= {0, 1} for v in variants)
+    assert all(re.fullmatch(r"[\w-]+", v.name) for v in variants)
+    costs = [v.cost for v in variants]
     assert (max(costs) > 0.36) == (levels == 3)
-
-
-def test_more_groups_than_pictures_are_refused():
-    check_count("families", 3), check_count("3", 3), check_count("0", 3)
-    with pytest.raises(ValueError, match="--kinds 4: expected at most 3"):
-        check_count("4", 3)
-    with pytest.raises(ValueError, match="--kinds 9000: expected at most 8192"):
-        check_count("9000", 10000)

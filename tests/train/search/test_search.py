@@ -8,44 +8,42 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compile.qdq.exporter import to_onnx
+from tests.support.sessions import bare_session, killed_after_checkpoint
 from train.bits import configs
 from train.data.batches import generator
 from train.integers.lowering import lower
 from train.learn import learn
-from train.loop import checkpoint
+from train.loop.state import SEARCH
 from train.network.architectures import architecture, open_layers
 from train.phases.full_precision import FULL_NAME
 from train.search import fracbits, ilp
 from train.search.shared import Search
 from train.settings.command_line import parse
 
-GIVEN = [
-    "--limit",
-    "48",
-    "--batch",
-    "16",
-    "--epochs",
-    "1",
-    "--families",
-    "clean,contrast",
-    "--workers",
-    "1",
-    "--checkpoint-minutes",
-    "0",
-    "--widths",
-    "2,4,8",
-]
-SMALL = [*GIVEN, "--search-epochs", "4"]
-
-
-class Killed(BaseException):
-    """As kill -9 would, a moment after a checkpoint was written."""
+DATA = "--limit 48 --batch 16 --epochs 1 --families clean,contrast --workers 1 --checkpoint-minutes 0".split()
+SMALL = [*DATA, *"--widths 2,4,8 --search-epochs 4".split()]
+SEARCH_CHECKPOINTS = 7  # until a search is killed
 
 
 def learned(folder, cache, method, *more):
     """(settings, student) of a small run of the whole training."""
     settings = parse([*SMALL, "--method", method, "--out", str(folder), "--cache", str(cache), *more])
-    return settings, learn(settings)[2]
+    return settings, learn(settings).student
+
+
+def at_checkpoint_of_the_search(number: int):
+    """Whether a checkpoint is the search's of that number, from 1."""
+    phases = []
+
+    def condition(state) -> bool:
+        phases.append(state.phase)
+        return phases.count(SEARCH) == number
+
+    return condition
+
+
+def onnx_bytes(net, variant: str) -> bytes:
+    return to_onnx(lower(net, variant), {}).SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize(
@@ -57,39 +55,29 @@ def learned(folder, cache, method, *more):
         ("dqmq", ("--kinds", "2", "--quantizer", "csq")),
     ],
 )
-def test_a_search_killed_and_resumed_ends_the_same(tmp_path, monkeypatch, method, more):
-    (_, whole), cache = learned(tmp_path / "whole", tmp_path, method, *more), tmp_path
-    save, saved = checkpoint.save, []
-
-    def stop(folder, modules, optimizer, names, state):
-        save(folder, modules, optimizer, names, state)
-        saved.append(state["phase"])
-        if saved.count("search") == 7:
-            raise Killed
-
-    monkeypatch.setattr(checkpoint, "save", stop)
-    with pytest.raises(Killed):
+def test_a_search_killed_and_resumed_ends_the_same(tmp_path, method, more):
+    cache = tmp_path
+    _, whole = learned(tmp_path / "whole", cache, method, *more)
+    with killed_after_checkpoint(at_checkpoint_of_the_search(SEARCH_CHECKPOINTS)):
         learned(tmp_path / "again", cache, method, *more)
-    monkeypatch.setattr(checkpoint, "save", save)
     assert (tmp_path / "again" / configs.CONFIGS_FILE).exists()  # the best so far
     _, resumed = learned(tmp_path / "again", cache, method, *more, "--resume")
     for name in (configs.CONFIGS_FILE, "metrics.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    found = configs.read(tmp_path / "whole" / configs.CONFIGS_FILE)
-    assert found.variants and all(v.method == method for v in found.variants)
+    written = configs.read(tmp_path / "whole" / configs.CONFIGS_FILE)
+    assert written.variants and all(v.method == method for v in written.variants)
     budget = 0.5 * 2**0.5 + 1e-6
-    assert all(v.cost <= budget for v in found.variants if not v.kinds)
-    assert whole.bits == resumed.bits == found.bits
+    assert all(v.cost <= budget for v in written.variants if not v.kinds)
+    assert whole.bits == resumed.bits == written.bits
     for name in whole.bits:
-        ours, theirs = (to_onnx(lower(net, name), {}).SerializeToString(deterministic=True) for net in (whole, resumed))
-        assert ours == theirs
+        assert onnx_bytes(whole, name) == onnx_bytes(resumed, name)
     if method == "dqmq" and "csq" not in more:
-        whole_configs = str(tmp_path / "whole" / configs.CONFIGS_FILE)
-        given = learn(
-            parse([*GIVEN, "--configs", whole_configs, "--out", str(tmp_path / "given"), "--cache", str(cache)])
-        )[2]
-        for (name, ours), theirs in zip(given.state_dict().items(), whole.state_dict().values(), strict=True):
-            assert torch.equal(ours, theirs), name
+        places = (
+            f"--configs {tmp_path / 'whole' / configs.CONFIGS_FILE} --out {tmp_path / 'given'} --cache {cache}".split()
+        )
+        student = learn(parse([*DATA, "--widths", "2,4,8", *places])).student
+        for (name, tensor), searched in zip(student.state_dict().items(), whole.state_dict().values(), strict=True):
+            assert torch.equal(tensor, searched), name
 
 
 @pytest.mark.parametrize("method,module", [("fracbits", fracbits), ("ilp", ilp)])
@@ -97,11 +85,11 @@ def test_losses_kept_are_those_of_the_bits_kept(tmp_path, monkeypatch, method, m
     """By time many pairs of widths cost the same, and variants get the widest of these."""
     judged = {}
 
-    def judge(net, indices, parts):
+    def judge_bits(net, indices, parts):
         bits = tuple(tuple(net.widths[k] for k in row) for row in indices.tolist())
         return judged.setdefault(bits, 0.5 + len(judged) / 4096)
 
-    monkeypatch.setattr(module, "judge", judge)
+    monkeypatch.setattr(module, "judge_bits", judge_bits)
     settings, _ = learned(tmp_path / "run", tmp_path, method, "--cost", "latency", "--target", "x86", "--budget", "0.9")
     layers = open_layers(architecture(settings.network.arch, (8, 8, 3), 10))
     for v in configs.read(tmp_path / "run" / configs.CONFIGS_FILE).variants:
@@ -140,6 +128,6 @@ def test_a_search_learns_from_the_teacher_given(tmp_path):
 )
 def test_budgets_lie_apart_by_what_they_leave(budget, count, wanted):
     """Also near the least cost, here 0.2, and near that of 8 bits."""
-    settings, table = parse(["--budget", str(budget)]), SimpleNamespace(least=lambda a_bits: {None: 0.2}[a_bits])
-    found = Search(settings, None, None, None, None, None, table, None).budgets(count)
-    assert found == pytest.approx(wanted, rel=1e-6)
+    table = SimpleNamespace(least=lambda a_bits: {None: 0.2}[a_bits])
+    budgets = Search(bare_session(parse(["--budget", str(budget)])), table).budgets(count)
+    assert budgets == pytest.approx(wanted, rel=1e-6)
