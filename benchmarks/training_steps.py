@@ -81,7 +81,8 @@ class Bench:
         """Returns the bench of a network at a batch size; nothing is written into `folder`."""
         settings = Settings.of(dataset="cifar10", arch=network, batch=batch, kinds=str(KINDS), epochs=EPOCHS)
         views = random_views(EPOCH_STEPS * batch)
-        x, y = views[0], np.arange(views.shape[1]) % CLASSES
+        x = views[0]
+        y = np.arange(views.shape[1]) % CLASSES
         some = slice(CALIBRATION)
         dataset = Dataset("synthetic", tuple("0123456789"), x, y, x[some], y[some], x[some], y[some])
         batches = Batches(views, y, batch=batch, pictures=0, seed=0, flip=True, device=device)

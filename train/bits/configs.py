@@ -56,7 +56,8 @@ class Configuration:
     def from_dict(cls, entry: dict[str, Any]) -> "Configuration":
         """Returns the configuration that `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
         name = entry["name"]
-        loss, base = entry.get("loss"), entry.get("base", "")
+        loss = entry.get("loss")
+        base = entry.get("base", "")
         # It names files and modules.
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name) or name == FULL:
             raise ValueError(f"name: expected letters, digits, - and _, not {FULL}, got {name!r}")

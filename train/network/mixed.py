@@ -16,14 +16,16 @@ class _AddShareGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mixed: Tensor, y: Tensor, x: Tensor, ranges: list[Range], *steps: Tensor) -> Tensor:
         ctx.save_for_backward(x, *steps)
-        ctx.ranges, ctx.like = ranges, y
+        ctx.ranges = ranges
+        ctx.like = y
         return mixed.view_as(mixed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *steps = ctx.saved_tensors
         dense = torch.channels_last if x.dim() == 4 else torch.contiguous_format
-        x, dense_grad = x.contiguous(memory_format=dense), grad.contiguous(memory_format=dense)
+        x = x.contiguous(memory_format=dense)
+        dense_grad = grad.contiguous(memory_format=dense)
         slopes = []
         for (qmin, qmax), step in zip(ctx.ranges, steps, strict=True):
             codes = x if qmax is None else (x / step).add_(0.5).floor_().clamp_(qmin, qmax)
@@ -49,7 +51,10 @@ class Mixed(nn.Module):
 
         Widths of no share are not computed, yet the gradient of y has them.
         """
-        parts = [(share, x if q is None else q(x)) for q, share in zip(self.quantizers, values, strict=True) if share]
+        parts = []
+        for quantizer, share in zip(self.quantizers, values, strict=True):
+            if share:
+                parts.append((share, x if quantizer is None else quantizer(x)))
         share, mixed = parts[0]
         if len(parts) > 1:
             mixed = share * mixed

@@ -75,7 +75,8 @@ class RelaxedPerVariant(nn.Module):
 
     def __init__(self, layer: Layer, eps: float, open_widths: OpenWidths):
         super().__init__()
-        widths, fitted = open_widths.widths, open_widths.planes
+        widths = open_widths.widths
+        fitted = open_widths.planes
         shape = (layer.outputs, layer.inputs, layer.kernel, layer.kernel)
         self.w = Mixed(widths, True, layer.outputs) if fitted is None else Planes(widths, shape, fitted)
         self.a = Mixed(widths, False, plain=layer.source == "stream")
