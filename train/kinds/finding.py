@@ -21,7 +21,7 @@ NO_PRIVATE = "1"  # one kind for all pictures leaves nothing for private variant
 MOST_KINDS = 6  # tried when their number is open
 RIDGE = 1e-2  # added to every variance of standardized features
 LEAST_SPREAD = 1e-6  # of losses
-CLEARLY = 2  # how many times as often a family must be told as itself than as any other
+CLEARLY = 2  # how many times as often a family must be classified as itself as any other family is
 MOST_PICTURES = 8192  # views that kinds are found on
 BATCH = 256
 
@@ -53,8 +53,8 @@ def quality_kinds(batches: Batches, net: Network, kinds: str, seed: int) -> Kind
 def find_kinds_of_families(quality: np.ndarray, family: np.ndarray) -> Kinds:
     """Returns a Gaussian for each family that features int32 [M, D] tell apart; family: int64 [M].
 
-    A family has a kind of its own where its pictures are told as its own CLEARLY times as often as any other's;
-    families that look alike, say two kinds of blur, are one kind.
+    A family gets a kind of its own when its pictures are classified as its own CLEARLY times as often as those of any
+    other family are; families that look alike, say two kinds of blur, are one kind.
     """
     label = np.unique(family, return_inverse=True)[1]
     while True:

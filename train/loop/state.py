@@ -73,7 +73,9 @@ class CheckpointState:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "CheckpointState":
         """Returns the state that `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
-        phase, settings, journal = content["phase"], content["settings"], content["journal"]
+        phase = content["phase"]
+        settings = content["settings"]
+        journal = content["journal"]
         if phase not in PHASES:
             raise ValueError(f"expected one of the phases {', '.join(PHASES)}, got phase {phase!r}")
         if not isinstance(settings, dict):

@@ -69,7 +69,8 @@ class BitSource:
 
         Raises TrainingError where the search cannot go on, CheckpointError for a checkpoint of another one.
         """
-        run, resume = session.run, session.resume
+        run = session.run
+        resume = session.resume
         if resume.state is not None and resume.state.configs is not None:
             run.record_configs(resume.state.configs)
             if resume.past(SEARCH):

@@ -41,7 +41,8 @@ def train_full_precision(session: Session) -> None:
 
     Raises TrainingError for a loss that is not finite, CheckpointError for a checkpoint of another network.
     """
-    run, training = session.run, session.settings.training
+    run = session.run
+    training = session.settings.training
     net = session.networks.full_precision
     run.modules[FULL_PRECISION_NETWORK] = net
     if session.resume.state is not None:

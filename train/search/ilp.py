@@ -173,8 +173,10 @@ def measure_sensitivities(phase: IlpPhase, save: Callable[[], None]) -> None:
 
     save: writes a checkpoint; it is called whenever the run's time between checkpoints is over.
     """
-    table, run = phase.table, phase.search.session.run
-    held, loss = phase.search.session.held, phase.net.sensitivity.loss
+    table = phase.table
+    loss = phase.net.sensitivity.loss
+    run = phase.search.session.run
+    held = phase.search.session.held
     few = Held(held.pictures[:SENSITIVITY_PICTURES], held.labels[:SENSITIVITY_PICTURES])
     parts = split_held(few, phase.search.device)
     widest = torch.full((len(loss), 2), len(table.widths) - 1)

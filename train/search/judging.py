@@ -50,7 +50,9 @@ def split_held(held: Held, device: torch.device, kinds: Tensor | None = None) ->
 @torch.no_grad()
 def judge(answer: Callable[[HeldPart], Tensor], parts: Sequence[HeldPart]) -> Judgement:
     """Returns how good the logits [N, classes] are that a network answers to each of the held parts."""
-    loss, right, count = 0.0, 0, 0
+    loss = 0.0
+    right = 0
+    count = 0
     for part in parts:
         logits = answer(part)
         loss += float(F.cross_entropy(logits, part.labels, reduction="sum"))

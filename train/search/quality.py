@@ -44,7 +44,8 @@ class ViewQuality:
 
 def find_quality(search: Search) -> tuple[Kinds, ViewQuality]:
     """Returns the kinds found on a spread of the training views, and the quality of all of them."""
-    session, settings = search.session, search.settings
+    session = search.session
+    settings = search.settings
     net = session.networks.full_precision
     kinds = quality_kinds(session.batches, net, settings.private.kinds, settings.training.seed)
     return kinds, ViewQuality.of(kinds, view_features(session.batches.views_numpy()))
