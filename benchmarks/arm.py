@@ -62,7 +62,7 @@ def ours(graph: Graph, cpu: str) -> Cost:
     sizes = lowered.sizes
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "net.so"
-        toolchain.build(lowered.module, target, library, Path(folder))
+        toolchain.build([lowered.module], target, library, Path(folder))
         picture = clouds(graph.tensors[graph.input].shape, 1, 0).reshape(-1)
         arguments = (picture, lowered.weights(), lowered.table, sizes.workspace, sizes.logits)
         return executed(library, cpu, arguments)

@@ -67,7 +67,7 @@ def write_case(
     case = folder / f"{network}-{bits}-{batch}"
     case.mkdir(parents=True, exist_ok=True)
     lowered = lower(graph, target, batch)
-    built = toolchain.build(lowered.module, target, case / "main.so", case, source_only)
+    built = toolchain.build([lowered.module], target, case / "main.so", case, source_only)
     (case / "rebuild.sh").unlink()  # it is for bundles
     arrays = {"weights": lowered.weights(), "table": lowered.table, "pictures": pictures, "logits": logits}
     facts = {
@@ -190,7 +190,7 @@ def write_peak(folder: Path, container: int, target: Target, source_only: bool =
     case = folder / f"peak-{container}"
     case.mkdir(parents=True, exist_ok=True)
     route = routes.Route(container, container)
-    built = toolchain.build(peak_module(route), target, case / "main.so", case, source_only)
+    built = toolchain.build([peak_module(route)], target, case / "main.so", case, source_only)
     each = 16 * 8 * 8 * (32 // container)
     (case / "rebuild.sh").unlink()
     total = each * PEAK_BLOCKS * PEAK_WARPS * PEAK_TURNS * PEAK_CHAINS

@@ -1,14 +1,14 @@
 """A bundle's libraries: code for every level of the target, and what runs it during the build."""
 
-import importlib
 import tempfile
 from pathlib import Path
 
 from tvm_ffi import StructuralKey
 
-from compile.lowering.lower import Lowered, Runner
+from compile.lowering.lower import Lowered
 from runtime.machine import cpu
 from targets import Target, TargetError
+from targets.family import Runner, load
 
 
 class Libraries:
@@ -20,7 +20,7 @@ class Libraries:
 
     def __init__(self, target: Target, folder: Path, dump_to: Path | None = None, source_only: bool = False):
         self.target, self.folder, self.facts = target, folder, {}
-        self._toolchain = importlib.import_module(f"targets.{target.family}.toolchain")
+        self._toolchain = load(target.family)
         self._dump_to, self._source_only, self._known = dump_to, source_only, {}
         (folder / "lib").mkdir()
 
@@ -31,10 +31,8 @@ class Libraries:
             library = self._known[key] = f"lib/{name}.so"
             modules, toolchain = [one.module for one in lowered], self._toolchain
             workdir = self._dump_to / name if self._dump_to else None
-            self.facts[library] = (
-                toolchain.build_levels(modules, self.target, self.folder / library, workdir, self._source_only)
-                if self.target.levels
-                else toolchain.build(modules[0], self.target, self.folder / library, workdir, self._source_only)
+            self.facts[library] = toolchain.build(
+                modules, self.target, self.folder / library, workdir, self._source_only
             )
         return self._known[key]
 
@@ -59,7 +57,7 @@ class Libraries:
             return level.name, None
         with tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch) / "check.so"
-            self._toolchain.build(lowered.module, level.stand_in, copy)
+            self._toolchain.build([lowered.module], level.stand_in, copy)
             return level.stand_in.name, self._toolchain.runner(copy, level.stand_in)
 
     def _stands_in(self, level: Target) -> bool:
@@ -67,4 +65,4 @@ class Libraries:
 
     def _runs(self, level: Target) -> bool:
         native = level.machine == cpu.machine() and set(level.requires) <= cpu.features()
-        return self._toolchain.EMULATED or native
+        return self._toolchain.emulated or native

@@ -1,7 +1,5 @@
 """From an integer graph to kernels: borders, rules, packed weights, tables, one workspace and one TIR module."""
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +8,10 @@ import numpy as np
 from compile.lowering.plan import layouts, workspace
 from runtime.abi import SLACK, aligned
 from targets import Target
+from targets.family import Runner, load
 from targets.kernel import Also, Call, Entry, Exit, Layout, Origin, Sizes, Step, choose
 from targets.reference.graph import Graph, macs
 from targets.reference.nodes import Add, Conv, Rescale
-
-Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]  # main's buffers -> logits, see below
 
 
 @dataclass(frozen=True)
@@ -49,15 +46,15 @@ class Lowered:
 def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
     """Kernels of `target`, which has no levels, for every node; raises ValueError naming the node no rule takes.
 
-    pictures: how many `main` takes at once, side by side, where the family's kernels can (BATCHES).
+    pictures: how many `main` takes at once, side by side, where the family's kernels can.
     """
     if target.levels:
         raise ValueError(f"{target.name}: expected one of its levels {', '.join(v.name for v in target.levels)}")
-    kernels = importlib.import_module(f"targets.{target.family}.kernels")
-    if pictures > 1 and not getattr(kernels, "BATCHES", False):
+    family = load(target.family)
+    if pictures > 1 and not family.batches:
         raise ValueError(f"{target.name}: expected one picture at a time, got {pictures}; its kernels take no more")
-    rules = kernels.rules(target)
-    steps = _steps(graph, kernels.WRITES_ALSO, pictures)
+    rules = family.rules(target)
+    steps = _steps(graph, family.fuses_rescales, pictures)
     output = steps[-1][0].write
     written = [(tuple(names), tuple(w.tensor.name for w in step.writes)) for step, names in steps]
     sizes = {w.tensor.name: w.size + SLACK for step, _ in steps for w in step.writes if w is not output}
@@ -81,7 +78,7 @@ def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
         output.size,
     )
     table = np.concatenate([*tables, np.zeros(16, np.int32)])
-    return Lowered(kernels.assemble(calls, sizes), calls, segments, table, sizes, pictures)
+    return Lowered(family.assemble(calls, sizes), calls, segments, table, sizes, pictures)
 
 
 def _steps(graph: Graph, also: bool, pictures: int) -> list[tuple[Step, list[str]]]:

@@ -4,7 +4,6 @@ A kernel finds its operands where a network would leave them: in the second-leve
 go round through copies of all that it reads and writes, as many as fill FOOTPRINT; the copies hold real codes.
 """
 
-import importlib
 import math
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from compile.lowering.lower import Lowered
 from runtime.abi import SLACK, aligned, aligned_buffer
 from runtime.machine import cpu
 from targets import Target, TargetError
+from targets.family import load
 from targets.kernel import Call
 from targets.library import llvm
 from targets.library.module import kernel_function
@@ -48,7 +48,7 @@ def compiled(module: tvm.IRModule, target: Target):
 
 def link(module: tvm.IRModule, target: Target, library: Path) -> None:
     """The module as a shared library, by the target's own linker."""
-    toolchain, obj = importlib.import_module(f"targets.{target.family}.toolchain"), library.with_suffix(".o")
+    toolchain, obj = load(target.family), library.with_suffix(".o")
     compiled(module, target).mod.write_to_file(str(obj))
     llvm.run([*toolchain.linker(), "-o", str(library), str(obj)])
 

@@ -1,7 +1,5 @@
 """The cost of kernels on a processor that is not at hand: what a model of it says, never a latency."""
 
-import importlib
-import importlib.util
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from compile.lowering.lower import Lowered
 from compile.times.measured import codes, link, table_of
 from runtime.abi import SLACK, aligned
 from targets import Target, TargetError
+from targets.family import load
 from targets.kernel import Call, Sizes
 
 
@@ -25,18 +24,18 @@ class Modelled:
     """
 
     def __init__(self, target: Target):
-        cycles = f"targets.{target.family}.cycles"
-        if not target.cpu or importlib.util.find_spec(cycles) is None:
+        cycles = load(target.family).cycles
+        if not target.cpu or cycles is None:
             raise TargetError(
                 f"{target.name}: neither runs here nor is emulated; measure on the board with --rpc HOST:PORT"
             )
-        self.target, self._cycles = target, importlib.import_module(cycles)
-        self.unit, self.name = self._cycles.UNIT, self._cycles.source(target)
+        self.target, self._cycles = target, cycles
+        self.unit, self.name = self._cycles.unit, self._cycles.source(target)
         self._known: dict[StructuralKey, float] = {}
 
     def times(self, calls: Sequence[Call]) -> list[float]:
         """Of one run of each call's kernel, in the unit; the same code is estimated once."""
-        kernels, found = importlib.import_module(f"targets.{self.target.family}.kernels"), []
+        kernels, found = load(self.target.family), []
         for call in calls:
             only, sizes = alone(call)
             module = kernels.assemble([only], sizes)

@@ -121,15 +121,15 @@ def test_a_folder_that_holds_more_than_a_bundle_is_not_replaced(run_folder, tmp_
 
 
 def test_a_wrong_kernel_is_caught(run_folder, tmp_path, monkeypatch):
-    from targets.x86 import toolchain
+    from targets.x86 import family
 
-    right = toolchain.runner
+    right = family.FAMILY.runner
 
     def off_by_one(library, target, function):
         run = right(library, target, function)
         return lambda *arguments: run(*arguments) + 1
 
-    monkeypatch.setattr(toolchain, "runner", off_by_one)
+    monkeypatch.setattr(family, "FAMILY", replace(family.FAMILY, runner=off_by_one))
     with pytest.raises(verify.VerificationError, match="x86:avx2 = reference: expected equal logits, 40 of 40 differ"):
         builder.build([run_folder], find("x86:avx2"), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

@@ -35,23 +35,24 @@ ARROWS = {
     "targets.costs": "targets.reference runtime.files numpy",
     "targets.kernel": "targets.reference numpy",
     "targets.library": "targets targets.kernel targets.reference runtime.abi tvm tvm_ffi",
+    "targets.family": "targets targets.kernel numpy",
     "targets.cpu": "targets.kernel targets.reference numpy tvm",
     "targets.cpu.winograd": "targets.cpu targets.kernel targets.reference numpy tvm",
     "targets.x86": "targets targets.cpu targets.cpu.winograd targets.library targets.kernel targets.reference "
-    "runtime.abi numpy tvm tvm_ffi",
+    "runtime.abi targets.family numpy tvm tvm_ffi",
     "targets.arm": "targets targets.arm.emulation targets.cpu targets.cpu.winograd targets.library targets.kernel "
-    "targets.reference numpy tvm",
+    "targets.reference targets.family numpy tvm",
     "targets.arm.emulation": "targets targets.library numpy unicorn",
     "targets.cuda": "targets targets.cuda.emulation targets.cpu targets.library targets.kernel targets.reference "
-    "numpy tvm tvm_ffi",
+    "targets.family numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
     "compile.source": "compile.qdq targets.reference runtime.bundle runtime.choice runtime.fields numpy",
-    "compile.lowering": "targets targets.kernel targets.reference runtime.abi numpy",
+    "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
-    "runtime.abi numpy tvm_ffi",
+    "runtime.abi targets.family numpy tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
-    "runtime.machine runtime.abi numpy tvm tvm_ffi rich",
+    "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi rich",
     "compile.verify": "compile.lowering compile.source targets.reference numpy onnxruntime",
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
     "compile.build": "compile.bundle compile.dump compile.lowering compile.qdq compile.source compile.times "

@@ -114,7 +114,7 @@ def test_random_networks(tmp_path, seed, eager, monkeypatch):
     monkeypatch.setattr(emitted, "GRAIN", 1)
     graph, level = random_graph(seed, tie_free=False, extreme=seed % 2 == 0), find("x86:avx2")
     bundle = _Bundle(graph, level, tmp_path / "m.so")
-    toolchain.build(bundle.lowered.module, level, tmp_path / "m.so")
+    toolchain.build([bundle.lowered.module], level, tmp_path / "m.so")
     assert max(emitted.parts(call) for call in bundle.lowered.calls) > 4
     variant, x = type("Variant", (), {"name": "v", "library": "m.so"})(), pictures(graph, 8, seed)
     expected = interpreter.run(graph, x)

@@ -135,7 +135,7 @@ def test_arm(case, tmp_path):
     graph, cortex = network(*case[:-1]), find("arm:cortex-a72")
     lowered = lower(graph, cortex)
     assert rule_of(lowered).startswith("depthwise, int16 products")
-    arm.build(lowered.module, cortex, tmp_path / "net.so", tmp_path)
+    arm.build([lowered.module], cortex, tmp_path / "net.so", tmp_path)
     assert_equal(graph, lowered, arm.runner(tmp_path / "net.so", cortex))
 
 

@@ -275,7 +275,7 @@ def test_arm(name, w_bits, monkeypatch, tmp_path):
     every = lambda step: plans(step, "asimddp" in target.requires)  # noqa: E731
     lowered = lowered_with(graph, target, monkeypatch, arm, EPILOGUES, every, w_bits)
     assert served(lowered)
-    toolchain.build(lowered.module, target, tmp_path / "net.so", tmp_path)
+    toolchain.build([lowered.module], target, tmp_path / "net.so", tmp_path)
     x = pictures(graph, 3, w_bits)
     got = run_compiled(lowered, toolchain.runner(tmp_path / "net.so", target), x)
     np.testing.assert_array_equal(got, interpreter.run(graph, x))
