@@ -25,7 +25,7 @@ from compile.times.single_layer import single
 from runtime.terminal import terminal
 from runtime.version import VERSION
 from targets import Target, TargetError, find, targets
-from targets.costs.shapes import Shape, bits_of, bits_text, layers
+from targets.costs.shapes import Shape, format_bits, layer_calls, parse_bits
 from targets.costs.table import Costs, CostsError, Entry, load, path_of
 from targets.kernel import Call
 from targets.reference.graph import Graph
@@ -40,9 +40,9 @@ def pairs(text: str) -> list[str]:
     words = text.split(",")
     widths = [int(word) for word in words if word.isdigit()]
     named = [word for word in words if not word.isdigit()]
-    if not set(widths) <= set(BITS) or any(bits_of(word)[0] is None for word in named):
+    if not set(widths) <= set(BITS) or any(parse_bits(word)[0] is None for word in named):
         raise CostsError(f"expected widths of {BITS.start}..{BITS.stop - 1}, or pairs such as w4a8, got {text!r}")
-    return [*(bits_text(*pair) for pair in itertools.product(widths, widths)), *named]
+    return [*(format_bits(*pair) for pair in itertools.product(widths, widths)), *named]
 
 
 def _pairs(text: str) -> list[str]:
@@ -65,7 +65,7 @@ def wanted(graphs: Iterable[Graph], extra: Iterable[str] = ()) -> Wanted:
     found: Wanted = {}
     for graph in graphs:
         first = {conv.name for conv in graph.convs() if conv.input == graph.input}
-        for layer in layers(graph):
+        for layer in layer_calls(graph):
             widths = found.setdefault(layer.shape, set())
             widths.add(layer.bits)
             if layer.shape.kind in ("conv", "depthwise", "grouped") and layer.name not in first:

@@ -210,12 +210,12 @@ def peak_module(route: routes.Route) -> tvm.IRModule:
     threads = LANES * PEAK_WARPS
     whole = Layout(Tensor("out", (1, 1, PEAK_BLOCKS * threads), 32))
 
-    def emit(reads, writes, weights, table, _):
+    def emit(buffers, _):
         with T.launch_thread("blockIdx.x", PEAK_BLOCKS) as block, T.launch_thread("threadIdx.x", threads) as thread:
             accs = T.alloc_buffer((4 * PEAK_CHAINS,), "int32", scope="local")
             for i in range(4 * PEAK_CHAINS):
                 T.buffer_store(accs, T.int32(0), [i])
-            words = [T.bind(table[(thread + i) % 16]) for i in range(4 * route.fields + 2)]
+            words = [T.bind(buffers.table[(thread + i) % 16]) for i in range(4 * route.fields + 2)]
             with T.serial(PEAK_TURNS):
                 for chain in range(PEAK_CHAINS):
                     T.evaluate(
@@ -229,7 +229,7 @@ def peak_module(route: routes.Route) -> tvm.IRModule:
             total = accs[0]
             for i in range(1, 4 * PEAK_CHAINS):
                 total = T.bitwise_xor(total, accs[i])
-            T.buffer_store(writes[0], total, [block * threads + thread])
+            T.buffer_store(buffers.writes[0], total, [block * threads + thread])
 
     step = Step(Entry("peak"), (Layout(Tensor("picture", (1, 1, 16))),), whole)
     kernel = Kernel("peak", np.zeros(0, np.int8), 8, np.zeros(16, np.int32), emit)

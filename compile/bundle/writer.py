@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from compile.bundle.packing import pack, packed_size
-from compile.lowering.lower import Lowered, Segment
+from compile.lowering.lower import Lowered, WeightPiece
 from compile.source.opened import Source, SourceVariant
 from runtime.abi import ALIGN
 from runtime.bundle.manifest import FORMAT, signed
@@ -191,7 +191,7 @@ def _functions(lowered: Lowered, suffix: str) -> dict:
 
 def _data(lowered: Lowered, weights: Blob, tables: Blob) -> dict:
     """What one level's code reads, and how much memory it works in."""
-    segments = [_segment(s, weights) for s in lowered.segments]
+    segments = [_segment(s, weights) for s in lowered.pieces]
     return {
         "weights": {"bytes": lowered.sizes.weights, "segments": segments},
         "table": {"offset": tables.add(lowered.table.astype("<i4").tobytes()), "bytes": int(lowered.table.nbytes)},
@@ -199,19 +199,19 @@ def _data(lowered: Lowered, weights: Blob, tables: Blob) -> dict:
     }
 
 
-def _segment(segment: Segment, weights: Blob) -> dict:
-    origin = segment.origin
-    codes = segment.codes if origin is None else origin.codes.reshape(-1)
+def _segment(piece: WeightPiece, weights: Blob) -> dict:
+    origin = piece.origin
+    codes = piece.codes if origin is None else origin.codes.reshape(-1)
     stored = {
-        "offset": weights.add(pack(codes, segment.bits).tobytes()),
+        "offset": weights.add(pack(codes, piece.bits).tobytes()),
         "count": int(codes.size),
-        "bits": segment.bits,
-        "at": segment.at,
+        "bits": piece.bits,
+        "at": piece.at,
     }
     if origin is None:
         return stored
     forms = (tuple(map(tuple, form.tolist())) for form in (origin.down, origin.across))
     transform = Transform(origin.codes.shape, *forms, origin.block, origin.step, origin.group, origin.bytes)
-    if not np.array_equal(transformed(codes, transform), segment.codes):
+    if not np.array_equal(transformed(codes, transform), piece.codes):
         raise ValueError("expected weights that their origin gives back, got others; the rule of this kernel is wrong")
     return {**stored, "transform": asdict(transform)}

@@ -9,7 +9,7 @@ from rich.table import Table
 from compile.lowering.lower import Lowered, table_of_rules
 from compile.times.measured import Local, library_time, missing
 from targets import Target
-from targets.costs.shapes import layers
+from targets.costs.shapes import layer_calls
 from targets.costs.table import MEASURED, CostsError, load, path_of
 from targets.reference.graph import Graph
 
@@ -65,7 +65,7 @@ def report(
 
 def _predicted(graph: Graph, target: Target) -> tuple[list[tuple[float | None, bool]], str]:
     """(time, whether it is interpolated) of each call, and the unit; None where no table of costs tells."""
-    calls = layers(graph)
+    calls = layer_calls(graph)
     if not path_of(target.name).exists():
         return [(None, False)] * len(calls), "us"
     costs, found = load(target.name), []

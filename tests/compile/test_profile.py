@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from targets import TargetError, find
-from targets.costs.shapes import Shape, ShapeError, bits_of, bits_text, layers
+from targets.costs.shapes import Shape, ShapeError, format_bits, layer_calls, parse_bits
 from targets.costs.table import INTERPOLATED, MEASURED, Costs, CostsError, Entry, fit, load, path_of
 from tests.support.graphs import OPS, quantized_to_the_end, random_graph, resnet_like
 
@@ -54,10 +54,10 @@ def test_text_that_is_no_shape(text):
 
 def test_bits_and_text():
     for pair in ((8, 8), (2, 4), (None, 4)):
-        assert bits_of(bits_text(*pair)) == pair
+        assert parse_bits(format_bits(*pair)) == pair
     for text in ("w9a8", "w4", "4", "a1"):
         with pytest.raises(ShapeError, match="expected bits"):
-            bits_of(text)
+            parse_bits(text)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -68,13 +68,13 @@ def test_layers_are_the_calls_of_a_network(seed):
         quantized_to_the_end(seed),
         resnet_like(((8, 8), (4, 4), (2, 2)), seed),
     ):
-        calls, found = lower(graph, X86).calls, layers(graph)
+        calls, found = lower(graph, X86).calls, layer_calls(graph)
         assert [layer.name for layer in found] == [call.name for call in calls]
         for layer, call in zip(found, calls, strict=True):
             assert len(layer.shape.borders) == len(call.step.writes)
             assert Shape.parse(str(layer.shape)) == layer.shape
             one, name = single(layer.shape, layer.bits)
-            assert [x.shape for x in layers(one) if x.name == name] == [layer.shape]
+            assert [x.shape for x in layer_calls(one) if x.name == name] == [layer.shape]
             rule = profile.layer_call(layer.shape, layer.bits, X86).kernel.rule
             assert rule.partition(",")[0] == call.kernel.rule.partition(",")[0]
 

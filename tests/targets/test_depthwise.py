@@ -214,9 +214,9 @@ def test_units_in_any_order(target, channels):  # noqa: F811
 
 
 def _backwards(kernel):
-    def emit(reads, writes, weights, table, _):
+    def emit(buffers, _):
         for unit in reversed(range(kernel.units)):
-            kernel.emit(reads, writes, weights, table, (unit, unit + 1))
+            kernel.emit(buffers, (unit, unit + 1))
 
     return emit
 
