@@ -63,9 +63,9 @@ def test_opens(small_bundle):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda p: None, "there is nothing"),
-        (lambda p: p.mkdir(), "a folder without it"),
-        (lambda p: p.write_text("hello"), "there is a file"),
+        (lambda p: None, "this path is missing"),
+        (lambda p: p.mkdir(), "this is a folder without it"),
+        (lambda p: p.write_text("hello"), "this is a file"),
     ],
 )
 def test_not_a_bundle(tmp_path, make, words):

@@ -87,7 +87,7 @@ def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch
         arrays[4][:] = np.arange(10) * int(arrays[0].sum())
 
     monkeypatch.setitem(library._MEMORY, bundle.manifest.target.family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
+    monkeypatch.setattr(library, "open_library", lambda path: lambda name: main)
     before = live(fake)
     loaded = library.Loaded(bundle, bundle.variants)
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -115,7 +115,7 @@ def launched(driver, small_bundle, monkeypatch):
 
     family = open_bundle(small_bundle).manifest.target.family
     monkeypatch.setitem(library._MEMORY, family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
+    monkeypatch.setattr(library, "open_library", lambda path: lambda name: main)
     with Engine(small_bundle) as engine:
         yield engine, calls
 

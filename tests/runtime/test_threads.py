@@ -38,7 +38,7 @@ def helpers() -> list[threading.Thread]:
 @pytest.fixture
 def eager(monkeypatch):
     """Helpers take part in every picture, whether that pays or not."""
-    monkeypatch.setattr(threads.Pace, "__call__", lambda self: self._ways[1]())
+    monkeypatch.setattr(threads.Pace, "__call__", lambda self: self._together())
 
 
 @pytest.fixture(scope="module")
