@@ -118,7 +118,7 @@ def find_newest(request: Request) -> Path:
         if not request.pictures:
             raise
         picture = request.pictures[0]
+        other = "there is no such file or folder" if not picture.exists() else "it is no bundle"
         raise BundleError(
-            f"{picture}: taken for a picture, because it is no bundle; {error}: python -m runtime infer "
-            f"BUNDLE {picture}"
+            f"{picture}: taken for a picture, because {other}; {error}: python -m runtime infer BUNDLE {picture}"
         ) from error

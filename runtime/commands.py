@@ -176,15 +176,15 @@ def measure_latency(engine: Engine, calls: int) -> list[BenchRecord]:
     """
     pictures, _ = engine.bundle.golden()
     steps = _steps(engine)
-    times = np.empty((calls + 1, len(steps)))
+    times: list[list[float]] = [[] for _ in steps]
     for i in range(calls + 1):
-        for k, (_, _, run) in enumerate(steps):
+        for (_, _, run), microseconds in zip(steps, times, strict=True):
             began = time.perf_counter()
             run(pictures[i % len(pictures)])
-            times[i, k] = (time.perf_counter() - began) * MICROSECONDS
+            microseconds.append((time.perf_counter() - began) * MICROSECONDS)
     records = []
-    for (step, variant, _), microseconds in zip(steps, times[1:].T, strict=True):  # the first call warms caches
-        low, middle, high = (float(us) for us in np.percentile(microseconds, (0, 50, 99)))
+    for (step, variant, _), microseconds in zip(steps, times, strict=True):
+        low, middle, high = np.percentile(microseconds[1:], (0, 50, 99)).tolist()  # the first call warms caches
         machine = (engine.level, engine.threads, cpu.model())
         records.append(BenchRecord(step, variant, *machine, calls, low, middle, high))
     return records

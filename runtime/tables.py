@@ -104,7 +104,7 @@ def show_bench(records: Sequence[BenchRecord]) -> str:
     """Returns what all steps have in common, and a row for each step."""
     first = records[0]
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
-    common = f"level {first.level}, {threads}, {first.calls} calls of each step, on {first.cpu}"
+    heading = f"level {first.level}, {threads}, {first.calls} calls of each step, on"
     table = format_table(
         [
             names("step", [r.step for r in records]),
@@ -114,7 +114,7 @@ def show_bench(records: Sequence[BenchRecord]) -> str:
             Column("p99_us", [f"{r.p99_us:.1f}" for r in records]),
         ]
     )
-    return f"{shorten(common, WIDTH)}\n{table}"
+    return f"{heading}\n{shorten(first.cpu, WIDTH)}\n{table}"
 
 
 def show_info(record: InfoRecord) -> str:
@@ -124,8 +124,8 @@ def show_info(record: InfoRecord) -> str:
     parts = [
         shorten(record.name, max(LEAST, WIDTH - len(rest))) + rest,
         _show_variants(record.variants),
-        f"budget: {own}; --budget N takes another,",
-        "--budget inf any cost",
+        f"budget: {own}",
+        "--budget N takes another, --budget inf any cost",
     ]
     if record.budgets:
         parts.append(_show_budgets(record.budgets))
