@@ -1,6 +1,7 @@
 """Parses the command line of `python -m runtime`, and finds the bundle that it means."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ def find_newest(request: Request) -> Path:
         if not request.pictures:
             raise
         picture = request.pictures[0]
-        other = "there is no such file or folder" if not picture.exists() else "it is no bundle"
+        other = "it is no bundle" if os.path.exists(picture) else "there is no such file or folder"
         raise BundleError(
             f"{picture}: taken for a picture, because {other}; {error}: python -m runtime infer BUNDLE {picture}"
         ) from error

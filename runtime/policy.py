@@ -73,7 +73,7 @@ class OneForAll:
         """Returns that variant for each picture uint8 [N, H, W, 3]."""
         return Choices([self.variant.name] * len(pictures), [None] * len(pictures))
 
-    def second_passes(self, first: Sequence[str], logits: np.ndarray) -> dict[int, str]:  # noqa: ARG002
+    def second_passes(self, first: Sequence[str], logits: np.ndarray) -> dict[int, str]:  # noqa: ARG002 (as Policy has it)
         """Returns nothing, whatever the logits [N, classes] are."""
         return {}
 
@@ -125,7 +125,7 @@ def make_policy(bundle: Bundle, budget: float | None, variant: str | None, may_e
     Raises ValueError for a budget that is no number or below the smallest, and for a budget beside a variant;
     BundleError for an unknown variant, and where the bundle has no table of budgets to serve one.
     """
-    _require_one_wish(budget, variant)
+    _require_budget_or_variant(budget, variant)
     if variant is not None:
         return OneForAll(bundle.variant(variant), None)
     selector = bundle.manifest.selector
@@ -150,7 +150,7 @@ def make_policy(bundle: Bundle, budget: float | None, variant: str | None, may_e
     return ByQuality(names, served, selector, lam=0.0)
 
 
-def _require_one_wish(budget: float | None, variant: str | None) -> None:
+def _require_budget_or_variant(budget: float | None, variant: str | None) -> None:
     """Raises ValueError for a budget beside a variant, and for one that is no number."""
     if budget is None:
         return

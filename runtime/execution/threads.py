@@ -90,7 +90,7 @@ class Pace:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-def _stop(control: np.ndarray, threads: list[threading.Thread], keep: object) -> None:  # noqa: ARG001 (kept till here)
+def _stop(control: np.ndarray, threads: list[threading.Thread], keep: object) -> None:  # noqa: ARG001 (held until here)
     control[STOP] = 1
     for _ in threads:
         ctypes.CDLL(None).sem_post(_semaphore(control))
