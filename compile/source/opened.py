@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from compile.qdq.importer import Normalization, load
-from runtime.bundle.manifest import decisions, facts, require_different
-from runtime.choice.selector import selector_among
+from runtime.bundle.decisions import parse_decisions, parse_facts, require_different
 from runtime.fields import Fields
 from targets.reference import interpreter
 from targets.reference.graph import Graph, macs
@@ -236,12 +235,9 @@ def _require_served(source: Source) -> None:
     try:
         top = Fields(about, source.name, "export the run again, or rename the file")
         top.text("name")
-        found, count = decisions(top, len(source.variants)), len(source.variants)
+        parse_decisions(top, len(source.variants))
         for v in source.variants:
-            facts(Fields({"name": v.name, **v.facts}, f"{source.name}: {v.name}", top.todo))
+            parse_facts(Fields({"name": v.name, **v.facts}, f"{source.name}: {v.name}", top.todo))
         require_different(top, [v.name for v in source.variants])
-        tables = (found["budgets"], found["escalation"].budgets if found["escalation"] else ())
-        for lam in {0.0, *(b.lam for table in tables for b in table)} if source.selector is not None else ():
-            selector_among(count, source.selector, lam)
     except ValueError as error:
         raise SourceError(str(error)) from error

@@ -24,12 +24,16 @@ ARROWS = {
     "runtime.machine": "runtime.fields runtime.abi numpy",
     "runtime.bundle": "runtime.choice runtime.machine runtime.fields runtime.abi numpy",
     "runtime.execution": "runtime.bundle runtime.machine runtime.fields runtime.abi numpy tvm_ffi",
-    "runtime.engine": "runtime.execution runtime.bundle runtime.choice runtime.pictures runtime.fields numpy",
-    "runtime": "runtime.engine runtime.bundle",
+    "runtime.policy": "runtime.bundle runtime.choice runtime.fields numpy",
+    "runtime.engine": "runtime.policy runtime.execution runtime.bundle runtime.pictures numpy",
+    "runtime": "runtime.engine runtime.bundle runtime.fields runtime.version",
     "runtime.commands": "runtime.engine runtime.execution runtime.bundle runtime.machine runtime.choice "
     "runtime.pictures numpy",
-    "runtime.__main__": "runtime.commands runtime.engine runtime.bundle runtime.choice runtime.pictures "
-    "runtime.fields runtime.files runtime.terminal",
+    "runtime.tables": "runtime.commands runtime.choice",
+    "runtime.json_output": "runtime.files runtime.terminal",
+    "runtime.arguments": "runtime.bundle runtime.pictures runtime.fields runtime.terminal",
+    "runtime.__main__": "runtime.arguments runtime.tables runtime.json_output runtime.commands runtime.engine "
+    "runtime.pictures runtime.fields runtime.terminal",
     "targets": "",
     "targets.reference": "numpy",
     "targets.costs": "targets.reference runtime.files numpy",
@@ -47,7 +51,7 @@ ARROWS = {
     "targets.family numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
-    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.choice runtime.fields numpy",
+    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.fields numpy",
     "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
     "runtime.abi targets.family numpy tvm_ffi",
@@ -97,7 +101,7 @@ ONLY = {
 # module -> packages that it imports inside a function only
 LAZY = {
     "train/run.py": {"torch"},
-    "runtime/execution/library.py": {"tvm_ffi"},
+    "runtime/execution/ffi.py": {"tvm_ffi"},
     "runtime/pictures/files.py": {"PIL"},
     "benchmarks/cuda/everything.py": {"torch"},
 }

@@ -96,11 +96,11 @@ def test_views_without_room_leave_nothing(tmp_path, little_room):
 
 
 def test_the_same_state_is_the_same_checkpoint(tmp_path):
-    net, found = nn.Linear(3, 2), set()
+    net, contents = nn.Linear(3, 2), set()
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     net(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     for k in range(5):
         path = checkpoint.save(tmp_path / str(k), {"net": net}, optimizer, ["w", "b"], {"phase": "done", "epoch": 3})
-        found.add(path.read_bytes())
-    assert len(found) == 1
+        contents.add(path.read_bytes())
+    assert len(contents) == 1

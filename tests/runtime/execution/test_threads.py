@@ -1,7 +1,6 @@
 """Several threads on one picture: the same logits whatever their number, and none of them left behind."""
 
 import gc
-import json
 import platform
 import shutil
 import threading
@@ -14,7 +13,6 @@ import pytest
 from compile.bundle.libraries import Libraries
 from compile.lowering.lower import lower, run_compiled
 from runtime import BundleError, Engine, open_bundle
-from runtime.bundle.manifest import signed
 from runtime.bundle.opened import runnable
 from runtime.execution import threads
 from runtime.execution.library import Loaded
@@ -24,6 +22,7 @@ from targets.library import elf
 from targets.library import threads as emitted
 from targets.reference import interpreter
 from tests.conftest import BITS
+from tests.runtime.changes import read_manifest, write_manifest
 from tests.support.graphs import pictures, random_graph, resnet_like
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")
@@ -38,7 +37,7 @@ def helpers() -> list[threading.Thread]:
 @pytest.fixture
 def eager(monkeypatch):
     """Helpers take part in every picture, whether that pays or not."""
-    monkeypatch.setattr(threads.Pace, "__call__", lambda self: self._ways[1]())
+    monkeypatch.setattr(threads.Pace, "__call__", lambda self: self._together())
 
 
 @pytest.fixture(scope="module")
@@ -194,16 +193,16 @@ def test_refusals(small_bundle, tmp_path):
         with pytest.raises(ValueError, match=f"expected 1 to 64 threads, a whole number, got {count}"):
             Engine(small_bundle, threads=count)
     folder = shutil.copytree(small_bundle, tmp_path / "b")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     for variant in manifest["variants"]:
         for build in variant["builds"]:
             build["parallel"] = None
-    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
+    write_manifest(folder, manifest)
     Engine(folder).close()
     with pytest.raises(BundleError, match="expected code for several threads"):
         Engine(folder, threads=2)
     manifest["variants"][0]["builds"][0]["parallel"] = {"share": "share"}
-    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
+    write_manifest(folder, manifest)
     with pytest.raises(BundleError, match="serve"):
         Engine(folder)
     assert not helpers()
@@ -235,10 +234,10 @@ def test_helpers_are_used_where_they_pay_and_hardly_where_they_do_not(monkeypatc
     clock.cost = 60
     assert clock.run(1000) == (8, 992)
     clock.cost = 105  # no help, no harm
-    alone, together = clock.run(5000)
+    _, together = clock.run(5000)
     assert together < 70
     clock.cost = 5000  # held up: one picture each time
-    alone, together = clock.run(5000)
+    _, together = clock.run(5000)
     assert together < 14
     clock.cost = 60  # free again
     clock.run(600)

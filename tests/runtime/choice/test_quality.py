@@ -79,9 +79,9 @@ def test_features_equal_their_definition(h, w):
     for x in pictures:
         expected = slow(x.astype(np.uint8))
         assert list(expected) == list(NAMES)
-        for name, came, exact in zip(NAMES, features(x.astype(np.uint8))[0], expected.values(), strict=True):
+        for name, feature, exact in zip(NAMES, features(x.astype(np.uint8))[0], expected.values(), strict=True):
             # Table of 1024 mantissas, floored: a logarithm is at most 1.4 units low, a difference of two likewise.
-            assert abs(came - exact) <= (1.4 if isinstance(exact, float) else 0), (name, came, exact)
+            assert abs(feature - exact) <= (1.4 if isinstance(exact, float) else 0), (name, feature, exact)
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,7 +1,6 @@
-"""GPU memory through a driver made of malloc and memcpy: what can be shown of it where there is no GPU."""
+"""Libraries are opened anew from where they lie now, and work in the memory of their family."""
 
-import ctypes
-import gc
+import shutil
 
 import numpy as np
 import pytest
@@ -9,71 +8,63 @@ import pytest
 from runtime import BundleError, Engine, open_bundle
 from runtime.execution import library
 from runtime.machine import cuda
-from tests.support.fake_driver import array
+from targets.reference import interpreter
+from tests.conftest import BITS
+from tests.runtime.changes import read_manifest, write_manifest
+from tests.support.fake_driver import array, live
+from tests.support.graphs import pictures, resnet_like
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
 
 
-def live(fake) -> int:
-    return ctypes.CDLL(str(fake)).fake_live()
+@pytest.fixture(scope="module")
+def graphs():
+    return {name: resnet_like(bits, seed=2, size=16) for name, bits in BITS.items()}
 
 
-def test_no_driver_is_explained():
-    with pytest.raises(BundleError, match="libabsent.so.1 cannot be opened.*NVIDIA GPU.*source"):
-        cuda.Driver("libabsent.so.1")
+def test_a_bundle_built_anew_in_its_place_is_what_runs(small_bundle, tmp_path, graphs):
+    """The dynamic linker knows libraries by name; an engine must not be handed the old one."""
+    folder = shutil.copytree(small_bundle, tmp_path / "b")
+    x = pictures(graphs["w8a8"], 4, 1)
+    with Engine(folder, variant="w8a8") as old:
+        before = [old.infer(p).logits for p in x]
+        shutil.rmtree(folder)
+        shutil.copytree(small_bundle, folder)
+        manifest = read_manifest(folder)
+        files, (w8a8, w4a4, _) = dict(manifest["files"]), manifest["variants"]  # w8a8.so: the other network
+        for name, source in (("w8a8.so", "w4a4.so"), ("w4a4.so", "w8a8.so")):
+            shutil.copy(small_bundle / "lib" / source, folder / "lib" / name)
+            manifest["files"][f"lib/{name}"] = files[f"lib/{source}"]
+        w8a8["library"], w4a4["library"] = w4a4["library"], w8a8["library"]
+        manifest["variants"] = [w8a8, w4a4]
+        write_manifest(folder, manifest)
+        with Engine(folder, variant="w4a4") as new:
+            np.testing.assert_array_equal(
+                np.stack([new.infer(p).logits for p in x]), interpreter.run(graphs["w4a4"], x)
+            )
+        np.testing.assert_array_equal(np.stack([old.infer(p).logits for p in x]), np.stack(before))
 
 
-def test_features_and_name(driver):
-    assert driver.capability() == 87 and cuda.model() == "Fake GPU"
-    assert {"sm_80", "sm_87"} <= cuda.features() and "sm_89" not in cuda.features()
+def test_a_library_that_is_none_is_refused(small_bundle, tmp_path):
+    folder = shutil.copytree(small_bundle, tmp_path / "b")
+    manifest = read_manifest(folder)
+    manifest["variants"][0]["library"] = "tables.bin"
+    write_manifest(folder, manifest)
+    with pytest.raises(BundleError, match="tables.bin: expected a library, cannot load it"):
+        Engine(folder)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
-@pytest.mark.parametrize("count", [1, 63, 4096])
-def test_up_and_down(driver, fake, dtype, count):
-    info = np.iinfo(dtype)
-    values = np.random.default_rng(count).integers(info.min, info.max, count, dtype, endpoint=True)
-    before = live(fake)
-    buffer = cuda.DeviceBuffer(count, dtype)
-    assert not buffer.read().any() and live(fake) == before + 1
-    buffer.write(values)
-    np.testing.assert_array_equal(buffer.read(), values)
-    tensor = tvm_ffi.from_dlpack(buffer.tensor(count))
-    assert tuple(tensor.shape) == (count,) and str(tensor.dtype) == np.dtype(dtype).name
-    assert str(tensor.device) == "cuda:0" and tensor.data_ptr() % 64 == 0
-    del buffer
-    gc.collect()
-    assert live(fake) == before + 1  # the tensor keeps it
-    del tensor
-    assert live(fake) == before
-
-
-def test_driver_errors_are_explained(driver, fake):
-    ctypes.CDLL(str(fake)).fake_fail(2)
-    with pytest.raises(BundleError, match=r"expected cuMemAlloc_v2 .* error 2 \(out of memory\).*nvidia-smi"):
-        cuda.DeviceBuffer(10, np.uint8)
-    with pytest.raises(BundleError, match="expected cuInit .* error 2"):
-        cuda.Driver(str(fake))
-    ctypes.CDLL(str(fake)).fake_fail(999)
-    with pytest.raises(BundleError, match=r"error 999 \(no text\)"):
-        cuda.Driver(str(fake))
-
-
-def test_the_callers_context_stays(driver, fake):
-    """Another library's context, of another GPU say, is the thread's again after every call, one that fails too."""
-    library = ctypes.CDLL(str(fake))
-    library.fake_context.restype = ctypes.c_void_p
-    library.fake_set_context(ctypes.c_void_p(0xF0E))
-    buffer = cuda.DeviceBuffer(10, np.int32)
-    buffer.write(np.arange(10, dtype=np.int32))
-    assert buffer.read()[9] == 9 and library.fake_context() == 0xF0E
-    library.fake_fail(2)
-    with pytest.raises(BundleError):
-        driver.allocate(10)
-    del buffer
-    gc.collect()
-    assert library.fake_context() == 0xF0E and library.fake_depth() == 0
-    library.fake_set_context(None)
+def test_a_bundle_of_source_only_says_how_to_compile_it(small_bundle, tmp_path):
+    folder = shutil.copytree(small_bundle, tmp_path / "b")
+    manifest = read_manifest(folder)
+    del manifest["files"]["lib/w4a4.so"]
+    write_manifest(folder, manifest)
+    library = (folder / "lib" / "w4a4.so").read_bytes()
+    (folder / "lib" / "w4a4.so").unlink()
+    with pytest.raises(BundleError, match="expected the library lib/w4a4.so.*sh lib/rebuild.sh"):
+        Engine(folder)
+    (folder / "lib" / "w4a4.so").write_bytes(library)  # compiled on the device
+    Engine(folder).close()
 
 
 def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch):
@@ -87,7 +78,7 @@ def test_variants_run_over_device_memory(driver, fake, small_bundle, monkeypatch
         arrays[4][:] = np.arange(10) * int(arrays[0].sum())
 
     monkeypatch.setitem(library._MEMORY, bundle.manifest.target.family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
+    monkeypatch.setattr(library, "open_library", lambda path: lambda name: main)
     before = live(fake)
     loaded = library.Loaded(bundle, bundle.variants)
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -115,7 +106,7 @@ def launched(driver, small_bundle, monkeypatch):
 
     family = open_bundle(small_bundle).manifest.target.family
     monkeypatch.setitem(library._MEMORY, family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
+    monkeypatch.setattr(library, "open_library", lambda path: lambda name: main)
     with Engine(small_bundle) as engine:
         yield engine, calls
 
@@ -127,9 +118,9 @@ def test_launch_takes_addresses_and_a_stream(launched):
     engine.infer_batch([np.zeros((16, 16, 3), np.uint8)], variant=name)
     engine.launch(name, 1 << 20, 2 << 20, 0x57AE)
     engine.launch(other, 3 << 20, 4 << 20, 0)
-    (own, shapes, default), (given, same, stream), (third, _, last) = calls
+    (own, shapes, default), (addresses, same, stream), (third, _, last) = calls
     assert (default, stream, last) == (0, 0x57AE, 0) and same == shapes
-    assert given == [1 << 20, *own[1:4], 2 << 20] and third[0] == 3 << 20 and third[4] == 4 << 20
+    assert addresses == [1 << 20, *own[1:4], 2 << 20] and third[0] == 3 << 20 and third[4] == 4 << 20
     assert shapes[0] == ((768,), "uint8") and shapes[4] == ((10,), "int32")
 
 
@@ -146,9 +137,9 @@ def test_infer_launches_on_the_stream_of_its_copies(launched):
 def test_launch_refuses_what_cannot_be(launched, small_bundle):
     engine, calls = launched
     name = next(iter(engine.variants))
-    for pictures, logits in ((0, 64), (64, 0), (1, 64), (64, 96), (-64, 64)):
+    for picture_at, logits_at in ((0, 64), (64, 0), (1, 64), (64, 96), (-64, 64)):
         with pytest.raises(ValueError, match="expected the address of memory on the GPU, a multiple of 64"):
-            engine.launch(name, pictures, logits, 0)
+            engine.launch(name, picture_at, logits_at, 0)
     with pytest.raises(BundleError, match="expected a variant among"):
         engine.launch("none", 64, 64, 0)
     assert not calls

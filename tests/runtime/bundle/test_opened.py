@@ -1,24 +1,16 @@
 """Bundles on disk: what opens, what is refused and how, and weights that come back from their packed form."""
 
 import hashlib
-import json
 import os
 import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from compile.bundle.packing import pack
 from runtime import BundleError, open_bundle
-from runtime.abi import ALIGN, aligned_buffer
-from runtime.bundle import opened as bundles
-from runtime.bundle.manifest import signed
 from runtime.bundle.opened import newest_bundle
-from runtime.bundle.segments import Segment
-from runtime.bundle.weights import read_weights, unpack
 from runtime.machine import cpu, cuda
+from tests.runtime.changes import read_manifest, refusal, rewrite
 
 
 @pytest.fixture
@@ -26,29 +18,10 @@ def copy(small_bundle, tmp_path):
     return shutil.copytree(small_bundle, tmp_path / "copy")
 
 
-def rewrite(folder, **changes):
-    """Changes fields of the manifest; a key a__b is field b of field a."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        at = manifest
-        for part in path:
-            at = at[part]
-        at[last] = value
-    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
-
-
 def listed(folder, name) -> dict:
     """The entry of a file as it is now."""
     data = (folder / name).read_bytes()
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
-def refusal(folder, **options) -> str:
-    with pytest.raises(BundleError) as caught:
-        open_bundle(folder, **options)
-    assert str(folder) in str(caught.value)
-    return str(caught.value)
 
 
 def test_opens(small_bundle):
@@ -63,9 +36,9 @@ def test_opens(small_bundle):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda p: None, "there is nothing"),
-        (lambda p: p.mkdir(), "a folder without it"),
-        (lambda p: p.write_text("hello"), "there is a file"),
+        (lambda p: None, "this path is missing"),
+        (lambda p: p.mkdir(), "this is a folder without it"),
+        (lambda p: p.write_text("hello"), "this is a file"),
     ],
 )
 def test_not_a_bundle(tmp_path, make, words):
@@ -104,7 +77,7 @@ def test_another_machine(copy):
 
 
 def test_missing_features(copy):
-    levels = json.loads((copy / "manifest.json").read_text())["target"]["levels"]
+    levels = read_manifest(copy)["target"]["levels"]
     for level, lacking in zip(levels, (["fpu64", "asimdquantum"], ["fpu128"], ["fpu256"]), strict=False):
         level["requires"] += lacking
     rewrite(copy, target__levels=levels)
@@ -132,7 +105,7 @@ def test_no_driver(copy, monkeypatch):
 
 @pytest.mark.parametrize("path", ["../weights.bin", "/etc/passwd", "lib/../../x", "a\\b", "lib//x", "./x", ""])
 def test_paths_stay_inside(copy, path):
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = read_manifest(copy)
     rewrite(copy, golden=path)
     refusal(copy)
     rewrite(copy, golden="golden.npz", files={**manifest["files"], path: manifest["files"]["golden.npz"]})
@@ -143,23 +116,6 @@ def test_links_stay_inside(copy, tmp_path):
     (copy / "golden.npz").rename(tmp_path / "elsewhere.npz")
     (copy / "golden.npz").symlink_to(tmp_path / "elsewhere.npz")
     assert "expected a file inside the bundle" in refusal(copy)
-
-
-@pytest.mark.parametrize("own", ["0.5", -1, float("nan"), float("inf"), True, [0.5], {}])
-def test_an_own_budget_that_is_none(copy, own):
-    rewrite(copy, budget=own)
-    assert "budget" in refusal(copy)
-    rewrite(copy, budget=0.5)
-    assert open_bundle(copy).manifest.budget == 0.5
-    rewrite(copy, selector={})  # and no table of budgets
-    assert "expected a table of budgets" in refusal(copy)
-
-
-def test_an_input_too_small_for_the_selector(copy):
-    rewrite(copy, input__shape=[7, 16, 3])
-    open_bundle(copy)
-    rewrite(copy, selector={})
-    assert "expected an input of 8 pixels a side or more" in refusal(copy)
 
 
 @pytest.mark.parametrize("count", [1, 9, 11])
@@ -187,53 +143,6 @@ def test_damaged_golden_data(copy):
             open_bundle(copy).golden()
 
 
-@given(bits=st.integers(2, 8), count=st.integers(0, 70), data=st.data())
-def test_unpack_is_the_inverse_of_pack(bits, count, data):
-    half = 1 << (bits - 1)
-    codes = np.array(data.draw(st.lists(st.integers(-half, half - 1), min_size=count, max_size=count)), np.int8)
-    packed = pack(codes, bits)
-    assert packed.size == -(-count * bits // 8)
-    got = unpack(packed, count, bits)
-    assert got.dtype == np.int8
-    np.testing.assert_array_equal(got, codes)
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_unpack_by_the_definition(bits):
-    """Every code of a width, at every position within bytes, read bit by bit from one large number."""
-    stream = np.random.default_rng(bits).integers(0, 256, bits * 13, np.uint8)
-    count, number = stream.size * 8 // bits, int.from_bytes(stream.tobytes(), "little")
-    raw = [(number >> i * bits) & (1 << bits) - 1 for i in range(count)]
-    expected = [v - (1 << bits) if v >> (bits - 1) else v for v in raw]
-    np.testing.assert_array_equal(unpack(stream, count, bits), np.array(expected, np.int8))
-
-
-@pytest.mark.parametrize("count, bits, size", [(5, 3, 1), (5, 3, 3), (5, 1, 1), (5, 9, 6), (-1, 4, 0)])
-def test_unpack_refuses(count, bits, size):
-    with pytest.raises(ValueError, match="expected"):
-        unpack(np.zeros(size, np.uint8), count, bits)
-
-
-@given(count=st.integers(0, 300), dtype=st.sampled_from([np.uint8, np.int8, np.int32]))
-def test_buffers_are_aligned(count, dtype):
-    held = [aligned_buffer(count, dtype) for _ in range(3)]
-    for buffer in held:
-        assert buffer.shape == (count,) and buffer.dtype == dtype and not buffer.any()
-        assert buffer.flags.writeable and (count == 0 or buffer.ctypes.data % ALIGN == 0)
-
-
-def test_read_weights_puts_segments_in_place(tmp_path):
-    first, second = np.arange(-8, 8, dtype=np.int8), np.array([1, -2, 0, -1, 1], np.int8)
-    (tmp_path / "w").write_bytes(pack(first, 4).tobytes().ljust(64, b"\xff") + pack(second, 2).tobytes())
-    segments = (Segment(64, 5, 2, 0), Segment(0, 16, 4, 64))
-    got = read_weights(tmp_path / "w", segments, 100)
-    assert got.ctypes.data % ALIGN == 0
-    np.testing.assert_array_equal(got, np.concatenate([second, np.zeros(59, np.int8), first, np.zeros(20, np.int8)]))
-    for bad in (Segment(64, 9, 2, 0), Segment(0, 16, 4, 90)):
-        with pytest.raises(ValueError, match="expected"):
-            read_weights(tmp_path / "w", (bad,), 100)
-
-
 def test_newest_bundle(small_bundle, tmp_path):
     root = tmp_path / "bundles"
     with pytest.raises(BundleError, match="expected a bundle there, found none"):
@@ -242,14 +151,3 @@ def test_newest_bundle(small_bundle, tmp_path):
         shutil.copytree(small_bundle, root / name)
         os.utime(root / name / "manifest.json", (1e9 + age, 1e9 + age))
     assert newest_bundle(root) == root / "a"
-
-
-def test_processor_features():
-    assert cpu.x86_features("flags\t\t: fpu avx2 fma\nx: y\nflags : avx2 sse\n") == {"avx2"}
-    assert cpu.x86_features("") == frozenset()
-    assert cpu.arm_features(1 << 1 | 1 << 20, 1 << 13) == {"asimd", "asimddp", "i8mm"}
-    assert cpu.arm_features(0, 0) == frozenset()
-    assert set(bundles._PROCESSORS) == {"x86", "arm", "cuda"}
-    if cpu.machine() == "x86_64":
-        assert {"sse2", "fpu"} <= cpu.features()
-    assert cpu.model()
