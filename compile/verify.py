@@ -85,8 +85,7 @@ def run_onnx(variant: SourceVariant, pictures: np.ndarray) -> np.ndarray:
 def _as_input(pictures: np.ndarray, entry, normalization) -> np.ndarray:
     """Pictures uint8 [N, H, W, C] in the type and order of a file's input."""
     if entry.type != "tensor(uint8)":
-        mean, std = (np.asarray(v, np.float64) for v in normalization)
-        return np.ascontiguousarray(((pictures / 255 - mean) / std).transpose(0, 3, 1, 2), np.float32)
+        return normalization.floats(pictures)
     channels_last = entry.shape[1] != pictures.shape[3] or entry.shape[3] == pictures.shape[3]
     return pictures if channels_last else np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
 
