@@ -52,13 +52,22 @@ ARROWS = {
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
     "runtime.abi targets.family numpy tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
-    "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi rich",
-    "compile.verify": "compile.lowering compile.source targets.reference numpy onnxruntime",
+    "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi",
+    "compile.settings": "compile.bundle compile.qdq targets",
+    "compile.command_line": "compile.settings compile.qdq targets targets.costs targets.reference runtime.machine "
+    "runtime.terminal",
+    "compile.verify": "compile.bundle compile.lowering compile.source targets.reference numpy onnxruntime",
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
-    "compile.build": "compile.bundle compile.dump compile.lowering compile.qdq compile.source compile.times "
-    "compile.verify targets runtime.machine runtime.terminal runtime.version numpy rich",
-    "compile.profile": "compile.bundle compile.lowering compile.source compile.times targets targets.costs "
-    "targets.kernel targets.reference runtime.terminal runtime.version rich",
+    "compile.report": "compile.source compile.times compile.verify",
+    "compile.text_table": "",
+    "compile.printing": "compile.report compile.source compile.text_table compile.times compile.verify "
+    "runtime.terminal",
+    "compile.stages": "compile.bundle compile.dump compile.lowering compile.report compile.settings compile.source "
+    "compile.times compile.verify runtime.version targets numpy",
+    "compile.build": "compile.stages compile.printing compile.report compile.dump compile.command_line "
+    "compile.settings compile.bundle compile.source runtime.terminal",
+    "compile.profile": "compile.command_line compile.settings compile.bundle compile.lowering compile.source "
+    "compile.times targets targets.costs targets.kernel targets.reference runtime.terminal runtime.version rich",
     "train.data": "runtime.pictures runtime.files numpy torch rich PIL albumentations cv2 sklearn",
     "train.network": "runtime.files numpy torch safetensors",
     "train.settings": "train.data train.network targets runtime.files runtime.terminal targets.reference rich tomli "
@@ -222,7 +231,8 @@ def reachable(start: str) -> set[str]:
         ("train.recost", {"tvm", "tvm_ffi"}),
         ("train.report.__main__", {"tvm", "tvm_ffi"}),
         ("train.integers.export", {"tvm", "tvm_ffi"}),
-        ("compile.build", {"torch", "train"}),
+        ("compile.build", {"torch", "train", "tvm", "tvm_ffi"}),
+        ("compile.profile", {"torch", "train", "tvm", "tvm_ffi", "onnxruntime"}),
         ("targets.reference.interpreter", {"tvm", "torch", "onnx", "train", "runtime", "compile"}),
         ("targets", {"tvm", "numpy", "torch", "compile"}),
     ],
