@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.peers import engines
+from benchmarks.peers import engines, float_network
 from compile import build as builder
 from compile import verify
 from compile.qdq.importer import Normalization, load
@@ -40,9 +40,9 @@ def test_engine_equals_reference(run_folder, bundle):
 def test_a_file_of_onnxruntime_s_quantizer_builds(bundle, run_folder, tmp_path, capsys):
     """Its picture is a float tensor and its output is quantized, unlike ours."""
     model = onnx.load(run_folder / "w8a8.onnx")
-    floats = engines.as_floats(model, open_bundle(bundle).golden()[0])
-    onnx.save(engines.float_network(model), tmp_path / "fp32.onnx")
-    file = engines.quantized(tmp_path / "fp32.onnx", floats, tmp_path)["int8-u8s8"]
+    floats = float_network.as_floats(model, open_bundle(bundle).golden()[0])
+    onnx.save(float_network.float_network(model), tmp_path / "fp32.onnx")
+    file = engines.quantize_by_onnxruntime(tmp_path / "fp32.onnx", floats, tmp_path)["int8-u8s8"]
     image = load(run_folder / "w8a8.onnx").tensors["image"]
     normalization = Normalization(tuple(z / 255 for z in image.zero_point), (1 / 255 / image.scale,) * 3)
     mean, std = (",".join(map(str, values)) for values in (normalization.mean, normalization.std))

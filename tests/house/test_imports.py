@@ -98,10 +98,17 @@ ARROWS = {
 ONLY = {
     "compile/bundle/packing.py": "numpy",
     # on a GPU's machine there are numpy, torch and tvm_ffi alone
-    "benchmarks/cuda/everything.py": "benchmarks.cuda.case runtime.files torch",
+    "benchmarks/cuda/records.py": "runtime.files",
     "benchmarks/cuda/case.py": "numpy",
-    "benchmarks/cuda/checks.py": "benchmarks.cuda.case runtime.* numpy torch tvm_ffi",
-    "benchmarks/cuda/times.py": "benchmarks.cuda.case benchmarks.cuda.checks runtime.files numpy torch",
+    "benchmarks/cuda/nvcc.py": "",
+    "benchmarks/cuda/jobs.py": "benchmarks.cuda.case benchmarks.cuda.records",
+    "benchmarks/cuda/results.py": "benchmarks.cuda.case benchmarks.cuda.jobs benchmarks.cuda.records",
+    "benchmarks/cuda/everything.py": "benchmarks.cuda.case benchmarks.cuda.jobs benchmarks.cuda.nvcc "
+    "benchmarks.cuda.results runtime.terminal torch",
+    "benchmarks/cuda/checks.py": "benchmarks.cuda.case benchmarks.cuda.records runtime.* numpy torch tvm_ffi",
+    "benchmarks/cuda/peer.py": "benchmarks.cuda.case torch",
+    "benchmarks/cuda/times.py": "benchmarks.cuda.case benchmarks.cuda.checks benchmarks.cuda.peer "
+    "benchmarks.cuda.records runtime.terminal numpy torch",
 }
 # module -> packages that it imports inside a function only
 LAZY = {
