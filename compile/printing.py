@@ -115,9 +115,10 @@ def meaning_of_differences(rungs: Sequence[Rung]) -> str:
     differing = sum(rung.differing for rung in indicative)
     if not differing:
         return ""
+    logits = sum(rung.logits for rung in indicative)
     return (
-        f"indicative: {differing:,} of {sum(rung.logits for rung in indicative):,} logits of onnxruntime differ, since it "
-        "computes another tool's file in float32 and rounds otherwise; compiled code is held to the integers, bit for bit"
+        f"indicative: {differing:,} of {logits:,} logits of onnxruntime differ, since it computes another tool's file in "
+        "float32 and rounds otherwise; compiled code is held to the integers, bit for bit"
     )
 
 

@@ -61,9 +61,7 @@ def lower_variants(settings: BuildSettings, source: Source) -> list[LoweredVaria
     return variants
 
 
-def compile_variants(
-    variants: list[LoweredVariant], libraries: Libraries, listener: BuildListener
-) -> Compilation:
+def compile_variants(variants: list[LoweredVariant], libraries: Libraries, listener: BuildListener) -> Compilation:
     """Compiles TIR into libraries, one for each distinct code; raises what the target's toolchain raises."""
     compilation = Compilation([], libraries)
     for index, variant in enumerate(variants, 1):

@@ -96,10 +96,7 @@ def verify_variant(variant: BuildVariant, pictures: np.ndarray, level_codes: lis
     level_codes: the compiled code of each level, which runs the first `count` pictures.
     """
     expected = interpreter.run(variant.graph, pictures)
-    rungs = [
-        _onnx_rung(variant, pictures, expected),
-        _exact_rung(variant.name, GOLDEN, expected, variant.logits),
-    ]
+    rungs = [_onnx_rung(variant, pictures, expected), _exact_rung(variant.name, GOLDEN, expected, variant.logits)]
     for code in level_codes:
         logits = expected[:0]
         if code.runner is not None:
@@ -137,9 +134,7 @@ def _onnx_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray
     logits = run_onnx(variant, pictures)
     if variant.exact:
         return _exact_rung(variant.name, ONNXRUNTIME, logits, expected)
-    return _rung(
-        variant.name, ONNXRUNTIME, logits, expected, math.ceil(FOREIGN_AGREEMENT * len(expected))
-    )
+    return _rung(variant.name, ONNXRUNTIME, logits, expected, math.ceil(FOREIGN_AGREEMENT * len(expected)))
 
 
 def _exact_rung(variant: str, answers: str, logits: np.ndarray, expected: np.ndarray) -> Rung:
