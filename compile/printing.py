@@ -117,8 +117,8 @@ def meaning_of_differences(rungs: Sequence[Rung]) -> str:
         return ""
     logits = sum(rung.logits for rung in indicative)
     return (
-        f"indicative: {differing:,} of {logits:,} logits of onnxruntime differ, since it computes another tool's file in "
-        "float32 and rounds otherwise; compiled code is held to the integers, bit for bit"
+        f"indicative: {differing:,} of {logits:,} logits of onnxruntime differ, since it computes another tool's "
+        "file in float32 and rounds otherwise; compiled code is held to the integers, bit for bit"
     )
 
 

@@ -39,7 +39,7 @@ from benchmarks.cuda.results import write_results
 from runtime.terminal import OneLineParser
 
 PARTS = ("checks", "sanitizer", "times")
-PACKAGES = {"torch": "torch", "tvm_ffi": "apache-tvm-ffi"}  # module -> what brings it
+GPU_PACKAGES = {"torch": "torch", "tvm_ffi": "apache-tvm-ffi"}  # module -> what brings it
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,10 @@ def parse(arguments: Sequence[str] | None = None) -> EverythingSettings:
 
 def describe_missing() -> str | None:
     """Returns what keeps this machine from running anything, or None."""
-    if absent := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
-        return f"expected the packages {', '.join(PACKAGES.values())} for {sys.executable}, got no {', '.join(absent)}"
+    if absent := [package for module, package in GPU_PACKAGES.items() if find_spec(module) is None]:
+        return (
+            f"expected the packages {', '.join(GPU_PACKAGES.values())} for {sys.executable}, got no {', '.join(absent)}"
+        )
     import torch  # here, so that its absence can be told
 
     return None if torch.cuda.is_available() else "expected an NVIDIA GPU and torch with CUDA, got none"

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from benchmarks.cuda.case import Case, FloatLayer
 
-Padding = tuple[int, int]  # rows on both sides, columns on both sides
+EvenPadding = tuple[int, int]  # rows on both sides, columns on both sides
 
 
-class Peer(nn.Module):
+class FloatPeer(nn.Module):
     """The same layers with random weights.
 
     What pads alike on both sides is left to the convolution or the pooling.
@@ -62,7 +62,7 @@ class Peer(nn.Module):
         return F.relu(y) if layer.relu else y
 
 
-def pad_unevenly(x: torch.Tensor, layer: FloatLayer, value: float = 0.0) -> tuple[torch.Tensor, Padding]:
+def pad_unevenly(x: torch.Tensor, layer: FloatLayer, value: float = 0.0) -> tuple[torch.Tensor, EvenPadding]:
     """Returns a layer's input [N, C, H, W], padded where that takes a kernel of its own, and what is left to pad.
 
     A kernel of its own pads only where no even padding gives the same shape.
@@ -79,9 +79,9 @@ def pad_unevenly(x: torch.Tensor, layer: FloatLayer, value: float = 0.0) -> tupl
     return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
 
 
-def make_peer(case: Case, shape: tuple[int, ...]) -> tuple[Peer, torch.Tensor]:
+def make_peer(case: Case, shape: tuple[int, ...]) -> tuple[FloatPeer, torch.Tensor]:
     """Returns the peer in fp16, channels last, and pictures [N, C, H, W] for it; shape: [H, W, C] of a picture."""
-    network = Peer(case.layers).half().cuda().eval()
+    network = FloatPeer(case.layers).half().cuda().eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     x = torch.rand((case.batch, shape[2], *shape[:2]), device="cuda", dtype=torch.float16)
     return network, x.to(memory_format=torch.channels_last)

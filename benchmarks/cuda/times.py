@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.cuda.case import Case, PeakCase
 from benchmarks.cuda.checks import ERRORS, Captured, Compiled, bind, buffer
-from benchmarks.cuda.peer import Peer, make_peer
+from benchmarks.cuda.peer import FloatPeer, make_peer
 from benchmarks.cuda.records import TimeRecord, write_records
 from runtime.terminal import OneLineParser
 
@@ -26,8 +26,8 @@ ROUNDS = 15
 ROUND_MS = 10  # of every call in a round
 BYTES_FROM = 90  # compute capability from which codes of 4 bits are multiplied as bytes
 
-Call = Callable[[], None]
-Timer = Callable[[Call, int], float]
+GpuCall = Callable[[], None]
+Timer = Callable[[GpuCall, int], float]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def containers(capability: int) -> set[str]:
     return {"8"} if capability >= BYTES_FROM else {"8", "4"}
 
 
-def gpu_ms(call: Call, repeat: int) -> float:
+def gpu_ms(call: GpuCall, repeat: int) -> float:
     """Returns mean milliseconds of a call, by the GPU's own clock."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
@@ -66,7 +66,7 @@ def gpu_ms(call: Call, repeat: int) -> float:
     return begin.elapsed_time(end) / repeat
 
 
-def least_times(calls: dict[str, Call], timer: Timer = gpu_ms, rounds: int = ROUNDS) -> dict[str, float]:
+def least_times(calls: dict[str, GpuCall], timer: Timer = gpu_ms, rounds: int = ROUNDS) -> dict[str, float]:
     """Returns the least mean milliseconds of each call; they take turns, each round about 10 ms of every one."""
     for call in calls.values():
         timer(call, 3)  # the first replay of a graph brings it to the GPU
@@ -78,7 +78,7 @@ def least_times(calls: dict[str, Call], timer: Timer = gpu_ms, rounds: int = ROU
     return {name: min(measured) for name, measured in times.items()}
 
 
-def compile_peer(network: Peer, x: torch.Tensor) -> dict[str, Call]:
+def compile_peer(network: FloatPeer, x: torch.Tensor) -> dict[str, GpuCall]:
     """Returns what torch.compile makes of a network for pictures [N, C, H, W], as a CUDA graph.
 
     Nothing where it cannot, which is printed.
@@ -118,7 +118,7 @@ def time_engines(cases: Sequence[Case], gpu: Gpu) -> Iterator[list[TimeRecord]]:
     """Yields records of all cases and the peers; first without the compiled peer, which may take long to make."""
     ours = {case.bits: Compiled(case) for case in cases}
     network, x = make_peer(cases[0], next(iter(ours.values())).golden.shape[1:])
-    calls: dict[str, Call] = {bits: Captured(compiled) for bits, compiled in ours.items()}
+    calls: dict[str, GpuCall] = {bits: Captured(compiled) for bits, compiled in ours.items()}
     calls["torch fp16"] = Captured(lambda: network(x))
     yield _records(cases, gpu, least_times(calls))
     if compiled_peer := compile_peer(network, x):

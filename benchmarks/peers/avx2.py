@@ -24,7 +24,7 @@ from pathlib import Path
 
 from runtime.machine import cpu
 
-PACKAGES = ("onnxruntime", "openvino")
+PATCHED_PACKAGES = ("onnxruntime", "openvino")
 QUESTION = b"\x0f\x01\xd0"  # xgetbv
 ANSWER = b"\x6a\x07\x58"  # push 7; pop rax
 REGISTER_0 = (b"\x31\xc9", b"\x33\xc9", b"\xb9\0\0\0\0")  # xor ecx, ecx in both encodings; mov ecx, 0
@@ -83,7 +83,7 @@ def run_held_to_avx2(module: str, arguments: list[str]) -> int:
             "peers; measure without --avx2"
         )
     with tempfile.TemporaryDirectory() as folder:
-        for name in PACKAGES:
+        for name in PATCHED_PACKAGES:
             spec = find_spec(name)
             if spec is not None and spec.origin is not None:
                 count = copy_patched(Path(spec.origin).parent, Path(folder) / name)

@@ -21,7 +21,7 @@ from onnxruntime import quantization
 
 from benchmarks.peers.float_network import as_floats, float_network
 
-Run = Callable[[np.ndarray], np.ndarray]  # picture float32 [1, C, H, W] -> logits [1, classes]
+PeerRun = Callable[[np.ndarray], np.ndarray]  # picture float32 [1, C, H, W] -> logits [1, classes]
 FAST = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
 BASIC = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
 TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order, far below a quantization step
@@ -37,7 +37,7 @@ class Peer:
     path: Path
     answers: np.ndarray
 
-    def start(self, threads: int) -> Run:
+    def start(self, threads: int) -> PeerRun:
         """Returns what runs the file on so many threads."""
         return {"onnxruntime": run_onnxruntime, "openvino": run_openvino}[self.engine](self.path, threads)
 
@@ -68,7 +68,7 @@ def make_peers(model: onnx.ModelProto, pictures: np.ndarray, folder: Path) -> li
     return [Peer(engine, bits, files[bits], answers[bits]) for engine, bits in engines]
 
 
-def run_all(run: Run, floats: np.ndarray) -> np.ndarray:
+def run_all(run: PeerRun, floats: np.ndarray) -> np.ndarray:
     """Returns logits [N, classes] of pictures float32 [N, C, H, W], one at a time."""
     return np.concatenate([run(x[None]) for x in floats])
 
@@ -122,7 +122,7 @@ def quantize_by_nncf(network: onnx.ModelProto, floats: np.ndarray, folder: Path)
     return folder / "int8.onnx"
 
 
-def run_onnxruntime(path: Path, threads: int, level: onnxruntime.GraphOptimizationLevel = FAST) -> Run:
+def run_onnxruntime(path: Path, threads: int, level: onnxruntime.GraphOptimizationLevel = FAST) -> PeerRun:
     """Returns what runs a file in onnxruntime at a level of optimization."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
@@ -134,7 +134,7 @@ def run_onnxruntime(path: Path, threads: int, level: onnxruntime.GraphOptimizati
     return lambda x: session.run(None, {name: x})[0]
 
 
-def run_openvino(path: Path, threads: int) -> Run:
+def run_openvino(path: Path, threads: int) -> PeerRun:
     """Returns what runs a file in OpenVINO, one stream for latency.
 
     float32 stays float32, which would become bfloat16 where the processor has it.

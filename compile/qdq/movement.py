@@ -7,7 +7,7 @@ import numpy as np
 from compile.qdq.node import FileNode
 from compile.qdq.patterns import TO_NCHW, TO_NHWC
 from compile.qdq.reader import Reader
-from compile.qdq.values import Codes, Layout, Pending, PendingShortcut, Real, Value, describe, refusal, require
+from compile.qdq.values import Codes, DataLayout, Pending, PendingShortcut, Real, Value, describe, refusal, require
 
 
 def read_slice(reader: Reader, node: FileNode) -> PendingShortcut:
@@ -51,8 +51,8 @@ def read_transpose(_: Reader, node: FileNode) -> Value:
     """Transpose between [N, H, W, C] and [N, C, H, W]; raises OnnxError for others."""
     permutation = node.attributes.get("perm")
     require(permutation in (TO_NCHW, TO_NHWC), node.where, f"perm {TO_NCHW} or {TO_NHWC}", permutation)
-    before: Layout = "NHWC" if permutation == TO_NCHW else "NCHW"
-    after: Layout = "NCHW" if permutation == TO_NCHW else "NHWC"
+    before: DataLayout = "NHWC" if permutation == TO_NCHW else "NCHW"
+    after: DataLayout = "NCHW" if permutation == TO_NCHW else "NHWC"
     x = node.inputs[0]
     if not isinstance(x, Codes | Real | Pending):
         raise refusal(node.where, f"an input in {before}", describe(x))

@@ -10,11 +10,11 @@ import onnx
 from compile.qdq.values import (
     NO_PADDING,
     Constant,
+    MapSize,
     Padding,
-    Size,
+    SlidingWindow,
     Value,
     Weights,
-    Window,
     describe,
     padded_size,
     refusal,
@@ -88,13 +88,13 @@ class FileNode:
         require(low <= high, self.where, "min <= max", (low, high))
         return low, high
 
-    def pool_window(self, size: Size) -> Window:
+    def pool_window(self, size: MapSize) -> SlidingWindow:
         """Returns the window of a pool over a map of that size; raises OnnxError for one that no kernel computes."""
         kernel = self.attributes.get("kernel_shape", ())
         require(len(kernel) == 2, self.where, "a pool over two dimensions", kernel)
         return self.window((int(kernel[0]), int(kernel[1])), size)
 
-    def window(self, kernel: Size, size: Size) -> Window:
+    def window(self, kernel: MapSize, size: MapSize) -> SlidingWindow:
         """Returns how a window of `kernel` pixels moves over a map of that size.
 
         Raises OnnxError for dilation, and for strides that differ.
@@ -105,9 +105,9 @@ class FileNode:
         require(set(dilations) == {1}, self.where, "no dilation", dilations)
         stride = int(strides[0])
         require(min(kernel) >= 1 and stride >= 1, self.where, "a positive window and stride", (kernel, stride))
-        return Window(kernel, stride, self._padding(size, kernel, stride))
+        return SlidingWindow(kernel, stride, self._padding(size, kernel, stride))
 
-    def _padding(self, size: Size, kernel: Size, stride: int) -> Padding:
+    def _padding(self, size: MapSize, kernel: MapSize, stride: int) -> Padding:
         """What pads or auto_pad say."""
         auto = self.attributes.get("auto_pad", b"NOTSET")
         if auto == b"NOTSET":
@@ -122,7 +122,7 @@ class FileNode:
         large = (rows - rows // 2, columns - columns // 2)
         return (*small, *large) if auto == b"SAME_UPPER" else (*large, *small)
 
-    def require_whole_windows(self, window: Window, size: Size) -> None:
+    def require_whole_windows(self, window: SlidingWindow, size: MapSize) -> None:
         """Raises OnnxError where ceil_mode would add windows that reach beyond the edge."""
         padded = padded_size(size, window.padding)
         rest = [(n - k) % window.stride for n, k in zip(padded, window.kernel, strict=True)]

@@ -21,7 +21,7 @@ from compile.qdq.reader import Reader
 from compile.qdq.values import (
     NO_PADDING,
     Constant,
-    Layout,
+    DataLayout,
     Padding,
     Pending,
     PendingConv,
@@ -65,7 +65,7 @@ def code_range(reader: Reader, quantize: onnx.NodeProto, bits: int, signed: bool
     return CodeRange(clip.output[0], low, high)
 
 
-def picture_layout(reader: Reader, name: str) -> Layout:
+def picture_layout(reader: Reader, name: str) -> DataLayout:
     """Returns "NHWC" where the first operator on the picture that is no quantizer is a Transpose to NCHW."""
     users = reader.consumers[name]
     while len(users) == 1 and users[0].op_type in BETWEEN:

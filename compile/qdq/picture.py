@@ -9,7 +9,7 @@ from compile.qdq.emit import UNIT, Output
 from compile.qdq.normalization import Normalization
 from compile.qdq.patterns import picture_layout
 from compile.qdq.reader import Reader
-from compile.qdq.values import Codes, PendingPicture, Shape, refusal, require
+from compile.qdq.values import Codes, MapShape, PendingPicture, refusal, require
 from targets.reference.interpreter import requantize
 from targets.reference.nodes import Conv, Requant, Tensor
 from targets.reference.scales import conv_requant, float32
@@ -46,7 +46,7 @@ def open_picture(reader: Reader) -> str:
     return name
 
 
-def _shape(reader: Reader, name: str, kind: onnx.TypeProto.Tensor, where: str) -> Shape:
+def _shape(reader: Reader, name: str, kind: onnx.TypeProto.Tensor, where: str) -> MapShape:
     """[H, W, C] of the picture."""
     dims = [d.dim_value for d in kind.shape.dim]
     require(

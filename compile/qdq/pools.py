@@ -3,7 +3,7 @@
 from compile.qdq.node import FileNode
 from compile.qdq.patterns import padded_source
 from compile.qdq.reader import Reader
-from compile.qdq.values import NO_PADDING, Layout, PendingAvgPool, PendingMaxPool, Window, layout_of, require
+from compile.qdq.values import NO_PADDING, DataLayout, PendingAvgPool, PendingMaxPool, SlidingWindow, layout_of, require
 
 
 def read_global_avg_pool(reader: Reader, node: FileNode) -> PendingAvgPool:
@@ -23,9 +23,9 @@ def read_reduce_mean(reader: Reader, node: FileNode) -> PendingAvgPool:
     return _mean_of_map(reader, node, layout_of(node.inputs[0], node.where) if keeps_dimensions else "flat")
 
 
-def _mean_of_map(reader: Reader, node: FileNode, layout: Layout) -> PendingAvgPool:
+def _mean_of_map(reader: Reader, node: FileNode, layout: DataLayout) -> PendingAvgPool:
     source = reader.tensor_of(node.inputs[0], node.where)
-    window = Window(source.shape[:2], 1)
+    window = SlidingWindow(source.shape[:2], 1)
     shape = (1, 1, source.shape[2])
     name = reader.take_name(node.proto)
     return PendingAvgPool(name=name, shape=shape, layout=layout, source=source.name, window=window)

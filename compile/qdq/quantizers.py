@@ -16,7 +16,7 @@ from targets.reference.scales import float32
 
 
 @dataclass(frozen=True, eq=False)
-class Quantizer:
+class QuantizerParameters:
     """Constant parameters of a quantizer: scale float32 [n], zero points int64 [n or 1], width and sign of a code."""
 
     scale: np.ndarray
@@ -86,7 +86,7 @@ def _scale_picture(reader: Reader, node: FileNode, codes: Codes, scale: float, z
     reader.unscaled_picture = None
 
 
-def _quantizer(node: FileNode) -> Quantizer:
+def _quantizer(node: FileNode) -> QuantizerParameters:
     """The parameters of a node, which must be constants."""
     scale = node.optional_input(1)
     zero_point = node.optional_input(2)
@@ -103,4 +103,4 @@ def _quantizer(node: FileNode) -> Quantizer:
     bits = zero_point.bits
     if bits is None or bits > 8 or zero_point.array.size not in (1, scale.array.size):
         raise refusal(node.where, "zero points of 8 bits at most", zero_point.array)
-    return Quantizer(scale.array, zero_point.array, bits, zero_point.signed)
+    return QuantizerParameters(scale.array, zero_point.array, bits, zero_point.signed)

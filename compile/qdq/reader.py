@@ -10,11 +10,11 @@ from compile.qdq.node import place_of
 from compile.qdq.normalization import Normalization
 from compile.qdq.values import (
     Constant,
+    MapShape,
     Pending,
     PendingMaxPool,
     PendingShortcut,
     Real,
-    Shape,
     Value,
     Weights,
     describe,
@@ -62,7 +62,7 @@ class Reader:
             self.tensors[out.name] = out
             self.nodes.append(node)
 
-    def shape_of(self, value: Value | None, where: str) -> Shape:
+    def shape_of(self, value: Value | None, where: str) -> MapShape:
         """Returns [H, W, C] of a feature map; raises OnnxError for a constant."""
         if value is None or isinstance(value, Constant | Weights):
             raise refusal(where, "a feature map", describe(value))

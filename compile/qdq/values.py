@@ -9,28 +9,28 @@ from typing import Any, Literal
 
 import numpy as np
 
-Layout = Literal["NCHW", "NHWC", "flat"]  # flat: [N, everything], in the order of NCHW
-Shape = tuple[int, int, int]  # height, width, channels
-Size = tuple[int, int]  # height, width
+DataLayout = Literal["NCHW", "NHWC", "flat"]  # flat: [N, everything], in the order of NCHW
+MapShape = tuple[int, int, int]  # height, width, channels
+MapSize = tuple[int, int]  # height, width
 Padding = tuple[int, int, int, int]  # top, left, bottom, right
 NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Window:
+class SlidingWindow:
     """The window of a convolution or pool, and how it moves over the map."""
 
-    kernel: Size
+    kernel: MapSize
     stride: int
     padding: Padding = NO_PADDING
 
-    def output_size(self, size: Size) -> Size:
+    def output_size(self, size: MapSize) -> MapSize:
         """Returns the height and width of what comes out for a map of that size."""
         height, width = padded_size(size, self.padding)
         return (height - self.kernel[0]) // self.stride + 1, (width - self.kernel[1]) // self.stride + 1
 
 
-def padded_size(size: Size, padding: Padding) -> Size:
+def padded_size(size: MapSize, padding: Padding) -> MapSize:
     """Returns the height and width of a map with its padding."""
     top, left, bottom, right = padding
     return size[0] + top + bottom, size[1] + left + right
@@ -117,7 +117,7 @@ class Codes:
 
     name: str
     offset: int
-    layout: Layout
+    layout: DataLayout
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Real:
     """Dequantized values of the graph's tensor `name`."""
 
     name: str
-    layout: Layout
+    layout: DataLayout
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -136,8 +136,8 @@ class Pending:
     """
 
     name: str
-    shape: Shape
-    layout: Layout = "NCHW"
+    shape: MapShape
+    layout: DataLayout = "NCHW"
     low: float = -np.inf
     high: float = np.inf
     clamped: bool = False
@@ -186,7 +186,7 @@ class PendingAvgPool(Pending):
     """Means over windows of a tensor, without padding."""
 
     source: str
-    window: Window
+    window: SlidingWindow
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -194,7 +194,7 @@ class PendingMaxPool(Pending):
     """Largest values of windows of a tensor: their scale is that of the tensor."""
 
     source: str
-    window: Window
+    window: SlidingWindow
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -223,7 +223,7 @@ def describe(value: Value | None) -> str:
     return names[type(value)]
 
 
-def layout_of(value: Value | None, where: str) -> Layout:
+def layout_of(value: Value | None, where: str) -> DataLayout:
     """Returns the layout of a feature map; raises OnnxError for a constant."""
     if value is None or isinstance(value, Constant | Weights):
         raise refusal(where, "a feature map", describe(value))

@@ -11,7 +11,7 @@ from targets.costs.shapes import layers
 from targets.costs.table import MEASURED, CostsError, load, path_of
 from targets.reference.graph import Graph
 
-BUDGET_US = 5_000.0  # of measuring, for each distinct kernel: a build is not to wait for it
+BUILD_BUDGET_US = 5_000.0  # of measuring, for each distinct kernel: a build is not to wait for it
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def make_layer_table(code: NetworkCode, levels: tuple[str, ...] = (), measure: b
         # Here, so that reports of a build can be had without TVM.
         from compile.times.measured import Local, library_time
 
-        measured = list(Local(code.level).times(calls, BUDGET_US))
+        measured = list(Local(code.level).times(calls, BUILD_BUDGET_US))
         if code.library is not None:
             network_us = library_time(code.library, code.function, code.lowered)
     predictions, unit = _predictions(code.graph, code.level)

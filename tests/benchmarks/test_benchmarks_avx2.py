@@ -93,7 +93,7 @@ def test_openvino_picks_no_avx512_kernel(tmp_path, monkeypatch, capfd):
     """What it chose for a convolution, told by itself; the installed copy chooses avx512 where the processor has it."""
     (tmp_path / "probe.py").write_text(PROBE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(avx2, "PACKAGES", ("openvino",))
+    monkeypatch.setattr(avx2, "PATCHED_PACKAGES", ("openvino",))
     assert avx2.run_held_to_avx2("probe", []) == 0
     out = capfd.readouterr().out
     assert "openvino: held to AVX2" in out and "site-packages/openvino/__init__.py" not in out

@@ -16,7 +16,7 @@ from benchmarks.cuda import checks as cuda_checks
 from benchmarks.cuda import everything, golden, jobs, peak
 from benchmarks.cuda import times as cuda_times
 from benchmarks.cuda.case import Case, FloatLayer, find_networks, read_cases
-from benchmarks.cuda.peer import Peer
+from benchmarks.cuda.peer import FloatPeer
 from benchmarks.cuda.records import CheckRecord, TimeRecord
 from benchmarks.cuda.results import join_records, write_results
 from targets import find
@@ -141,7 +141,7 @@ def work_of(layer: FloatLayer) -> int:
 def test_the_peer_is_the_same_network(seed):
     """Every operator: the float network has the shapes of ours all the way to the logits."""
     graph = random_graph(seed, ops=OPS, size=(13, 12))
-    logits = Peer(cuda_cases.float_layers(graph))(torch.rand(2, 3, 13, 12))
+    logits = FloatPeer(cuda_cases.float_layers(graph))(torch.rand(2, 3, 13, 12))
     assert logits.shape == (2, graph.tensors[graph.output].shape[2])
 
 

@@ -110,7 +110,7 @@ def test_a_case_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("network", ["resnet8", "resnet18", "mobilenetv2"])
 def test_the_peer_pads_as_one_would_write_it(network, monkeypatch):
     """By the convolutions themselves: a kernel that pads would make the peer look slow."""
-    peer = cuda_peer.Peer(small(network).layers)
+    peer = cuda_peer.FloatPeer(small(network).layers)
     monkeypatch.setattr(cuda_peer.F, "pad", lambda *_, **__: pytest.fail("padded by a kernel of its own"))
     assert peer(torch.rand(2, 3, 64, 64)).shape == (2, NETWORKS[network].classes)
 
