@@ -77,6 +77,14 @@ def make_build_parser() -> argparse.ArgumentParser:
         help="Golden pictures that the compiled code must reproduce now (default: 4).",
     )
     parser.add_argument("--no-times", action="store_true", help="Does not time the kernels.")
+    _add_onnx_arguments(parser)
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="For cuda: pictures that run together.")
+    parser.add_argument("--verbose", action="store_true", help="Prints the whole table of layers of every variant.")
+    return parser
+
+
+def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what ONNX files of other tools do not."""
     parser.add_argument(
         "--mean",
         type=_numbers,
@@ -85,9 +93,6 @@ def make_build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--std", type=_numbers, metavar="R,G,B", help="Belongs to --mean: such as 0.229,0.224,0.225.")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="For ONNX files: the classes' names, one a line.")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="For cuda: pictures that run together.")
-    parser.add_argument("--verbose", action="store_true", help="Prints the whole table of layers of every variant.")
-    return parser
 
 
 def parse_profile(arguments: Sequence[str] | None = None) -> ProfileSettings:

@@ -40,19 +40,19 @@ class BuildReport:
 
 
 class BuildListener:
-    """Is told what a build has done, stage by stage; this one says nothing of it to anybody."""
+    """Receives what a build has done, stage by stage; this one does nothing with it."""
 
     def on_open(self, source: Source, target: str, bundle: Path) -> None:
-        """The networks are read."""
+        """Is called when the networks are read."""
 
     def on_compile(self, name: str, code_of: str, index: int, count: int) -> None:
-        """Variant `index` of `count` has its code, which is that of `code_of`."""
+        """Is called when variant `index` of `count` has its code, which is that of `code_of`."""
 
     def on_times(self, variants: Sequence[VariantReport]) -> None:
-        """The layers of all variants have their times."""
+        """Is called when the layers of all variants have their times."""
 
     def on_verify(self, rungs: Sequence[Rung]) -> None:
-        """The ladder is climbed; the build fails after this where a rung does not hold."""
+        """Is called when all rungs are known; the build fails after this where one does not hold."""
 
     def on_write(self, report: BuildReport) -> None:
-        """The bundle is complete."""
+        """Is called when the bundle is complete."""

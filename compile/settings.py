@@ -15,28 +15,19 @@ class BuildError(ValueError):
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """A build: the networks, the target, and where things go.
-
-    sources: a run folder or ONNX files; none: the newest run under runs/. out: the bundle, bundles/<name>-<target>
-    where it is left out. dump: a folder for readable files of every stage. source_only: leave out what needs the
-    target's own compiler. golden: pictures that the compiled code must reproduce during the build (all of them travel
-    with the bundle). times: time kernels where the target's code runs here; times are no part of the bundle. batch:
-    pictures that the compiled code takes at once, on a GPU. normalization, labels: of ONNX files, how their float
-    picture is made, and a text file with a class a line. every_table: make the table of layers of every variant, not
-    only of the first of those that share their code. Raises BuildError for numbers that are too small.
-    """
+    """A build: the networks, the target, and where things go. Raises BuildError for numbers that are too small."""
 
     target: Target
-    sources: tuple[Path, ...] = ()
-    out: Path | None = None
-    dump: Path | None = None
-    source_only: bool = False
-    golden: int = 4
-    times: bool = True
-    batch: int = 1
-    normalization: Normalization | None = None
-    labels: Path | None = None
-    every_table: bool = False
+    sources: tuple[Path, ...] = ()  # a run folder, or ONNX files; none: the newest run under runs/
+    out: Path | None = None  # the bundle; None: bundles/<name>-<target>
+    dump: Path | None = None  # a folder for readable files of every stage
+    source_only: bool = False  # leave out what needs the target's own compiler
+    golden: int = 4  # pictures that the compiled code must reproduce now; all of them travel with the bundle
+    times: bool = True  # time kernels where the target's code runs here; times are no part of the bundle
+    batch: int = 1  # pictures that the compiled code takes at once, on a GPU; fewer cost as much
+    normalization: Normalization | None = None  # of ONNX files with a float picture
+    labels: Path | None = None  # of ONNX files: a text file with a class a line
+    every_table: bool = False  # make tables of layers for every variant, not only for each distinct code
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -87,18 +78,12 @@ def _kind_of_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """A profile: the layers to measure, the target and what measures them.
-
-    sources: a run folder or ONNX files whose layers are measured; none: all layers that any target's table knows.
-    bits: pairs such as "w4a8" that layers are measured at beside their own. out: the table, the target's own where it
-    is left out. again: measure anew what the table has. board: HOST:PORT of an RPC server. core: the processor core
-    of this machine to stay on.
-    """
+    """A profile: the layers to measure, the target, and what measures them."""
 
     target: Target
-    sources: tuple[Path, ...] = ()
-    bits: tuple[str, ...] = ()
-    out: Path | None = None
-    again: bool = False
-    board: str | None = None
-    core: int | None = None
+    sources: tuple[Path, ...] = ()  # a run folder, or ONNX files; none: all layers that any target's table knows
+    bits: tuple[str, ...] = ()  # pairs such as "w4a8" that layers are measured at beside their own
+    out: Path | None = None  # the table; None: the target's own
+    again: bool = False  # measure anew what the table has
+    board: str | None = None  # HOST:PORT of an RPC server
+    core: int | None = None  # the processor core of this machine to stay on

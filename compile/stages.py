@@ -20,13 +20,8 @@ from compile.verify import Rung, verify_variant
 from runtime.version import VERSION
 from targets import Target
 
-VERSIONED_PACKAGES = (
-    "apache-tvm",
-    "apache-tvm-ffi",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-)  # whose versions the manifest names
+# packages whose versions the manifest names
+VERSIONED_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +128,6 @@ def verify_variants(settings: BuildSettings, source: Source, compilation: Compil
 def write_variants(settings: BuildSettings, source: Source, compilation: Compilation) -> None:
     """Writes all else that the bundle holds; raises OSError where that cannot be written."""
     libraries = compilation.libraries
-    producer: dict[str, Any] = {
-        "bitgrade": VERSION,
-        **{name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES},
-    }
-    producer["built"] = libraries.facts
+    versions = {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}
+    producer: dict[str, Any] = {"bitgrade": VERSION, **versions, "built": libraries.facts}
     write_contents(libraries.folder, source, settings.target, compilation.variants, producer)

@@ -82,9 +82,8 @@ def parse(arguments: Sequence[str] | None = None) -> EverythingSettings:
 def describe_missing() -> str | None:
     """Returns what keeps this machine from running anything, or None."""
     if absent := [package for module, package in GPU_PACKAGES.items() if find_spec(module) is None]:
-        return (
-            f"expected the packages {', '.join(GPU_PACKAGES.values())} for {sys.executable}, got no {', '.join(absent)}"
-        )
+        names = ", ".join(GPU_PACKAGES.values())
+        return f"expected the packages {names} for {sys.executable}, got no {', '.join(absent)}"
     import torch  # here, so that its absence can be told
 
     return None if torch.cuda.is_available() else "expected an NVIDIA GPU and torch with CUDA, got none"

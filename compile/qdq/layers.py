@@ -1,4 +1,4 @@
-"""How layers and what follows them are read: Conv, Gemm, MatMul, Add, Relu, Clip."""
+"""Reads layers and what follows them: Conv, Gemm, MatMul, Add, Relu, Clip."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from compile.qdq.values import (
 
 
 def read_conv(reader: Reader, node: FileNode) -> PendingConv:
-    """Conv over two dimensions, dense or grouped, with a Pad before it; raises OnnxError."""
+    """Reads a convolution over two dimensions, dense or grouped, with a Pad before it; raises OnnxError."""
     weights = node.weights(4, "a convolution over two dimensions")
     source, around = padded_source(reader, node.inputs[0], node.where)
     size = padded_size(source.shape[:2], around)
@@ -46,7 +46,7 @@ def read_conv(reader: Reader, node: FileNode) -> PendingConv:
 
 
 def read_gemm(reader: Reader, node: FileNode) -> PendingConv:
-    """Gemm or MatMul: a convolution whose kernel is the whole map; raises OnnxError."""
+    """Reads a Gemm or MatMul as a convolution whose kernel is the whole map; raises OnnxError."""
     weights = node.weights(2, "a matrix of weights")
     ones = [node.attributes.get("alpha", 1.0), node.attributes.get("beta", 1.0), node.attributes.get("transA", 0)]
     require(ones == [1.0, 1.0, 0], node.where, "alpha 1, beta 1, transA 0", ones)
@@ -72,7 +72,7 @@ def read_gemm(reader: Reader, node: FileNode) -> PendingConv:
 
 
 def read_add(reader: Reader, node: FileNode) -> Pending:
-    """Add: of a bias, of a residual operand, of a constant, or of two quantized tensors; raises OnnxError."""
+    """Reads an addition: of a bias, a residual operand, a constant, or two quantized tensors; raises OnnxError."""
     a, b = node.inputs
     if isinstance(a, Constant | Weights) or is_open_sum(b):
         a, b = b, a
@@ -86,12 +86,12 @@ def read_add(reader: Reader, node: FileNode) -> Pending:
 
 
 def read_relu(reader: Reader, node: FileNode) -> Pending:
-    """Relu."""
+    """Reads a Relu as a clamp from 0 on; raises OnnxError for one on the picture or on codes."""
     return _clamped(reader, node, 0.0, np.inf)
 
 
 def read_clip(reader: Reader, node: FileNode) -> Pending:
-    """Clip with constant limits; raises OnnxError for others."""
+    """Reads a Clip with constant limits; raises OnnxError for others, and for one on the picture or on codes."""
     return _clamped(reader, node, *node.clip_limits())
 
 

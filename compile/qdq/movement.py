@@ -1,4 +1,4 @@
-"""How operators are read that only move values: Slice, Pad, Transpose, Flatten, Reshape, Squeeze."""
+"""Reads operators that only move values: Slice, Pad, Transpose, Flatten, Reshape, Squeeze."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from compile.qdq.values import Codes, DataLayout, Pending, PendingShortcut, Real
 
 
 def read_slice(reader: Reader, node: FileNode) -> PendingShortcut:
-    """Slice that takes every k-th pixel from the first one on (ResNet's shortcut of option A); raises OnnxError."""
+    """Reads a Slice that takes every k-th pixel (ResNet's shortcut of option A); raises OnnxError for others."""
     source = reader.tensor_of(node.inputs[0], node.where)
     h, w, c = source.shape
     arrays = node.constants("constant starts, ends, axes and steps")
@@ -28,7 +28,7 @@ def read_slice(reader: Reader, node: FileNode) -> PendingShortcut:
 
 
 def read_pad(reader: Reader, node: FileNode) -> PendingShortcut:
-    """Pad: zero channels (a shortcut of option A), or zero pixels in front of a convolution; raises OnnxError."""
+    """Reads zero channels (a shortcut of option A), or zero pixels in front of a convolution; raises OnnxError."""
     mode = node.attributes.get("mode", b"constant")
     require(mode == b"constant", node.where, "constant padding", mode)
     require(node.optional_input(3) is None, node.where, "pads without axes", "an axes input")
@@ -48,7 +48,7 @@ def read_pad(reader: Reader, node: FileNode) -> PendingShortcut:
 
 
 def read_transpose(_: Reader, node: FileNode) -> Value:
-    """Transpose between [N, H, W, C] and [N, C, H, W]; raises OnnxError for others."""
+    """Reads a Transpose between [N, H, W, C] and [N, C, H, W]; raises OnnxError for others."""
     permutation = node.attributes.get("perm")
     require(permutation in (TO_NCHW, TO_NHWC), node.where, f"perm {TO_NCHW} or {TO_NHWC}", permutation)
     before: DataLayout = "NHWC" if permutation == TO_NCHW else "NCHW"
@@ -61,13 +61,13 @@ def read_transpose(_: Reader, node: FileNode) -> Value:
 
 
 def read_flatten(reader: Reader, node: FileNode) -> Value:
-    """Flatten of everything but the batch; raises OnnxError for another axis."""
+    """Reads a Flatten of everything but the batch; raises OnnxError for another axis."""
     require(node.attributes.get("axis", 1) == 1, node.where, "axis 1", node.attributes.get("axis"))
     return _flattened(reader, node)
 
 
 def read_reshape(reader: Reader, node: FileNode) -> Value:
-    """Reshape to [N, everything]; raises OnnxError for other shapes."""
+    """Reads a Reshape to [N, everything]; raises OnnxError for other shapes."""
     size = int(np.prod(reader.shape_of(node.inputs[0], node.where)))
     (array,) = node.constants("a constant shape")[:1]
     target = None if array is None else array.tolist()
@@ -77,7 +77,7 @@ def read_reshape(reader: Reader, node: FileNode) -> Value:
 
 
 def read_squeeze(reader: Reader, node: FileNode) -> Value:
-    """Squeeze of a map of one pixel; raises OnnxError for larger maps."""
+    """Reads a Squeeze of a map of one pixel; raises OnnxError for larger maps."""
     shape = reader.shape_of(node.inputs[0], node.where)
     require(shape[:2] == (1, 1), node.where, "a 1x1 map to squeeze", shape)
     return _flattened(reader, node)

@@ -1,4 +1,6 @@
-"""Which function reads which ONNX operator: it takes a node with the values of its inputs and returns its output's.
+"""Which function reads which ONNX operator.
+
+It takes a node with the values of its inputs, and returns the value of its output.
 
 A new operator is a function beside those of its kind (layers.py, pools.py, movement.py) and a row in READERS. Where
 several nodes mean one thing, patterns.py says so; what a float result becomes once it is quantized stands in emit.py.
@@ -17,18 +19,18 @@ from compile.qdq.values import Constant, OnnxError, Value, require
 
 
 def read_constant(_: Reader, node: FileNode) -> Constant:
-    """Constant; raises OnnxError for one that holds no tensor."""
+    """Reads a Constant; raises OnnxError for one that holds no tensor."""
     require("value" in node.attributes, node.where, "a Constant with a tensor", list(node.attributes))
     return read_tensor(node.attributes["value"])
 
 
 def read_identity(_: Reader, node: FileNode) -> Value | None:
-    """Identity and Dropout, which change nothing."""
+    """Reads Identity and Dropout, which change nothing."""
     return node.inputs[0]
 
 
 def refuse_batch_norm(_: Reader, node: FileNode) -> Value:
-    """BatchNormalization: raises OnnxError, which says how it is folded into the convolution before it."""
+    """Raises OnnxError, which says how a BatchNormalization is folded into the convolution before it."""
     raise OnnxError(
         f"{node.where}: expected it folded into the convolution before it, got a BatchNormalization; fold "
         "it before quantizing (torch: fuse_conv_bn_eval; onnxruntime: quant_pre_process)"

@@ -1,4 +1,4 @@
-"""How pools are read: means and largest values of windows, or of the whole map."""
+"""Reads pools: means and largest values of windows, or of the whole map."""
 
 from compile.qdq.node import FileNode
 from compile.qdq.patterns import padded_source
@@ -7,12 +7,12 @@ from compile.qdq.values import NO_PADDING, DataLayout, PendingAvgPool, PendingMa
 
 
 def read_global_avg_pool(reader: Reader, node: FileNode) -> PendingAvgPool:
-    """GlobalAveragePool; raises OnnxError for an input that is not quantized."""
+    """Reads the mean of the whole map; raises OnnxError for an input that is not quantized."""
     return _mean_of_map(reader, node, "NCHW")
 
 
 def read_reduce_mean(reader: Reader, node: FileNode) -> PendingAvgPool:
-    """ReduceMean over height and width; raises OnnxError for other axes."""
+    """Reads a ReduceMean over height and width; raises OnnxError for other axes."""
     axes = node.attributes.get("axes")
     if len(node.inputs) > 1:
         (array,) = node.constants("constant axes")[:1]
@@ -32,7 +32,7 @@ def _mean_of_map(reader: Reader, node: FileNode, layout: DataLayout) -> PendingA
 
 
 def read_avg_pool(reader: Reader, node: FileNode) -> PendingAvgPool:
-    """AveragePool without padding; raises OnnxError."""
+    """Reads an AveragePool without padding; raises OnnxError for one with padding."""
     source = reader.tensor_of(node.inputs[0], node.where)
     size = source.shape[:2]
     window = node.pool_window(size)
@@ -43,7 +43,7 @@ def read_avg_pool(reader: Reader, node: FileNode) -> PendingAvgPool:
 
 
 def read_max_pool(reader: Reader, node: FileNode) -> PendingMaxPool:
-    """MaxPool; raises OnnxError."""
+    """Reads a MaxPool; raises OnnxError for a Pad before it, and for an input that is not quantized."""
     source, around = padded_source(reader, node.inputs[0], node.where)
     require(around == NO_PADDING, node.where, "padding as an attribute of the pool", "a Pad before it")
     size = source.shape[:2]

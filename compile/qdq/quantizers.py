@@ -26,7 +26,10 @@ class QuantizerParameters:
 
 
 def read_quantize(reader: Reader, node: FileNode) -> Codes:
-    """Emits the nodes of a pending result; a Clip of the codes right after narrows their width. Raises OnnxError."""
+    """Reads a QuantizeLinear, which emits the nodes of a pending result; a Clip of the codes narrows their width.
+
+    Raises OnnxError for a scale that is no constant, or more than one.
+    """
     value = node.inputs[0]
     if not isinstance(value, Pending | Real):
         raise refusal(node.where, "a real value", describe(value))
@@ -54,10 +57,10 @@ def read_quantize(reader: Reader, node: FileNode) -> Codes:
 
 
 def read_dequantize(reader: Reader, node: FileNode) -> Real:
-    """Returns the real values of codes, whose scale must be that of their QuantizeLinear; raises OnnxError."""
+    """Reads a DequantizeLinear; raises OnnxError unless its scale is that of the QuantizeLinear before it."""
     codes = node.inputs[0]
     if not isinstance(codes, Codes):
-        raise refusal(node.where, "codes", describe(codes))
+        raise refusal(node.where, "integer codes", describe(codes))
     quantizer = _quantizer(node)
     scales = quantizer.scale.reshape(-1)
     require(len(set(scales.tolist())) == 1, node.where, "one scale for all channels", quantizer.scale.tolist())

@@ -1,8 +1,7 @@
 """The benchmark for GPUs: what can be shown of it without one."""
 
 import json
-import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,36 +12,16 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.cuda import cases as cuda_cases
 from benchmarks.cuda import checks as cuda_checks
-from benchmarks.cuda import everything, golden, jobs, peak
+from benchmarks.cuda import golden, peak
 from benchmarks.cuda import times as cuda_times
-from benchmarks.cuda.case import Case, FloatLayer, find_networks, read_cases
+from benchmarks.cuda.case import FloatLayer
 from benchmarks.cuda.peer import FloatPeer
-from benchmarks.cuda.records import CheckRecord, TimeRecord
-from benchmarks.cuda.results import join_records, write_results
+from benchmarks.cuda.records import CheckRecord
 from targets import find
 from targets.cuda import routes, toolchain
 from targets.cuda.emulation import host
-from tests.support.graphs import OPS, pictures, random_graph, resnet_like
-
-BATCH, GOLDEN = 2, 5
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Prepared without nvcc: a small network for two pictures, and one peak."""
-    root, target = tmp_path_factory.mktemp("cases"), find("cuda:sm_87")
-    graph = resnet_like(((8, 8), (4, 4)), size=8)
-    x = pictures(graph, GOLDEN, 3)
-    network = cuda_cases.PreparedNetwork("small", "mixed", graph, x, golden.expected_logits(graph, x))
-    cuda_cases.write_case(root, network, target, BATCH, source_only=True)
-    peak.write_peak(root, 4, target, source_only=True)
-    return root
-
-
-@pytest.fixture(scope="module")
-def case(folder) -> Case:
-    (case,) = read_cases(find_networks(folder))
-    return case
+from tests.benchmarks.conftest import BATCH, GOLDEN
+from tests.support.graphs import OPS, random_graph
 
 
 def emulated(library, tensors):
@@ -57,10 +36,10 @@ def emulated(library, tensors):
 
 
 @pytest.fixture(scope="module")
-def ours(case):
+def ours(cuda_case):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda_checks, "bind", emulated)
-        yield cuda_checks.Compiled(case, device="cpu")
+        yield cuda_checks.Compiled(cuda_case, device="cpu")
 
 
 def test_a_prepared_network_gives_its_golden_logits(ours, monkeypatch):
@@ -78,7 +57,7 @@ def test_a_call_that_does_nothing_is_seen(ours):
     assert ours.count_differing(lambda: None) == GOLDEN
 
 
-def test_every_part_of_a_check_is_counted(case, ours, monkeypatch):
+def test_every_part_of_a_check_is_counted(cuda_case, ours, monkeypatch):
     """Where graphs replay the pictures that they were captured with, only the other pictures show it."""
     monkeypatch.setattr(cuda_checks, "Compiled", lambda case: ours)
 
@@ -89,7 +68,7 @@ def test_every_part_of_a_check_is_counted(case, ours, monkeypatch):
         return lambda: call.logits.copy_(first)
 
     monkeypatch.setattr(cuda_checks, "Captured", stuck)
-    assert cuda_checks.check_case(case) == [
+    assert cuda_checks.check_case(cuda_case) == [
         CheckRecord("small-mixed-2", "logits", GOLDEN, 0),
         CheckRecord("small-mixed-2", "CUDA graph", GOLDEN, GOLDEN - BATCH),
     ]
@@ -126,9 +105,9 @@ def test_only_known_networks_and_archs(tmp_path, capsys):
     assert cuda_cases.make_target(["90", "86"]).archs == (86, 90)
 
 
-def test_multiply_adds_are_counted_by_container(case):
-    assert set(case.macs) == {"8", "4"} and min(case.macs.values()) > 0
-    assert case.work == 2 * sum(work_of(layer) for layer in case.layers if layer.op == "Conv")
+def test_multiply_adds_are_counted_by_container(cuda_case):
+    assert set(cuda_case.macs) == {"8", "4"} and min(cuda_case.macs.values()) > 0
+    assert cuda_case.work == 2 * sum(work_of(layer) for layer in cuda_case.layers if layer.op == "Conv")
 
 
 def work_of(layer: FloatLayer) -> int:
@@ -164,9 +143,9 @@ def test_share_of_the_peak():
     assert cuda_times.Gpu("", 87, {"8": 100.0}).peak_share({"8": 100, "4": 1}, 4.0) is None
 
 
-def test_records_say_who_and_how_fast(case):
+def test_records_say_who_and_how_fast(cuda_case):
     gpu = cuda_times.Gpu("GPU", 90, {})
-    own, other = cuda_times._records([case], gpu, {"mixed": 0.5, "torch fp16": 1.0})
+    own, other = cuda_times._records([cuda_case], gpu, {"mixed": 0.5, "torch fp16": 1.0})
     assert asdict(own) == {
         "network": "small",
         "engine": "bitgrade",
@@ -180,7 +159,7 @@ def test_records_say_who_and_how_fast(case):
     assert (other.engine, other.bits, other.ms) == ("torch fp16", "fp16", 1.0)
 
 
-def test_the_peak_multiplies_as_often_as_it_says(folder, tmp_path, monkeypatch):
+def test_the_peak_multiplies_as_often_as_it_says(cuda_folder, tmp_path, monkeypatch):
     """Few blocks and turns of it, counted in the emulator by ones times ones."""
     for name, value in (("BLOCKS", 1), ("WARPS", 1), ("TURNS", 3), ("CHAINS", 1)):
         monkeypatch.setattr(peak, name, value)
@@ -189,145 +168,11 @@ def test_the_peak_multiplies_as_often_as_it_says(folder, tmp_path, monkeypatch):
     ones = np.full(16, 0x01010101, np.int32)  # as nibbles 0 and 1, joined from pairs of bytes to 1 and 1
     got = host.Runner(source)(np.zeros(16, np.uint8), np.zeros(64, np.int8), ones, 64, 32)
     assert set(got.tolist()) == {0}  # four equal sums: exclusive or
-    facts = json.loads((folder / "peak-4" / "case.json").read_text())
+    facts = json.loads((cuda_folder / "peak-4" / "case.json").read_text())
     assert facts["macs"] % (16 * 8 * 64) == 0 and facts["bits"] == "4"
 
 
-def leave(differing: int) -> str:
-    """Python code that leaves one record of a check in the file `out`."""
-    return f"open(out, 'w').write({json.dumps([asdict(CheckRecord('a', 'logits', 5, differing))])!r})"
-
-
-def job(tmp_path, code: str, result: bool = True) -> jobs.Job:
-    """A process that runs this Python code, where `out` is the file to leave."""
-    path = tmp_path / "job.json"
-    command = (sys.executable, "-c", f"out = {str(path)!r}\nimport sys, time\n{code}")
-    return jobs.Job("checks", "job", command, path if result else None)
-
-
-@pytest.mark.parametrize(
-    "code, result, expected",
-    [
-        (leave(0), True, None),
-        (f"{leave(2)}; sys.exit(1)", True, None),
-        (f"{leave(0)}; sys.exit(1)", True, "exit code 1: said nothing"),
-        ("open(out, 'w').write('[7]')", True, "{out}: expected a list of checks, got other content"),
-        ("print('error: no such thing'); print('more'); sys.exit(2)", True, "exit code 2: error: no such thing"),
-        (
-            "raise RuntimeError('CUDA error: an illegal memory access')",
-            True,
-            "exit code 1: RuntimeError: CUDA error: an",
-        ),
-        ("print('all is well')", True, "exit code 0: all is well"),
-        ("print('all is well')", False, None),
-        ("print('========= ERROR SUMMARY: 3 errors'); sys.exit(9)", False, "exit code 9: ========= ERROR SUMMARY: 3"),
-        ("import os; os.kill(os.getpid(), 11)", True, "exit code -11: said nothing"),
-        ("time.sleep(60)", True, "no end after 5 s"),
-    ],
-)
-def test_what_a_job_did_is_told(tmp_path, code, result, expected):
-    (tmp_path / "job.json").write_text("[1]")  # of an earlier run
-    outcome = jobs.run_job(job(tmp_path, code, result), seconds=5)
-    if expected is None:
-        assert outcome.failure is None
-    else:
-        assert outcome.failure.startswith(expected.format(out=tmp_path / "job.json"))
-    assert outcome.is_wrong == (expected is not None or "2}" in code)
-
-
-def test_a_command_that_is_not_there_is_told(tmp_path):
-    assert "No such file" in jobs.run_job(jobs.Job("sanitizer", "memcheck", (str(tmp_path / "absent"),))).failure
-
-
-def test_jobs_of_a_folder(folder, tmp_path):
-    networks = find_networks(folder)
-    assert [j.name for j in jobs.check_jobs(networks, tmp_path)] == ["checks-small-mixed-2"]
-    (times,) = jobs.time_jobs(networks, tmp_path)
-    assert times.name == "times-small-2" and times.command[2:] == (
-        "benchmarks.cuda.times",
-        str(folder / "small-mixed-2"),
-        "--json",
-        str(tmp_path / "times-small-2.json"),
-    )
-    watched = jobs.sanitizer_jobs(networks, "/opt/compute-sanitizer")
-    assert [j.name.partition("-")[0] for j in watched] == list(jobs.TOOLS)
-    assert watched[0].command[:3] == ("/opt/compute-sanitizer", "--tool", "memcheck")
-    assert dict(watched[0].environment) == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-
-
-def test_times_are_of_one_network_and_batch(folder):
-    assert len(cuda_times.read_one_network([folder / "small-mixed-2"])) == 1
+def test_times_are_of_one_network_and_batch(cuda_folder):
+    assert len(cuda_times.read_one_network([cuda_folder / "small-mixed-2"])) == 1
     with pytest.raises(ValueError, match="expected one network for one batch, each configuration once"):
-        cuda_times.read_one_network([folder / "small-mixed-2"] * 2)
-
-
-def test_a_report_joins_times_and_checks(folder, case, tmp_path):
-    networks = find_networks(folder)
-    (check,), (times,) = jobs.check_jobs(networks, tmp_path), jobs.time_jobs(networks, tmp_path)
-    own = TimeRecord("small", "bitgrade", "mixed", 2, "GPU", 0.5, None, 0.25)
-    peer = TimeRecord("small", "torch fp16", "fp16", 2, "GPU", 1.0)
-    counts = tuple(CheckRecord("small-mixed-2", part, GOLDEN, 0) for part in ("logits", "CUDA graph"))
-    memcheck = replace(check, part="sanitizer", name="memcheck")
-    results = [
-        jobs.JobResult(check, counts, None),
-        jobs.JobResult(times, (own, peer), None),
-        jobs.JobResult(memcheck, (), "exit code 9: 1 error"),
-    ]
-    text = write_results(results, [case], ["a remark"], tmp_path)
-    written = json.loads((tmp_path / "cuda.json").read_text())
-    assert written == [{**asdict(own), "exact": True}, asdict(peer)]
-    assert (tmp_path / "cuda.md").read_text() == text + "\n"
-    assert "* a remark\n* memcheck: **exit code 9: 1 error**" in text
-    assert "| small-mixed-2 | CUDA graph | 5 | 0 |" in text and "| memcheck | exit code 9: 1 error |" in text
-    assert "| small | 2 | bitgrade | mixed | 0.5000 | 25.0% | yes |" in text
-    assert [result.is_wrong for result in results] == [False, False, True]
-    results[0] = replace(results[0], records=(counts[0], replace(counts[1], differing=1)))
-    assert join_records(results, [case])[0].exact is False and results[0].is_wrong
-    assert join_records(results[1:], [case])[0].exact is None  # nobody looked
-
-
-def test_one_failure_hides_nothing(folder, tmp_path, monkeypatch, capsys):
-    """The whole way, the GPU's processes replaced by others: every part runs, and what failed is in the report."""
-    codes = {
-        "checks": f"{leave(1)}; sys.exit(1)",
-        "sanitizer": "sys.exit(9)",
-        "times": "raise RuntimeError('out of memory')",
-    }
-    real, ran = everything.run_job, []
-
-    def run(job):
-        ran.append(job.part)
-        path = job.result or tmp_path / "none"
-        command = (sys.executable, "-c", f"out = {str(path)!r}\nimport sys\n{codes[job.part]}")
-        return real(replace(job, command=command))
-
-    monkeypatch.setattr(everything, "run_job", run)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(everything, "find_sanitizer", lambda: "compute-sanitizer")
-    out = tmp_path / "results"
-    assert everything.main([str(folder), "--out", str(out)]) == 1
-    assert ran == ["checks", *["sanitizer"] * len(jobs.TOOLS), "times"]
-    said = capsys.readouterr().out
-    assert "times-small-2: **exit code 1: RuntimeError: out of memory**" in said and "| 5 | 1 |" in said
-    monkeypatch.setattr(everything, "find_sanitizer", lambda: None)
-    ran.clear()
-    assert everything.main([str(folder), "--out", str(out), "--resume"]) == 1
-    assert ran == ["times"]  # the checks' result is there
-    assert "compute-sanitizer: not found, nothing ran under it" in (out / "cuda.md").read_text()
-
-
-def test_arguments_that_nobody_takes(tmp_path):
-    for words in (["--only", "check"], ["--archs", "90"]):
-        with pytest.raises(SystemExit):
-            everything.parse([str(tmp_path), "--out", "o", *words])
-    settings = everything.parse([str(tmp_path), "--out", "o", "--build", "--archs", "90"])
-    assert settings.case_arguments == ("--archs", "90")
-
-
-def test_without_a_gpu_it_says_so(folder, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    assert everything.main([str(folder), "--out", str(folder / "out")]) == 2
-    assert "expected an NVIDIA GPU" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="expected prepared networks .*found none"):
-        find_networks(folder / "peak-4")
+        cuda_times.read_one_network([cuda_folder / "small-mixed-2"] * 2)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from compile.printing import BuildPrinter, ladder_table, layers_table, meaning_of_differences, summary, variants_table
+from compile.printing import BuildPrinter
 from compile.report import BuildReport, VariantReport
+from compile.tables import ladder_table, layers_table, meaning_of_differences, summary, variants_table
 from compile.text_table import Column, TextTable, shorten
 from compile.times.layer_table import LayerTable, LayerTime
 from compile.verify import Rung, VerificationError

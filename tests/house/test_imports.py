@@ -60,8 +60,9 @@ ARROWS = {
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
     "compile.report": "compile.source compile.times compile.verify",
     "compile.text_table": "",
-    "compile.printing": "compile.report compile.source compile.text_table compile.times compile.verify "
-    "runtime.terminal",
+    "compile.tables": "compile.report compile.text_table compile.times compile.verify",
+    "compile.printing": "compile.tables compile.report compile.source compile.text_table compile.times "
+    "compile.verify runtime.terminal",
     "compile.stages": "compile.bundle compile.dump compile.lowering compile.report compile.settings compile.source "
     "compile.times compile.verify runtime.version targets numpy",
     "compile.build": "compile.stages compile.printing compile.report compile.dump compile.command_line "
