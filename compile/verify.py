@@ -62,7 +62,7 @@ class Rung:
     @property
     def demand(self) -> str:
         """What the two sides must have in common, in words."""
-        return "bit for bit" if self.needed is None else f"same class, {self.needed} of {self.pictures}"
+        return "bit for bit" if self.needed is None else f"same class of {self.needed}"
 
     @property
     def result(self) -> str:

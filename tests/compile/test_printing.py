@@ -90,7 +90,7 @@ def test_variants_with_the_same_result_are_one_row():
 
 def test_each_rung_says_what_it_demands():
     assert (EQUAL.demand, EQUAL.result, EQUAL.is_indicative) == ("bit for bit", "equal", False)
-    assert (FOREIGN.demand, FOREIGN.result) == ("same class, 6 of 8", "indicative: 7 of 8")
+    assert (FOREIGN.demand, FOREIGN.result) == ("same class of 6", "indicative: 7 of 8")
     assert FOREIGN.holds and FOREIGN.is_indicative
     meaning = meaning_of_differences([EQUAL, FOREIGN])
     assert meaning.startswith("indicative: 3,979 of 8,000 logits of onnxruntime differ, since it computes")
