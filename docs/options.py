@@ -16,8 +16,8 @@ COMMANDS = {
     "train.run": "train.settings.command_line:make_full_parser",
     "train.recost": "train.recost:make_parser",
     "train.report": "train.report.write:make_parser",
-    "compile.build": "compile.build:make_parser",
-    "compile.profile": "compile.profile:make_parser",
+    "compile.build": "compile.command_line:make_build_parser",
+    "compile.profile": "compile.command_line:make_profile_parser",
     "runtime": "runtime.__main__:make_parser",
 }
 HEAD = """# Every option

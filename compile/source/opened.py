@@ -22,7 +22,7 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class SourceVariant:
+class BuildVariant:
     """One integer network with what is known of it; `facts` go into the manifest as they are."""
 
     name: str
@@ -42,7 +42,7 @@ class Source:
     """
 
     name: str
-    variants: list[SourceVariant]
+    variants: list[BuildVariant]
     labels: list[str]
     pictures: np.ndarray
     selector: dict | None
@@ -159,7 +159,7 @@ def _budget(folder: Path, run: dict) -> float | None:
 
 def _variant(
     name: str, path: Path, graph: Graph, logits: np.ndarray, facts: dict, exact: bool, normalization=None
-) -> SourceVariant:
+) -> BuildVariant:
     work, bits = macs(graph), graph.bit_config()
     bitops = sum(work[k] * w * a for k, (w, a) in bits.items())
     facts = {
@@ -170,7 +170,7 @@ def _variant(
         "macs": sum(work.values()),
         "bitops": bitops,
     }
-    return SourceVariant(name, path, graph, logits, facts, exact, normalization)
+    return BuildVariant(name, path, graph, logits, facts, exact, normalization)
 
 
 def _open_files(paths: list[Path], normalization: Normalization | None, labels: list[str] | None) -> Source:

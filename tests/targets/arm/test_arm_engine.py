@@ -11,6 +11,7 @@ pytest.importorskip("tvm")
 
 from compile.build import build
 from compile.qdq.importer import load
+from compile.settings import BuildSettings
 from targets import TargetError, find
 from targets.arm import toolchain
 from targets.arm.emulation import qemu
@@ -70,7 +71,8 @@ def onnx_files(tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="module")
 def bundles(onnx_files, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bundles")
-    return {name: build(onnx_files, find(name), folder / name) for name in ("arm", "arm:cortex-a76")}
+    settings = [BuildSettings(find(name), tuple(onnx_files), folder / name) for name in ("arm", "arm:cortex-a76")]
+    return {s.target.name: build(s).bundle for s in settings}
 
 
 @pytest.mark.parametrize("cpu, threads", [("cortex-a72", 1), ("cortex-a72", 2), ("cortex-a76", 1), ("cortex-a76", 3)])

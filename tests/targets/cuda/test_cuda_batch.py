@@ -9,6 +9,7 @@ pytest.importorskip("tvm")
 pytest.importorskip("torch")
 
 from compile import build as builder
+from compile.settings import BuildSettings
 from runtime import Engine, open_bundle
 from runtime.engine import group_by_variant
 from runtime.execution import library
@@ -46,9 +47,10 @@ def bundle(graphs, tmp_path_factory):
         "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
     }
     export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 4, 3))
-    return builder.build(
-        [folder / "run"], find("cuda:sm_80"), folder / "bundle", source_only=True, times=False, batch=BATCH
+    settings = BuildSettings(
+        find("cuda:sm_80"), (folder / "run",), folder / "bundle", source_only=True, times=False, batch=BATCH
     )
+    return builder.build(settings).bundle
 
 
 def emulated(path):
