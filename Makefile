@@ -1,5 +1,8 @@
-# make demo    train on digits, compile for this machine and for ARM, classify (a few minutes)
-# make test    the tests            make lint    ruff            make venv    only set up
+# make demo     train on digits, compile for this machine and for ARM, classify (a few minutes)
+# make test     all tests            make quick    the tests of one minute
+# make lint     ruff                 make format   ruff's formatter        make types    mypy
+# make docs     the documentation as a site in build/docs; its option tables are made anew
+# make venv     only set up
 # Each sets up its own .venv first. PYTHON=python3.12 names the Python to use, ARGS="-k runtime" goes to pytest.
 
 SHELL := /bin/sh
@@ -15,7 +18,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check
 STAMP := $(VENV)/.installed
 JOBS ?= auto
 
-.PHONY: demo test lint venv
+.PHONY: demo test quick lint format types docs venv
 
 demo: $(STAMP)
 	$(PY) -m benchmarks.demo
@@ -23,12 +26,28 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+quick: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -m quick $(ARGS)
+
 lint: $(STAMP)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+types: $(STAMP)
+	$(PY) -m tests.house.type_errors
+
+docs: $(STAMP)
+	$(PY) docs/options.py
+	$(PY) -m zensical build --clean --strict
 
 venv: $(STAMP)
 
 # torch alone first: any other order lets pip prefer a build with gigabytes of CUDA where a small one lies at hand.
+# bitgrade itself last, as a link to this folder, so that `from runtime import Engine` works from any other one.
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) $(NEW_ENOUGH) || \
 	  { echo "bitgrade needs Python 3.10 or later, $(PYTHON) is $$($(PYTHON) -V 2>&1 || echo not there); name one: make PYTHON=..."; exit 1; }
@@ -41,4 +60,5 @@ $(STAMP): pyproject.toml requirements.lock
 	  echo "requirements.lock needs Python 3.11 or later: installing within the ranges of pyproject.toml instead"; \
 	  $(PIP) -e '.[train,compile,dev]'; \
 	fi
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $(STAMP)

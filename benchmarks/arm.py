@@ -22,7 +22,8 @@ from rich.table import Table
 
 from benchmarks.networks.grower import clouds
 from benchmarks.networks.random_networks import BITS, NETWORKS, write_run
-from benchmarks.peers.engines import as_floats, float_network, quantized
+from benchmarks.peers.engines import quantize_by_onnxruntime
+from benchmarks.peers.float_network import as_floats, float_network
 from compile.lowering.lower import lower
 from compile.qdq.importer import OnnxError, load
 from runtime.files import write_json
@@ -62,7 +63,7 @@ def ours(graph: Graph, cpu: str) -> Cost:
     sizes = lowered.sizes
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "net.so"
-        toolchain.build(lowered.module, target, library, Path(folder))
+        toolchain.build([lowered.module], target, library, Path(folder))
         picture = clouds(graph.tensors[graph.input].shape, 1, 0).reshape(-1)
         arguments = (picture, lowered.weights(), lowered.table, sizes.workspace, sizes.logits)
         return executed(library, cpu, arguments)
@@ -75,7 +76,7 @@ def theirs(network: str, cpu: str, site: Path) -> Cost:
         folder = Path(name)
         model = onnx.load(next(write_run(folder / "run", network, ["w8a8"]).rglob("*.onnx")))
         onnx.save(float_network(model), folder / "fp32.onnx")
-        path = quantized(folder / "fp32.onnx", as_floats(model, clouds(shape, 4, 1)), folder)[PEER]
+        path = quantize_by_onnxruntime(folder / "fp32.onnx", as_floats(model, clouds(shape, 4, 1)), folder)[PEER]
         (folder / "guest.py").write_text(GUEST)
         return cost(trace.repeated(folder / "guest.py", LIBRARY, cpu, [site], [str(path)], (1, 2)), cpu)
 

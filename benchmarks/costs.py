@@ -18,7 +18,10 @@ from rich.table import Table
 
 from benchmarks.networks.random_networks import NETWORKS
 from compile import profile
+from compile.command_line import add_machine_arguments, parse_pairs
 from compile.lowering.lower import Lowered, lower
+from compile.settings import ProfileSettings
+from compile.times.machine import Machine
 from compile.times.measured import network_time
 from compile.times.modelled import Modelled
 from runtime.files import write_json
@@ -62,7 +65,7 @@ def check(names: list[str], target: Target, costs: Costs) -> Iterator[dict]:
             }
 
 
-def _whole(machine: profile.Machine, lowered: Lowered) -> float:
+def _whole(machine: Machine, lowered: Lowered) -> float:
     if isinstance(machine, Modelled):
         return machine.network(lowered)
     return network_time(machine.load(lowered.module)["main"], lowered)
@@ -77,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="measure anew what the table has already")
     parser.add_argument("--check", action="store_true", help="only compare predictions with whole networks")
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: write the records there too")
-    profile.add_machine_arguments(parser)
+    add_machine_arguments(parser)
     args = parser.parse_args(argv)
     try:
         target, names = find(args.target), args.networks.split(",")
@@ -90,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
             _print(records, costs)
             return 0
         graphs = [graph(name, bits) for name in names for bits in CONFIGURATIONS]
-        profile.run(profile.wanted(graphs, profile.pairs(args.bits)), target, args)
+        settings = ProfileSettings(target, out=args.out, again=args.again, board=args.board, core=args.core)
+        profile.profile_layers(profile.layers_of(graphs, parse_pairs(args.bits)), settings)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

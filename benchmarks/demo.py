@@ -1,4 +1,4 @@
-"""`make demo`: train on handwritten digits, compile for this machine and ARM, classify pictures of many qualities."""
+"""Runs the demo: trains on digits, compiles for this machine and ARM, classifies pictures of many qualities."""
 
 import argparse
 import platform
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,40 @@ from train.settings.training import CACHE
 
 PICTURES = 600  # of the test set, each degraded at random
 SEED = 7
-WIDTH = 120  # of the table where there is no terminal
+WIDTH = 80  # columns of the table where there is no terminal
+SHOWN = 4  # pictures of each family in the plot
 
 
-def run(*words: str) -> None:
-    """One of the README's commands, shown and run."""
+@dataclass(frozen=True)
+class FamilyRecord:
+    """How the engine and each variant alone did on pictures of one family; shares and accuracies in 0..1."""
+
+    family: str
+    heldout: bool
+    pictures: int
+    accuracy: float
+    alone: dict[str, float]
+    shares: dict[str, float]
+    median_us: float
+
+
+@dataclass(frozen=True)
+class DegradedPictures:
+    """Test pictures uint8 [N, H, W, 3], each degraded at random, their labels int64 [N] and families int64 [N]."""
+
+    pictures: np.ndarray
+    labels: np.ndarray
+    families: np.ndarray
+
+
+def run_module(*words: str) -> None:
+    """Shows one of the README's commands and runs it. Raises CalledProcessError where it fails."""
     print(f"\n$ python -m {' '.join(words)}", flush=True)
     subprocess.run([sys.executable, "-m", *words], check=True)
 
 
 def unlinkable() -> dict[str, str]:
-    """Targets of the demo that this machine cannot link for, each with what to install."""
+    """Returns the targets of the demo that this machine cannot link for, each with what to install."""
     lacking = {}
     for target, toolchain in (("x86", x86), ("arm", arm)):
         try:
@@ -44,106 +68,120 @@ def unlinkable() -> dict[str, str]:
     return lacking
 
 
-def classify(engine: Engine, pictures: np.ndarray) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Class index [N], variant names, and seconds [N], one picture at a time as on a board."""
-    predictions = [engine.infer(picture) for picture in pictures]
-    return (
-        np.array([p.index for p in predictions]),
-        [p.variant for p in predictions],
-        np.array([p.seconds for p in predictions]),
-    )
-
-
-def table(engine: Engine, pictures: np.ndarray, labels: np.ndarray, families: np.ndarray) -> list[dict]:
-    """One record a family: accuracy of the engine's choice and of each variant alone, shares, latency."""
-    index, variants, seconds = classify(engine, pictures)
-    alone = {v: np.array([engine.infer(p, variant=v).index for p in pictures]) == labels for v in engine.variants}
+def classify(engine: Engine, data: DegradedPictures) -> list[FamilyRecord]:
+    """Classifies the pictures one at a time, as on a board; returns a record a family."""
+    predictions = [engine.infer(picture) for picture in data.pictures]
+    index = np.array([p.index for p in predictions])
+    seconds = np.array([p.seconds for p in predictions])
+    alone = {
+        name: np.array([engine.infer(picture, variant=name).index for picture in data.pictures]) == data.labels
+        for name in engine.variants
+    }
     records = []
     for k, family in enumerate(FAMILIES):
-        of = families == k
-        share = Counter(v for v, chosen in zip(variants, of, strict=True) if chosen)
+        rows = data.families == k
+        count = int(rows.sum())
+        chosen = Counter(p.variant for p, chosen in zip(predictions, rows, strict=True) if chosen)
         records.append(
-            {
-                "family": family,
-                "heldout": family in HELD_OUT,
-                "pictures": int(of.sum()),
-                "accuracy": float((index == labels)[of].mean()),
-                "alone": {v: float(right[of].mean()) for v, right in alone.items()},
-                "shares": {v: share[v] / int(of.sum()) for v in engine.variants},
-                "median_us": float(np.median(seconds[of]) * 1e6),
-            }
+            FamilyRecord(
+                family,
+                family in HELD_OUT,
+                count,
+                float((index == data.labels)[rows].mean()),
+                {name: float(right[rows].mean()) for name, right in alone.items()},
+                {name: chosen[name] / count for name in engine.variants},
+                float(np.median(seconds[rows]) * 1e6),
+            )
         )
     return records
 
 
-def show(console: Console, records: list[dict], names: list[str]) -> None:
-    out = Table(
-        "quality", "pictures", "chosen", *[f"only {n}" for n in names], "shares " + "/".join(names), "median us"
+def show(console: Console, records: list[FamilyRecord], names: list[str]) -> None:
+    """Prints the records as a table."""
+    table = Table(
+        "quality", "n", "chosen", *names, "shares", "us", title="accuracy in %: chosen by quality, or one alone"
     )
     for r in records:
-        out.add_row(
-            r["family"] + (" (unseen)" if r["heldout"] else ""),
-            str(r["pictures"]),
-            f"{r['accuracy']:.1%}",
-            *[f"{r['alone'][n]:.1%}" for n in names],
-            " ".join(f"{r['shares'][n]:.0%}" for n in names),
-            f"{r['median_us']:.0f}",
+        table.add_row(
+            r.family + (" *" if r.heldout else ""),
+            str(r.pictures),
+            f"{100 * r.accuracy:.1f}",
+            *[f"{100 * r.alone[name]:.1f}" for name in names],
+            " ".join(f"{r.shares[name]:.0%}" for name in names),
+            f"{r.median_us:.0f}",
         )
-    console.print(out)
+    console.print(table)
+    console.print(
+        f"* never seen in training; shares: of {', '.join(names)}; us: median time of a picture", highlight=False
+    )
 
 
-def draw(engine: Engine, pictures: np.ndarray, labels: np.ndarray, families: np.ndarray, path: Path) -> None:
-    """Four pictures a family with what the engine said of them, and which variant said it."""
+def draw(engine: Engine, data: DegradedPictures, path: Path) -> None:
+    """Draws pictures of each family with the engine's answer and the variant that gave it; wrong answers are red."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(4, len(FAMILIES), figsize=(1.35 * len(FAMILIES), 6.4), layout="constrained")
+    figure, axes = plt.subplots(SHOWN, len(FAMILIES), figsize=(1.35 * len(FAMILIES), 1.6 * SHOWN), layout="constrained")
     for k, family in enumerate(FAMILIES):
-        for row, i in enumerate(np.flatnonzero(families == k)[:4]):
-            p, axis = engine.infer(pictures[i]), axes[row, k]
-            axis.imshow(pictures[i])
-            axis.set_xticks([]), axis.set_yticks([])
-            axis.set_xlabel(f"{p.label}, {p.variant}", color="black" if p.index == labels[i] else "crimson", fontsize=8)
-            if row == 0:
-                axis.set_title(family.replace("_", "\n"), fontsize=8)
+        axes[0, k].set_title(family.replace("_", "\n"), fontsize=8)
+        for row, i in enumerate(np.flatnonzero(data.families == k)[:SHOWN]):
+            p = engine.infer(data.pictures[i])
+            axis = axes[row, k]
+            axis.imshow(data.pictures[i])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            color = "black" if p.index == data.labels[i] else "crimson"
+            axis.set_xlabel(f"{p.label}, {p.variant}", color=color, fontsize=8)
     figure.savefig(path, dpi=130)
 
 
-def main() -> int:
+def degraded_digits() -> DegradedPictures:
+    """Returns test pictures that the training never saw, each degraded at random."""
+    dataset = load("digits", None, CACHE)
+    count = min(PICTURES, len(dataset.test_x))
+    pictures, families, _ = mixed_views(dataset.test_x[:count], FAMILIES, SEED, CACHE, 2)
+    return DegradedPictures(np.asarray(pictures), dataset.test_y[:count], families)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table's records there")
+    return parser
+
+
+def main() -> int:
+    """Runs the demo; 0 where all of it went well."""
+    parser = make_parser()
     args = parser.parse_args()
-    console, started = Console(), time.perf_counter()
-    console = console if console.is_terminal else Console(width=WIDTH)
-    if platform.machine() not in ("x86_64", "aarch64"):
+    started = time.perf_counter()
+    here = {"x86_64": "x86", "aarch64": "arm"}.get(platform.machine())
+    if here is None:
         parser.error(
-            f"the demo runs on x86_64 or aarch64, this is {platform.machine()}; build for one with compile.build"
+            f"expected a machine of x86_64 or aarch64, got {platform.machine()}; build for one with compile.build"
         )
-    here = "x86" if platform.machine() == "x86_64" else "arm"
     lacking = unlinkable()
     if here in lacking:
         parser.error(lacking[here])
-    run("train.run", "--dataset", "digits", "--out", "runs/demo")
+    run_module("train.run", "--dataset", "digits", "--out", "runs/demo")
     for target in dict.fromkeys((here, "arm")):
         if target in lacking:
             print(f"\nNOT compiled for {target}: {lacking[target]}", flush=True)
             continue
-        run("compile.build", "runs/demo", "--target", target, "--out", f"bundles/demo-{target}")
-    run("runtime", "check", f"bundles/demo-{here}")
-    data = load("digits", None, CACHE)
-    count = min(PICTURES, len(data.test_x))
-    pictures, families, _ = mixed_views(data.test_x[:count], FAMILIES, SEED, CACHE, 2)
+        run_module("compile.build", "runs/demo", "--target", target, "--out", f"bundles/demo-{target}")
+    run_module("runtime", "check", f"bundles/demo-{here}")
+    data = degraded_digits()
     with Engine(f"bundles/demo-{here}") as engine:
-        records = table(engine, pictures, data.test_y[:count], families)
-        draw(engine, pictures, data.test_y[:count], families, Path("runs/demo/plots/demo.png"))
-        console.print(
-            f"\n{count} test pictures the training never saw, each degraded at random, through runtime.Engine:"
-        )
-        show(console, records, list(engine.variants))
+        records = classify(engine, data)
+        draw(engine, data, Path("runs/demo/plots/demo.png"))
+        names = list(engine.variants)
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    console.print(f"\n{len(data.labels)} test pictures that the training never saw, through runtime.Engine:")
+    show(console, records, names)
     if args.json:
-        write_json(args.json, records)
+        write_json(args.json, [asdict(r) for r in records])
     console.print(
         f"runs/demo/plots/demo.png shows some of them; runs/demo/report.md is training's report. "
         f"{time.perf_counter() - started:.0f} s in all."

@@ -6,7 +6,6 @@ The reference is computed from the ONNX files that travel with the bundle. A bun
 """
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from runtime.files import write_json
 from runtime.machine import cpu
 from runtime.pictures.arrays import resize
 from targets import find
+from targets.family import load
 from targets.reference import interpreter
 from targets.reference.graph import Graph
 from train.data.datasets import load as load_data
@@ -51,8 +51,7 @@ def compiled(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
 def _emulated(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
     build = variant.builds[0]
     level = find(build.level)
-    toolchain = importlib.import_module(f"targets.{level.family}.toolchain")
-    run = toolchain.runner(bundle.path(variant.library), level, build.function)
+    run = load(level.family).runner(bundle.path(variant.library), level, build.function)
     weights, table, classes = bundle.weights(build), bundle.table(build), len(bundle.manifest.labels)
     n = bundle.manifest.pictures
 

@@ -1,31 +1,54 @@
-"""Readable files of every stage of a build, for `--dump DIR`."""
+"""Readable files of every stage of a build, for `--dump DIR`.
 
+DIR/<variant>/   1-onnx.txt  2-graph.txt  3-plan*.txt  4-tir*.py  (objects and assembly)  5-times.json
+DIR/             6-verification.txt
+"""
+
+import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from compile.lowering.lower import Lowered, table_of_rules
-from compile.source.opened import SourceVariant
+from compile.source.opened import BuildVariant
 from targets import Target
 from targets.reference.graph import Graph
+from targets.reference.nodes import Requant
 
 
-def dump(folder: Path, variant: SourceVariant, target: Target, lowered: list[Lowered]) -> None:
-    """1-onnx, 2-graph, and of each level 3-plan and 4-tir under folder/<variant>/; the toolchain adds assembly."""
-    where = folder / variant.name
-    where.mkdir(parents=True, exist_ok=True)
-    (where / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))
-    (where / "2-graph.txt").write_text(graph_text(variant.graph))
+def dump_graph(folder: Path, variant: BuildVariant) -> None:
+    """Writes what was read: the ONNX file as text, and the integer graph."""
+    place = _place(folder, variant)
+    (place / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))
+    (place / "2-graph.txt").write_text(graph_text(variant.graph))
+
+
+def dump_kernels(folder: Path, variant: BuildVariant, target: Target, lowered: Sequence[Lowered]) -> None:
+    """Writes what was lowered for each level of the target: where everything lies, and the TIR module."""
+    place = _place(folder, variant)
     for level, one in zip(target.compiled_for, lowered, strict=True):
         suffix = target.suffix(level)
-        (where / f"3-plan{suffix}.txt").write_text(plan_text(variant.graph, one))
-        (where / f"4-tir{suffix}.py").write_text(one.module.script())
+        (place / f"3-plan{suffix}.txt").write_text(plan_text(variant.graph, one))
+        (place / f"4-tir{suffix}.py").write_text(one.module.script())
+
+
+def dump_times(folder: Path, variant: BuildVariant, tables: Sequence[dict[str, Any]]) -> None:
+    """Writes a variant's tables of layers, as JSON objects."""
+    (_place(folder, variant) / "5-times.json").write_text(json.dumps(list(tables), indent=1))
+
+
+def dump_verification(folder: Path, lines: Sequence[str]) -> None:
+    """Writes the ladder, a line for each rung."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "6-verification.txt").write_text("\n".join(lines) + "\n")
 
 
 def graph_text(graph: Graph) -> str:
-    """Tensors, then nodes with their settings; arrays as shape and range."""
+    """Returns tensors, then nodes with their settings; arrays as shape and range."""
     lines = [f"{graph.name}: {graph.input} -> {graph.output}", ""]
     lines += [
         f"{t.name}: {list(t.shape)} {t.bits} bits, scale {t.scale!r}, zero point {t.zero_point}"
@@ -37,24 +60,27 @@ def graph_text(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _text(value) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)} in {value.min()}..{value.max()}"
-    if hasattr(value, "multiplier"):
-        return ", ".join(f"{f.name} {getattr(value, f.name).tolist()}" for f in fields(value))
-    return repr(value)
-
-
 def plan_text(graph: Graph, lowered: Lowered) -> str:
-    """Step by step: rule, and where its operands lie."""
-    lines = [
-        f"workspace {lowered.sizes.workspace} bytes, weights {lowered.sizes.weights}, table {lowered.table.nbytes}",
-        "",
-    ]
-    rules = table_of_rules(graph, lowered)
-    for call, (layer, rule, bits, work) in zip(lowered.calls, rules, strict=True):
+    """Returns a line for each kernel: its rule, and where its operands lie."""
+    sizes = lowered.sizes
+    lines = [f"workspace {sizes.workspace} bytes, weights {sizes.weights}, table {lowered.table.nbytes}", ""]
+    for call, (layer, rule, bits, macs) in zip(lowered.calls, table_of_rules(graph, lowered), strict=True):
         lines.append(
-            f"{layer}: {rule} {bits} {work} MACs, reads {call.reads}, writes {call.writes}, border "
+            f"{layer}: {rule} {bits} {macs} MACs, reads {call.reads}, writes {call.writes}, border "
             f"{call.step.write.border}, weights at {call.weights} ({call.kernel.weights.size}), table at {call.table}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _place(folder: Path, variant: BuildVariant) -> Path:
+    place = folder / variant.name
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)} in {value.min()}..{value.max()}"
+    if isinstance(value, Requant):
+        return ", ".join(f"{f.name} {getattr(value, f.name).tolist()}" for f in fields(value))
+    return repr(value)

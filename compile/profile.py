@@ -6,85 +6,69 @@ where it stopped. Times are microseconds of one thread on this machine, or on a 
 only be emulated has cycles of a model of it instead (targets/arm/cycles.py), and the table says so.
 """
 
-import argparse
-import itertools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from compile.bundle.writer import require_place
+from compile.bundle.folder import require_place
+from compile.command_line import parse_profile
 from compile.lowering.lower import lower
+from compile.settings import ProfileSettings, require_sources
 from compile.source.opened import open_source
-from compile.times.measured import Board, Local, missing
-from compile.times.modelled import Modelled
+from compile.times.machine import Machine, missing_features
 from compile.times.single_layer import single
 from runtime.terminal import terminal
 from runtime.version import VERSION
-from targets import Target, TargetError, find, targets
-from targets.costs.shapes import Shape, bits_of, bits_text, layers
+from targets import Target, TargetError, targets
+from targets.costs.shapes import Shape, layer_calls
 from targets.costs.table import Costs, CostsError, Entry, load, path_of
 from targets.kernel import Call
 from targets.reference.graph import Graph
-from targets.reference.nodes import BITS
 
-Wanted = dict[Shape, set[str]]  # shape -> bits
-Machine = Local | Board | Modelled
+Layers = dict[Shape, set[str]]  # shape -> bits such as "w4a8"
 
 
-def pairs(text: str) -> list[str]:
-    """Bits of convolutions: "2,4,8,w7a8" is every pair of the widths 2, 4 and 8, and one pair more."""
-    words = text.split(",")
-    widths = [int(word) for word in words if word.isdigit()]
-    named = [word for word in words if not word.isdigit()]
-    if not set(widths) <= set(BITS) or any(bits_of(word)[0] is None for word in named):
-        raise CostsError(f"expected widths of {BITS.start}..{BITS.stop - 1}, or pairs such as w4a8, got {text!r}")
-    return [*(bits_text(*pair) for pair in itertools.product(widths, widths)), *named]
+def profile(settings: ProfileSettings, console: Console | None = None) -> Costs:
+    """Measures the layers that the settings name and returns the table; raises CostsError, TargetError, OSError."""
+    require_sources(settings.sources)
+    if settings.sources:
+        graphs = [variant.graph for variant in open_source(list(settings.sources)).variants]
+        return profile_layers(layers_of(graphs, settings.bits), settings, console)
+    return profile_layers(known_layers(), settings, console)
 
 
-def _pairs(text: str) -> list[str]:
-    try:
-        return pairs(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def layers_of(graphs: Iterable[Graph], bits: Iterable[str] = ()) -> Layers:
+    """Returns the layers of networks at their own bits, and those whose bits are to be chosen at `bits` too.
 
-
-def _core(text: str) -> int:
-    count = os.cpu_count() or 1
-    if not (text.isascii() and text.isdigit() and int(text) < count):
-        raise argparse.ArgumentTypeError(f"expected a processor core in 0..{count - 1}, got {text!r}")
-    return int(text)
-
-
-def wanted(graphs: Iterable[Graph], extra: Iterable[str] = ()) -> Wanted:
-    """The layers of networks at their own bits; those whose bits are to be chosen at the extra ones too: all but the
-    first convolution and the classifier, which keep theirs."""
-    found: Wanted = {}
+    The first convolution and the classifier keep their own.
+    """
+    wanted: Layers = {}
     for graph in graphs:
         first = {conv.name for conv in graph.convs() if conv.input == graph.input}
-        for layer in layers(graph):
-            widths = found.setdefault(layer.shape, set())
+        for layer in layer_calls(graph):
+            widths = wanted.setdefault(layer.shape, set())
             widths.add(layer.bits)
             if layer.shape.kind in ("conv", "depthwise", "grouped") and layer.name not in first:
-                widths.update(extra)
-    return found
+                widths.update(bits)
+    return wanted
 
 
-def known() -> Wanted:
-    """What the tables of all targets hold."""
-    found: Wanted = {}
+def known_layers() -> Layers:
+    """Returns the layers that the tables of all targets hold."""
+    known: Layers = {}
     for target in targets():
         if path_of(target.name).exists():
-            for shape, widths in load(target.name).entries.items():
-                found.setdefault(shape, set()).update(widths)
-    return found
+            for shape, entries in load(target.name).entries.items():
+                known.setdefault(shape, set()).update(entries)
+    return known
 
 
-def machine_for(target: Target, rpc: str | None = None) -> Machine:
-    """A board, this machine, or a model of the processor, which comes last.
+def machine_for(target: Target, board: str | None = None) -> Machine:
+    """Returns what measures a target: a board, this machine, or a model of the processor, which comes last.
 
     Raises TargetError where there is none, and for a family; ValueError where the model lacks a tool.
     """
@@ -93,46 +77,70 @@ def machine_for(target: Target, rpc: str | None = None) -> Machine:
             f"{target.name}: expected one of its levels, each of which has a table of its own: "
             f"{', '.join(level.name for level in target.levels)}"
         )
-    if rpc:
-        return Board(target, rpc)
-    return Modelled(target) if missing(target) and target.cpu else Local(target)
+    # Here, so that a wrong command line is told before TVM has loaded.
+    from compile.times.measured import Board, Local
+    from compile.times.modelled import Modelled
+
+    if board:
+        return Board(target, board)
+    return Modelled(target) if missing_features(target) and target.cpu else Local(target)
 
 
-def profile(
-    todo: Wanted, target: Target, machine: Machine, path: Path, again: bool = False, console: Console | None = None
+def profile_layers(wanted: Layers, settings: ProfileSettings, console: Console | None = None) -> Costs:
+    """Measures the layers as the settings say and returns the table; raises CostsError, TargetError and OSError."""
+    if not wanted:
+        raise CostsError("expected a run folder or ONNX files: no table knows any layer yet")
+    if settings.core is not None:
+        _stay_on(settings.core)
+    console = console or Console(markup=False)
+    target = settings.target
+    machine = machine_for(target, settings.board)
+    path = settings.out or path_of(target.name)
+    console.print(
+        f"{target.name} on {machine.name}, {machine.unit}: {sum(map(len, wanted.values()))} costs of {len(wanted)} "
+        f"layers -> {path}",
+        highlight=False,
+    )
+    costs = measure_costs(wanted, target, machine, path, settings.again, console)
+    entries = sum(map(len, costs.entries.values()))
+    console.print(f"{path}: {entries} costs, {costs.unit}", highlight=False)
+    return costs
+
+
+def measure_costs(
+    wanted: Layers, target: Target, machine: Machine, path: Path, again: bool = False, console: Console | None = None
 ) -> Costs:
-    """Measures what `todo` asks for and the table in `path` lacks; the table, which keeps its other entries.
+    """Measures the layers that the table in `path` lacks, and returns it; it is saved after each shape.
 
-    again: what is asked for is measured anew. Raises CostsError for a table of another machine or of other kernels.
+    again: the layers are measured anew. Raises CostsError for a table of another machine or of other kernels.
     """
-    costs = _table(target, machine, path)
+    costs = _open_table(target, machine, path)
     if again:
-        for shape in todo:
-            costs.entries[shape] = {b: e for b, e in costs.entries.get(shape, {}).items() if b not in todo[shape]}
-    todo = {shape: sorted(widths - set(costs.entries.get(shape, ()))) for shape, widths in sorted(todo.items())}
-    todo = {shape: widths for shape, widths in todo.items() if widths}
+        _forget(costs, wanted)
+    missing = {shape: sorted(bits - set(costs.entries.get(shape, ()))) for shape, bits in sorted(wanted.items())}
+    missing = {shape: bits for shape, bits in missing.items() if bits}
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console or Console(markup=False)) as progress:
-        task = progress.add_task("", total=sum(map(len, todo.values())))
-        for shape, widths in todo.items():
+        task = progress.add_task("", total=sum(map(len, missing.values())))
+        for shape, pairs in missing.items():
             progress.update(task, description=str(shape))
-            calls = [layer_call(shape, bits, target) for bits in widths]
+            calls = [layer_call(shape, bits, target) for bits in pairs]
             times = machine.times(calls)  # the widths of a shape in turn, so that they meet the same noise
-            for bits, call, time in zip(widths, calls, times, strict=True):
+            for bits, call, time in zip(pairs, calls, times, strict=True):
                 costs.entries.setdefault(shape, {})[bits] = Entry(float(f"{time:.4g}"), call.kernel.rule)
             costs.save(path)
-            progress.advance(task, len(widths))
+            progress.advance(task, len(pairs))
     return load(target.name, path)
 
 
 def layer_call(shape: Shape, bits: str, target: Target) -> Call:
-    """The target's kernel for one layer, among such neighbours as give it its operands and borders."""
+    """Returns the target's kernel for one layer, among such neighbours as give it its operands and borders."""
     graph, name = single(shape, bits)
     return next(call for call in lower(graph, target).calls if call.name == name)
 
 
-def _table(target: Target, machine: Machine, path: Path) -> Costs:
-    """The one in `path`, or an empty one."""
+def _open_table(target: Target, machine: Machine, path: Path) -> Costs:
+    """The table in a file, an empty one where there is none."""
     require_place(path.parent, "--out")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -141,65 +149,42 @@ def _table(target: Target, machine: Machine, path: Path) -> Costs:
     if not path.exists():
         return new
     old = load(target.name, path)
-    for what in ("unit", "machine", "kernels"):
-        if getattr(old, what) != getattr(new, what):
+    for member, expected, actual in (
+        ("unit", new.unit, old.unit),
+        ("machine", new.machine, old.machine),
+        ("kernels", new.kernels, old.kernels),
+    ):
+        if actual != expected:
             raise CostsError(
-                f"{path}: expected costs with {what} {getattr(new, what)!r} to add to, got "
-                f"{getattr(old, what)!r}; delete the file, or write another with --out"
+                f"{path}: expected costs with {member} {expected!r} to add to, got {actual!r}; delete the file, or "
+                "write another with --out"
             )
     return old
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m compile.profile", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="*", type=Path, help="a run folder or ONNX files; default: all known layers")
-    parser.add_argument("--target", required=True, help=", ".join(t.name for t in targets()))
-    parser.add_argument(
-        "--bits",
-        type=_pairs,
-        default=[],
-        metavar="2,4,8,w7a8",
-        help="widths to combine, and pairs; default: the networks' own",
-    )
-    parser.add_argument("--out", type=Path, help="default: the target's own table, targets/<family>/costs-*.json")
-    parser.add_argument("--again", action="store_true", help="measure anew what the table has already")
-    add_machine_arguments(parser)
-    args = parser.parse_args(argv)
+def _forget(costs: Costs, wanted: Layers) -> None:
+    for shape, bits in wanted.items():
+        costs.entries[shape] = {b: entry for b, entry in costs.entries.get(shape, {}).items() if b not in bits}
+
+
+def _stay_on(core: int) -> None:
     try:
-        target = find(args.target)
-        todo = wanted((v.graph for v in open_source(args.source).variants), args.bits) if args.source else known()
-        if not todo:
-            raise CostsError("expected a run folder or ONNX files: no table knows any layer yet")
-        run(todo, target, args)
+        os.sched_setaffinity(0, {core})
+    except OSError as error:
+        raise CostsError(
+            f"--cpu {core}: expected a core that this process may run on, got: {error.strerror}"
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after one line that says what went wrong."""
+    settings = parse_profile(arguments)
+    try:
+        profile(settings)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rpc", metavar="HOST:PORT", help="a board where `python -m tvm.exec.rpc_server` runs")
-    parser.add_argument("--cpu", type=_core, metavar="N", help="stay on this processor core of this machine")
-
-
-def run(todo: Wanted, target: Target, args: argparse.Namespace) -> Costs:
-    """profile() as the command's arguments say; prints where the table lies."""
-    if args.cpu is not None:
-        try:
-            os.sched_setaffinity(0, {args.cpu})
-        except OSError as error:
-            raise CostsError(
-                f"--cpu {args.cpu}: expected a core that this process may run on, got: {error.strerror}"
-            ) from error
-    console, machine, path = Console(markup=False), machine_for(target, args.rpc), args.out or path_of(target.name)
-    console.print(
-        f"{target.name} on {machine.name}, {machine.unit}: {sum(map(len, todo.values()))} costs of "
-        f"{len(todo)} layers -> {path}",
-        highlight=False,
-    )
-    costs = profile(todo, target, machine, path, args.again, console)
-    console.print(f"{path}: {sum(map(len, costs.entries.values()))} costs, {costs.unit}", highlight=False)
-    return costs
 
 
 if __name__ == "__main__":

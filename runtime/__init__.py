@@ -1,6 +1,8 @@
-"""Runs a bundle on a device: a picture's quality picks its precompiled variant. Needs only numpy and apache-tvm-ffi."""
+"""Runs a bundle on a device: the quality of each picture picks its variant. Needs numpy and apache-tvm-ffi alone."""
 
-from runtime.bundle.opened import Bundle, BundleError, open_bundle
+from runtime.bundle.opened import Bundle, open_bundle
 from runtime.engine import Engine, Prediction
+from runtime.fields import BundleError
+from runtime.version import VERSION as __version__
 
-__all__ = ["Bundle", "BundleError", "Engine", "Prediction", "open_bundle"]
+__all__ = ["Bundle", "BundleError", "Engine", "Prediction", "__version__", "open_bundle"]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that one process at a time writes into."""
+"""Writes files whole or not at all, and keeps a folder to one process at a time."""
 
 import fcntl
 import json
@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields the name to write under, of the same ending; after the block that file is `path`, complete and on disk.
+    """Yields a temporary name with the same suffix, which replaces `path` after the block, complete and on disk.
 
-    Where the block raises, nothing is left and an older file stays. A link stays one: what it leads to is replaced.
+    When the block raises, the temporary file is removed and an older file stays. A symbolic link stays one: the file
+    that it leads to is replaced.
     """
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f"{path.stem[:50]}.{os.getpid()}.tmp{path.suffix}")  # of a name that may be the longest
+    stem = path.stem[:50]  # so that the temporary name fits where `path` is already as long as a name may be
+    temporary = path.with_name(f"{stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -27,9 +30,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def alone_in(folder: str | Path) -> Iterator[None]:
-    """Until the block or the process ends, another that asks for the same folder gets a BlockingIOError.
+    """Locks a folder until the block or the process ends; raises BlockingIOError while another process has it.
 
-    Nobody is kept out where the file system has no locks for folders, as NFS.
+    Where the file system has no locks for folders (NFS for one), nobody is kept out.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -44,15 +47,16 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # no locks there
+    except OSError:  # this file system has no locks
         pass
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file whole or not at all; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
-def write_json(path: str | Path, content) -> None:
-    """Indented by one, a line feed at the end."""
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON, indented by one space and ended by a line feed, whole or not at all."""
     write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")

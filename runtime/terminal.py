@@ -1,36 +1,39 @@
-"""What all commands do at a terminal: print to any, end quietly with its reader, and with one line at Ctrl-C."""
+"""Gives every command the same manners at a terminal: printing, Ctrl-C, closed pipes and one-line errors."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-INTERRUPTED = 130  # exit status, as shells tell of Ctrl-C
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it: 128 + SIGINT
 
 
 @contextmanager
 def terminal(interrupted: str = "") -> Iterator[None]:
-    """Around a whole command.
+    """Wraps a whole command so that it ends politely at any terminal.
 
-    Letters that the terminal lacks are escaped. A reader that has gone (`| head`) is no error; what could not be
-    printed for another reason is one. Ctrl-C exits with 130 and says so, and `interrupted`. Other errors pass.
+    Letters that the terminal cannot show are escaped. A reader that has closed the pipe (`| head`) is no error, output
+    that cannot be written for another reason is one. Ctrl-C prints "interrupted" and the text `interrupted`, and exits
+    with INTERRUPTED. All other exceptions pass.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:
         print(f"interrupted{interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        lost = _flush()
-    if lost is not None and not isinstance(lost, BrokenPipeError):
-        sys.exit(f"error: expected an output that takes what is printed, got: {lost.strerror}")
+        error = _flush()
+    if error is not None and not isinstance(error, BrokenPipeError):
+        sys.exit(f"error: expected an output that can be written to, got: {error.strerror}")
 
 
 def say(text: str) -> None:
-    """Prints a line now; nothing any more once the reader has gone. Raises OSError where it cannot be printed."""
+    """Prints a line at once, or nothing when the reader has closed the pipe. Raises OSError for any other failure."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -38,7 +41,7 @@ def say(text: str) -> None:
 
 
 def _flush() -> OSError | None:
-    """Empties the buffer; what cannot be printed goes nowhere, since Python would try again, and fail, at its end."""
+    """Flushes standard output and returns the error, if any; output is then discarded, or Python would fail at exit."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -48,8 +51,8 @@ def _flush() -> OSError | None:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser of command lines whose errors are one line that names the help, without the usage of every flag."""
+    """A command-line parser whose errors are one line that names the help, without the usage of every flag."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with status 2 and the message."""
+        """Ends the program with exit status 2 after printing the message."""
         self.exit(2, f"error: {message}; see {self.prog} --help\n")

@@ -1,3 +1,3 @@
-"""The version of bitgrade, which bundles, tables of costs and the installed package carry."""
+"""The version of bitgrade, written into bundles, cost tables and the installed package."""
 
 VERSION = "0.1.0"

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from targets.reference.nodes import Node, Rescale, Tensor
 
@@ -19,10 +20,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Exit:
-    """The step that makes int32 logits of a network whose last tensor holds codes: code - zero_point."""
+    """The step that makes int32 logits, code - zero_point, of a network whose last tensor holds codes."""
 
     output: str
     name: str = "logits"
+
+
+N = TypeVar("N", bound=Node | Entry | Exit, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,12 @@ class Layout:
 
     @property
     def rows(self) -> int:
+        """Rows of pixels, the border's among them."""
         return self.border[0] + self.tensor.shape[0] + self.border[2]
 
     @property
     def row_stride(self) -> int:
+        """Elements from one row to the next."""
         return (self.border[1] + self.tensor.shape[1] + self.border[3]) * self.tensor.shape[2]
 
     @property
@@ -61,33 +67,71 @@ class Layout:
 
     @property
     def dtype(self) -> str:
+        """The type of an element."""
         return "int32" if self.tensor.bits == 32 else "uint8"
 
-    def at(self, y, x, c=0):
-        """Index of a code; y, x, c may be integers or TIR expressions, and may reach into the border."""
+    def at(self, y: Any, x: Any, c: Any = 0) -> Any:
+        """Returns the index of a code; y, x, c may be integers or TIR expressions, and may reach into the border."""
         return self.origin + y * self.row_stride + x * self.tensor.shape[2] + c
 
 
 @dataclass(frozen=True)
-class Also:
-    """The same values in another width, written by the kernel that computes them while it has them in registers."""
+class RescaledCopy:
+    """A step's result in another width, written by its kernel while it has the values in registers."""
 
     node: Rescale
     write: Layout
 
 
 @dataclass(frozen=True)
-class Step:
-    """One node with the layouts of what it reads and writes, and what else it writes: all that a rule may look at."""
+class Step(Generic[N]):
+    """One node with the layouts of what it reads and writes, and the copies it makes: all that a rule may look at."""
 
-    node: Node | Entry | Exit
+    node: N
     reads: tuple[Layout, ...]
     write: Layout
-    also: tuple[Also, ...] = ()
+    copies: tuple[RescaledCopy, ...] = ()
 
     @property
     def writes(self) -> tuple[Layout, ...]:
-        return (self.write, *(a.write for a in self.also))
+        """Layouts of everything the step's kernel writes, its own tensor first."""
+        return (self.write, *(copy.write for copy in self.copies))
+
+
+def is_step_of(step: Step[Any], kind: type[N]) -> TypeGuard[Step[N]]:
+    """Returns whether the step's node is of that kind."""
+    return isinstance(step.node, kind)
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Flat TIR buffers of one kernel: the tensors it reads and writes, its weights (int8) and its table (int32)."""
+
+    reads: Sequence[Any]
+    writes: Sequence[Any]
+    weights: Any
+    table: Any
+
+
+@dataclass(frozen=True)
+class Span:
+    """A vector's place in a tensor: `count` channels from `channel` on of pixel (y, x); all may be TIR expressions.
+
+    lanes: how many the vector has, of which the first `count` are real. column: where the channels lie in a row of the
+    table, if elsewhere than `channel`.
+    """
+
+    y: Any
+    x: Any
+    channel: Any
+    count: int
+    lanes: int
+    column: Any = None
+
+    @property
+    def table_column(self) -> Any:
+        """Where the channels lie in a row of the table."""
+        return self.channel if self.column is None else self.column
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +143,9 @@ class Origin:
     (little-endian) each.
     """
 
-    codes: np.ndarray
-    down: np.ndarray
-    across: np.ndarray
+    codes: npt.NDArray[np.int8]
+    down: npt.NDArray[Any]
+    across: npt.NDArray[Any]
     block: int
     step: int
     group: int
@@ -113,47 +157,54 @@ class Kernel:
     """A rule's answer to a step.
 
     weights: int8 [n] codes in the order the kernel reads them, stored at w_bits. table: int32 [m] biases, multipliers
-    and shifts. units: how many parts the work falls into that may run in any order or at the same time (rows of the
-    output, as a rule). emit(reads, writes, weights, table, units) adds the code for the units (first, end), over flat
-    TIR buffers, to the current IR frame; whoever has unit 0 writes the borders as well. origin: what is stored instead
-    of weights that are not plain codes; w_bits is then its width.
+    and shifts. emit(buffers, (first, end)) adds the code for those units to the current IR frame; whoever has unit 0
+    writes the borders as well. units: how many parts the work falls into that may run in any order or at the same time
+    (rows of the output, as a rule). origin: what is stored in place of weights that are not plain codes; w_bits is then
+    its width.
     """
 
     rule: str
-    weights: np.ndarray
+    weights: npt.NDArray[np.int8]
     w_bits: int
-    table: np.ndarray
-    emit: Callable[[Sequence[Any], Sequence[Any], Any, Any, tuple[Any, Any]], None]
+    table: npt.NDArray[np.int32]
+    emit: Callable[[Buffers, tuple[Any, Any]], None]
     units: int = 1
     origin: Origin | None = None
 
 
-Rule = Callable[[Step], Kernel | None]
+Rule = Callable[[Step[Any]], Kernel | None]
 
 
-def choose(step: Step, rules: Sequence[Rule]) -> Kernel:
-    """The kernel of the first rule that applies; every family ends its list with portable rules that always do."""
+def choose(step: Step[Any], rules: Sequence[Rule]) -> Kernel:
+    """Returns the kernel of the first rule that applies. Raises ValueError where none does.
+
+    Every family ends its list with portable rules that always apply.
+    """
     for rule in rules:
         kernel = rule(step)
         if kernel is not None:
             return kernel
     raise ValueError(
-        f"{step.node.name}: no kernel rule takes a {type(step.node).__name__} of {step.write.tensor.shape}"
+        f"{step.node.name}: expected a kernel rule that takes a {type(step.node).__name__} of "
+        f"{step.write.tensor.shape}, found none"
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A kernel with its place in the variant's buffers; `reads` and `writes` are byte offsets into the workspace, or
-    None for the caller's picture and logits."""
+    """A kernel with its place in the variant's buffers.
+
+    reads, writes: byte offsets into the workspace, or None for the caller's picture and logits. weights: byte offset
+    into the unpacked weights. table: int32 offset into the table.
+    """
 
     name: str
-    step: Step
+    step: Step[Any]
     kernel: Kernel
     reads: tuple[int | None, ...]
     writes: tuple[int | None, ...]
-    weights: int  # byte offset into the unpacked weights
-    table: int  # int32 offset into the table
+    weights: int
+    table: int
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ BITS = {"w8a8": ((8, 8),), "w4a4": ((8, 8), (4, 4)), "again": ((8, 8),)}  # "aga
 def small_bundle(tmp_path_factory) -> Path:
     """A bundle of three variants of a 16x16 network for this machine; tests that change it work on a copy."""
     pytest.importorskip("tvm")
+    from compile.bundle.folder import new_bundle
     from compile.bundle.libraries import Libraries
-    from compile.bundle.writer import Built, write_bundle, write_contents
+    from compile.bundle.writer import CompiledVariant, write_contents
     from compile.lowering.lower import lower
-    from compile.source.opened import Source, SourceVariant
+    from compile.source.opened import BuildVariant, Source
     from targets import find
     from targets.reference import interpreter
     from tests.support.graphs import pictures, resnet_like
@@ -38,20 +39,19 @@ def small_bundle(tmp_path_factory) -> Path:
     graphs = {name: resnet_like(bits, seed=2, size=16) for name, bits in BITS.items()}
     golden = pictures(graphs["w8a8"], 5, 4)
     variants = [
-        SourceVariant(name, root / "any.onnx", graph, interpreter.run(graph, golden), facts, exact=True)
+        BuildVariant(name, root / "any.onnx", graph, interpreter.run(graph, golden), facts, exact=True)
         for (name, graph), facts in zip(graphs.items(), map(_facts, graphs.values(), (1.0, 0.5, 0.9)), strict=True)
     ]
 
-    def fill(folder: Path) -> dict:
+    with new_bundle(root / "bundles" / "small") as folder:
         libraries, built = Libraries(target, folder), []
         for variant in variants:
             lowered = [lower(variant.graph, level) for level in target.compiled_for]
-            built.append(Built(variant, lowered, libraries.add(variant.name, lowered)))
+            built.append(CompiledVariant(variant, lowered, libraries.add(variant.name, lowered)))
         labels = [f"class {i}" for i in range(10)]
         source = Source("small", variants, labels, golden, None, [])
-        return write_contents(folder, source, target, built, {"bitgrade": "0"})
-
-    return write_bundle(root / "bundles" / "small", fill)
+        write_contents(folder, source, target, built, {"bitgrade": "0"})
+    return root / "bundles" / "small"
 
 
 def _facts(graph, cost: float) -> dict:

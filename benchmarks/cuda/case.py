@@ -1,121 +1,137 @@
-"""A network prepared for a GPU: its folder and what lies there. Needs numpy, and nvcc where it is compiled anew."""
+"""A network prepared for a GPU: its folder and what lies there; needs numpy alone."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-NVCC = "/usr/local/cuda/bin/nvcc"
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """One layer of a network in floating point, for a peer to run; members that its kind lacks keep their defaults.
+
+    op: "Conv", "Add", "AvgPool", "MaxPool" or "Shortcut". output, inputs: names of tensors. padding: top, left, bottom,
+    right. before: channels of zeros in front. relu: whether one follows.
+    """
+
+    op: str
+    output: str
+    inputs: tuple[str, ...]
+    channels: int
+    stride: int = 1
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    kernel: tuple[int, int] = (1, 1)
+    before: int = 0
+    in_channels: int = 0
+    relu: bool = False
+
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> "FloatLayer":
+        """Returns the layer of its JSON object, in which lists stand for tuples."""
+        members: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        return cls(**members)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One folder: a network in one configuration, compiled for one batch."""
+    """One folder: a network in one configuration, compiled for one batch.
+
+    requires: "sm_NN", the oldest GPU that its code runs on. workspace: bytes. macs: multiply-adds of tensor-core
+    kernels by the bits of a code inside the instruction, "8" or "4". command: of nvcc. arrays: names of files beside
+    the folder.
+    """
 
     folder: Path
-    facts: dict
+    network: str
+    bits: str
+    batch: int
+    target: str
+    requires: tuple[str, ...]
+    workspace: int
+    macs: dict[str, int]
+    command: str
+    layers: tuple[FloatLayer, ...] = ()
+    arrays: dict[str, str] = field(default_factory=dict)
 
-    @staticmethod
-    def read(folder: Path) -> "Case":
-        return Case(folder, json.loads((folder / "case.json").read_text()))
+    @classmethod
+    def read(cls, folder: Path) -> "Case":
+        """Returns the case of a folder; raises OSError, and ValueError where case.json is no JSON."""
+        members = json.loads((folder / "case.json").read_text())
+        layers = tuple(map(FloatLayer.from_dict, members.pop("layers")))
+        return cls(folder, **{**members, "requires": tuple(members["requires"]), "layers": layers})
+
+    def write(self) -> None:
+        """Writes case.json."""
+        members = {name: value for name, value in asdict(self).items() if name != "folder"}
+        (self.folder / "case.json").write_text(json.dumps(members, indent=1) + "\n")
 
     @property
-    def batch(self) -> int:
-        return self.facts["batch"]
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.folder.name
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of tensor-core kernels."""
+        return sum(self.macs.values())
 
     def array(self, name: str) -> np.ndarray:
-        """weights int8, table int32, pictures uint8 [N, H, W, C] or logits int32 [N, classes]; read as it is used."""
-        return np.load(self.folder.parent / self.facts["arrays"][name], mmap_mode="r", allow_pickle=False)
+        """Returns weights int8 [n], table int32 [n], pictures uint8 [N, H, W, C] or logits int32 [N, classes].
+
+        It is read from the file as it is used.
+        """
+        return np.load(self.folder.parent / self.arrays[name], mmap_mode="r", allow_pickle=False)
 
     def require(self, capability: tuple[int, int]) -> None:
         """Raises ValueError for a GPU, by its compute capability, that is older than all code in here."""
-        found = 10 * capability[0] + capability[1]
-        (least,) = (int(name.removeprefix("sm_")) for name in self.facts["requires"])
-        if found < least:
+        actual = 10 * capability[0] + capability[1]
+        (least,) = (int(name.removeprefix("sm_")) for name in self.requires)
+        if actual < least:
             raise ValueError(
-                f"expected a GPU of compute capability {least / 10} or later, got {found / 10}; prepare "
-                f"networks for it with `python -m benchmarks.cuda.cases ... --archs {found}`"
+                f"expected a GPU of compute capability {least / 10} or later, got {actual / 10}; prepare "
+                f"networks for it with `python -m benchmarks.cuda.cases ... --archs {actual}`"
             )
 
 
-def folders(root: Path, only: str = "*") -> list[Path]:
-    """Cases and bundles under a folder whose names match; raises ValueError where there is none."""
-    kept = (p for p in sorted(root.glob("*")) if fnmatch(p.name, only) and not p.name.startswith("peak-"))
-    found = [p for p in kept if (p / "case.json").exists() or (p / "manifest.json").exists()]
-    if not found:
+@dataclass(frozen=True)
+class PeakCase:
+    """A folder with code that only multiplies registers; bits: of a code inside the instruction, "8" or "4"."""
+
+    folder: Path
+    bits: str
+    macs: int
+    outputs: int
+    command: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "PeakCase":
+        """Returns the case of a folder; raises OSError, and ValueError where case.json is no JSON."""
+        members = json.loads((folder / "case.json").read_text())
+        return cls(folder, members["bits"], members["macs"], members["outputs"], members["command"])
+
+    def write(self) -> None:
+        """Writes case.json."""
+        members = {name: value for name, value in asdict(self).items() if name != "folder"}
+        (self.folder / "case.json").write_text(json.dumps({"network": "peak", **members}) + "\n")
+
+
+def find_networks(root: Path, pattern: str = "*") -> list[Path]:
+    """Returns the cases and bundles under a folder whose names match; raises ValueError where there is none."""
+    candidates = (p for p in sorted(root.glob("*")) if fnmatch(p.name, pattern) and not p.name.startswith("peak-"))
+    networks = [p for p in candidates if (p / "case.json").exists() or (p / "manifest.json").exists()]
+    if not networks:
         raise ValueError(
-            f"{root}: expected prepared networks named {only}, found none; make some with "
+            f"{root}: expected prepared networks named {pattern}, found none; make some with "
             "`python -m benchmarks.cuda.cases`, or with --build where TVM and nvcc are"
         )
-    return found
+    return networks
 
 
-def cases(found: Iterable[Path]) -> list[Case]:
-    """Those that are no bundles."""
-    return [Case.read(p) for p in found if (p / "case.json").exists()]
-
-
-def compile_all(found: list[Path]) -> None:
-    """Compiles every .cu file of these cases and bundles, and of the peaks beside them, with this machine's nvcc.
-
-    For a driver older than the CUDA that compiled them, another processor than theirs, or cases of --source-only.
-    Raises ValueError where there is no nvcc or it fails.
-    """
-    nvcc = find_nvcc()
-    peaks = sorted({peak for p in found for peak in p.parent.glob("peak-*")})
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda folder: _compile(folder, nvcc), [*peaks, *found]))
-
-
-def find_nvcc() -> str:
-    """Path of nvcc; raises ValueError where there is none."""
-    found = os.environ.get("NVCC") or shutil.which("nvcc") or (NVCC if Path(NVCC).exists() else None)
-    if found is None:
-        raise ValueError(f"expected nvcc in $NVCC, PATH or {NVCC}, found none; install the CUDA toolkit")
-    return found
-
-
-def _compile(folder: Path, nvcc: str) -> None:
-    if (folder / "manifest.json").exists():
-        _run([str(folder.absolute() / "lib" / "rebuild.sh")], NVCC=nvcc, PYTHON=sys.executable)
-    else:
-        ffi, partial = Path(find_spec("tvm_ffi").origin).parent, folder / ".main.so.partial"
-        _, *flags = Case.read(folder).facts["command"].split()
-        _run(
-            [
-                nvcc,
-                *flags,
-                f"-I{ffi / 'include'}",
-                "-o",
-                str(partial),
-                str(folder / "main.cu"),
-                f"-L{ffi / 'lib'}",
-                "-ltvm_ffi",
-            ]
-        )
-        partial.replace(folder / "main.so")
-    print(f"compiled {folder}", flush=True)
-
-
-def _run(command: list[str], **environment: str) -> None:
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, **environment},
-    )
-    if done.returncode:
-        raise ValueError(
-            f"expected `{' '.join(command)}` to succeed, got exit code {done.returncode}: {done.stdout[-1000:]}"
-        )
+def read_cases(networks: Iterable[Path]) -> list[Case]:
+    """Returns those folders that are no bundles."""
+    return [Case.read(p) for p in networks if (p / "case.json").exists()]

@@ -6,18 +6,18 @@ Needs numpy, torch with CUDA and apache-tvm-ffi. `python -m benchmarks.cuda` run
 process of its own, since an error of a kernel leaves its process without a GPU.
 """
 
-import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.cuda.case import Case
+from benchmarks.cuda.records import CheckRecord, write_records
 from runtime import Engine
 from runtime.abi import SLACK
-from runtime.files import write_json
+from runtime.terminal import OneLineParser
 
 ERRORS = (ValueError, OSError, RuntimeError, AssertionError, ImportError)  # torch without CUDA: AssertionError
 WARM = 3
@@ -28,28 +28,35 @@ class Compiled:
     """A case's `main` over buffers on the GPU that stay where they are."""
 
     def __init__(self, case: Case, device: str = "cuda"):
-        self.batch, self.expected, self.golden = case.batch, case.array("logits"), case.array("pictures")
+        self.batch = case.batch
+        self.expected = case.array("logits")
+        self.golden = case.array("pictures")
         self.pictures = buffer(np.zeros(self.batch * self.golden[0].size, np.uint8), device)
-        self.workspace = buffer(np.zeros(case.facts["workspace"], np.uint8), device)
+        self.workspace = buffer(np.zeros(case.workspace, np.uint8), device)
         self.logits = buffer(np.zeros(self.batch * self.expected.shape[1], np.int32), device)
         weights, table = (buffer(case.array(name), device) for name in ("weights", "table"))
         self._call = bind(case.folder / "main.so", (self.pictures, weights, table, self.workspace, self.logits))
-        self.put(0)
+        self.put_pictures(0)
 
     def __call__(self) -> None:
+        """Computes the logits of the pictures in the buffer."""
         self._call()
 
-    def put(self, begin: int) -> None:
+    def put_pictures(self, begin: int) -> None:
         """Copies the pictures from `begin` on into the buffer; where the last batch lacks some, it repeats its own."""
         shape = (self.batch, *self.golden.shape[1:])
         pictures = np.resize(self.golden[begin : begin + self.batch], shape).reshape(-1)
         self.pictures.copy_(torch.from_numpy(pictures))
 
-    def differing(self, call: Callable[[], object] | None = None, most: int | None = None) -> int:
-        """Pictures with any logit that is not what it must be, of the first `most`; `call` instead of `main` itself."""
-        count, wrong = min(len(self.golden), most or len(self.golden)), 0
+    def count_differing(self, call: Callable[[], object] | None = None, most: int | None = None) -> int:
+        """Returns how many of the first `most` pictures have any logit that is not what it must be.
+
+        call: is called instead of `main` itself.
+        """
+        count = min(len(self.golden), most or len(self.golden))
+        wrong = 0
         for begin in range(0, count, self.batch):
-            self.put(begin)
+            self.put_pictures(begin)
             self.workspace.fill_(STALE)
             self.logits.fill_(-STALE)
             (call or self)()
@@ -60,7 +67,7 @@ class Compiled:
 
 
 def buffer(values: np.ndarray, device: str) -> torch.Tensor:
-    """The values, one after the other, with the room behind them that kernels may read."""
+    """Returns the values [...] one after the other, [n], with the room behind them that kernels may read."""
     flat = torch.from_numpy(np.array(values).reshape(-1))  # a copy: what was read from a file may not be written
     whole = torch.zeros(len(flat) + SLACK, dtype=flat.dtype, device=device)
     whole[: len(flat)].copy_(flat)
@@ -68,7 +75,7 @@ def buffer(values: np.ndarray, device: str) -> torch.Tensor:
 
 
 def bind(library: Path, tensors: tuple[torch.Tensor, ...]) -> Callable[[], None]:
-    """`main` of a library over these tensors, launching on torch's current stream."""
+    """Returns what launches `main` of a library over these tensors [n], on torch's current stream."""
     import tvm_ffi
 
     main = tvm_ffi.load_module(str(library.absolute()))["main"]
@@ -102,80 +109,85 @@ class Captured:
             call()
 
     def __call__(self) -> None:
+        """Launches the graph."""
         self._graph.replay()
 
 
-def case_checks(case: Case, most: int | None = None) -> list[dict]:
-    """{"case", "part", "pictures", "differing"}: `main` itself, then replayed from a CUDA graph."""
-    ours, found = Compiled(case), []
-    count = min(len(ours.golden), most or len(ours.golden))
-    for part, call in (("logits", lambda: ours), ("CUDA graph", lambda: Captured(ours))):
-        differing = ours.differing(call(), most)
-        found.append({"case": case.folder.name, "part": part, "pictures": count, "differing": differing})
-    return found
+def check_case(case: Case, most: int | None = None) -> list[CheckRecord]:
+    """Checks `main` itself, then replayed from a CUDA graph, on the first `most` pictures."""
+    compiled = Compiled(case)
+    count = min(len(compiled.golden), most or len(compiled.golden))
+    plain = compiled.count_differing(compiled, most)
+    replayed = compiled.count_differing(Captured(compiled), most)
+    return [CheckRecord(case.name, "logits", count, plain), CheckRecord(case.name, "CUDA graph", count, replayed)]
 
 
-def bundle_checks(folder: Path) -> list[dict]:
-    """{"case", "part", "pictures", "differing"}: the engine's golden pictures, then Engine.launch in a CUDA graph."""
+def check_bundle(folder: Path) -> list[CheckRecord]:
+    """Checks the engine's golden logits, then those of Engine.launch in a CUDA graph."""
     parts = {"engine": engine_logits, "Engine.launch in a CUDA graph": graph_logits}
-    counts = {part: [0, 0] for part in parts}
+    pictures_of = dict.fromkeys(parts, 0)
+    differing_of = dict.fromkeys(parts, 0)
     with Engine(folder) as engine:
         pictures, expected = engine.bundle.golden()
         for name, logits in expected.items():
             for part, run in parts.items():
-                counts[part][0] += len(pictures)
-                counts[part][1] += int((run(engine, name, pictures) != logits).any(1).sum())
-    return [
-        {"case": folder.name, "part": part, "pictures": count, "differing": differing}
-        for part, (count, differing) in counts.items()
-    ]
+                pictures_of[part] += len(pictures)
+                differing_of[part] += int((run(engine, name, pictures) != logits).any(1).sum())
+    return [CheckRecord(folder.name, part, pictures_of[part], differing_of[part]) for part in parts]
 
 
 def engine_logits(engine: Engine, variant: str, pictures: np.ndarray) -> np.ndarray:
-    """int32 [N, classes]."""
+    """Returns int32 [N, classes] of pictures uint8 [N, H, W, C]."""
     return np.stack([p.logits for p in engine.infer_batch(pictures, variant=variant)])
 
 
 def graph_logits(engine: Engine, variant: str, pictures: np.ndarray) -> np.ndarray:
-    """int32 [N, classes] by a graph that was captured once and is replayed over other pictures."""
+    """Returns int32 [N, classes] of pictures uint8 [N, H, W, C].
+
+    A graph is captured once and replayed over all of them.
+    """
     batch, classes = engine.bundle.manifest.pictures, len(engine.bundle.manifest.labels)
     x = buffer(np.zeros((batch, *pictures.shape[1:]), np.uint8), "cuda")
     y = buffer(np.zeros((batch, classes), np.int32), "cuda")
     replay = Captured(
         lambda: engine.launch(variant, x.data_ptr(), y.data_ptr(), torch.cuda.current_stream().cuda_stream)
     )
-    found = []
+    logits = []
     for begin in range(0, len(pictures), batch):
         part = pictures[begin : begin + batch]
         x.copy_(torch.from_numpy(np.resize(part, (batch, *part.shape[1:])).reshape(-1)))
         y.fill_(-STALE)
         replay()
-        found.append(y.to("cpu", copy=True).numpy().reshape(batch, classes)[: len(part)])
-    return np.concatenate(found)
+        logits.append(y.to("cpu", copy=True).numpy().reshape(batch, classes)[: len(part)])
+    return np.concatenate(logits)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """0 when nothing differs, 1 when anything does, 2 for an error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda.checks", description=__doc__.splitlines()[0])
+def check_folder(folder: Path, most: int | None = None) -> list[CheckRecord]:
+    """Checks a bundle, or a case on its first `most` pictures; raises ERRORS."""
+    if (folder / "manifest.json").exists():
+        return check_bundle(folder)
+    case = Case.read(folder)
+    case.require(torch.cuda.get_device_capability())
+    return check_case(case, most)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0 when nothing differs, 1 when anything does, 2 for an error."""
+    parser = OneLineParser(prog="python -m benchmarks.cuda.checks", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a case of benchmarks.cuda.cases, or a bundle")
     parser.add_argument("--most", type=int, help="pictures of a case (default all)")
-    parser.add_argument("--json", type=Path, help="write what was found there too")
-    args = parser.parse_args(argv)
+    parser.add_argument("--json", type=Path, help="write the counts there too")
+    args = parser.parse_args(arguments)
     try:
-        if (args.folder / "manifest.json").exists():
-            found = bundle_checks(args.folder)
-        else:
-            case = Case.read(args.folder)
-            case.require(torch.cuda.get_device_capability())
-            found = case_checks(case, args.most)
+        records = check_folder(args.folder, args.most)
     except ERRORS as error:
         print(f"error: {args.folder}: {error}", file=sys.stderr)
         return 2
-    for f in found:
-        print(f"{f['case']}: {f['part']}: {f['differing']} of {f['pictures']} pictures differ")
+    for record in records:
+        print(f"{record.case}: {record.part}: {record.differing} of {record.pictures} pictures differ")
     if args.json:
-        write_json(args.json, found)
-    return 1 if any(f["differing"] for f in found) else 0
+        write_records(args.json, records)
+    return 1 if any(record.differing for record in records) else 0
 
 
 if __name__ == "__main__":

@@ -8,84 +8,55 @@ the multiply-adds, over the time that was taken; by mma.sync, which all code her
 capability 9.0 on have faster instructions too.
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from benchmarks.cuda.case import Case
+from benchmarks.cuda.case import Case, PeakCase
 from benchmarks.cuda.checks import ERRORS, Captured, Compiled, bind, buffer
-from runtime.files import write_json
+from benchmarks.cuda.peer import FloatPeer, make_peer
+from benchmarks.cuda.records import TimeRecord, write_records
+from runtime.terminal import OneLineParser
 
 ROUNDS = 15
+ROUND_MS = 10  # of every call in a round
 BYTES_FROM = 90  # compute capability from which codes of 4 bits are multiplied as bytes
 
-
-class Peer(nn.Module):
-    """The same network in floating point, from the layers of case.json; weights are random.
-
-    As one would write it in PyTorch: what pads alike on both sides is left to the convolution or the pooling.
-    """
-
-    def __init__(self, layers: list[dict]):
-        super().__init__()
-        self.layers = layers
-        self.convs = nn.ModuleDict(
-            {
-                str(i): nn.Conv2d(d["in_channels"], d["channels"], d["kernel"], d["stride"], groups=d["groups"])
-                for i, d in enumerate(layers)
-                if d["op"] == "Conv"
-            }
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        values = {}
-        for i, layer in enumerate(self.layers):
-            inputs = [values.get(name, x) for name in layer["inputs"]]
-            values[layer["output"]] = self._layer(i, layer, *inputs)
-        return values[self.layers[-1]["output"]].flatten(1)
-
-    def _layer(self, i: int, layer: dict, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        if layer["op"] == "Conv":
-            conv, (x, padding) = self.convs[str(i)], _padded(x, layer)
-            y = F.conv2d(x, conv.weight, conv.bias, layer["stride"], padding, 1, layer["groups"])
-            y = y if other is None else y + other
-            return F.relu(y) if layer["relu"] else y
-        if layer["op"] == "Add":
-            return F.relu(x + other)
-        if layer["op"] == "AvgPool":
-            return F.avg_pool2d(x, layer["kernel"], layer["stride"])
-        if layer["op"] == "MaxPool":
-            x, padding = _padded(x, layer, float("-inf"))
-            return F.max_pool2d(x, layer["kernel"], layer["stride"], padding)
-        if layer["op"] == "Shortcut":
-            after = layer["channels"] - layer["before"] - x.shape[1]
-            return F.pad(x[:, :, :: layer["stride"], :: layer["stride"]], (0, 0, 0, 0, layer["before"], after))
-        raise ValueError(f"{layer['output']}: expected a layer that a peer knows, got {layer['op']}")
+GpuCall = Callable[[], None]
+Timer = Callable[[GpuCall, int], float]
 
 
-def _padded(x: torch.Tensor, layer: dict, value: float = 0.0) -> tuple[torch.Tensor, tuple[int, int]]:
-    """Input and padding of a layer's operator: a kernel of its own pads only where no even padding has its shape."""
-    top, left, bottom, right = layer["padding"]
-    even = max(top, bottom), max(left, right)
-    sizes = zip(x.shape[2:], layer["kernel"], (top + bottom, left + right), even, strict=True)
-    alike = [
-        2 * e <= k and (size + both - k) // layer["stride"] == (size + 2 * e - k) // layer["stride"]
-        for size, k, both, e in sizes
-    ]
-    if all(alike):
-        return x, even
-    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: its name, compute capability (87 is 8.7), and multiply-adds a millisecond by bits of a code."""
+
+    name: str
+    capability: int
+    peaks: dict[str, float]
+
+    def peak_share(self, macs: dict[str, int], ms: float) -> float | None:
+        """Returns the least time of multiply-adds by bits of a code, over the time taken; None where no peak tells."""
+        least = 0.0
+        for container, count in macs.items():
+            rate = self.peaks.get(container if container in containers(self.capability) else "8")
+            if count and not rate:
+                return None
+            if count and rate:
+                least += count / rate
+        return least / ms
 
 
-def gpu_ms(call: Callable[[], None], repeat: int) -> float:
-    """Mean milliseconds of a call, by the GPU's own clock."""
+def containers(capability: int) -> set[str]:
+    """Returns the bits of a code inside a GPU's own matrix instructions."""
+    return {"8"} if capability >= BYTES_FROM else {"8", "4"}
+
+
+def gpu_ms(call: GpuCall, repeat: int) -> float:
+    """Returns mean milliseconds of a call, by the GPU's own clock."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
     for _ in range(repeat):
@@ -95,139 +66,123 @@ def gpu_ms(call: Callable[[], None], repeat: int) -> float:
     return begin.elapsed_time(end) / repeat
 
 
-def least(
-    calls: dict[str, Callable[[], None]], timer: Callable[[Callable, int], float] = gpu_ms, rounds: int = ROUNDS
-) -> dict[str, float]:
-    """Least mean milliseconds of each call; they take turns, each round about 10 ms of every one."""
+def least_times(calls: dict[str, GpuCall], timer: Timer = gpu_ms, rounds: int = ROUNDS) -> dict[str, float]:
+    """Returns the least mean milliseconds of each call; they take turns, each round about 10 ms of every one."""
     for call in calls.values():
         timer(call, 3)  # the first replay of a graph brings it to the GPU
-    repeat = {name: max(1, min(1000, int(10 / max(timer(call, 3), 1e-3)))) for name, call in calls.items()}
-    times = {name: [] for name in calls}
+    repeat = {name: max(1, min(1000, int(ROUND_MS / max(timer(call, 3), 1e-3)))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             times[name].append(timer(call, repeat[name]))
-    return {name: min(found) for name, found in times.items()}
+    return {name: min(measured) for name, measured in times.items()}
 
 
-def peer(case: Case, shape: tuple[int, ...]) -> tuple[Peer, torch.Tensor]:
-    """fp16, channels last, and pictures for it. shape: [H, W, C] of a picture."""
-    network = Peer(case.facts["layers"]).half().cuda().eval().to(memory_format=torch.channels_last)
-    x = torch.rand((case.batch, shape[2], *shape[:2]), device="cuda", dtype=torch.float16)
-    return network, x.to(memory_format=torch.channels_last)
+def compile_peer(network: FloatPeer, x: torch.Tensor) -> dict[str, GpuCall]:
+    """Returns what torch.compile makes of a network for pictures [N, C, H, W], as a CUDA graph.
 
-
-def compiled_peer(network: Peer, x: torch.Tensor) -> dict[str, Callable[[], None]]:
-    """What torch.compile makes of it, as a CUDA graph; nothing where it cannot, which is told."""
+    Nothing where it cannot, which is printed.
+    """
     try:
         compiled = torch.compile(network, mode="max-autotune-no-cudagraphs")
         return {"torch fp16 compiled": Captured(lambda: compiled(x))}
     except Exception as error:  # a compiler's errors are of many kinds, and the other engines have their times
-        said = str(error).strip().splitlines() or ["said nothing"]
-        print(f"torch.compile: left out, {type(error).__name__}: {said[0]}", file=sys.stderr)
+        lines = str(error).strip().splitlines() or ["said nothing"]
+        print(f"torch.compile: left out, {type(error).__name__}: {lines[0]}", file=sys.stderr)
         return {}
 
 
-def containers(capability: int) -> set[str]:
-    """Bits of a code inside a GPU's own matrix instructions."""
-    return {"8"} if capability >= BYTES_FROM else {"8", "4"}
-
-
-def peak_share(work: dict[str, int], ms: float, peaks: dict[str, float], capability: int) -> float | None:
-    """work: multiply-adds by container; peaks: multiply-adds a millisecond by container. None where none is known."""
-    rate = {c: peaks.get(c if c in containers(capability) else "8") for c in work}
-    if any(work[c] and not rate[c] for c in work):
-        return None
-    return sum(work[c] / rate[c] for c in work if work[c]) / ms
-
-
-def measured_peaks(folder: Path, capability: int) -> dict[str, float]:
-    """Multiply-adds a millisecond by container, of the prepared kernels that do nothing else."""
-    found, rng = {}, np.random.default_rng(0)
-    words = rng.integers(0, 1 << 32, 16, np.uint32).view(np.int32)  # zeros would cost the GPU less power than codes do
+def measure_peaks(folder: Path, capability: int) -> dict[str, float]:
+    """Returns multiply-adds a millisecond by bits of a code, of the prepared kernels that do nothing else."""
+    peaks = {}
+    # zeros would cost the GPU less power than codes do
+    words = np.random.default_rng(0).integers(0, 1 << 32, 16, np.uint32).view(np.int32)
     for container in sorted(containers(capability)):
-        path = folder / f"peak-{container}"
-        if not path.exists():
+        place = folder / f"peak-{container}"
+        if not place.exists():
             continue
-        facts = json.loads((path / "case.json").read_text())
+        case = PeakCase.read(place)
         arrays = (
             np.zeros(16, np.uint8),
             np.zeros(64, np.int8),
             words,
             np.zeros(64, np.uint8),
-            np.zeros(facts["outputs"], np.int32),
+            np.zeros(case.outputs, np.int32),
         )
-        call = bind(path / "main.so", tuple(buffer(a, "cuda") for a in arrays))
-        found[container] = facts["macs"] / least({"peak": call})["peak"]
-    return found
+        call = bind(place / "main.so", tuple(buffer(a, "cuda") for a in arrays))
+        peaks[container] = case.macs / least_times({"peak": call})["peak"]
+    return peaks
 
 
-def record(case: Case, engine: str, bits: str, gpu: str, ms: float, share: float | None) -> dict:
-    """`exact` is for whoever has compared the logits to fill in."""
-    return {
-        "network": case.facts["network"],
-        "engine": engine,
-        "bits": bits,
-        "batch": case.batch,
-        "gpu": gpu,
-        "ms": ms,
-        "exact": None,
-        "peak_share": share,
-    }
+def time_engines(cases: Sequence[Case], gpu: Gpu) -> Iterator[list[TimeRecord]]:
+    """Yields records of all cases and the peers; first without the compiled peer, which may take long to make."""
+    ours = {case.bits: Compiled(case) for case in cases}
+    network, x = make_peer(cases[0], next(iter(ours.values())).golden.shape[1:])
+    calls: dict[str, GpuCall] = {bits: Captured(compiled) for bits, compiled in ours.items()}
+    calls["torch fp16"] = Captured(lambda: network(x))
+    yield _records(cases, gpu, least_times(calls))
+    if compiled_peer := compile_peer(network, x):
+        calls |= compiled_peer
+        yield _records(cases, gpu, least_times(calls))
 
 
-def bench(cases: list[Case], gpu: str, capability: int, peaks: dict[str, float]) -> Iterator[list[dict]]:
-    """Records of ours, one for each case, and of the peers: first without the compiled one, which may take long."""
-    ours = {case.facts["bits"]: Compiled(case) for case in cases}
-    network, x = peer(cases[0], next(iter(ours.values())).golden.shape[1:])
-    calls = {bits: Captured(compiled) for bits, compiled in ours.items()} | {"torch fp16": Captured(lambda: network(x))}
-
-    def records() -> list[dict]:
-        found, times = [], least(calls)
-        for case in cases:
-            ms = times.pop(case.facts["bits"])
-            share = peak_share(case.facts["macs"], ms, peaks, capability)
-            found.append(record(case, "bitgrade", case.facts["bits"], gpu, ms, share))
-        return found + [record(cases[0], name, "fp16", gpu, ms, None) for name, ms in times.items()]
-
-    yield records()
-    if compiled := compiled_peer(network, x):
-        calls |= compiled
-        yield records()
+def _records(cases: Sequence[Case], gpu: Gpu, times: dict[str, float]) -> list[TimeRecord]:
+    """Ours by their bits, then all others, which are peers."""
+    first, batch = cases[0].network, cases[0].batch
+    own = [
+        TimeRecord(
+            c.network, "bitgrade", c.bits, c.batch, gpu.name, times[c.bits], None, gpu.peak_share(c.macs, times[c.bits])
+        )
+        for c in cases
+    ]
+    own_bits = {c.bits for c in cases}
+    peers = [(name, ms) for name, ms in times.items() if name not in own_bits]
+    return own + [TimeRecord(first, name, "fp16", batch, gpu.name, ms) for name, ms in peers]
 
 
-def one_kind(folders: list[Path]) -> list[Case]:
-    """The cases; raises ValueError unless they are one network for one batch, each configuration once."""
+def read_one_network(folders: Sequence[Path]) -> list[Case]:
+    """Returns the cases; raises ValueError unless they are one network for one batch, each configuration once."""
     cases = [Case.read(folder) for folder in folders]
-    kinds = {(case.facts["network"], case.batch) for case in cases}
-    if len(kinds) > 1 or len({case.facts["bits"] for case in cases}) < len(cases):
+    kinds = {(case.network, case.batch) for case in cases}
+    if len(kinds) > 1 or len({case.bits for case in cases}) < len(cases):
         raise ValueError(
             f"expected one network for one batch, each configuration once, got {[f.name for f in folders]}"
         )
     return cases
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda.times", description=__doc__.splitlines()[0])
+def run_times(folders: Sequence[Path], json_path: Path | None) -> list[TimeRecord]:
+    """Times the engines and returns their records, which are written as soon as there are some; raises ERRORS."""
+    cases = read_one_network(folders)
+    for case in cases:
+        case.require(torch.cuda.get_device_capability())
+    torch.backends.cudnn.benchmark = True  # the peer picks the fastest of its algorithms
+    major, minor = torch.cuda.get_device_capability()
+    capability = 10 * major + minor
+    peaks = measure_peaks(folders[0].parent, capability)
+    for container, rate in peaks.items():
+        print(f"peak of {container}-bit instructions: {2e3 * rate / 1e12:.1f} TOPS")
+    records: list[TimeRecord] = []
+    for records in time_engines(cases, Gpu(torch.cuda.get_device_name(), capability, peaks)):
+        if json_path:
+            write_records(json_path, records)
+    return records
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after one line that says what went wrong."""
+    parser = OneLineParser(prog="python -m benchmarks.cuda.times", description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, help="cases of benchmarks.cuda.cases")
     parser.add_argument("--json", type=Path, help="write the records there too")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     try:
-        cases = one_kind(args.folders)
-        for case in cases:
-            case.require(torch.cuda.get_device_capability())
-        torch.backends.cudnn.benchmark = True  # the peer picks the fastest of its algorithms
-        major, minor = torch.cuda.get_device_capability()
-        peaks = measured_peaks(args.folders[0].parent, 10 * major + minor)
-        for container, rate in peaks.items():
-            print(f"peak of {container}-bit instructions: {2e3 * rate / 1e12:.1f} TOPS")
-        for found in bench(cases, torch.cuda.get_device_name(), 10 * major + minor, peaks):
-            if args.json:
-                write_json(args.json, found)
+        records = run_times(args.folders, args.json)
     except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for r in found:
-        print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.items()))
+    for record in records:
+        members = asdict(record).items()
+        print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in members))
     return 0
 
 

@@ -24,26 +24,30 @@ from pathlib import Path
 
 from runtime.machine import cpu
 
-PACKAGES = ("onnxruntime", "openvino")
-ASK, ANSWER = b"\x0f\x01\xd0", b"\x6a\x07\x58"
+PATCHED_PACKAGES = ("onnxruntime", "openvino")
+QUESTION = b"\x0f\x01\xd0"  # xgetbv
+ANSWER = b"\x6a\x07\x58"  # push 7; pop rax
 REGISTER_0 = (b"\x31\xc9", b"\x33\xc9", b"\xb9\0\0\0\0")  # xor ecx, ecx in both encodings; mov ecx, 0
 NEAR = 16  # bytes before the question in which its register is set
 ROOT = Path(__file__).parents[2]
 
 
-def patched(library: bytes) -> tuple[bytes, int]:
-    """The library with its answers replaced, and how many were."""
-    code, count, at = bytearray(library), 0, -1
-    while (at := library.find(ASK, at + 1)) >= 0:
+def patch(library: bytes) -> tuple[bytes, int]:
+    """Returns the library with its questions answered, and how many were."""
+    code = bytearray(library)
+    count = 0
+    at = library.find(QUESTION)
+    while at >= 0:
         before = library[max(0, at - NEAR) : at]
         if any(zero in before for zero in REGISTER_0):
-            code[at : at + len(ASK)] = ANSWER
+            code[at : at + len(QUESTION)] = ANSWER
             count += 1
+        at = library.find(QUESTION, at + 1)
     return bytes(code), count
 
 
-def copy(package: Path, folder: Path) -> int:
-    """A package with patched libraries and links to its other files; returns the answers replaced.
+def copy_patched(package: Path, folder: Path) -> int:
+    """Copies a package with patched libraries and links to its other files; returns how many questions are answered.
 
     Raises ValueError where there are none.
     """
@@ -54,32 +58,35 @@ def copy(package: Path, folder: Path) -> int:
         if ".so" not in Path(source).name:
             os.symlink(source, destination)
             return destination
-        code, found = patched(Path(source).read_bytes())
-        count += found
+        code, answered = patch(Path(source).read_bytes())
+        count += answered
         Path(destination).write_bytes(code)
         return destination
 
     shutil.copytree(package, folder, copy_function=copy_file)
     if not count:
         raise ValueError(
-            f"{package}: expected a library that asks for the system's register state (xgetbv), found "
-            "none; this version of the package cannot be held to AVX2"
+            f"{package}: expected a library that asks for the system's register state (xgetbv), got none that does; "
+            "this version of the package cannot be held to AVX2"
         )
     return count
 
 
-def run(module: str, arguments: list[str]) -> int:
-    """`python -m module arguments` beside such copies of the installed peers; its exit status. Raises ValueError."""
+def run_held_to_avx2(module: str, arguments: list[str]) -> int:
+    """Runs `python -m module arguments` beside such copies of the installed peers; returns its exit status.
+
+    Raises ValueError where the processor has AVX-VNNI, or a package cannot be held to AVX2.
+    """
     if "avx_vnni" in cpu.features():
         raise ValueError(
             f"{cpu.model()}: expected a processor without AVX-VNNI, which cannot be hidden from the "
             "peers; measure without --avx2"
         )
     with tempfile.TemporaryDirectory() as folder:
-        for name in PACKAGES:
+        for name in PATCHED_PACKAGES:
             spec = find_spec(name)
-            if spec is not None:
-                count = copy(Path(spec.origin).parent, Path(folder) / name)
+            if spec is not None and spec.origin is not None:
+                count = copy_patched(Path(spec.origin).parent, Path(folder) / name)
                 print(f"{name}: held to AVX2 ({count} questions answered)", flush=True)
         path = os.pathsep.join([folder, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", module, *arguments]

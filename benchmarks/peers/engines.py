@@ -6,11 +6,10 @@ which computes float32 operators one after the other and rounds to codes exactly
 """
 
 import contextlib
-import copy
 import io
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,16 +17,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper, numpy_helper
 from onnxruntime import quantization
 
-Run = Callable[[np.ndarray], np.ndarray]  # picture float32 [1, C, H, W] -> logits [1, classes]
-FAST, BASIC = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+from benchmarks.peers.float_network import as_floats, float_network
+
+PeerRun = Callable[[np.ndarray], np.ndarray]  # picture float32 [1, C, H, W] -> logits [1, classes]
+FAST = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+BASIC = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
 TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order, far below a quantization step
 OPENVINO = ("openvino", "nncf")  # packages
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Peer:
     """An engine with the file that it runs, and the answers [N, classes] that it should give."""
 
@@ -36,99 +37,62 @@ class Peer:
     path: Path
     answers: np.ndarray
 
-    def start(self, threads: int) -> Run:
+    def start(self, threads: int) -> PeerRun:
+        """Returns what runs the file on so many threads."""
         return {"onnxruntime": run_onnxruntime, "openvino": run_openvino}[self.engine](self.path, threads)
 
 
-def missing() -> list[str]:
-    """Packages of peers that are not installed."""
+def missing_packages() -> list[str]:
+    """Returns the packages of peers that are not installed."""
     return [name for name in OPENVINO if find_spec(name) is None]
 
 
-def peers(model: onnx.ModelProto, pictures: np.ndarray, folder: Path) -> list[Peer]:
-    """All peers on the float32 network inside a QDQ file of ours; pictures uint8 [N, H, W, C] to calibrate and compare
-    with. Writes the peers' files into the folder."""
+def make_peers(model: onnx.ModelProto, pictures: np.ndarray, folder: Path) -> list[Peer]:
+    """Returns all peers on the float32 network inside a QDQ file of ours, whose files are written into the folder.
+
+    pictures: uint8 [N, H, W, C] to calibrate and compare with.
+    """
     network, floats = float_network(model), as_floats(model, pictures)
     onnx.checker.check_model(network)
     files = {"fp32": folder / "fp32.onnx"}
     onnx.save(network, files["fp32"])
+    has_openvino = not missing_packages()
     with _quietly():
-        files |= quantized(files["fp32"], floats, folder)
-        if not missing():
-            files["int8"] = quantized_by_nncf(network, floats, folder)
-    answers = {bits: answered(run_onnxruntime(path, 1, BASIC), floats) for bits, path in files.items()}
+        files |= quantize_by_onnxruntime(files["fp32"], floats, folder)
+        if has_openvino:
+            files["int8"] = quantize_by_nncf(network, floats, folder)
+    answers = {bits: run_all(run_onnxruntime(path, 1, BASIC), floats) for bits, path in files.items()}
     engines = [("onnxruntime", bits) for bits in files if bits != "int8"]
-    engines += [("openvino", bits) for bits in ("fp32", "int8")] * (not missing())
+    if has_openvino:
+        engines += [("openvino", "fp32"), ("openvino", "int8")]
     return [Peer(engine, bits, files[bits], answers[bits]) for engine, bits in engines]
 
 
-def answered(run: Run, floats: np.ndarray) -> np.ndarray:
-    """Logits [N, classes] of pictures float32 [N, C, H, W], one at a time."""
+def run_all(run: PeerRun, floats: np.ndarray) -> np.ndarray:
+    """Returns logits [N, classes] of pictures float32 [N, C, H, W], one at a time."""
     return np.concatenate([run(x[None]) for x in floats])
 
 
-def difference(answers: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, as a share of the largest logit."""
+def largest_difference(answers: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference of logits [N, classes], as a share of the largest logit."""
     return float(np.abs(answers - expected).max() / np.abs(expected).max())
 
 
-def as_floats(model: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
-    """float32 [N, C, H, W]: what the first DequantizeLinear of our files makes of pictures uint8 [N, H, W, C]."""
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    first = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] not in constants)
-    scale, zero = (constants[name].astype(np.float32) for name in first.input[1:3])
-    return np.ascontiguousarray(((pictures - zero) * scale).transpose(0, 3, 1, 2), np.float32)
-
-
-def float_network(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float32 network inside a QDQ file of ours: weights dequantized, activations never quantized, float input.
-
-    Raises ValueError for a file whose picture is not bytes, as other tools make them.
-    """
-    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8:
-        raise ValueError(
-            f"{model.graph.name}: expected a file that takes a uint8 picture, which bitgrade's training "
-            "makes; build the bundle from such a run to compare it with other engines"
-        )
-    constants = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in model.graph.initializer}
-    alias, nodes, weights, picture = {}, [], [], None
-    for node in model.graph.node:
-        source = alias.get(node.input[0], node.input[0])
-        if node.op_type == "DequantizeLinear" and source in constants:
-            real = _dequantized(constants[source], constants[node.input[1]])
-            weights.append(numpy_helper.from_array(real, node.output[0]))
-        elif node.op_type in ("Transpose", "Cast") or (node.op_type == "DequantizeLinear" and picture is None):
-            alias[node.output[0]] = source
-            picture = node.output[0] if node.op_type == "DequantizeLinear" else picture
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            alias[node.output[0]] = source
-        elif node.op_type in ("Clip", "Relu") and (source in constants or source != node.input[0]):
-            alias[node.output[0]] = source  # of a Rescale, or of codes in a container that is too wide
-        else:
-            nodes.append(copy.copy(node))
-            nodes[-1].input[:] = [alias.get(name, name) for name in node.input]
-    used = {name for node in nodes for name in node.input}
-    kept = [t for t in model.graph.initializer if t.name in used] + weights
-    _, h, w, c = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-    entry = helper.make_tensor_value_info(model.graph.input[0].name, onnx.TensorProto.FLOAT, [1, c, h, w])
-    graph = helper.make_graph(nodes, "float", [entry], list(model.graph.output), kept)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-
-
-def _dequantized(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return (codes * scale.reshape(scale.shape + (1,) * (codes.ndim - scale.ndim))).astype(np.float32)
-
-
 class _Calibration(quantization.CalibrationDataReader):
+    """Pictures float32 [N, C, H, W], one after the other."""
+
     def __init__(self, name: str, pictures: np.ndarray):
         self.rows = iter([{name: p[None]} for p in pictures])
 
-    def get_next(self):
+    def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.rows, None)
 
 
-def quantized(path: Path, floats: np.ndarray, folder: Path) -> dict[str, Path]:
-    """bits -> file: onnxruntime's quantizations, with signed weights (fast) and with unsigned ones (exact)."""
+def quantize_by_onnxruntime(path: Path, floats: np.ndarray, folder: Path) -> dict[str, Path]:
+    """Returns files by bits: onnxruntime's quantization with signed weights (fast) and with unsigned ones (exact).
+
+    floats: pictures float32 [N, C, H, W] to calibrate with.
+    """
     name, kinds = onnx.load(path).graph.input[0].name, quantization.QuantType
     files = {}
     for bits, kind in (("int8-u8s8", kinds.QInt8), ("int8-u8u8", kinds.QUInt8)):
@@ -145,8 +109,8 @@ def quantized(path: Path, floats: np.ndarray, folder: Path) -> dict[str, Path]:
     return files
 
 
-def quantized_by_nncf(network: onnx.ModelProto, floats: np.ndarray, folder: Path) -> Path:
-    """The file that OpenVINO's own quantizer makes for a CPU."""
+def quantize_by_nncf(network: onnx.ModelProto, floats: np.ndarray, folder: Path) -> Path:
+    """Returns the file that OpenVINO's own quantizer makes for a CPU; floats: pictures float32 [N, C, H, W]."""
     os.environ.setdefault("NNCF_CI", "1")  # its import would report its use to a server
     import nncf
 
@@ -158,17 +122,23 @@ def quantized_by_nncf(network: onnx.ModelProto, floats: np.ndarray, folder: Path
     return folder / "int8.onnx"
 
 
-def run_onnxruntime(path: Path, threads: int, level=FAST) -> Run:
+def run_onnxruntime(path: Path, threads: int, level: onnxruntime.GraphOptimizationLevel = FAST) -> PeerRun:
+    """Returns what runs a file in onnxruntime at a level of optimization."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level, options.log_severity_level = level, 3
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = level
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x})[0]
 
 
-def run_openvino(path: Path, threads: int) -> Run:
-    """One stream for latency; float32 stays float32, which would become bfloat16 where the processor has it."""
+def run_openvino(path: Path, threads: int) -> PeerRun:
+    """Returns what runs a file in OpenVINO, one stream for latency.
+
+    float32 stays float32, which would become bfloat16 where the processor has it.
+    """
     import openvino
 
     hints = {
@@ -189,7 +159,7 @@ def run_openvino(path: Path, threads: int) -> Run:
 
 
 @contextlib.contextmanager
-def _quietly():
+def _quietly() -> Iterator[None]:
     """Without the quantizers' progress bars and advice."""
     logging.disable(logging.WARNING)
     try:

@@ -1,25 +1,12 @@
-"""Where every tensor lies: borders its readers need, and offsets in one workspace shared by tensors that never meet."""
+"""Where every tensor lies in one workspace, shared by tensors that are never needed at the same time."""
 
 from runtime.abi import aligned
-from targets.kernel import Layout
-from targets.reference.graph import Graph
-
-
-def layouts(graph: Graph, pictures: int = 1) -> dict[str, Layout]:
-    """A physical border for each tensor, as wide as the widest padding among the convolutions that read it.
-
-    pictures: how many run together.
-    """
-    borders = dict.fromkeys(graph.tensors, (0, 0, 0, 0))
-    for conv in graph.convs():
-        borders[conv.input] = tuple(map(max, borders[conv.input], conv.padding))
-    return {name: Layout(tensor, borders[name], pictures) for name, tensor in graph.tensors.items()}
 
 
 def workspace(
     sizes: dict[str, int], steps: list[tuple[tuple[str, ...], tuple[str, ...]]]
 ) -> tuple[dict[str, int], int]:
-    """Byte offset of each tensor in `sizes`, and the bytes of the whole.
+    """Returns the byte offset of each tensor in `sizes`, and the bytes of the whole.
 
     steps: (names read, names written) in order. A tensor lives from the step that writes it to the last that reads it;
     large ones are placed first, each at the lowest offset where nothing that lives at the same time lies.

@@ -1,186 +1,186 @@
-"""Turns a float result and the scale it is quantized with into a node of the integer graph."""
+"""Turns a float result, once the scale it is quantized with is known, into nodes of the integer graph."""
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from compile.qdq.values import Const, Pending, Weights, require
+from compile.qdq.values import (
+    NO_PADDING,
+    Constant,
+    Pending,
+    PendingAdd,
+    PendingAvgPool,
+    PendingConv,
+    PendingMaxPool,
+    PendingRescale,
+    PendingShortcut,
+    Weights,
+    refusal,
+    require,
+)
 from targets.reference.checks import ACC_BITS
-from targets.reference.interpreter import requantize
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut, Tensor, skip_multiplier
-from targets.reference.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
+from targets.reference.scales import add_integers, conv_requant, logit_scale, rescale_requant
 
-UNIT = 64  # the code of weight 1 in layers that only scale and shift
+UNIT = 64  # the code of weight 1 in convolutions that only scale and shift
+MOST_LEFT = 30  # bits that a convolution's sum can be shifted left by before it is requantized
 
-
-def quantized(tensors: dict, pending: Pending, out: Tensor, qmin: int, qmax: int, where: str) -> list:
-    """Nodes that compute tensor `out` of a pending result, clamped to codes qmin..qmax; new inner tensors are added."""
-    limits = (_code(pending.low, out, 0), _code(pending.high, out, out.qmax))
-    qmin, qmax = max(qmin, limits[0]), min(qmax, limits[1])
-    require(qmin <= qmax, where, "clamps that leave a code", (pending.low, pending.high))
-    x, common = tensors[pending.inputs[0]], dict(name=pending.name, output=out.name, qmin=qmin, qmax=qmax)
-    if pending.kind == "conv":
-        return [_conv(tensors, pending, out, common, where)]
-    if pending.kind == "add":
-        a, b = pending.inputs
-        multipliers, requant = add_integers(x.scale, tensors[b].scale, out.scale)
-        return [Add(a=a, b=b, multipliers=multipliers, requant=requant, **common)]
-    if pending.kind == "avg_pool":
-        requant = rescale_requant(x.scale, out.scale, int(np.prod(pending.parts["kernel"])))
-        return [AvgPool(input=x.name, requant=requant, **common, **pending.parts)]
-    if pending.kind == "rescale":
-        return [Rescale(input=x.name, requant=rescale_requant(x.scale, out.scale), **common)]
-    if (x.scale, x.zero_point, x.bits, qmin, qmax) == (out.scale, out.zero_point, out.bits, 0, out.qmax):
-        return [moved(pending, out, where)]
-    inner = replace(x, name=f"{pending.name}/codes", shape=pending.shape)
-    tensors[inner.name] = inner
-    requant = rescale_requant(x.scale, out.scale)
-    return [
-        moved(pending, inner, where),
-        Rescale(input=inner.name, requant=requant, **{**common, "name": f"{pending.name}/rescale"}),
-    ]
+Tensors = Mapping[str, Tensor]
+Emitted = list[tuple[Node, Tensor]]  # nodes in running order, each with the tensor that it computes
 
 
-def moved(pending: Pending, out: Tensor, where: str):
-    """MaxPool or Shortcut, which keep scale and width."""
-    common = dict(name=pending.name, input=pending.inputs[0], output=out.name)
-    if pending.kind == "max_pool":
-        return MaxPool(**common, **pending.parts)
-    require(not any(pending.parts["pads"]), where, "padded pixels only in front of a Conv", pending.parts["pads"])
-    return Shortcut(**common, stride=pending.parts["stride"], before=pending.parts["before"])
+@dataclass(frozen=True)
+class Output:
+    """The tensor that a float result becomes, its smallest and largest code, and where the file says so."""
+
+    tensor: Tensor
+    low: int
+    high: int
+    where: str
 
 
-def logits(tensors: dict, pending: Pending, name: str, where: str):
-    """(node, tensor) of a final Conv, Gemm or MatMul whose sums are the result."""
+def emit(tensors: Tensors, pending: Pending, output: Output) -> Emitted:
+    """Returns the nodes that compute `output` of a pending result and clamp it; raises OnnxError."""
+    low = max(output.low, _clamp_code(pending.low, output.tensor, 0))
+    high = min(output.high, _clamp_code(pending.high, output.tensor, output.tensor.qmax))
+    require(low <= high, output.where, "clamps that leave a code", (pending.low, pending.high))
+    if type(pending) not in EMITTERS:
+        raise refusal(output.where, "a result that can be quantized", pending.name)
+    return EMITTERS[type(pending)](tensors, pending, replace(output, low=low, high=high))
+
+
+def emit_logits(tensors: Tensors, pending: Pending, name: str, where: str) -> tuple[Node, Tensor]:
+    """Returns the node and the tensor [1, 1, classes] of a final layer whose sums are the result; raises OnnxError."""
     advice = (
         "quantize the model's output too (QuantizeLinear, DequantizeLinear), or use one weight scale for the last layer"
     )
-    require(
-        pending.kind == "conv" and pending.parts["skip"] is None and not pending.clamped,
-        where,
-        "a QuantizeLinear before the output, or a bare Conv, Gemm or MatMul",
-        pending.kind,
-    )
-    scales, x = pending.parts["w_scale"], tensors[pending.inputs[0]]
-    require(
-        bool((scales == scales[0]).all()),
-        where,
-        "one scale for all logits",
-        f"{len(set(scales.tolist()))} scales",
-        advice,
-    )
-    out = Tensor(name, pending.shape, 32, logit_scale(x.scale, scales[0]))
-    return _conv(tensors, pending, out, dict(name=pending.name, output=name), where), out
+    if not isinstance(pending, PendingConv) or pending.skip is not None or pending.clamped:
+        raise refusal(where, "a QuantizeLinear before the output, or a bare Conv, Gemm or MatMul", pending.name)
+    scales = pending.w_scale
+    alike = bool((scales == scales[0]).all())
+    require(alike, where, "one scale for all logits", f"{len(set(scales.tolist()))} scales", advice)
+    out = Tensor(name, pending.shape, 32, logit_scale(tensors[pending.source].scale, scales[0]))
+    return _conv(tensors, pending, Output(out, 0, 255, where)), out
 
 
-def _code(real: float, out: Tensor, fallback: int) -> int:
+def emit_moved(pending: PendingMaxPool | PendingShortcut, out: Tensor, where: str) -> MaxPool | Shortcut:
+    """Returns the node of a tensor [H, W, C] that keeps the scale and width of its input; raises OnnxError."""
+    if isinstance(pending, PendingMaxPool):
+        window = pending.window
+        return MaxPool(pending.name, pending.source, out.name, window.kernel, window.stride, window.padding)
+    advice = "put the zeros into the pads of the next Conv before quantizing"
+    require(pending.pads == NO_PADDING, where, "padded pixels only in front of a Conv", pending.pads, advice)
+    return Shortcut(pending.name, pending.source, out.name, pending.stride, pending.before)
+
+
+def _clamp_code(real: float, out: Tensor, fallback: int) -> int:
+    """The code of a clamp's limit; `fallback` for one that is infinite."""
     if np.isinf(real):
         return fallback
     return int(np.clip(np.rint(real / np.float64(out.scale)) + out.zero_point[0], 0, out.qmax))
 
 
-def _conv(tensors: dict, pending: Pending, out: Tensor, common: dict, where: str) -> Conv:
-    parts, x = pending.parts, tensors[pending.inputs[0]]
-    requant = None if out.bits == 32 else conv_requant(x.scale, parts["w_scale"], out.scale)
-    require(
-        requant is None or int(requant.left.max()) <= 30,
-        where,
-        "scales of like size",
-        f"a ratio of {out.scale} to its sums",
-    )
-    left = np.zeros(len(parts["w_scale"]), np.int64) if requant is None else requant.left
-    unit = np.float64(x.scale) * parts["w_scale"].astype(np.float64) / np.exp2(left)
-    skip = parts["skip"]
-    if skip is not None:
-        _integers(tensors[skip].scale / unit, where, "residual operand")
-    units = None if skip is None else skip_multiplier(x.scale, parts["w_scale"], left, tensors[skip].scale)
+def _emit_conv(tensors: Tensors, pending: PendingConv, output: Output) -> Emitted:
+    return [(_conv(tensors, pending, output), output.tensor)]
+
+
+def _emit_add(tensors: Tensors, pending: PendingAdd, output: Output) -> Emitted:
+    out = output.tensor
+    multipliers, requant = add_integers(tensors[pending.a].scale, tensors[pending.b].scale, out.scale)
+    node = Add(pending.name, pending.a, pending.b, out.name, multipliers, requant, output.low, output.high)
+    return [(node, out)]
+
+
+def _emit_avg_pool(tensors: Tensors, pending: PendingAvgPool, output: Output) -> Emitted:
+    out, kernel, stride = output.tensor, pending.window.kernel, pending.window.stride
+    requant = rescale_requant(tensors[pending.source].scale, out.scale, kernel[0] * kernel[1])
+    limits = (output.low, output.high)
+    return [(AvgPool(pending.name, pending.source, out.name, kernel, stride, requant, *limits), out)]
+
+
+def _emit_rescale(tensors: Tensors, pending: PendingRescale, output: Output) -> Emitted:
+    return [(_rescale(pending.name, tensors[pending.source], output), output.tensor)]
+
+
+def _emit_moved(tensors: Tensors, pending: PendingMaxPool | PendingShortcut, output: Output) -> Emitted:
+    """A pool or shortcut keeps its input's scale; where the result has another one, a Rescale follows it."""
+    x, out = tensors[pending.source], output.tensor
+    same_codes = (x.scale, x.zero_point, x.bits) == (out.scale, out.zero_point, out.bits)
+    if same_codes and (output.low, output.high) == (0, out.qmax):
+        return [(emit_moved(pending, out, output.where), out)]
+    inner = replace(x, name=f"{pending.name}/codes", shape=pending.shape)
+    moved = emit_moved(pending, inner, output.where)
+    return [(moved, inner), (_rescale(f"{pending.name}/rescale", inner, output), out)]
+
+
+def _rescale(name: str, x: Tensor, output: Output) -> Rescale:
+    requant = rescale_requant(x.scale, output.tensor.scale)
+    return Rescale(name, x.name, output.tensor.name, requant, output.low, output.high)
+
+
+def _conv(tensors: Tensors, pending: PendingConv, output: Output) -> Conv:
+    """The convolution, which gives int32 sums where the output has 32 bits (logits)."""
+    x, out, where, scales = tensors[pending.source], output.tensor, output.where, pending.w_scale
+    requant = None if out.bits == 32 else conv_requant(x.scale, scales, out.scale)
+    left = np.zeros(len(scales), np.int64) if requant is None else requant.left
+    require(int(left.max()) <= MOST_LEFT, where, "scales of like size", f"a ratio of {out.scale} to its sums")
+    unit = np.float64(x.scale) * scales.astype(np.float64) / np.exp2(left)
+    skip_units = None
+    if pending.skip is not None:
+        skip = tensors[pending.skip]
+        _whole_units(skip.scale / unit, where, "residual operand")
+        skip_units = skip_multiplier(x.scale, scales, left, skip.scale)
     return Conv(
+        name=pending.name,
         input=x.name,
-        weight=parts["codes"].astype(np.int8),
-        w_bits=parts["w_bits"],
-        bias=_bias(parts["bias"], unit, where),
-        w_scale=parts["w_scale"],
+        output=out.name,
+        weight=pending.codes.astype(np.int8),
+        w_bits=pending.w_bits,
+        bias=_bias_units(pending.bias, unit, where),
+        w_scale=scales,
         requant=requant,
-        stride=parts["stride"],
-        padding=parts["padding"],
-        groups=parts["groups"],
-        skip=skip,
-        skip_multiplier=units,
-        **common,
+        stride=pending.stride,
+        padding=pending.padding,
+        groups=pending.groups,
+        qmin=output.low,
+        qmax=output.high,
+        skip=pending.skip,
+        skip_multiplier=skip_units,
     )
 
 
-def _bias(bias, unit: np.ndarray, where: str) -> np.ndarray:
-    """int64 [O] in `unit`s. Codes in a unit that is a power of two times ours are taken over exactly."""
+def _bias_units(bias: Constant | Weights | None, unit: np.ndarray, where: str) -> np.ndarray:
+    """int64 [O]: a bias in `unit`s float64 [O]; codes whose unit is a power of two times it are taken over exactly."""
     channels = len(unit)
     if bias is None:
         return np.zeros(channels, np.int64)
     values = bias.codes if isinstance(bias, Weights) else bias.array
-    require(
-        values.size in (1, channels) and max(values.shape, default=1) == values.size,
-        where,
-        f"a bias of {channels} values",
-        list(values.shape),
-    )
+    one_dimension = values.size in (1, channels) and max(values.shape, default=1) == values.size
+    require(one_dimension, where, f"a bias of {channels} values", list(values.shape))
     values = np.broadcast_to(values.reshape(-1), (channels,))
-    if isinstance(bias, Const):
-        return _integers(values / unit, where, "bias")
+    if isinstance(bias, Constant):
+        return _whole_units(values / unit, where, "bias")
     ratio = np.broadcast_to(bias.scale.reshape(-1), (channels,)).astype(np.float64) / unit
     finer = np.rint(np.log2(ratio)).astype(np.int64)
     exact = (np.abs(ratio / np.exp2(finer) - 1) < 2.0**-22) & (finer >= 0) & (finer < 31)
-    return np.where(exact, values << np.where(exact, finer, 0), _integers(values * ratio, where, "bias"))
+    return np.where(exact, values << np.where(exact, finer, 0), _whole_units(values * ratio, where, "bias"))
 
 
-def _integers(values: np.ndarray, where: str, what: str) -> np.ndarray:
-    """int64, nearest; refused where an int32 accumulator could not hold them."""
+def _whole_units(values: np.ndarray, where: str, name: str) -> np.ndarray:
+    """int64, the nearest; refused where an int32 accumulator could not hold them."""
     worst = np.abs(values).max()
-    require(
-        bool(worst < 1 << ACC_BITS), where, f"a {what} below 2**{ACC_BITS} units of its sum", worst, "check its scales"
-    )
+    fits = bool(worst < 1 << ACC_BITS)
+    require(fits, where, f"a {name} below 2**{ACC_BITS} units of its sum", worst, "check its scales")
     return np.rint(values).astype(np.int64)
 
 
-def picture(name: str, out: Tensor, mean: np.ndarray, std: np.ndarray, codes: tuple[int, int], where: str):
-    """(input tensor, nodes) of a float picture (u8 / 255 - mean) / std that is quantized into `out`, within `codes`.
-
-    mean, std float64 [C]. Where the code is the uint8 value itself (int8 codes too, once shifted), there is no node;
-    anything else is a 1x1 depthwise convolution, which may differ by one code where a value lies on a tie.
-    """
-    u8 = np.arange(256)
-    real = ((u8 / 255 - mean[:, None]) / std[:, None]).astype(np.float32)
-    wanted = np.clip(np.rint(real / np.float32(out.scale)) + out.zero_point[0], *codes)  # [C, 256]
-    if (wanted == u8).all():
-        return replace(out, name=name), []
-    source, w_scale = Tensor(name, out.shape, 8, float32(1 / 255)), (1 / (UNIT * std)).astype(np.float32)
-    requant = conv_requant(source.scale, w_scale, out.scale)
-    exact = -mean / std * np.exp2(requant.left) / (source.scale * w_scale.astype(np.float64))
-    biases = (
-        np.rint(exact).astype(np.int64) + np.arange(-4, 5)[:, None]
-    )  # [9, C]: a unit up or down may meet more codes
-    acc = ((u8[:, None, None] * UNIT) << requant.left) + biases  # [256, 9, C]
-    apart = np.abs(requantize(acc, requant, out.zero_point[0], *codes) - wanted.T[:, None])
-    best = apart.sum(0).argmin(0), np.arange(out.shape[2])
-    require(
-        apart.max(0)[best].max() <= 1,
-        where,
-        "a picture's codes within one of the float quantizer's",
-        f"{apart.max(0)[best].max()} apart",
-        "quantize the picture coarser",
-    )
-    bias = biases[best]
-    weight = np.full((out.shape[2], 1, 1, 1), UNIT, np.int8)
-    return source, [
-        Conv(
-            f"{name}/normalize",
-            name,
-            out.name,
-            weight,
-            8,
-            bias,
-            w_scale,
-            requant,
-            groups=out.shape[2],
-            qmin=codes[0],
-            qmax=codes[1],
-        )
-    ]
+EMITTERS: dict[type[Pending], Callable[[Tensors, Any, Output], Emitted]] = {
+    PendingConv: _emit_conv,
+    PendingAdd: _emit_add,
+    PendingAvgPool: _emit_avg_pool,
+    PendingMaxPool: _emit_moved,
+    PendingShortcut: _emit_moved,
+    PendingRescale: _emit_rescale,
+}

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from compile.qdq.importer import Normalization, load
-from runtime.bundle.manifest import decisions, facts, require_different
-from runtime.choice.selector import selector_among
+from runtime.bundle.decisions import parse_decisions, parse_facts, require_different
 from runtime.fields import Fields
 from targets.reference import interpreter
 from targets.reference.graph import Graph, macs
@@ -23,7 +22,7 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class SourceVariant:
+class BuildVariant:
     """One integer network with what is known of it; `facts` go into the manifest as they are."""
 
     name: str
@@ -43,7 +42,7 @@ class Source:
     """
 
     name: str
-    variants: list[SourceVariant]
+    variants: list[BuildVariant]
     labels: list[str]
     pictures: np.ndarray
     selector: dict | None
@@ -160,7 +159,7 @@ def _budget(folder: Path, run: dict) -> float | None:
 
 def _variant(
     name: str, path: Path, graph: Graph, logits: np.ndarray, facts: dict, exact: bool, normalization=None
-) -> SourceVariant:
+) -> BuildVariant:
     work, bits = macs(graph), graph.bit_config()
     bitops = sum(work[k] * w * a for k, (w, a) in bits.items())
     facts = {
@@ -171,7 +170,7 @@ def _variant(
         "macs": sum(work.values()),
         "bitops": bitops,
     }
-    return SourceVariant(name, path, graph, logits, facts, exact, normalization)
+    return BuildVariant(name, path, graph, logits, facts, exact, normalization)
 
 
 def _open_files(paths: list[Path], normalization: Normalization | None, labels: list[str] | None) -> Source:
@@ -236,12 +235,9 @@ def _require_served(source: Source) -> None:
     try:
         top = Fields(about, source.name, "export the run again, or rename the file")
         top.text("name")
-        found, count = decisions(top, len(source.variants)), len(source.variants)
+        parse_decisions(top, len(source.variants))
         for v in source.variants:
-            facts(Fields({"name": v.name, **v.facts}, f"{source.name}: {v.name}", top.todo))
+            parse_facts(Fields({"name": v.name, **v.facts}, f"{source.name}: {v.name}", top.todo))
         require_different(top, [v.name for v in source.variants])
-        tables = (found["budgets"], found["escalation"].budgets if found["escalation"] else ())
-        for lam in {0.0, *(b.lam for table in tables for b in table)} if source.selector is not None else ():
-            selector_among(count, source.selector, lam)
     except ValueError as error:
         raise SourceError(str(error)) from error

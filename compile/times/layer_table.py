@@ -1,28 +1,29 @@
-"""The table of a network's layers that a build prints: rule, bits, work, and predicted and measured times."""
+"""The layers of a compiled network: kernel, bits, work, and predicted and measured times of each."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from compile.lowering.lower import Lowered, table_of_rules
-from compile.times.measured import Local, library_time, missing
+from compile.times.machine import missing_features
 from targets import Target
-from targets.costs.shapes import layers
+from targets.costs.shapes import layer_calls
 from targets.costs.table import MEASURED, CostsError, load, path_of
 from targets.reference.graph import Graph
 
-BUDGET_US = 5_000.0  # of measuring, for each distinct kernel: a build is not to wait for it
+BUILD_BUDGET_US = 5_000.0  # of measuring, for each distinct kernel: a build is not to wait for it
 
 
 @dataclass(frozen=True)
-class Row:
-    """One call. predicted: from the target's table of costs, None without one; measured: this very kernel, here, None
-    where that cannot be."""
+class LayerTime:
+    """One call of a kernel.
+
+    predicted: from the target's table of costs, None without one; interpolated: whether it is taken from other layers.
+    measured: microseconds of this very kernel on this machine, None where that cannot be.
+    """
 
     layer: str
-    rule: str
+    kernel: str
     bits: str
     macs: int
     predicted: float | None
@@ -31,77 +32,98 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
-    """All calls of a network, and the time of the whole; predicted times are in `unit`, measured ones microseconds."""
+class LayerTable:
+    """All calls of a network for levels that take the same kernels.
 
-    rows: list[Row]
+    levels: their names; unit: of predicted times; network_us: measured microseconds of the whole, None where unknown.
+    """
+
+    levels: tuple[str, ...]
+    rows: tuple[LayerTime, ...]
     unit: str
-    network: float | None
+    network_us: float | None
 
-    def total(self, column: str) -> float | None:
-        """Sum of "macs", "predicted" or "measured"."""
-        values = [getattr(row, column) for row in self.rows]
-        return None if None in values else sum(values)
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of all layers."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def predicted(self) -> float | None:
+        """The sum of predicted times, None where one is unknown."""
+        return sum_of_known([row.predicted for row in self.rows])
+
+    @property
+    def measured(self) -> float | None:
+        """The sum of measured times, None where one is unknown."""
+        return sum_of_known([row.measured for row in self.rows])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the table for a JSON file."""
+        return asdict(self)
 
 
-def report(
-    graph: Graph,
-    target: Target,
-    lowered: Lowered,
-    library: Path | None = None,
-    function: str = "main",
-    times: bool = True,
-) -> Report:
-    """library, function: the network's code, to time the whole of it. times: False measures nothing."""
-    runs_here = times and not missing(target)
-    measured = Local(target).times(lowered.calls, BUDGET_US) if runs_here else [None] * len(lowered.calls)
-    predicted, unit = _predicted(graph, target)
+@dataclass(frozen=True, eq=False)
+class NetworkCode:
+    """A network's code for one level: lowered, and compiled into `function` of a library, where there is one."""
+
+    graph: Graph
+    level: Target
+    lowered: Lowered
+    library: Path | None = None
+    function: str = "main"
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """A predicted time, None where the table of costs has no layer like it."""
+
+    time: float | None
+    interpolated: bool
+
+
+def make_layer_table(code: NetworkCode, levels: tuple[str, ...] = (), measure: bool = True) -> LayerTable:
+    """Returns the table of a network's layers; measure: whether kernels are timed where this machine runs them.
+
+    levels: names of all levels that take these kernels; left out, that of the code.
+    """
+    runs_here = measure and not missing_features(code.level)
+    calls = code.lowered.calls
+    measured: list[float | None] = [None] * len(calls)
+    network_us = None
+    if runs_here:
+        # Here, so that reports of a build can be had without TVM.
+        from compile.times.measured import Local, library_time
+
+        measured = list(Local(code.level).times(calls, BUILD_BUDGET_US))
+        if code.library is not None:
+            network_us = library_time(code.library, code.function, code.lowered)
+    predictions, unit = _predictions(code.graph, code.level)
+    rules = table_of_rules(code.graph, code.lowered)
     rows = [
-        Row(*named, *guess, time)
-        for named, guess, time in zip(table_of_rules(graph, lowered), predicted, measured, strict=True)
+        LayerTime(layer, rule, bits, macs, prediction.time, prediction.interpolated, time)
+        for (layer, rule, bits, macs), prediction, time in zip(rules, predictions, measured, strict=True)
     ]
-    return Report(rows, unit, library_time(library, function, lowered) if runs_here and library else None)
+    return LayerTable(levels or (code.level.name,), tuple(rows), unit, network_us)
 
 
-def _predicted(graph: Graph, target: Target) -> tuple[list[tuple[float | None, bool]], str]:
-    """(time, whether it is interpolated) of each call, and the unit; None where no table of costs tells."""
-    calls = layers(graph)
+def _predictions(graph: Graph, target: Target) -> tuple[list[_Prediction], str]:
+    """What the target's table of costs predicts for each call, and the table's unit."""
+    calls = layer_calls(graph)
     if not path_of(target.name).exists():
-        return [(None, False)] * len(calls), "us"
-    costs, found = load(target.name), []
+        return [_Prediction(None, False)] * len(calls), "us"
+    costs = load(target.name)
+    predictions = []
     for call in calls:
         try:
             time, how = costs.layer(call.shape, call.bits)
-            found.append((time, how != MEASURED))
+            predictions.append(_Prediction(time, how != MEASURED))
         except CostsError:  # the table has no layer like it
-            found.append((None, False))
-    return found, costs.unit
+            predictions.append(_Prediction(None, False))
+    return predictions, costs.unit
 
 
-def print_report(rows: Report, title: str, console: Console) -> None:
-    """Prints the table, with a line of totals. "~": interpolated from layers like it; "-": not known."""
-    table = Table(title=title, title_justify="left", show_footer=True)
-    sums = [_number(rows.total(column)) for column in ("predicted", "measured")]
-    predicted = f"predicted {rows.unit}"
-    table.add_column("layer", "all layers", no_wrap=True)
-    table.add_column("kernel", ratio=1)
-    table.add_column("bits")
-    macs = f"{rows.total('macs') / 1e6:.2f}"
-    for heading, total in zip(("MMACs", predicted, "measured us"), (macs, *sums), strict=True):
-        table.add_column(heading, total, justify="right")
-    for row in rows.rows:
-        table.add_row(
-            row.layer,
-            row.rule,
-            row.bits,
-            f"{row.macs / 1e6:.2f}" if row.macs else "",
-            f"{'~' * row.interpolated}{_number(row.predicted)}",
-            _number(row.measured),
-        )
-    console.print(table)
-    if rows.network is not None:
-        console.print(f"whole network, one thread: {rows.network:.1f} us", highlight=False)
-
-
-def _number(time: float | None) -> str:
-    return "-" if time is None else f"{time:,.0f}" if time >= 1000 else f"{time:.3g}" if time < 10 else f"{time:.1f}"
+def sum_of_known(values: list[float | None]) -> float | None:
+    """Returns the sum of times, None where one of them is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from targets.costs.shapes import Shape, bits_of
+from targets.costs.shapes import Shape, parse_bits
 from targets.reference.graph import Graph
 from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
 from targets.reference.scales import add_integers, conv_requant, float32, rescale_requant
@@ -13,7 +13,7 @@ SIGMAS = 3.5  # standard deviations of weights within their range, as training l
 
 def single(shape: Shape, bits: str) -> tuple[Graph, str]:
     """The graph, and the name of the call that is the layer."""
-    w_bits, a_bits = bits_of(bits)
+    w_bits, a_bits = parse_bits(bits)
     nodes = _Nodes(shape.input, a_bits)
     if shape.kind == "picture":
         return nodes.finish([("picture:codes", shape.borders[0])]), "picture"

@@ -5,45 +5,63 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from runtime.abi import aligned_buffer
-from runtime.bundle.manifest import Build, Level, Manifest, Variant, parse
+from runtime.bundle.manifest import FILE, Build, Level, Manifest, Variant, parse
 from runtime.bundle.weights import read_weights
 from runtime.fields import COPY, REBUILD, BundleError
 from runtime.machine import cpu, cuda
 
 REBUILD_HERE = "sh lib/rebuild.sh, in the bundle's folder"
+BUILD = "make one with `python -m compile.build`"
 
-# family -> what knows this machine's features and its name for people; a new family is one more row
-_PROCESSORS = {"x86": cpu, "arm": cpu, "cuda": cuda}
+
+class Processor(Protocol):
+    """What knows this machine's processor of one family: a module of runtime/machine."""
+
+    def features(self) -> frozenset[str]:
+        """Returns what the processor has of the words that levels require."""
+
+    def model(self) -> str:
+        """Returns the processor's name for people."""
+
+
+# family -> its processor on this machine; a new family is one more row
+_PROCESSORS: dict[str, Processor] = {"x86": cpu, "arm": cpu, "cuda": cuda}
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder, what its manifest says, and its data."""
+    """An opened bundle: its folder, its manifest, and its data, which is read when asked for."""
 
     folder: Path
     manifest: Manifest
 
     @property
     def variants(self) -> tuple[Variant, ...]:
+        """All variants, in the order of the manifest."""
         return self.manifest.variants
 
     def path(self, name: str) -> Path:
-        """Absolute path of one of the bundle's files."""
+        """Returns the absolute path of one of the bundle's files."""
         return self.folder / name
 
     def variant(self, name: str) -> Variant:
+        """Returns the variant of that name. Raises BundleError, which lists the names, where there is none."""
         for variant in self.variants:
             if variant.name == name:
                 return variant
-        known = ", ".join(v.name for v in self.variants)
+        known = ", ".join(variant.name for variant in self.variants)
         raise BundleError(f"{self.folder}: expected a variant among {known}; got {name!r}")
 
     def library(self, variant: Variant) -> Path:
-        """The variant's library; raises BundleError for a bundle of source only that nobody has compiled yet."""
+        """Returns the path of the variant's library.
+
+        Raises BundleError for a bundle that holds only the library's source, which nobody has compiled yet.
+        """
         path = self.path(variant.library)
         if not path.is_file():
             raise BundleError(
@@ -53,47 +71,57 @@ class Bundle:
         return path
 
     def level(self, name: str | None = None) -> Level:
-        """The best level that this machine runs, or the one of that name; raises BundleError where it runs none."""
-        runs, levels = runnable(self.manifest), self.manifest.target.levels
-        found = runs[0] if name is None else next((v for v in levels if v.name == name), None)
-        if found is None:
-            known = ", ".join(v.name for v in levels)
-            raise BundleError(f"{self.folder}: expected a level among {known}; got {name!r}")
-        if found not in runs:
-            raise BundleError(f"{self.folder}: {_lacking(found, self.manifest.target.family)}; leave the level out")
-        return found
+        """Returns the level of that name, or the best that this machine runs. Raises BundleError where it runs none."""
+        runs_here = runnable(self.manifest)
+        if name is None:
+            return runs_here[0]
+        by_name = {level.name: level for level in self.manifest.target.levels}
+        if name not in by_name:
+            raise BundleError(f"{self.folder}: expected a level among {', '.join(by_name)}; got {name!r}")
+        level = by_name[name]
+        if level not in runs_here:
+            lacking = _describe_lack(level, self.manifest.target.family)
+            raise BundleError(f"{self.folder}: {lacking}; leave the level out")
+        return level
 
     def build(self, variant: Variant, level: Level) -> Build:
-        """The variant's code for a level."""
+        """Returns the variant's code for a level."""
         return variant.builds[self.manifest.target.levels.index(level)]
 
     def weights(self, build: Build) -> np.ndarray:
-        """int8 [n], unpacked as the build's kernels read them, aligned."""
+        """Returns int8 [weights_bytes], aligned: the weights as the build's kernels read them."""
         return read_weights(self.path("weights.bin"), build.segments, build.weights_bytes)
 
     def table(self, build: Build) -> np.ndarray:
-        """int32 [m]: biases, multipliers and shifts, aligned."""
+        """Returns int32 [table_bytes / 4], aligned: biases, multipliers and shifts."""
         table = aligned_buffer(build.table_bytes // 4, np.int32)
         table[:] = np.fromfile(self.path("tables.bin"), "<i4", table.size, offset=build.table_offset)
         return table
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Pictures uint8 [G, H, W, 3] and, by variant, the exact logits int32 [G, classes] they must give."""
-        (pictures,) = self._golden("images")
+        """Returns golden pictures uint8 [G, H, W, 3], and by variant the exact logits int32 [G, classes] they give.
+
+        Raises BundleError where the file is damaged.
+        """
+        (pictures,) = self._read_golden(["images"])
         count = len(np.atleast_1d(pictures))
-        self._require("pictures", pictures, np.dtype(np.uint8), (count, *self.manifest.shape))
+        self._require_golden("pictures", pictures, np.dtype(np.uint8), (count, *self.manifest.shape))
         return pictures, self.golden_logits(count)
 
     def golden_logits(self, count: int | None = None) -> dict[str, np.ndarray]:
-        """By variant, the exact logits int32 [G, classes] of the golden pictures; count: the G to expect, if known."""
-        names = [v.name for v in self.variants]
-        logits = dict(zip(names, self._golden(*(f"logits_{name}" for name in names)), strict=True))
-        for name, array in logits.items():
-            expected = (len(np.atleast_1d(array)) if count is None else count, len(self.manifest.labels))
-            self._require(f"logits of {name}", array, np.dtype(np.int32), expected)
-        return logits
+        """Returns by variant the exact logits int32 [G, classes] of the golden pictures.
 
-    def _golden(self, *names: str) -> list[np.ndarray]:
+        count: the G to expect, None for any. Raises BundleError where the file is damaged.
+        """
+        names = [variant.name for variant in self.variants]
+        arrays = self._read_golden([f"logits_{name}" for name in names])
+        for name, array in zip(names, arrays, strict=True):
+            pictures = len(np.atleast_1d(array)) if count is None else count
+            shape = (pictures, len(self.manifest.labels))
+            self._require_golden(f"logits of {name}", array, np.dtype(np.int32), shape)
+        return dict(zip(names, arrays, strict=True))
+
+    def _read_golden(self, names: list[str]) -> list[np.ndarray]:
         try:
             with np.load(self.path(self.manifest.golden), allow_pickle=False) as data:
                 return [data[name] for name in names]
@@ -103,7 +131,7 @@ class Bundle:
                 f"{self.manifest.golden}, got {error}; {REBUILD}"
             ) from error
 
-    def _require(self, what: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    def _require_golden(self, what: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         if array.dtype != dtype or array.shape != shape:
             raise BundleError(
                 f"{self.folder}: expected golden {what} {dtype} {list(shape)}, "
@@ -112,30 +140,26 @@ class Bundle:
 
 
 def newest_bundle(root: Path = Path("bundles")) -> Path:
-    """The bundle under `root` that was completed last; raises BundleError where there is none."""
-    found = [p for p in root.glob("*/manifest.json") if not p.parent.name.startswith(".")]
-    if not found:
-        raise BundleError(
-            f"{root.absolute()}: expected a bundle there, found none; make one with "
-            "`python -m compile.build`, or name one"
-        )
-    return max(found, key=lambda p: (p.stat().st_mtime_ns, p)).parent
+    """Returns the bundle under `root` that was completed last. Raises BundleError where there is none."""
+    manifests = [path for path in root.glob(f"*/{FILE}") if not path.parent.name.startswith(".")]
+    if not manifests:
+        raise BundleError(f"{root.absolute()}: expected a bundle there, found none; {BUILD}, or name one")
+    return max(manifests, key=lambda path: (path.stat().st_mtime_ns, path)).parent
 
 
 def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bundle:
-    """Reads and checks a bundle; raises BundleError, which says what is wrong, why, and what to do.
+    """Reads and checks a bundle. Raises BundleError, which says what was expected, what is there and what to do.
 
     verify: compare the sha256 of every file (about 1 ms per MB), and the labels with the golden logits; otherwise only
-    that each file is there with its size.
-    here: require that this machine can run it; False to read a bundle that was made for another one.
+    require each file with its size. here: require that this machine can run it; False reads one made for another.
     """
     folder = Path(path).absolute()
     try:
-        text = (folder / "manifest.json").read_bytes()
+        text = (folder / FILE).read_bytes()
     except OSError as error:
         raise BundleError(
-            f"{folder}: expected a bundle, that is a folder with manifest.json, but there is "
-            f"{_what(folder)}; make one with `python -m compile.build`, or name another"
+            f"{folder}: expected a bundle, which is a folder with {FILE}, but {_describe_other(folder)}; "
+            f"{BUILD}, or name another"
         ) from error
     try:
         manifest = parse(text)
@@ -147,12 +171,12 @@ def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bun
         raise BundleError(f"{folder}: {error}") from error.__cause__
     bundle = Bundle(folder, manifest)
     if verify:
-        bundle.golden_logits()  # one for each label, which no field tells
+        bundle.golden_logits()  # the only way to see that there is a label for each logit
     return bundle
 
 
 def runnable(manifest: Manifest) -> tuple[Level, ...]:
-    """The levels whose code this machine can run, best first; raises BundleError where there is none."""
+    """Returns the levels whose code this machine can run, best first. Raises BundleError where there is none."""
     target = manifest.target
     processor = _PROCESSORS.get(target.family)
     if processor is None:
@@ -166,42 +190,43 @@ def runnable(manifest: Manifest) -> tuple[Level, ...]:
             "build for this one with `python -m compile.build --target ...`, or, a bundle with lib/*.cu, "
             f"here: {REBUILD_HERE}"
         )
-    here = processor.features()
-    found = tuple(level for level in target.levels if here.issuperset(level.requires))
-    if not found:
-        why = "; ".join(_lacking(level, target.family) for level in target.levels)
+    features = processor.features()
+    levels = tuple(level for level in target.levels if features.issuperset(level.requires))
+    if not levels:
+        lacks = "; ".join(_describe_lack(level, target.family) for level in target.levels)
         raise BundleError(
-            f"target {target.name}: {why}; build for a target without them, see `python -m compile.build --help`"
+            f"target {target.name}: {lacks}; build for a target without them, see `python -m compile.build --help`"
         )
-    return found
+    return levels
 
 
-def _lacking(level: Level, family: str) -> str:
-    """What this machine's processor lacks for a level."""
+def _describe_lack(level: Level, family: str) -> str:
+    """Says what a level needs and this machine's processor lacks of it."""
     processor = _PROCESSORS[family]
     missing = sorted(set(level.requires) - processor.features())
     return f"{level.name} needs {', '.join(level.requires)}, {processor.model()} lacks {', '.join(missing)}"
 
 
 def _check_file(folder: Path, name: str, manifest: Manifest, verify: bool) -> None:
-    path, expected = folder / name, manifest.files[name]
+    path = folder / name
+    expected = manifest.files[name]
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"{name}: expected a file inside the bundle, got a link to {path.resolve()}; {COPY}")
     if not path.is_file():
         raise BundleError(f"{name}: expected this file, it is missing; {COPY}")
-    if path.stat().st_size != expected.bytes:
-        raise BundleError(f"{name}: expected {expected.bytes} bytes, got {path.stat().st_size}; {COPY}")
-    if verify and (got := _sha256(path)) != expected.sha256:
-        raise BundleError(
-            f"{name}: its bytes changed, expected sha256 {expected.sha256[:16]}..., got {got[:16]}...; {COPY}"
-        )
+    size = path.stat().st_size
+    if size != expected.bytes:
+        raise BundleError(f"{name}: expected {expected.bytes} bytes, got {size}; {COPY}")
+    if verify:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 != expected.sha256:
+            raise BundleError(
+                f"{name}: its bytes changed, expected sha256 {expected.sha256[:16]}..., got {sha256[:16]}...; {COPY}"
+            )
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _what(folder: Path) -> str:
+def _describe_other(folder: Path) -> str:
+    """Says what is there instead of a bundle."""
     if folder.is_dir():
-        return "a folder without it"
-    return "a file" if folder.exists() else "nothing"
+        return "this is a folder without it"
+    return "this is a file" if folder.exists() else "this path is missing: there is no such file or folder"

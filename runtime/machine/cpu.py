@@ -1,12 +1,12 @@
-"""What this processor can do, in the words of /proc/cpuinfo."""
+"""Tells what this processor can do, in the words of /proc/cpuinfo."""
 
 import ctypes
 import platform
 from pathlib import Path
 
-AT_HWCAP, AT_HWCAP2 = 16, 26
-# Linux, arch/arm64/include/uapi/asm/hwcap.h: name -> bit. Read from the kernel, not from /proc/cpuinfo, because an
-# emulated process sees the /proc of its host.
+AT_HWCAP, AT_HWCAP2 = 16, 26  # keys of getauxval(3)
+# Linux, arch/arm64/include/uapi/asm/hwcap.h: name -> bit. The kernel is asked, not /proc/cpuinfo, because an emulated
+# process sees the /proc of its host.
 HWCAP = {
     "fp": 0,
     "asimd": 1,
@@ -37,17 +37,17 @@ HWCAP2 = {"dcpodp": 0, "sve2": 1, "svei8mm": 9, "flagm2": 7, "frint": 8, "i8mm":
 
 
 def machine() -> str:
-    """The architecture, "x86_64" or "aarch64" among others."""
+    """Returns the architecture, "x86_64" or "aarch64" among others."""
     return platform.machine()
 
 
 def features() -> frozenset[str]:
-    """Instruction-set features of this processor; empty where neither way to ask applies."""
+    """Returns the instruction-set features of this processor; none where the kernel does not tell."""
     return arm_features(*_auxiliary()) if machine() == "aarch64" else x86_features(_cpuinfo())
 
 
 def model() -> str:
-    """The processor's name for people, or the architecture where the kernel gives none."""
+    """Returns the processor's name for people, or the architecture where the kernel gives none."""
     for line in _cpuinfo().splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Model") and value.strip():
@@ -56,21 +56,23 @@ def model() -> str:
 
 
 def x86_features(cpuinfo: str) -> frozenset[str]:
-    """Features that every processor in the text of /proc/cpuinfo has."""
+    """Returns the features that every processor in the text of /proc/cpuinfo has."""
     lines = [line.partition(":") for line in cpuinfo.splitlines()]
     flags = [frozenset(words.split()) for key, _, words in lines if key.strip() == "flags"]
     return frozenset.intersection(*flags) if flags else frozenset()
 
 
 def arm_features(hwcap: int, hwcap2: int) -> frozenset[str]:
-    """Features of the two words in which an arm64 kernel tells a process about its processor."""
+    """Returns the features in the two words in which an arm64 kernel describes its processor to a process."""
     words = ((hwcap, HWCAP), (hwcap2, HWCAP2))
     return frozenset(name for word, bits in words for name, bit in bits.items() if word >> bit & 1)
 
 
 def _auxiliary() -> tuple[int, int]:
+    """Returns the words AT_HWCAP and AT_HWCAP2 of this process."""
     getauxval = ctypes.CDLL(None).getauxval
-    getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    getauxval.restype = ctypes.c_ulong
+    getauxval.argtypes = [ctypes.c_ulong]
     return getauxval(AT_HWCAP), getauxval(AT_HWCAP2)
 
 

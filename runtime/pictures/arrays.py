@@ -1,49 +1,42 @@
-"""Pictures of any kind and size, brought to uint8 RGB of the network's size: the same bytes on every machine."""
+"""Turns pictures of any kind and size into uint8 RGB of the network's size: the same bytes on every machine."""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-UNIT = 1 << 16  # one, as a fixed-point weight: 255 * UNIT still is an exact float32
+UNIT = 1 << 16  # 1.0 as a fixed-point weight: 255 * UNIT still is an exact float32
 HINT = "give a numpy array [H, W, 3] of uint8 (RGB)"
 
 
 def as_picture(img: np.ndarray) -> np.ndarray:
-    """A picture as uint8 [H, W, 3] RGB, C-contiguous; not copied when it already is one.
+    """Returns a picture as uint8 [H, W, 3] RGB, C-contiguous; not copied when it already is one.
 
-    Taken as well: grey [H, W] or [H, W, 1], repeated to three channels; RGBA [H, W, 4], laid over white; and floats in
-    0..1 of any of these shapes, rounded to the nearest of 256 codes, ties up. Raises TypeError for what is no array or
-    of another dtype, ValueError for another shape, no pixels, or floats that are not in 0..1.
+    Also takes grey [H, W] or [H, W, 1], repeated to three channels; RGBA [H, W, 4], laid over white; and floats in 0..1
+    of any of these shapes, rounded to the nearest of 256 codes, ties up. Raises TypeError for what is no array or of
+    another dtype, ValueError for another shape, no pixels, or floats outside 0..1.
     """
     if not isinstance(img, np.ndarray):
-        came = f"{type(img).__module__}.{type(img).__name__}"
         raise TypeError(
-            f"a picture is expected as a numpy array, got {came}; {HINT}, such as "
+            f"expected a picture as a numpy array, got {type(img).__module__}.{type(img).__name__}; {HINT}, such as "
             "np.asarray(image.convert('RGB')) of a Pillow image"
         )
-    x = _shaped(np.asarray(img))
-    if x.dtype.kind == "f":
-        x = _from_unit(x)
-    elif x.dtype != np.uint8:
-        raise TypeError(
-            f"a picture is expected as uint8, or as floats in 0..1, got {x.dtype}; {HINT}"
-            + (": 16-bit codes fit after x >> 8" if x.dtype == np.uint16 else "")
-        )
-    if x.shape[2] == 1:
-        x = np.repeat(x, 3, axis=2)
-    elif x.shape[2] == 4:
-        x = _over_white(x)
-    return np.ascontiguousarray(x)
+    picture = _as_uint8(_with_channels(np.asarray(img)))
+    if picture.shape[2] == 1:
+        picture = np.repeat(picture, 3, axis=2)
+    elif picture.shape[2] == 4:
+        picture = _lay_over_white(picture)
+    return np.ascontiguousarray(picture)
 
 
-def of_pillow(image) -> np.ndarray:
-    """uint8 [H, W, 3], [H, W, 4] where it is see-through, or [H, W] of 16-bit grey, whose upper 8 bits count.
+def of_pillow(image: Any) -> np.ndarray:
+    """Returns uint8 [H, W, 3], [H, W, 4] where it is see-through, or [H, W] of 16-bit grey, whose upper 8 bits count.
 
-    image: a Pillow image, upright already. Raises ValueError for pixels that are floats or have more than 16 bits.
+    image: a Pillow image that is upright already. Raises ValueError for pixels that are floats or exceed 16 bits.
     """
     if image.mode == "F":
         raise ValueError(
-            "expected whole numbers as pixels, got floats, of which nothing tells the range; save it with 8 or 16 bits"
+            "expected whole numbers as pixels, got floats, whose range nobody can tell; save it with 8 or 16 bits"
         )
     if image.mode.startswith("I"):  # which Pillow would clip to 8 bits
         grey = np.asarray(image)
@@ -54,8 +47,8 @@ def of_pillow(image) -> np.ndarray:
     return np.asarray(image.convert("RGBA" if see_through else "RGB"))
 
 
-def _shaped(x: np.ndarray) -> np.ndarray:
-    """[H, W, C] with C in 1, 3, 4."""
+def _with_channels(x: np.ndarray) -> np.ndarray:
+    """Returns [H, W, C] with C in 1, 3, 4. Raises ValueError for other shapes."""
     if x.ndim == 2:
         x = x[:, :, None]
     if x.ndim != 3 or x.shape[2] not in (1, 3, 4):
@@ -64,62 +57,77 @@ def _shaped(x: np.ndarray) -> np.ndarray:
             advice = "; give the pictures of a batch one by one"
         elif x.ndim == 3 and x.shape[0] in (1, 3, 4):
             advice = "; this one has its channels first: x.transpose(1, 2, 0)"
-        raise ValueError(f"a picture is expected as [H, W] or [H, W, 1, 3 or 4], got {list(x.shape)}{advice}")
+        raise ValueError(f"expected a picture as [H, W] or [H, W, 1, 3 or 4], got {list(x.shape)}{advice}")
     if x.size == 0:
-        raise ValueError(f"a picture of at least one pixel is expected, got {list(x.shape)}; was the file empty?")
+        raise ValueError(f"expected a picture of one pixel or more, got {list(x.shape)}; was the file empty?")
     return x
 
 
-def _from_unit(x: np.ndarray) -> np.ndarray:
-    low, high = float(x.min()), float(x.max())
-    if not (low >= 0 and high <= 1):  # also false for NaN
+def _as_uint8(x: np.ndarray) -> np.ndarray:
+    """Returns uint8 of the same shape. Raises TypeError for other dtypes, ValueError for floats outside 0..1."""
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind != "f":
+        advice = ": 16-bit codes fit after x >> 8" if x.dtype == np.uint16 else ""
+        raise TypeError(f"expected a picture as uint8, or as floats in 0..1, got {x.dtype}; {HINT}{advice}")
+    low = float(x.min())
+    high = float(x.max())
+    if not (low >= 0 and high <= 1):  # also true for NaN
         raise ValueError(
-            f"a picture of floats is expected in 0..1, got {low:g}..{high:g}; divide codes 0..255 by 255, "
+            f"expected a picture of floats in 0..1, got {low:g}..{high:g}; divide codes 0..255 by 255, "
             "and undo any normalization: the network brings its own"
         )
     return np.floor(x.astype(np.float64) * 255 + 0.5).astype(np.uint8)
 
 
-def _over_white(x: np.ndarray) -> np.ndarray:
-    color, alpha = x[:, :, :3].astype(np.uint32), x[:, :, 3:].astype(np.uint32)
+def _lay_over_white(x: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3] of RGBA uint8 [H, W, 4]."""
+    color = x[:, :, :3].astype(np.uint32)
+    alpha = x[:, :, 3:].astype(np.uint32)
     return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture in another size: bilinear, and antialiased when shrinking by a triangle as wide as two new pixels.
+    """Returns the picture in another size, by bilinear interpolation, antialiased when it shrinks.
 
     picture: uint8 [H, W, 3]; size: (H, W), each >= 1. Returns uint8 [*size, 3], the picture itself if it has that size.
-    The filter is Pillow's BILINEAR, at most one code away from it. All sums are of integers that floats hold exactly,
-    and rounded once, so that every machine and every BLAS computes the same bytes.
+    The filter is a triangle as wide as two new pixels: Pillow's BILINEAR, at most one code away from it. All sums are
+    of integers that floats hold exactly, rounded once, so that every machine and every BLAS computes the same bytes.
+    Raises ValueError for anything else.
     """
     if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.size):
-        raise ValueError("resize expects a picture uint8 [H, W, 3]; make one with as_picture")
+        raise ValueError("expected a picture to resize as uint8 [H, W, 3]; make one with as_picture")
     height, width = (int(n) for n in size)
     if min(height, width) < 1:
-        raise ValueError(f"a size of at least (1, 1) is expected, got {tuple(size)}")
+        raise ValueError(f"expected a size of at least (1, 1), got {tuple(size)}")
     h, w, c = picture.shape
     if (h, w) == (height, width):
         return picture
-    rows = _weigh(picture.reshape(h, w * c), height, np.float32)  # < 2**24: exact in float32
+    rows = _filter_rows(picture.reshape(h, w * c), height, np.float32)  # < 2**24: exact in float32
     columns = rows.reshape(height, w, c).transpose(1, 0, 2).reshape(w, height * c)
-    sums = _weigh(columns, width, np.float64)  # < 2**40: exact in float64
+    sums = _filter_rows(columns, width, np.float64)  # < 2**40: exact in float64
     codes = (sums.astype(np.int64) + UNIT * UNIT // 2) // (UNIT * UNIT)
     return np.ascontiguousarray(codes.reshape(width, height, c).transpose(1, 0, 2).astype(np.uint8))
 
 
-def _weigh(x: np.ndarray, length: int, dtype) -> np.ndarray:
-    """Filters the first axis of integers [n, m] to `length`, in units of 1 / UNIT; exact as long as sums fit dtype."""
+def _filter_rows(x: np.ndarray, length: int, dtype: type[np.floating[Any]]) -> np.ndarray:
+    """Returns [length, m] of integers [n, m], in units of 1 / UNIT; exact as long as sums fit dtype."""
     n, m = x.shape
-    x, out = x.astype(dtype), np.empty((length, m), dtype)
+    x = x.astype(dtype)
+    filtered = np.empty((length, m), dtype)
     for k, (first, weights) in enumerate(_weights(n, length)):
-        np.matmul(weights.astype(dtype), x[first : first + len(weights)], out=out[k])
-    return out
+        np.matmul(weights.astype(dtype), x[first : first + len(weights)], out=filtered[k])
+    return filtered
 
 
 @lru_cache(maxsize=32)
 def _weights(n: int, length: int) -> tuple[tuple[int, np.ndarray], ...]:
-    """For each of `length` new pixels: the first of n old ones it sees, and int64 weights that sum to UNIT."""
-    out, wide = [], 2 * max(n, length)
+    """Returns for each of `length` new pixels the first of n old ones that it sees, and int64 weights [...] of them.
+
+    The weights of a pixel sum to UNIT.
+    """
+    pixels = []
+    wide = 2 * max(n, length)
     for k in range(length):
         # Distance of centres (x + 1/2) and (k + 1/2) * n / length, and the triangle's half width, times 2 * length.
         first = max(0, -(-((2 * k + 1) * n - wide - length) // (2 * length)))
@@ -127,5 +135,5 @@ def _weights(n: int, length: int) -> tuple[tuple[int, np.ndarray], ...]:
         distance = np.abs((2 * np.arange(first, last + 1, dtype=np.int64) + 1) * length - (2 * k + 1) * n)
         total = np.cumsum(np.maximum(wide - distance, 0))
         # Rounding the running total keeps the sum exact and lets errors of neighbours cancel.
-        out.append((first, np.diff((2 * total * UNIT + total[-1]) // (2 * total[-1]), prepend=0)))
-    return tuple(out)
+        pixels.append((first, np.diff((2 * total * UNIT + total[-1]) // (2 * total[-1]), prepend=0)))
+    return tuple(pixels)

@@ -1,62 +1,57 @@
-"""Reads picture files with numpy alone: PNG, PPM and PGM, BMP, .npy; anything else through Pillow if installed."""
+"""Reads picture files with numpy alone: PNG, PPM, PGM, BMP, .npy; all other kinds through Pillow if it is installed."""
 
 import io
 import re
 import struct
 import tokenize
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from runtime.pictures import png
 from runtime.pictures.arrays import of_pillow
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> values per pixel; 3 is an index into a palette
 _NETPBM = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")  # comments anywhere before a number
 _LARGEST = 1 << 27  # pixels, of which some 2 GB of memory are needed
 _SUFFIXES = (".png", ".ppm", ".pgm", ".bmp", ".npy", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
+_NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError, tokenize.TokenError)
 
 
 class PictureError(ValueError):
-    """The file cannot be read as a picture; the message says what was expected and what to do."""
+    """A file cannot be read as a picture; the message says what was expected, what is there and what to do."""
 
 
 def pictures_in(path: Path) -> list[Path]:
-    """The file itself, or the pictures in a folder, sorted; raises PictureError for a folder without any."""
+    """Returns the file itself, or the pictures in a folder, sorted. Raises PictureError for a folder without any."""
     try:
         if not path.is_dir():
             return [path]
-        found = pictures_inside(path)
+        pictures = pictures_inside(path)
     except OSError as error:
         raise PictureError(
             f"{path}: expected a picture file, or a folder of them, cannot look ({error.strerror})"
         ) from error
-    if not found:
+    if not pictures:
         raise PictureError(f"{path}: expected pictures in this folder ({' '.join(_SUFFIXES)}), it holds none")
-    return found
+    return pictures
 
 
 def pictures_inside(folder: Path) -> list[Path]:
-    """Files in a folder, but not in folders in it, that are called like pictures, sorted."""
-    return sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    """Returns the files in a folder, but not in folders in it, whose names end like those of pictures, sorted."""
+    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _SUFFIXES and path.is_file())
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """The picture in a file: uint8 [H, W, 3] or [H, W, 4], or [H, W] for grey; .npy files as they are.
+    """Returns the picture in a file: uint8 [H, W, 3], [H, W, 4], or [H, W] for grey; .npy files as they are.
 
-    Photos are turned upright as the camera noted. Of more than 8 bits a value the upper 8 count.
+    Photos are turned upright as the camera noted. Of values of more than 8 bits the upper 8 count. Raises PictureError
+    for what is no picture.
     """
     path = Path(path)
+    data = _read_bytes(path)
+    reader = next((read for magic, read in _READERS if data.startswith(magic)), _read_with_pillow)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PictureError(f"{path}: expected a picture file, cannot read it ({error.strerror})") from error
-    if not data:
-        raise PictureError(f"{path}: expected a picture file, this one is empty")
-    reader = next((read for magic, read in _READERS if data.startswith(magic)), _pillow)
-    try:
-        picture = reader(data)
+        return reader(data)
     except MemoryError as error:
         raise PictureError(
             f"{path}: expected a picture that fits into memory, this one does not; make it smaller"
@@ -66,94 +61,32 @@ def read_picture(path: str | Path) -> np.ndarray:
             f"{path}: {error}; expected a sound PNG, PPM, PGM, BMP or .npy file, or any other with "
             "Pillow installed (`pip install pillow`)"
         ) from error
-    return picture
 
 
-def _png(data: bytes) -> np.ndarray:
-    chunks = _chunks(data)
-    header = _chunk(chunks, b"IHDR")
-    if len(header) != 13:
-        raise ValueError(f"expected an IHDR chunk of 13 bytes, got {len(header)}")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    if depth != 8 or interlaced or colour not in _CHANNELS or {b"tRNS", b"eXIf"} & set(chunks):
-        return _pillow(data)
-    _require_size(width, height)
-    stride = width * _CHANNELS[colour]
-    packed = _chunk(chunks, b"IDAT")
+def _read_bytes(path: Path) -> bytes:
+    """Returns what is in a file. Raises PictureError where it is missing, empty or cannot be read."""
     try:
-        rows = np.frombuffer(zlib.decompressobj().decompress(packed, height * (stride + 1)), np.uint8)
-    except zlib.error as error:
-        raise ValueError(f"expected pixels that can be decompressed, got others ({error})") from error
-    if rows.size != height * (stride + 1):
-        raise ValueError(f"expected {height * (stride + 1)} bytes of pixels, got {rows.size}")
-    pixels = _unfilter(rows.reshape(height, stride + 1), _CHANNELS[colour]).reshape(height, width, -1)
-    if colour == 3:
-        colours = np.frombuffer(_chunk(chunks, b"PLTE"), np.uint8)
-        if colours.size % 3 or pixels.max() >= colours.size // 3:
-            raise ValueError(f"expected a palette of {pixels.max() + 1} colours or more, got {colours.size} bytes")
-        return colours.reshape(-1, 3)[pixels[:, :, 0]]
-    if colour == 4:  # grey with alpha
-        return pixels[:, :, [0, 0, 0, 1]]
-    return pixels[:, :, 0] if colour == 0 else pixels
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise PictureError(f"{path}: expected a picture file, this one is missing; check its name") from error
+    except OSError as error:
+        raise PictureError(f"{path}: expected a picture file, cannot read it ({error.strerror})") from error
+    if not data:
+        raise PictureError(f"{path}: expected a picture file, this one is empty")
+    return data
 
 
-def _chunk(chunks: dict[bytes, bytes], kind: bytes) -> bytes:
-    if kind not in chunks:
-        raise ValueError(f"expected a chunk {kind.decode()}, there is none")
-    return chunks[kind]
+def _read_png(data: bytes) -> np.ndarray:
+    chunks = png.read_chunks(data)
+    header = png.read_header(chunks)
+    if not png.is_plain(header, chunks):
+        return _read_with_pillow(data)
+    _require_size(header.width, header.height)
+    return png.read_pixels(header, chunks)
 
 
-def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """Contents by type; those of one type joined."""
-    found, at = {}, len(_PNG)
-    while at + 12 <= len(data) and b"IEND" not in found:
-        size, kind = struct.unpack(">I4s", data[at : at + 8])
-        if at + 12 + size > len(data):
-            break
-        body, (crc,) = data[at + 8 : at + 8 + size], struct.unpack(">I", data[at + 8 + size : at + 12 + size])
-        if zlib.crc32(kind + body) != crc:
-            raise ValueError(f"expected the checksum of its {kind.decode('latin1')} chunk to fit, it does not")
-        found[kind] = found.get(kind, b"") + body
-        at += 12 + size
-    if b"IEND" not in found:
-        raise ValueError(f"expected a whole file, this one is cut off after {len(data)} bytes")
-    return found
-
-
-def _unfilter(rows: np.ndarray, step: int) -> np.ndarray:
-    """uint8 [H, stride] of rows [H, 1 + stride], each led by its filter: none, left, up, average, Paeth."""
-    out = np.zeros((len(rows) + 1, rows.shape[1] - 1 + step), np.uint8)  # a zero row above, a zero pixel to the left
-    for y, (kind, line) in enumerate(zip(rows[:, 0].tolist(), rows[:, 1:], strict=True)):
-        up, row = out[y], out[y + 1]
-        if kind == 0:
-            row[step:] = line
-        elif kind == 1:
-            row[step:] = np.cumsum(line.reshape(-1, step), 0, dtype=np.uint8).reshape(-1)
-        elif kind == 2:
-            row[step:] = line + up[step:]
-        elif kind in (3, 4):
-            _unfilter_by_pixel(row, up, line.tolist(), step, kind == 4)
-        else:
-            raise ValueError(f"expected PNG filters 0..4, got {kind}")
-    return out[1:, step:]
-
-
-def _unfilter_by_pixel(row: np.ndarray, up: np.ndarray, line: list[int], step: int, paeth: bool) -> None:
-    """Filters in which every value needs the one before it: plain integers are quicker here than numpy's."""
-    above, done = up.tolist(), [0] * step
-    for i, value in enumerate(line):
-        a, b, c = done[i], above[i + step], above[i]
-        if paeth:
-            p = a + b - c
-            da, db, dc = abs(p - a), abs(p - b), abs(p - c)
-            done.append(value + (a if da <= db and da <= dc else b if db <= dc else c) & 255)
-        else:
-            done.append(value + (a + b) // 2 & 255)
-    row[:] = done
-
-
-def _netpbm(data: bytes) -> np.ndarray:
-    """Binary PGM (P5) or PPM (P6); of 16 bits a value, PGM is cut and PPM rounded to 8, as Pillow does."""
+def _read_netpbm(data: bytes) -> np.ndarray:
+    """Reads binary PGM (P5) and PPM (P6); of 16 bits a value, PGM is cut and PPM rounded to 8, as Pillow does."""
     header = _NETPBM.match(data)
     if header is None:
         raise ValueError("expected width, height and largest value after P5 or P6, got something else")
@@ -161,54 +94,52 @@ def _netpbm(data: bytes) -> np.ndarray:
     _require_size(width, height)
     if not 0 < largest < 1 << 16:
         raise ValueError(f"expected values up to 65535, got a maximum of {largest}")
-    grey, dtype = data.startswith(b"P5"), np.dtype(">u2" if largest > 255 else "u1")
+    grey = data.startswith(b"P5")
     shape = (height, width) if grey else (height, width, 3)
-    pixels = _values(data, dtype, shape, header.end())
-    if largest != 255:
-        wide = grey and largest > 255
-        pixels = np.rint(np.minimum(pixels, largest) / largest * (65535 if wide else 255)).astype(np.int64)
-        pixels = (pixels >> 8 if wide else pixels).astype(np.uint8)
-    return pixels
+    values = _read_values(data, np.dtype(">u2" if largest > 255 else "u1"), shape, header.end())
+    if largest == 255:
+        return values
+    wide = grey and largest > 255
+    codes = np.rint(np.minimum(values, largest) / largest * (65535 if wide else 255)).astype(np.int64)
+    if wide:
+        codes >>= 8
+    return np.asarray(codes, np.uint8)
 
 
-def _values(data: bytes, dtype: np.dtype, shape: tuple[int, ...], at: int) -> np.ndarray:
-    count, there = int(np.prod(shape)), max(0, len(data) - at)
-    if there < count * dtype.itemsize:
-        raise ValueError(f"expected {count * dtype.itemsize} bytes of pixels, got {there}")
-    return np.frombuffer(data, dtype, count, at).reshape(shape)
+def _read_values(data: bytes, dtype: np.dtype, shape: tuple[int, ...], begin: int) -> np.ndarray:
+    """Returns an array of that shape from byte `begin` on. Raises ValueError where there are too few bytes."""
+    count = int(np.prod(shape))
+    size = max(0, len(data) - begin)
+    if size < count * dtype.itemsize:
+        raise ValueError(f"expected {count * dtype.itemsize} bytes of pixels, got {size}")
+    return np.frombuffer(data, dtype, count, begin).reshape(shape)
 
 
-def _bmp(data: bytes) -> np.ndarray:
-    """Uncompressed, 24 bits a pixel, from the bottom up or the top down."""
+def _read_bmp(data: bytes) -> np.ndarray:
+    """Reads uncompressed BMP of 24 bits a pixel, from the bottom up or the top down."""
     if len(data) < 34:
         raise ValueError(f"expected a header of 34 bytes or more, the file has {len(data)}")
     begin, header, width, height, _, depth, compression = struct.unpack("<I I i i H H I", data[10:34])
     if header < 40 or depth != 24 or compression:
-        return _pillow(data)
+        return _read_with_pillow(data)
     _require_size(width, abs(height))
     stride = -(-width * 3 // 4) * 4
-    rows = _values(data, np.dtype(np.uint8), (abs(height), stride), begin)
+    rows = _read_values(data, np.dtype(np.uint8), (abs(height), stride), begin)
     bgr = rows[:, : 3 * width].reshape(abs(height), width, 3)
-    return np.ascontiguousarray((bgr[::-1] if height > 0 else bgr)[:, :, ::-1])
+    if height > 0:
+        bgr = bgr[::-1]
+    return np.ascontiguousarray(bgr[:, :, ::-1])
 
 
-def _npy(data: bytes) -> np.ndarray:
+def _read_npy(data: bytes) -> np.ndarray:
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-        tokenize.TokenError,
-    ) as error:
+        array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    except _NPY_ERRORS as error:
         raise ValueError(f"expected an array in a .npy file, it cannot be read ({error})") from error
+    return array
 
 
-def _pillow(data: bytes) -> np.ndarray:
+def _read_with_pillow(data: bytes) -> np.ndarray:
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError  # optional: numpy alone reads the formats above
     except ImportError as error:
@@ -223,8 +154,16 @@ def _pillow(data: bytes) -> np.ndarray:
 
 
 def _require_size(width: int, height: int) -> None:
+    """Raises ValueError for no pixels, and for more than fit into memory."""
     if width < 1 or height < 1 or width * height > _LARGEST:
         raise ValueError(f"expected 1 to {_LARGEST} pixels, got {width} x {height}")
 
 
-_READERS = ((_PNG, _png), (b"P5", _netpbm), (b"P6", _netpbm), (b"BM", _bmp), (b"\x93NUMPY", _npy))
+# first bytes of a file -> its reader; others go to Pillow
+_READERS = (
+    (png.SIGNATURE, _read_png),
+    (b"P5", _read_netpbm),
+    (b"P6", _read_netpbm),
+    (b"BM", _read_bmp),
+    (b"\x93NUMPY", _read_npy),
+)

@@ -13,16 +13,17 @@ of few channels fills registers as well as one of many. Two registers hold 2 row
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.arm import long_multiply, outer_product, winograd
-from targets.arm.epilogue import QUAD, joined, lanes_of, neon
+from targets.arm.epilogue import QUAD, NeonConv, Tile, joined, lanes_of, neon
 from targets.arm.tile import applies, zeros
-from targets.cpu.epilogue import Epilogue, Epilogues
+from targets.cpu.epilogue import Epilogues
 from targets.cpu.vector import fill_borders
-from targets.kernel import Kernel, Step
+from targets.kernel import Buffers, Kernel, Step
 
 ROWS = 4  # of the output, computed from one packing
 BYTE = 8  # channels
@@ -37,31 +38,32 @@ class Powers:
     """Which products of planes count together: (sign, exponent) of each counter, and the counter of each (i, j)."""
 
     counters: tuple[tuple[int, int], ...]
-    of: dict[tuple[int, int], int]
+    counter_of: dict[tuple[int, int], int]
 
     @classmethod
     def make(cls, w_bits: int, a_bits: int) -> "Powers":
+        """Returns the counters of weights and codes of those widths."""
         keys = {(i, j): (-1 if j == w_bits - 1 else 1, i + j) for i in range(a_bits) for j in range(w_bits)}
         counters = tuple(sorted(set(keys.values())))
         return cls(counters, {pair: counters.index(key) for pair, key in keys.items()})
 
     @property
     def run(self) -> int:
-        """Bytes of weights that fit the counters: each adds eight at most for every pair that shares one."""
-        shared = max(list(self.of.values()).count(c) for c in range(len(self.counters)))
+        """How many bytes of weights fit the counters: each adds eight at most for every pair that shares one."""
+        shared = max(list(self.counter_of.values()).count(c) for c in range(len(self.counters)))
         return 255 // (BYTE * shared)
 
 
 def planes(weight: np.ndarray, w_bits: int) -> np.ndarray:
-    """uint8 [O, kH, kW, bytes, w_bits] of weights [O, kH, kW, I]: bit c of a byte is channel c of its eight."""
+    """Returns uint8 [O, kH, kW, bytes, w_bits] of weights [O, kH, kW, I]: bit c of a byte is channel c of its eight."""
     o, kh, kw, i = weight.shape
     padded = np.pad(weight, ((0, -o % OUTPUTS), (0, 0), (0, 0), (0, -i % BYTE))).view(np.uint8)
     bits = padded[..., None] >> np.arange(w_bits, dtype=np.uint8) & 1
     return np.packbits(bits.reshape(*padded.shape[:3], -1, BYTE, w_bits), axis=-2, bitorder="little")[..., 0, :]
 
 
-def cheaper(step: Step) -> bool:
-    """Whether counting takes less than multiplying, which is about 8 products a cycle."""
+def cheaper(step: Step[Any]) -> bool:
+    """Returns whether counting takes less than multiplying, which is about 8 products a cycle."""
     node, a_bits = step.node, step.reads[0].tensor.bits
     oh, ow, o = step.write.tensor.shape
     segment, rows = _shape(ow)
@@ -73,8 +75,11 @@ def cheaper(step: Step) -> bool:
     return 1.1 * (counted + ends) < min(others)
 
 
-def bit_serial(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """Weights are stored [O / together][kH][kW][8 channels][together][plane], a byte each, still w_bits a weight."""
+def bit_serial(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
+    """Dense convolution by bit planes, where counting takes less than multiplying.
+
+    Weights are stored [O / together][kH][kW][8 channels][together][plane], a byte each, still w_bits a weight.
+    """
     if not applies(step):
         return None
     node, x = step.node, step.reads[0].tensor
@@ -96,7 +101,9 @@ def _shape(width: int) -> tuple[int, int]:
 
 
 class _BitSerial:
-    def __init__(self, step: Step, epilogue: Epilogue):
+    """Emits the code of one step."""
+
+    def __init__(self, step: Step[Any], epilogue: NeonConv):
         self.step, self.node, self.epilogue = step, step.node, epilogue
         _, self.kh, self.kw, channels = step.node.weight.shape
         self.bytes, self.a_bits, self.w_bits = -(-channels // BYTE), step.reads[0].tensor.bits, step.node.w_bits
@@ -111,37 +118,29 @@ class _BitSerial:
         self.columns = -(-(last + self.segment + (self.kw - 1) // self.stride) // LANES) * LANES
         self.packed_rows = (ROWS - 1) * self.stride + self.kh
 
-    def emit(self, reads, writes, weights, table, units):
+    def emit(self, buffers: Buffers, units: tuple[Any, Any]) -> None:
+        """Emits the code of some units."""
         first, end = units
         size = self.packed_rows * self.bytes * self.a_bits * self.stride * self.columns
         packed = _scratch(size, "uint8")
         with T.serial(first, end) as unit:
-            self.pack(reads[0], packed, unit * ROWS)
+            self.pack(buffers.reads[0], packed, unit * ROWS)
             with T.grid(ROWS // self.rows, self.tiles) as (row, t):
                 x0 = T.min(t * self.segment, max(0, self.width - self.segment))
+                corner = Corner(packed, unit * ROWS, row * self.rows, x0)
                 blocks = -(-self.outputs // OUTPUTS)
                 if blocks > 1:
                     with T.serial(blocks - 1) as b:
-                        self.block(reads, writes, weights, table, packed, unit * ROWS, row * self.rows, x0, b, OUTPUTS)
-                self.block(
-                    reads,
-                    writes,
-                    weights,
-                    table,
-                    packed,
-                    unit * ROWS,
-                    row * self.rows,
-                    x0,
-                    blocks - 1,
-                    self.outputs - (blocks - 1) * OUTPUTS,
-                )
-        fill_borders(self.step, writes, first)
+                        self.block(buffers, corner, b, OUTPUTS)
+                self.block(buffers, corner, blocks - 1, self.outputs - (blocks - 1) * OUTPUTS)
+        fill_borders(self.step, buffers.writes, first)
 
-    def at(self, row, byte, plane, phase, column):
+    def at(self, row: Any, byte: Any, plane: int, phase: Any, column: Any) -> Any:
+        """Returns the index of a packed plane."""
         return (((row * self.bytes + byte) * self.a_bits + plane) * self.stride + phase) * self.columns + column
 
-    def pack(self, codes, packed, y) -> None:
-        """The rows that output rows y .. y + ROWS - 1 read; beyond the map, rows and columns are repeated."""
+    def pack(self, codes: Any, packed: Any, y: Any) -> None:
+        """Packs the rows that output rows y .. y + ROWS - 1 read; beyond the map, rows and columns are repeated."""
         layout, (top, left, _, _) = self.step.reads[0], self.node.padding
         bottom = layout.tensor.shape[0] + layout.border[2] - 1
         right = layout.tensor.shape[1] + layout.border[3] - 1
@@ -167,32 +166,22 @@ class _BitSerial:
                 for g in range(whole, self.columns // LANES):
                     group(g * LANES, lambda k, g=g, place=place: min(place(g * LANES, k), right))
 
-    def codes(self, packed, row, byte, plane, dy, dx, x0, vector: int):
-        """A plane under (dy, dx) of the tile whose first row, within the unit, is `row`."""
+    def codes(self, corner: "Corner", tap: tuple[Any, Any, Any], plane: int, vector: int) -> Any:
+        """Returns a plane of the codes under a tap, (dy, dx, byte), of the tile at a corner."""
+        dy, dx, byte = tap
         per = LANES // self.segment
-        parts = [
-            packed[
-                T.ramp(
-                    self.at(
-                        (row + vector * per + s) * self.stride + dy,
-                        byte,
-                        plane,
-                        dx % self.stride,
-                        x0 + dx // self.stride,
-                    ),
-                    1,
-                    self.segment,
-                )
-            ]
-            for s in range(per)
-        ]
+        column = corner.x + dx // self.stride
+        rows = [(corner.row + vector * per + s) * self.stride + dy for s in range(per)]
+        places = [self.at(row, byte, plane, dx % self.stride, column) for row in rows]
+        parts = [corner.packed[T.ramp(place, 1, self.segment)] for place in places]
         return parts[0] if per == 1 else joined(*parts, self.segment)
 
-    def block(self, reads, writes, weights, table, packed, y, row, x0, b, count) -> None:
-        """OUTPUTS channels of a tile: sums by channel, then codes by pixel."""
+    def block(self, buffers: Buffers, corner: "Corner", b: Any, count: int) -> None:
+        """Computes OUTPUTS channels of a tile: sums by channel, then codes by pixel."""
         sums, together = _scratch(OUTPUTS * VECTORS * LANES, "int16"), self.together
+        top = corner.y + corner.row
         with T.serial(OUTPUTS // together) as n:
-            totals = self.count(weights, packed, row, x0, b * OUTPUTS + n * together)
+            totals = self.count(buffers.weights, corner, b * OUTPUTS + n * together)
             for (o, v, h), total in totals.items():
                 T.buffer_store(sums, total, [T.ramp(((n * together + o) * VECTORS + v) * LANES + h * 8, 1, 8)])
         for group in range(VECTORS * LANES // 8):
@@ -200,15 +189,16 @@ class _BitSerial:
             pixels = min(8, self.width - x) if self.width < self.segment else 8
             if pixels <= 0:
                 continue
-            with T.If(y + row + dy < self.height), T.Then():
+            with T.If(top + dy < self.height), T.Then():
                 lines = [T.bind(sums[T.ramp(o * VECTORS * LANES + group * 8, 1, 8)]) for o in range(OUTPUTS)]
                 halves = [[T.bind(v) for v in transposed(lines[q : q + QUAD])] for q in range(0, OUTPUTS, QUAD)]
                 tile = [[lanes_of(half[p % QUAD], p // QUAD * QUAD, QUAD) for half in halves] for p in range(pixels)]
-                places = [(y + row + dy, x0 + x + p) for p in range(pixels)]
-                self.epilogue.put_tile(tile, reads, writes, table, places, b * OUTPUTS, count, halves=True)
+                places = [(top + dy, corner.x + x + p) for p in range(pixels)]
+                channel = b * OUTPUTS
+                self.epilogue.put_tile(Tile(tile, places, channel, count, channel, halves=True), buffers)
 
-    def count(self, weights, packed, row, x0, output) -> dict:
-        """int16x8 sums of the channels from `output` on that go together: (channel, register, half) -> vector."""
+    def count(self, weights: Any, corner: "Corner", output: Any) -> dict[tuple[int, int, int], Any]:
+        """Returns int16x8 sums of the channels from `output` on: (channel, register, half) -> vector."""
         kinds, a, w, together = self.powers.counters, self.a_bits, self.w_bits, self.together
         totals = zeros(together * VECTORS * 2, "int16", 8)
 
@@ -216,15 +206,13 @@ class _BitSerial:
             counters = zeros(together * VECTORS * len(kinds), "uint8", LANES)
             with T.grid(*extents) as indices:
                 dy, dx, byte = place(*indices)
-                xs = [
-                    [T.bind(self.codes(packed, row, byte, i, dy, dx, x0, v)) for i in range(a)] for v in range(VECTORS)
-                ]
+                xs = [[T.bind(self.codes(corner, (dy, dx, byte), i, v)) for i in range(a)] for v in range(VECTORS)]
                 at = ((output // together * self.kh + dy) * self.kw + dx) * self.bytes + byte
                 loaded = T.bind(T.reinterpret(weights[T.ramp(at * together * w, 1, LANES)], dtype="uint8x16"))
                 for o in range(together):
                     ws = [T.bind(T.Shuffle([loaded], [o * w + j] * LANES)) for j in range(w)]
-                    for v, (i, j) in itertools.product(range(VECTORS), self.powers.of):
-                        k = T.ramp(((o * VECTORS + v) * len(kinds) + self.powers.of[i, j]) * LANES, 1, LANES)
+                    for v, (i, j) in itertools.product(range(VECTORS), self.powers.counter_of):
+                        k = T.ramp(((o * VECTORS + v) * len(kinds) + self.powers.counter_of[i, j]) * LANES, 1, LANES)
                         ones = T.popcount(T.bitwise_and(xs[v][i], ws[j]))
                         T.buffer_store(counters, counters[k] + ones, [k])
             for o, v, h in itertools.product(range(together), range(VECTORS), range(2)):
@@ -265,6 +253,16 @@ class _BitSerial:
         }
 
 
+@dataclass(frozen=True)
+class Corner:
+    """Where a tile begins: `row` of the unit whose first output row is y, column x; packed: the unit's planes."""
+
+    packed: Any
+    y: Any
+    row: Any
+    x: Any
+
+
 def _scratch(size: int, dtype: str):
     """Memory on the stack."""
     return T.alloc_buffer((size,), dtype, scope="local", annotations={"disable_lower_builtin": True})
@@ -281,8 +279,8 @@ def _plane(pairs: list, plane: int):
     return bits[0]
 
 
-def transposed(rows: list) -> list:
-    """4 vectors int16x8 as two matrices of 4 by 4 side by side, each transposed."""
+def transposed(rows: list[Any]) -> list[Any]:
+    """Returns 4 vectors int16x8 as two matrices of 4 by 4 side by side, each transposed."""
     for size in (1, 2):
         low = [k + row for block in range(0, 8, 2 * size) for row in (0, 8) for k in range(block, block + size)]
         swapped = list(rows)

@@ -12,8 +12,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from targets import Target
 from targets.arm.emulation import processor
@@ -22,7 +21,6 @@ from targets.arm.emulation import processor
 MODELS = {"cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1", "cortex-a78ae": "neoverse-n1"}
 ITERATIONS = 20  # of each block in a row
 VERSIONS = range(19, 40)  # earlier ones cannot say what a call costs
-UNIT = "cycles, modelled by llvm-mca"
 _TRIPLE = "aarch64-linux-gnu"
 
 
@@ -52,21 +50,25 @@ class Cost:
     blocks: tuple[Block, ...]
 
 
-def estimate(library: Path, target: Target, arguments: tuple[np.ndarray, np.ndarray, np.ndarray, int, int]) -> float:
-    """Cycles of one call of a library's `main` on an emulated processor; arguments: those of processor.Runner."""
-    return executed(library, target.cpu, arguments).cycles
+class LlvmModel:
+    """LLVM's model as the compiler asks it; see targets.family.CycleModel."""
+
+    unit = "cycles, modelled by llvm-mca"
+
+    def source(self, target: Target) -> str:
+        """Returns where the cycles of a target come from. Raises CyclesError where they cannot be had."""
+        return f"{target.cpu}, emulated: executed blocks, each by LLVM {version()}'s model of {model_of(target.cpu)}"
+
+    def estimate(self, library: Path, target: Target, arguments: tuple[Any, ...]) -> float:
+        """Returns the cycles of one call of `main` on an emulated processor; arguments: those of processor.Runner."""
+        return executed(library, target.cpu, arguments).cycles
 
 
-def executed(library: Path, cpu: str, arguments: tuple[np.ndarray, np.ndarray, np.ndarray, int, int]) -> Cost:
+def executed(library: Path, cpu: str, arguments: tuple[Any, ...]) -> Cost:
     """What one call of a library's `main` cost; raises CyclesError, processor.EmulationError."""
     runner = processor.Runner(library, cpu, count=True)
     runner(*arguments)
     return cost(runner.code(), cpu)
-
-
-def source(target: Target) -> str:
-    """Where the cycles of a target come from, for a table's head; raises CyclesError where they cannot be had."""
-    return f"{target.cpu}, emulated: executed blocks, each by LLVM {version()}'s model of {model_of(target.cpu)}"
 
 
 def version() -> int:

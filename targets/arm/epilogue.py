@@ -2,42 +2,48 @@
 
 The requantization of targets/reference/interpreter.py is two instructions, a doubling high multiply and a rounding
 shift; the narrowing that follows saturates at 0 and 255, so clamps cost only where a range is narrower. What all pixels
-of a tile share is loaded once, before the first store: LLVM cannot know that codes are not written over the table."""
+of a tile share is loaded once, before the first store: LLVM cannot know that codes are not written over the table.
+"""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm.tirx.script import builder as T
 
-from targets.cpu.epilogue import OFFSETS, Epilogue, Epilogues, ratio_table
-from targets.cpu.vector import LANES, folded_bias, padded, store
-from targets.kernel import Step
+from targets.cpu.epilogue import Epilogue, Epilogues
+from targets.cpu.vector import store
+from targets.kernel import Buffers, Span, Step
 from targets.reference.interpreter import requantize
 from targets.reference.nodes import Rescale
+from targets.tables import OFFSETS, folded_bias, padded, ratio_table
 
 QUAD = 4  # int32 lanes of a register
 
-Places = list[tuple[Any, Any]]  # of pixels: row and column
+Places = Sequence[tuple[Any, Any]]  # of pixels: row and column
 
 
-def neon(name: str, dtype: str, *args):
+def neon(name: str, dtype: str, *args: Any) -> Any:
+    """Returns a call of one of LLVM's NEON intrinsics."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}"), *args, dtype=dtype)
 
 
-def lanes_of(vector, first: int, count: int):
+def lanes_of(vector: Any, first: int, count: int) -> Any:
+    """Returns some neighbouring lanes of a vector."""
     return T.Shuffle([vector], list(range(first, first + count)))
 
 
-def joined(low, high, lanes: int):
-    """Two vectors of `lanes` as one."""
+def joined(low: Any, high: Any, lanes: int) -> Any:
+    """Returns two vectors of `lanes` as one."""
     return T.Shuffle([low, high], list(range(2 * lanes)))
 
 
 @dataclass(frozen=True)
 class Constants:
-    """int32x4 of four channels; None where there is nothing to do."""
+    """What four channels are requantized with, int32x4; None where there is nothing to do."""
 
     bias: Any = None
     left: Any = None
@@ -47,76 +53,93 @@ class Constants:
     power: Any = None  # 2^left, int16x4, where it fits
 
 
+@dataclass(frozen=True)
+class Tile:
+    """Sums of the same channels of some pixels.
+
+    sums: int32x4 (int16x4 if `halves`), [pixels][quads of channels]. places: (row, column) of each pixel. channel: the
+    first; count: how many channels exist, of which the rest are left out. column: where the channels lie in a row of
+    the table.
+    """
+
+    sums: Sequence[Sequence[Any]]
+    places: Places
+    channel: Any
+    count: int
+    column: Any
+    halves: bool = False
+
+
 class NeonEpilogue(Epilogue):
-    """What both kinds share."""
+    """What both kinds of epilogue share."""
 
     @staticmethod
-    def ratio(step: Step, offsets: np.ndarray, *values: int, base: int = 0) -> "NeonRatio":
+    def ratio(step: Step[Any], offsets: npt.NDArray[np.int64], *values: int, base: int = 0) -> "NeonRatio":
+        """Returns the epilogue of a copy; offsets: int64 [C]."""
         return NeonRatio(step, offsets, *values, base=base)
 
-    def constants(self, table, column) -> Constants:
-        """Of the four channels from `column` on, bound."""
+    def constants(self, table: Any, column: Any) -> Constants:
+        """Returns the constants of the four channels from `column` on, bound. Raises NotImplementedError here."""
         raise NotImplementedError
 
-    def put(self, acc, reads, writes, table, y, x, channel, count: int, column=None, lanes: int = LANES) -> None:
+    def put(self, acc: Any, buffers: Buffers, span: Span) -> None:
+        """Stores the codes of a vector of int32 or int16 sums, and its copies."""
         acc = T.bind(acc)
-        quads = [lanes_of(acc, i, QUAD) for i in range(0, lanes, QUAD)] if lanes > QUAD else [acc]
-        self.put_tile([quads], reads, writes, table, [(y, x)], channel, count, column, acc.ty.dtype.bits == 16)
+        quads = [lanes_of(acc, i, QUAD) for i in range(0, span.lanes, QUAD)] if span.lanes > QUAD else [acc]
+        halves = acc.ty.dtype.bits == 16
+        self.put_tile(Tile([quads], [(span.y, span.x)], span.channel, span.count, span.table_column, halves), buffers)
 
-    def put_tile(
-        self,
-        tile: list[list],
-        reads,
-        writes,
-        table,
-        places: Places,
-        channel,
-        count: int,
-        column=None,
-        halves: bool = False,
-    ) -> None:
-        """Stores the first `count` channels from `channel` on of some pixels, (row, column) each.
-
-        tile: int32x4 sums (int16x4 if `halves`), [pixels][quads of channels]; those of channels beyond `count` are left
-        out.
-        """
-        column, quads = channel if column is None else column, -(-count // QUAD)
-        every = [self, *self._also]
-        constants = [[e.constants(table, column + q * QUAD) for q in range(quads)] for e in every[:1]]
-        constants += [[e.constants(table, channel + q * QUAD) for q in range(quads)] for e in every[1:]]
+    def put_tile(self, tile: Tile, buffers: Buffers) -> None:
+        """Stores the codes of a tile, and its copies."""
+        quads, channel, count = -(-tile.count // QUAD), tile.channel, tile.count
+        own = [self.constants(buffers.table, tile.column + q * QUAD) for q in range(quads)]
+        others = [[c.constants(buffers.table, channel + q * QUAD) for q in range(quads)] for c in self._copies]
         group = max(1, 2 // quads)  # pixels narrowed together: eight codes at least
-        for first in range(0, len(tile), group):
-            pixels = places[first : first + group]
+        for first in range(0, len(tile.sums), group):
+            pixels = tile.places[first : first + group]
             sums = [
                 acc
-                for quads_of, place in zip(tile[first : first + group], pixels, strict=True)
-                for acc in self._sums(quads_of, constants[0], reads, place, channel, halves)
+                for quads_of, place in zip(tile.sums[first : first + group], pixels, strict=True)
+                for acc in self._sums(quads_of, own, buffers.reads, place, channel, tile.halves)
             ]
-            codes = self._store(sums, constants[0], writes[0], pixels, channel, count)
-            for also, these, write in zip(self._also, constants[1:], writes[1:], strict=True):
-                if also.short is not None:
-                    also._spread(also.shortened(codes, table, _width(len(sums))), quads, write, pixels, channel, count)
+            codes = self._store(sums, own, buffers.writes[0], pixels, channel, count)
+            for copy, constants, write in zip(self._copies, others, buffers.writes[1:], strict=True):
+                if copy.short is not None:
+                    short = copy.shortened(codes, buffers.table, _width(len(sums)))
+                    copy._spread(short, quads, write, pixels, channel, count)
                     continue
                 wide = [T.cast(lanes_of(codes, i * QUAD, QUAD), "int32x4") for i in range(len(sums))]
-                sums_also = [_shifted(w, these[i % quads]) for i, w in enumerate(wide)]
-                also._store(sums_also, these, write, pixels, channel, count)
+                rescaled = [_shifted(w, constants[i % quads]) for i, w in enumerate(wide)]
+                copy._store(rescaled, constants, write, pixels, channel, count)
 
-    def _sums(self, quads: list, constants: list[Constants], reads, place, channel, halves: bool) -> list:
-        """A pixel's, in the unit of the requantization, with what the residual operand adds."""
+    def _sums(
+        self,
+        quads: Sequence[Any],
+        constants: list[Constants],
+        reads: Any,
+        place: tuple[Any, Any],
+        channel: Any,
+        halves: bool,
+    ) -> list[Any]:
+        """A pixel's sums in the unit of the requantization, with what the residual operand adds."""
         sums = [_shifted(acc, c, halves) for acc, c in zip(quads, constants, strict=False)]
         if constants[0].skip is None:
             return sums
         lanes = QUAD * len(constants)
-        codes = T.bind(T.cast(reads[-1][T.ramp(self.step.reads[1].at(*place, channel), 1, lanes)], f"int16x{lanes}"))
+        skip = reads[-1][T.ramp(self.step.reads[1].at(*place, channel), 1, lanes)]
+        codes = T.bind(T.cast(skip, f"int16x{lanes}"))
         four = [lanes_of(codes, i * QUAD, QUAD) if lanes > QUAD else codes for i in range(len(constants))]
         return [
             acc + T.cast(v, "int32x4") * T.cast(c.skip, "int32x4")
             for acc, v, c in zip(sums, four, constants, strict=True)
         ]
 
-    def _store(self, sums: list, constants: list[Constants], write, pixels: Places, channel, count: int):
-        """Requantizes the quads of some pixels and stores them; the codes, uint8, bound."""
-        layout, quads = self.step.write, len(constants)
+    def _store(
+        self, sums: list[Any], constants: list[Constants], write: Any, pixels: Places, channel: Any, count: int
+    ) -> Any:
+        """Requantizes the quads of some pixels and stores them; returns the codes, uint8, bound."""
+        layout = self.step.write
+        quads = len(constants)
         if constants[0].multiplier is None:
             for i, acc in enumerate(sums):
                 q = i % quads
@@ -127,7 +150,7 @@ class NeonEpilogue(Epilogue):
         self._spread(codes, quads, write, pixels, channel, count)
         return codes
 
-    def _spread(self, codes, quads: int, write, pixels: Places, channel, count: int) -> None:
+    def _spread(self, codes: Any, quads: int, write: Any, pixels: Places, channel: Any, count: int) -> None:
         """Stores the codes of some pixels."""
         lanes = quads * QUAD
         for i, place in enumerate(pixels):
@@ -139,12 +162,12 @@ class NeonEpilogue(Epilogue):
                 part = lanes_of(codes, i * lanes, lanes)
             store(write, self.step.write.at(*place, channel), part, count, lanes)
 
-    def _scaled(self, acc, c: Constants):
+    def _scaled(self, acc: Any, c: Constants) -> Any:
         code = neon("srshl.v4i32", "int32x4", neon("sqdmulh.v4i32", "int32x4", acc, c.multiplier), c.right)
         zero_point = self.step.write.tensor.zero_point[0]
         return code + T.broadcast(T.int32(zero_point), QUAD) if zero_point else code
 
-    def _narrowed(self, quads: list):
+    def _narrowed(self, quads: list[Any]) -> Any:
         """uint8 codes within the node's range, of one quad (its codes come twice), two or four."""
         quads = quads if len(quads) % 2 == 0 else [*quads, quads[-1]]
         halves = [neon("sqxtun.v4i16", "uint16x4", q) for q in quads]
@@ -160,7 +183,7 @@ class NeonEpilogue(Epilogue):
         return T.max(codes, T.broadcast(T.uint8(node.qmin), lanes)) if node.qmin else codes
 
 
-def _shifted(acc, c: Constants, halves: bool = False):
+def _shifted(acc: Any, c: Constants, halves: bool = False) -> Any:
     """acc: int32x4, or int16x4 if `halves`, for which a long multiply is the quickest shift."""
     if halves:
         acc = T.cast(acc, "int32x4")
@@ -176,15 +199,18 @@ def _width(quads: int) -> int:
 
 
 class NeonConv(NeonEpilogue):
-    """Own ratio and bias in each channel, and a residual operand; `offset` was taken off every code of the input.
+    """The end of a convolution: a ratio and bias in each channel, and a residual operand.
+
+    `offset` was taken off every code of the input.
 
     Rows of the table: bias, multiplier, negative right shift; left shift where there is one; the residual operand's
     multiplier.
     """
 
-    def __init__(self, step: Step, groups: int = 1, offset: int = 0, base: int = 0):
+    def __init__(self, step: Step[Any], groups: int = 1, offset: int = 0, base: int = 0):
         node, r = step.node, step.node.requant
-        rows, self._rows = [folded_bias(node, step.reads, offset)], ["bias"]
+        rows: list[npt.NDArray[Any]] = [folded_bias(node, step.reads, offset)]
+        self._rows = ["bias"]
         if r is not None:
             rows += [r.multiplier, -r.shift.astype(np.int64)]
             self._rows += ["multiplier", "right"]
@@ -196,16 +222,17 @@ class NeonConv(NeonEpilogue):
         self.row = rows[0].size
         super().__init__(step, np.concatenate(rows), base)
 
-    def constants(self, table, column) -> Constants:
-        found = {
+    def constants(self, table: Any, column: Any) -> Constants:
+        """Returns the constants of the four channels from `column` on, bound."""
+        rows = {
             name: T.bind(table[T.ramp(self.base + k * self.row + column, 1, QUAD)]) for k, name in enumerate(self._rows)
         }
         node = self.step.node
         if node.skip is not None and np.abs(node.skip_multiplier).max() < 1 << 15:
-            found["skip"] = T.bind(T.cast(found["skip"], "int16x4"))
-        if "left" in found and node.requant.left.max() < 15:
-            found["power"] = T.bind(T.cast(T.shift_left(T.broadcast(T.int32(1), QUAD), found["left"]), "int16x4"))
-        return Constants(**found)
+            rows["skip"] = T.bind(T.cast(rows["skip"], "int16x4"))
+        if "left" in rows and node.requant.left.max() < 15:
+            rows["power"] = T.bind(T.cast(T.shift_left(T.broadcast(T.int32(1), QUAD), rows["left"]), "int16x4"))
+        return Constants(**rows)
 
 
 @dataclass(frozen=True)
@@ -222,15 +249,19 @@ class Short:
     least: int = 0
     finer: int = 0
 
-    def products(self, codes: np.ndarray) -> np.ndarray:
-        """int64, of int64 codes."""
+    def products(self, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns int64 [N], the products of codes int64 [N]."""
         p = np.maximum(codes, self.least) * self.multiplier
         return p + (p >> self.finer) if self.finer else p
 
     @classmethod
-    def find(cls, expected: np.ndarray, qmax: int) -> "Short | None":
-        """expected: the answers for codes 0, 1, ...; larger ones than qmax may come out where qmax is expected."""
-        codes, last_least = np.arange(len(expected), dtype=np.int64), max(0, int(np.argmax(expected > expected[0])) - 1)
+    def find(cls, expected: npt.NDArray[np.int64], qmax: int) -> "Short | None":
+        """Returns a form that gives the answers expected [N] for codes 0 .. N - 1, or None where there is none.
+
+        Larger ones than qmax may come out where qmax is expected.
+        """
+        codes = np.arange(len(expected), dtype=np.int64)
+        last_least = max(0, int(np.argmax(expected > expected[0])) - 1)
         rises = np.flatnonzero(np.diff(expected)) + 1
         first, last = (rises[0], rises[-1]) if len(rises) > 1 else (0, len(expected) - 1)
         slope = (expected[last] - expected[first]) / (last - first)
@@ -249,23 +280,28 @@ class Short:
 
 
 class NeonRatio(NeonEpilogue):
-    """One ratio for all channels. offsets: int64 [C], added to the sums of raw codes; values: the rule's own."""
+    """The end of a node with one ratio for all channels.
 
-    def __init__(self, step: Step, offsets: np.ndarray, *values: int, base: int = 0):
-        self._left, self._offsets = int(np.max(step.node.requant.left)), bool(np.any(offsets))
+    offsets: int64 [C], added to the sums of raw codes; values: the rule's own.
+    """
+
+    def __init__(self, step: Step[Any], offsets: npt.NDArray[np.int64], *values: int, base: int = 0):
+        self._left = int(np.max(step.node.requant.left))
+        self._offsets = bool(np.any(offsets))
         shifted = np.asarray(offsets, np.int64) << self._left  # (sum + offset) << left
         self.short = _short(step) if isinstance(step.node, Rescale) else None
         if self.short is not None:
             values = (*values, self.short.multiplier, self.short.offset, self.short.least)
         super().__init__(step, ratio_table(step.node.requant, shifted, *values), base)
 
-    def shortened(self, codes, table, lanes: int):
-        """Codes of what is written, uint8, bound."""
+    def shortened(self, codes: Any, table: Any, lanes: int) -> Any:
+        """Returns the node's codes, uint8, bound, of its input's."""
         wide = f"uint16x{lanes}"
         if self.short.least:
-            codes = T.max(codes, T.broadcast(T.cast(self.value(table, 2), "uint8"), lanes))
-        multiplier = T.cast(T.broadcast(T.cast(self.value(table, 0), "uint8"), lanes), wide)
-        offset, product = T.broadcast(T.cast(self.value(table, 1), "uint16"), lanes), T.cast(codes, wide) * multiplier
+            codes = T.max(codes, T.broadcast(T.cast(self._entry(table, 2), "uint8"), lanes))
+        multiplier = T.cast(T.broadcast(T.cast(self._entry(table, 0), "uint8"), lanes), wide)
+        offset = T.broadcast(T.cast(self._entry(table, 1), "uint16"), lanes)
+        product = T.cast(codes, wide) * multiplier
         if self.short.finer:
             product = T.bind(product)
             product = product + T.shift_right(product, T.broadcast(T.uint16(self.short.finer), lanes))
@@ -273,12 +309,19 @@ class NeonRatio(NeonEpilogue):
         narrow = T.cast(T.shift_right(sums, T.broadcast(T.uint16(self.short.shift), lanes)), f"uint8x{lanes}")
         return T.bind(T.min(narrow, T.broadcast(T.uint8(self.step.node.qmax), lanes)))
 
-    def value(self, table, k: int):
-        """The rule's k-th own value."""
+    def value(self, buffers: Buffers, k: int) -> Any:
+        """Returns the rule's k-th own value."""
+        return self._entry(buffers.table, k)
+
+    def _entry(self, table: Any, k: int) -> Any:
         return table[self.base + 4 + k]
 
-    def constants(self, table, column) -> Constants:
-        value = lambda k: T.broadcast(table[self.base + k], QUAD)  # noqa: E731
+    def constants(self, table: Any, column: Any) -> Constants:
+        """Returns the constants of the four channels from `column` on, bound."""
+
+        def value(k: int) -> Any:
+            return T.broadcast(table[self.base + k], QUAD)
+
         bias = table[T.ramp(self.base + OFFSETS + column, 1, QUAD)]
         return Constants(
             T.bind(bias) if self._offsets else None,
@@ -288,7 +331,7 @@ class NeonRatio(NeonEpilogue):
         )
 
 
-def _short(step: Step) -> Short | None:
+def _short(step: Step[Any]) -> Short | None:
     node, read = step.node, step.reads[0].tensor
     if len(read.zero_point) > 1:
         return None

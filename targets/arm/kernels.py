@@ -11,9 +11,6 @@ from targets.cpu import portable
 from targets.cpu.depthwise import depthwise
 from targets.cpu.epilogue import bound
 from targets.kernel import Rule
-from targets.library.module import assemble
-
-WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
 
 
 def rules(target: Target) -> list[Rule]:
@@ -23,6 +20,3 @@ def rules(target: Target) -> list[Rule]:
     else:
         own = (bit_serial, winograd_long_multiply, outer_product, long_multiply, depthwise)
     return [*(bound(rule, EPILOGUES) for rule in own), *portable.rules(EPILOGUES)]
-
-
-__all__ = ["WRITES_ALSO", "assemble", "rules"]

@@ -6,13 +6,14 @@ real weights allow, often to the end: then half of the sums' registers and of wh
 
 import bisect
 import math
+from typing import Any
 
 import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.arm import long_multiply
 from targets.arm.epilogue import QUAD, lanes_of
-from targets.arm.tile import Span, Tile, Window, applies, rows_of, signed, tiled, zeros
+from targets.arm.tile import Multiply, PixelRuns, Window, applies, rows_of, signed, tiled, zeros
 from targets.cpu.epilogue import Epilogues
 from targets.kernel import Kernel, Step
 
@@ -21,8 +22,10 @@ SHORTEST = 2  # run of steps in int16 that pays
 
 
 def longest_run(weight: np.ndarray, qmax: int) -> int:
-    """How many consecutive steps of codes 0..qmax fit int16 in every channel, those of all kernel rows in turn; 0: not
-    even one. weight: int8 [blocks, channels, kH, K]."""
+    """Returns how many consecutive steps of codes 0..qmax fit int16 in every channel; 0: not even one.
+
+    The steps are those of all kernel rows in turn. weight: int8 [blocks, channels, kH, K].
+    """
     rows = weight.astype(np.int64).reshape(-1, weight.shape[2] * weight.shape[3] // STEP, STEP) * qmax
     ends = [np.maximum(rows, 0).sum(2), -np.minimum(rows, 0).sum(2)]
     sums = np.stack([np.concatenate([np.zeros_like(e[:, :1]), np.cumsum(e, 1)], 1) for e in ends])
@@ -34,18 +37,24 @@ def longest_run(weight: np.ndarray, qmax: int) -> int:
     return bisect.bisect_left(range(1, count + 1), True, key=exceeds)
 
 
-def cycles(step: Step) -> float:
-    """About what the kernel takes: 8 products a cycle, and 16 sums to requantize; infinity where it does not apply."""
+def cycles(step: Step[Any]) -> float:
+    """Returns about how many cycles the kernel takes; infinity where it does not apply.
+
+    They are 8 products a cycle, and 16 sums to requantize.
+    """
     weight = rows_of(step.node.weight, CHANNELS, STEP)
     _, _, kh, k = weight.shape
     if not signed(step) or longest_run(weight, step.reads[0].tensor.qmax) < SHORTEST:
         return math.inf
     halves = -(-step.write.tensor.shape[2] // 8)  # those of a block that nobody wants are not computed
-    return Span.of(step, PIXELS).computed * halves * (kh * k + 10)
+    return PixelRuns.of(step, PIXELS).computed * halves * (kh * k + 10)
 
 
-def outer_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """Where it takes less than long multiplies. Weights are stored [block][kH][K][16 channels]."""
+def outer_product(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
+    """Dense convolution by outer products, where it takes less than long multiplies.
+
+    Weights are stored [block][kH][K][16 channels].
+    """
     if not applies(step) or cycles(step) >= long_multiply.cycles(step):
         return None
     weight = rows_of(step.node.weight, CHANNELS, STEP)
@@ -53,17 +62,17 @@ def outer_product(step: Step, epilogues: Epilogues) -> Kernel | None:
     run = longest_run(weight, step.reads[0].tensor.qmax)
     whole = run == kh * k // STEP
 
-    def sums(codes, filters, pixels):
+    def sums(codes: Any, filters: Any, pixels: int) -> list[list[Any]]:
         if whole:
             return _quads(_int16(codes, filters, pixels, k, (0, kh), (0, k // STEP)))
         return _sums(codes, filters, pixels, kh, k, min(run, k // STEP))
 
     rule = f"outer product, int16 {'throughout' if whole else f'chain {run * STEP}'}"
     packed = weight.transpose(0, 2, 3, 1).reshape(blocks, -1, 16)
-    return tiled(step, epilogues, rule, Tile(PIXELS, CHANNELS, sums, whole), packed, Window(step, STEP))
+    return tiled(step, epilogues, rule, Multiply(PIXELS, CHANNELS, sums, whole), packed, Window(step, STEP))
 
 
-def _int16(codes, filters, pixels: int, k: int, rows: tuple, steps: tuple) -> list[list]:
+def _int16(codes: Any, filters: Any, pixels: int, k: int, rows: tuple, steps: tuple) -> list[list[Any]]:
     """int16x8 sums [pixels][halves] of some kernel rows, (first, count), and steps of each."""
     sums, (first, count) = zeros(pixels * 2, "int16", 8), steps
     wide = 2 if count % 2 == 0 and k % (2 * STEP) == 0 else 1  # steps read at once
@@ -81,15 +90,15 @@ def _int16(codes, filters, pixels: int, k: int, rows: tuple, steps: tuple) -> li
     return [[sums[T.ramp((p * 2 + h) * 8, 1, 8)] for h in range(2)] for p in range(pixels)]
 
 
-def _quads(sums: list[list]) -> list[list]:
+def _quads(sums: list[list[Any]]) -> list[list[Any]]:
     return [[lanes_of(half, i, QUAD) for half in pixel for i in (0, QUAD)] for pixel in sums]
 
 
-def _sums(codes, filters, pixels: int, kh: int, k: int, run: int) -> list[list]:
+def _sums(codes: Any, filters: Any, pixels: int, kh: int, k: int, run: int) -> list[list[Any]]:
     """Runs of so many steps of a kernel row in int16, then in int32."""
     acc = zeros(pixels * 4, "int32", QUAD)
 
-    def several(dy, first, count):
+    def several(dy: Any, first: Any, count: int) -> None:
         for i, half in enumerate(
             q for pixel in _quads(_int16(codes, filters, pixels, k, (dy, 1), (first, count))) for q in pixel
         ):

@@ -1,16 +1,12 @@
 """ARM libraries: cross-compiled by TVM's LLVM; a linker is all they need, neither a compiler nor a sysroot."""
 
 import platform
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import tvm
 
 from targets import Target
 from targets.arm.emulation import processor
 from targets.library import llvm
-
-EMULATED = True  # runner needs no processor of the target's kind
 
 # LLVM intrinsic's prefix -> feature; the first that fits counts
 FEATURES = {
@@ -36,7 +32,7 @@ def linker() -> list[str]:
     ]
     if platform.machine() == "aarch64":
         choices += [("cc", llvm.COMPILE), ("ld", llvm.LINK)]
-    return llvm.find_linker(
+    return llvm.first_linker(
         choices,
         "expected a linker for aarch64 (aarch64-linux-gnu-ld, aarch64-linux-gnu-gcc or "
         "ld.lld), found none; install one: apt install binutils-aarch64-linux-gnu, "
@@ -44,24 +40,7 @@ def linker() -> list[str]:
     )
 
 
-def build(
-    module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None, source_only: bool = False
-) -> dict:
-    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/library/llvm.py)."""
-    return build_levels([module], target, library, workdir, source_only)
-
-
-def build_levels(
-    modules: Sequence[tvm.IRModule],
-    target: Target,
-    library: Path,
-    workdir: Path | None = None,
-    source_only: bool = False,
-) -> dict:
-    """The same with a module of each of `target.compiled_for`, all in one library."""
-    if source_only:
-        llvm.refuse_source_only(target)
-    return llvm.build(modules, target, library, workdir, FEATURES, linker())
+build = partial(llvm.build, features=FEATURES, find_linker=linker)
 
 
 def runner(library: Path, target: Target, function: str = "main") -> processor.Runner:

@@ -2,13 +2,25 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from targets.kernel import Entry, Exit, Step, is_step_of
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
+from targets.schedule import schedule
 
 CONVOLUTIONS = ("conv", "depthwise", "grouped", "linear")  # kinds with weights; linear: int32 logits
+KINDS = {
+    Add: "add",
+    AvgPool: "average-pool",
+    MaxPool: "max-pool",
+    Shortcut: "shortcut",
+    Rescale: "rescale",
+    Entry: "picture",
+    Exit: "logits",
+}
 _TEXT = re.compile(
     r"(?P<kind>[a-z-]+)(:(?P<groups>\d+))? (?P<kernel>\d+x\d+)/(?P<stride>\d+) (?P<input>\d+x\d+x\d+)"
     r" -> (?P<output>\d+x\d+x\d+)(?P<skip> skip)?( border (?P<borders>\d+(\+\d+)*))?"
@@ -47,7 +59,7 @@ class Shape:
 
     @classmethod
     def parse(cls, text: str) -> "Shape":
-        """Inverse of str()."""
+        """Returns the shape of its str(). Raises ShapeError for any other text."""
         found = _TEXT.fullmatch(text)
         if found is None:
             raise ShapeError(f"expected a shape such as 'conv 3x3/1 32x32x16 -> 32x32x16 skip border 1', got {text!r}")
@@ -58,6 +70,7 @@ class Shape:
 
     @property
     def outputs(self) -> int:
+        """Elements of the output."""
         return int(np.prod(self.output))
 
     @property
@@ -68,7 +81,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCall:
     """One call of a network; bits "w4a4" of a convolution, "a4" of anything else."""
 
     name: str
@@ -76,52 +89,34 @@ class Layer:
     bits: str
 
 
-def bits_text(w_bits: int | None, a_bits: int) -> str:
+def format_bits(w_bits: int | None, a_bits: int) -> str:
+    """Returns text such as "w4a8", or "a8" for a layer without weights."""
     return f"a{a_bits}" if w_bits is None else f"w{w_bits}a{a_bits}"
 
 
-def bits_of(text: str) -> tuple[int | None, int]:
-    """(w_bits or None, a_bits): inverse of bits_text."""
+def parse_bits(text: str) -> tuple[int | None, int]:
+    """Returns (w_bits or None, a_bits): the inverse of format_bits. Raises ShapeError for any other text."""
     found = re.fullmatch(r"(?:w([2-8]))?a([2-8])", text)
     if found is None:
         raise ShapeError(f"expected bits such as w4a8, or a8 for a layer without weights, got {text!r}")
     return None if found[1] is None else int(found[1]), int(found[2])
 
 
-def layers(graph: Graph) -> list[Layer]:
-    """What a target runs for the graph, in order (compile/lowering/lower.py): a rescale of what a convolution or an
-    addition computes is no call of its own."""
-    border = dict.fromkeys(graph.tensors, 0)
-    for conv in graph.convs():
-        border[conv.input] = max(border[conv.input], *conv.padding)
-    producers = {n.output for n in graph.nodes if isinstance(n, (Conv, Add))}
-    merged = [n for n in graph.nodes if isinstance(n, Rescale) and n.input in producers and n.output != graph.output]
-    picture, output = graph.tensors[graph.input], graph.tensors[graph.output]
-    found = [
-        Layer(
-            "picture",
-            Shape("picture", (1, 1), 1, picture.shape, picture.shape, borders=(border[graph.input],)),
-            bits_text(None, picture.bits),
-        )
-    ]
-    for node in graph.nodes:
-        if node not in merged:
-            copies = [m.output for m in merged if m.input == node.output]
-            shape = _shape(graph, node, tuple(border[name] for name in (node.output, *copies)))
-            w_bits = node.w_bits if isinstance(node, Conv) else None
-            found.append(Layer(node.name, shape, bits_text(w_bits, graph.tensors[node.inputs[0]].bits)))
-    if output.bits != 32:
-        shape = Shape("logits", (1, 1), 1, output.shape, output.shape)
-        found.append(Layer("logits", shape, bits_text(None, output.bits)))
-    return found
+def layer_calls(graph: Graph) -> list[LayerCall]:
+    """Returns what a target that joins rescales to kernels runs for the graph, in order (targets/schedule.py)."""
+    return [_layer_call(step) for step in schedule(graph, fuses_rescales=True)]
 
 
-def _shape(graph: Graph, node: Node, borders: tuple[int, ...]) -> Shape:
-    source, output = graph.tensors[node.inputs[0]].shape, graph.tensors[node.output].shape
-    stride = getattr(node, "stride", 1)
-    if not isinstance(node, Conv):
-        kinds = {Add: "add", AvgPool: "average-pool", MaxPool: "max-pool", Shortcut: "shortcut", Rescale: "rescale"}
-        return Shape(kinds[type(node)], getattr(node, "kernel", (1, 1)), stride, source, output, borders=borders)
-    kind = "conv" if node.groups == 1 else "depthwise" if node.groups == source[2] == output[2] else "grouped"
-    kind = "linear" if node.requant is None else kind
-    return Shape(kind, node.weight.shape[1:3], stride, source, output, node.groups, node.skip is not None, borders)
+def _layer_call(step: Step[Any]) -> LayerCall:
+    node, source, output = step.node, step.reads[0].tensor, step.write.tensor.shape
+    borders = tuple(max(layout.border) for layout in step.writes)
+    kernel, stride = getattr(node, "kernel", (1, 1)), getattr(node, "stride", 1)
+    if not is_step_of(step, Conv):
+        shape = Shape(KINDS[type(node)], kernel, stride, source.shape, output, borders=borders)
+        return LayerCall(node.name, shape, format_bits(None, source.bits))
+    conv = step.node
+    kind = "conv" if conv.groups == 1 else "depthwise" if conv.groups == source.shape[2] == output[2] else "grouped"
+    kind = "linear" if conv.requant is None else kind
+    kernel, skip = (conv.weight.shape[1], conv.weight.shape[2]), conv.skip is not None
+    shape = Shape(kind, kernel, stride, source.shape, output, conv.groups, skip, borders)
+    return LayerCall(conv.name, shape, format_bits(conv.w_bits, source.bits))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.files import write_bytes
-from targets.costs.shapes import Shape, bits_of, layers
+from targets.costs.shapes import Shape, layer_calls, parse_bits
 from targets.reference.graph import Graph
 
 FORMAT = 1
@@ -59,7 +59,7 @@ class Costs:
 
     def predict(self, graph: Graph) -> list[tuple[str, float, str]]:
         """(layer, time, MEASURED or INTERPOLATED) of everything that runs, in order; a network's time is the sum."""
-        return [(found.name, *self.layer(found.shape, found.bits)) for found in layers(graph)]
+        return [(found.name, *self.layer(found.shape, found.bits)) for found in layer_calls(graph)]
 
     def save(self, path: Path) -> None:
         """Writes the table, one line an entry, sorted."""
@@ -82,8 +82,8 @@ class Costs:
         write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
     def _measured_bits(self, kind: str, bits: str) -> str:
-        w, a = bits_of(bits)
-        known = {text: bits_of(text) for k, text in self._models if k == kind}
+        w, a = parse_bits(bits)
+        known = {text: parse_bits(text) for k, text in self._models if k == kind}
         wider = {text: (v, b) for text, (v, b) in known.items() if b >= a and (v or 0) >= (w or 0)}
         if not wider:
             found = ", ".join(sorted(known)) or "none"

@@ -14,9 +14,10 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.cpu.epilogue import Epilogues
-from targets.cpu.vector import LANES, blocks, over_rows
-from targets.kernel import Kernel, Step
+from targets.cpu.vector import LANES, over_rows
+from targets.kernel import Buffers, Kernel, Span, Step
 from targets.reference.nodes import Conv
+from targets.tables import blocks
 
 INT16 = (-(1 << 15), (1 << 15) - 1)
 
@@ -57,26 +58,29 @@ class Route:
 
 
 def in_pieces(row: np.ndarray, vectors: int) -> np.ndarray:
-    """[..., vectors, n / vectors] of [..., n]: vector v holds pieces v and v + vectors, as interleaving within
-    the halves of registers leaves them; one vector is left as it is."""
+    """Returns [..., vectors, n / vectors] of [..., n]: vector v holds pieces v and v + vectors.
+
+    Interleaving within the halves of registers leaves channels in this order; one vector is left as it is.
+    """
     return np.moveaxis(row.reshape(*row.shape[:-1], 2, vectors, -1), -3, -2).reshape(*row.shape[:-1], vectors, -1)
 
 
 def applies(step: Step) -> bool:
-    """One filter a channel."""
+    """Returns whether the step is a convolution with one filter a channel."""
     node = step.node
     return isinstance(node, Conv) and node.groups > 1 and node.weight.shape[::3] == (node.groups, 1)
 
 
 def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """In code that LLVM compiles for any CPU."""
+    """Depthwise convolution in code that LLVM compiles for any CPU."""
     return kernel(step, epilogues, int16_products(step)) if applies(step) else None
 
 
 def int16_products(step: Step) -> Route:
-    """One tap at a time, products in int16: on NEON smull and smlal."""
+    """Returns the route that takes one tap at a time, products in int16: on NEON smull and smlal."""
     _, kh, kw, _ = step.node.weight.shape
-    terms, qmax = [((dy, dx),) for dx in range(kw) for dy in range(kh)], step.reads[0].tensor.qmax
+    terms: list[Term] = [((dy, dx),) for dx in range(kw) for dy in range(kh)]
+    qmax = step.reads[0].tensor.qmax
     weight = arrange(step, terms, 1)
     # codes less the offset are signed bytes
     offset, groups = fewest_groups(weight, qmax, [o for o in offsets(qmax) if qmax - o < 128])
@@ -103,7 +107,7 @@ def int16_products(step: Step) -> Route:
 
 
 def arrange(step: Step, terms: Sequence[Term], places: int) -> np.ndarray:
-    """int64 [terms, channels, places]: the weights, 0 where there is no tap."""
+    """Returns int64 [terms, channels, places]: the weights, 0 where there is no tap."""
     weight = step.node.weight[..., 0].astype(np.int64)
     out = np.zeros((len(terms), len(weight), places), np.int64)
     for i, term in enumerate(terms):
@@ -114,13 +118,16 @@ def arrange(step: Step, terms: Sequence[Term], places: int) -> np.ndarray:
 
 
 def offsets(qmax: int) -> list[int]:
-    """What it may pay to take off every code: nothing, or half of the range."""
+    """Returns what it may pay to take off every code: nothing, or half of the range."""
     return [0, (qmax + 1) // 2]
 
 
 def fewest_groups(weight: np.ndarray, qmax: int, choices: Sequence[int]) -> tuple[int, list[int]]:
-    """The first offset with the fewest groups, and how many terms each has. weight: int64 [terms, channels, places]."""
-    return min(((offset, _groups(weight, qmax, offset)) for offset in choices), key=lambda found: len(found[1]))
+    """Returns the first offset with the fewest groups, and how many terms each group has.
+
+    weight: int64 [terms, channels, places].
+    """
+    return min(((offset, _groups(weight, qmax, offset)) for offset in choices), key=lambda choice: len(choice[1]))
 
 
 def _groups(weight: np.ndarray, qmax: int, offset: int) -> list[int]:
@@ -138,19 +145,21 @@ def _groups(weight: np.ndarray, qmax: int, offset: int) -> list[int]:
 
 
 def split(terms: Sequence[Term], lengths: Sequence[int]) -> list[Sequence[Term]]:
+    """Returns runs of terms of the given lengths."""
     ends = np.cumsum(lengths).tolist()
     return [terms[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
-    """Blocks of channels in rows of tiles. The last tile of a row and the last block of channels overlap those before
-    instead of being short.
+    """Returns a kernel of blocks of channels in rows of tiles.
+
+    The last tile of a row and the last block of channels overlap those before instead of being short. Weights are stored [block][term][plane][vector][byte].
 
     routes: one way to sum, the widest first; where a narrower one can hold the channels that are left, it takes them.
-    Weights are stored [block][term][plane][vector][byte].
     """
     node, (oh, ow, channels) = step.node, step.write.tensor.shape
-    epilogue, wide = epilogues.conv(step, offset=routes[0].offset), routes[0].lanes
+    epilogue = epilogues.conv(step, offset=routes[0].offset)
+    wide = routes[0].lanes
     whole, rest = divmod(channels, wide)
     narrow = min((r for r in routes if r.lanes >= rest), key=lambda r: r.lanes)
     if rest and narrow is routes[0]:
@@ -161,33 +170,33 @@ def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
     if routes[0].starts is not None:
         starts = np.pad(routes[0].starts, ((0, 0), (0, row - channels)))
 
-    def block(reads, writes, weights, table, y, route, at, c, count):
+    def block(buffers: Buffers, y: Any, route: Route, at: Any, c: Any, count: int) -> None:
         filters, lanes = {}, route.lanes
         _, planes, _, places = route.weight.shape
         size, vectors = lanes * places // route.vectors, planes * route.vectors
         for i, term in enumerate(term for group in route.groups for term in group):
             ramps = [T.ramp(at + (i * vectors + v) * size, 1, size) for v in range(vectors)]
-            filters[term] = [T.bind(weights[ramp]) for ramp in ramps]
+            filters[term] = [T.bind(buffers.weights[ramp]) for ramp in ramps]
         begins = [epilogue.table.size + g * row + c for g in range(len(starts))]
-        begins = [T.bind(T.cast(table[T.ramp(begin, 1, lanes)], f"int16x{lanes}")) for begin in begins]
+        begins = [T.bind(T.cast(buffers.table[T.ramp(begin, 1, lanes)], f"int16x{lanes}")) for begin in begins]
         tile = _tile(ow, route.tile)
         with T.serial(-(-ow // tile)) as t:
             x0 = T.min(t * tile, ow - tile)
-            sums = _sums(step, route, tile, _window(step, reads[0], y, x0, c, lanes), filters, begins)
+            sums = _sums(step, route, tile, _window(step, buffers.reads[0], y, x0, c, lanes), filters, begins)
             for p, acc in enumerate(sums):
                 for v in range(blocks(count)):
-                    epilogue.put(acc[v], reads, writes, table, y, x0 + p, c + v * LANES, min(LANES, count - v * LANES))
+                    channel, real = c + v * LANES, min(LANES, count - v * LANES)
+                    epilogue.put(acc[v], buffers, Span(y, x0 + p, channel, real, LANES))
 
-    def one_row(reads, writes, weights, table, y):
-        arguments = (reads, writes, weights, table, y)
+    def one_row(buffers: Buffers, y: Any) -> None:
         if whole == 1:
-            block(*arguments, routes[0], 0, 0, min(wide, channels))
+            block(buffers, y, routes[0], 0, 0, min(wide, channels))
         elif whole:
             with T.serial(whole) as b:
-                block(*arguments, routes[0], b * weight[0].size, T.min(b * wide, channels - wide), wide)
+                block(buffers, y, routes[0], b * weight[0].size, T.min(b * wide, channels - wide), wide)
         if rest:
             c = max(0, channels - narrow.lanes)
-            block(*arguments, narrow, sum(w.size for w in weight[:-1]), c, channels - c)
+            block(buffers, y, narrow, sum(w.size for w in weight[:-1]), c, channels - c)
 
     return Kernel(
         f"depthwise, {routes[0].name}",

@@ -1,50 +1,51 @@
 """What CPU kernels share: vectors of 16 channels, requantization, borders, and loops over pixels and blocks."""
 
-import numpy as np
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from tvm.tirx.script import builder as T
 
-from targets.kernel import Layout, Step
-from targets.reference.nodes import Conv
+from targets.kernel import Buffers, Layout, Span, Step
 
 LANES = 16
 WIDEST = 64  # bytes moved at once
-NO_WEIGHTS = np.zeros(0, np.int8)
-NO_TABLE = np.zeros(0, np.int32)
+
+Emit = Callable[[Buffers, tuple[Any, Any]], None]
 
 
-def load(buffer, index, lanes: int = LANES):
-    """Elements of a flat buffer, widened to int32."""
+def load(buffer: Any, index: Any, lanes: int = LANES) -> Any:
+    """Returns `lanes` elements of a flat buffer from `index` on, widened to int32."""
     return T.cast(buffer[T.ramp(index, 1, lanes)], f"int32x{lanes}")
 
 
-def store(buffer, index, value, count: int, lanes: int = LANES) -> None:
-    """The first `count` lanes of a vector."""
+def store(buffer: Any, index: Any, value: Any, count: int, lanes: int = LANES) -> None:
+    """Stores the first `count` lanes of a vector."""
     if count == lanes:
         T.buffer_store(buffer, value, [T.ramp(index, 1, lanes)])
         return
     value = T.bind(value)
     for first, size in _powers_of_two(count):
         part = T.Shuffle([value], list(range(first, first + size)))
-        T.buffer_store(buffer, part, [_span(index + first, size)])
+        T.buffer_store(buffer, part, [_run(index + first, size)])
 
 
-def copy(out, to, source, start, count: int) -> None:
-    """`count` bytes, which may not overlap."""
-    _runs(count, lambda at, size: T.buffer_store(out, source[_span(start + at, size)], [_span(to + at, size)]))
+def copy(out: Any, to: Any, source: Any, start: Any, count: int) -> None:
+    """Copies `count` bytes, which may not overlap."""
+    _by_runs(count, lambda at, size: T.buffer_store(out, source[_run(start + at, size)], [_run(to + at, size)]))
 
 
-def fill(out, to, value: int, count: int) -> None:
-    """`count` times the same byte."""
-    _runs(
-        count,
-        lambda at, size: T.buffer_store(
-            out, T.broadcast(T.uint8(value), size) if size > 1 else T.uint8(value), [_span(to + at, size)]
-        ),
-    )
+def fill(out: Any, to: Any, value: int, count: int) -> None:
+    """Stores the same byte `count` times."""
+
+    def put(at: Any, size: int) -> None:
+        byte = T.uint8(value)
+        T.buffer_store(out, T.broadcast(byte, size) if size > 1 else byte, [_run(to + at, size)])
+
+    _by_runs(count, put)
 
 
-def _runs(count: int, emit) -> None:
-    """emit(first, size) for `count` bytes: vectors of 64, then ever smaller ones."""
+def _by_runs(count: int, emit: Callable[[Any, int], None]) -> None:
+    """Calls emit(first, size) for `count` bytes: vectors of WIDEST, then ever smaller ones."""
     whole, rest = divmod(count, WIDEST)
     if whole:
         with T.serial(whole) as i:
@@ -59,41 +60,44 @@ def _powers_of_two(count: int) -> list[tuple[int, int]]:
     return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
 
 
-def _span(first, size: int):
+def _run(first: Any, size: int) -> Any:
     return T.ramp(first, 1, size) if size > 1 else first
 
 
-def splat(value, lanes: int = LANES, dtype: str = "int32"):
+def splat(value: Any, lanes: int = LANES, dtype: str = "int32") -> Any:
+    """Returns a vector of `lanes` times the same value."""
     return T.broadcast(T.cast(value, dtype), lanes)
 
 
-def registers(count: int):
-    """`count` int32 vectors that LLVM keeps in registers."""
+def registers(count: int) -> Any:
+    """Returns a buffer of `count` int32 vectors that LLVM keeps in registers."""
     return local(count, f"int32x{LANES}")
 
 
-def local(count: int, dtype: str):
-    """Elements of `count` vectors of a type, which LLVM keeps in registers."""
+def local(count: int, dtype: str) -> Any:
+    """Returns a buffer of the elements of `count` vectors of a type, which LLVM keeps in registers."""
     element, lanes = dtype.split("x")
     return T.alloc_buffer((count * int(lanes),), element, scope="local", annotations={"disable_lower_builtin": True})
 
 
-def requantize(acc, multiplier, half, shift, node, zero_point: int, lanes: int = LANES):
-    """int32 codes of an int32 vector (targets/reference/interpreter.py: requantize); multiplier, half and shift are
-    vectors."""
+def requantize(acc: Any, multiplier: Any, half: Any, shift: Any, node: Any, zero_point: int, lanes: int = LANES) -> Any:
+    """Returns int32 codes of an int32 vector by the reference's rule; multiplier, half and shift are vectors.
+
+    Source: `requantize` in targets/reference/interpreter.py.
+    """
     product = T.cast(acc, f"int64x{lanes}") * T.cast(multiplier, f"int64x{lanes}")
     high = T.cast(T.shift_right(product, splat(31, lanes, "int64")), f"int32x{lanes}")
     code = T.shift_right(high + half, shift) + splat(zero_point, lanes)
     return T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes))
 
 
-def fill_border(write: Layout, out) -> None:
-    """The zero point in every border pixel of a tensor: runs of memory before, between and after its rows."""
+def fill_border(write: Layout, out: Any) -> None:
+    """Stores the zero point in every border pixel of a tensor: runs of memory before, between and after its rows."""
     top, left, bottom, right = write.border
     h, w, channels = write.tensor.shape
     zeros = write.tensor.zero_points().tolist()
 
-    def run(start, pixels: int):
+    def run(start: Any, pixels: int) -> None:
         if pixels and len(set(zeros)) == 1:
             fill(out, start, zeros[0], pixels * channels)
         elif pixels:
@@ -109,79 +113,58 @@ def fill_border(write: Layout, out) -> None:
     run(write.at(h - 1, w), right + bottom * columns)
 
 
-def blocks(channels: int) -> int:
-    return -(-channels // LANES)
+def over_rows(step: Step[Any], row: Callable[[Buffers, Any], None]) -> Emit:
+    """Returns a kernel's emit whose units are rows of the output: row(buffers, y) computes one; borders too."""
 
-
-def padded(values: np.ndarray, groups: int = 1) -> np.ndarray:
-    """int32, each group's channels padded with zeros to whole blocks."""
-    per_group = values.reshape(groups, -1)
-    short = blocks(per_group.shape[1]) * LANES - per_group.shape[1]
-    return np.pad(per_group, ((0, 0), (0, short))).astype(np.int32).reshape(-1)
-
-
-def folded_bias(node: Conv, reads: tuple[Layout, ...], offset: int = 0) -> np.ndarray:
-    """int64 [O]: the bias for sums of raw codes less `offset`, so that kernels never subtract a zero point."""
-    zero = (
-        (reads[0].tensor.zero_points() - offset).reshape(node.groups, -1).repeat(node.weight.shape[0] // node.groups, 0)
-    )
-    raw = (node.weight.astype(np.int64) * zero[:, None, None, :]).sum((1, 2, 3))
-    bias = node.bias - (raw << (0 if node.requant is None else node.requant.left))
-    if node.skip is not None:
-        bias = bias - node.skip_multiplier * reads[1].tensor.zero_points()
-    return bias
-
-
-def over_rows(step: Step, row):
-    """emit() whose units are rows of the output: row(reads, writes, weights, table, y) computes one; borders too."""
-
-    def emit(reads, writes, weights, table, units):
+    def emit(buffers: Buffers, units: tuple[Any, Any]) -> None:
         first, end = units
         with T.serial(first, end) as y:
-            row(reads, writes, weights, table, y)
-        fill_borders(step, writes, first)
+            row(buffers, y)
+        fill_borders(step, buffers.writes, first)
 
     return emit
 
 
-def over_blocks(step: Step, block, lanes: int = LANES):
-    """emit() for block(reads, writes, weights, table, y, x, c, count), every pixel and block of channels. Units are
-    rows; of a single pixel they are blocks of channels."""
+def over_blocks(step: Step[Any], block: Callable[[Buffers, Span], None], lanes: int = LANES) -> Emit:
+    """Returns a kernel's emit for block(buffers, span), called for every pixel and block of channels.
+
+    Units are rows; those of a single pixel are blocks of channels.
+    """
     _, w, channels = step.write.tensor.shape
     whole, tail = divmod(channels, lanes)
 
-    def row(reads, writes, weights, table, y):
+    def row(buffers: Buffers, y: Any) -> None:
         with T.serial(w) as x:
             if whole:
                 with T.serial(whole) as b:
-                    block(reads, writes, weights, table, y, x, b * lanes, lanes)
+                    block(buffers, Span(y, x, b * lanes, lanes, lanes))
             if tail:
-                block(reads, writes, weights, table, y, x, whole * lanes, tail)
+                block(buffers, Span(y, x, whole * lanes, tail, lanes))
 
-    def pixel(reads, writes, weights, table, units):
+    def pixel(buffers: Buffers, units: tuple[Any, Any]) -> None:
         first, end = units
         with T.serial(first, T.min(end, whole)) as b:
-            block(reads, writes, weights, table, 0, 0, b * lanes, lanes)
+            block(buffers, Span(0, 0, b * lanes, lanes, lanes))
         if tail:
             with T.If(end > whole), T.Then():
-                block(reads, writes, weights, table, 0, 0, whole * lanes, tail)
-        fill_borders(step, writes, first)
+                block(buffers, Span(0, 0, whole * lanes, tail, lanes))
+        fill_borders(step, buffers.writes, first)
 
     return pixel if _is_pixel(step) else over_rows(step, row)
 
 
-def units(step: Step, lanes: int = LANES) -> int:
-    """How many units `over_blocks` has."""
+def units(step: Step[Any], lanes: int = LANES) -> int:
+    """Returns how many units `over_blocks` has."""
     h, _, channels = step.write.tensor.shape
     return -(-channels // lanes) if _is_pixel(step) else h
 
 
-def _is_pixel(step: Step) -> bool:
+def _is_pixel(step: Step[Any]) -> bool:
     return step.write.tensor.shape[:2] == (1, 1)
 
 
-def fill_borders(step: Step, writes, first) -> None:
-    """The borders of all that a step writes, by whoever has unit 0."""
+def fill_borders(step: Step[Any], writes: Sequence[Any], first: Any) -> None:
+    """Fills the borders of all that a step writes, done by whoever has unit 0."""
     if any(any(layout.border) for layout in step.writes):
         with T.If(first == 0), T.Then():
             for layout, buffer in zip(step.writes, writes, strict=True):

@@ -9,7 +9,9 @@ Stages of K pass through shared memory by cp.async while earlier ones are multip
 put together from two words each.
 """
 
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from tvm.tirx.script import builder as T
 
@@ -19,17 +21,21 @@ from targets.cuda.memory import QUAD, Place, fill_borders, words
 from targets.cuda.routes import Route
 from targets.cuda.tiles import LANES, STAGING_PAD, Tile
 from targets.cuda.window import Window
-from targets.kernel import Kernel, Step
+from targets.kernel import Buffers, Kernel, Step, is_step_of
 from targets.reference.nodes import Conv
 
 _STORE_WORD = "__forceinline__ __device__ void store_word(int* to, int word) { *to = word; }\n"
 
 
-def implicit_gemm(step: Step, processors: int, containers: tuple[int, ...] = (4, 8)) -> Kernel | None:
-    """The rule; processors: multiprocessors of the GPU that tiles are chosen for; containers: see routes.choose."""
-    node = step.node
-    if not isinstance(node, Conv) or node.groups > 1:
+def implicit_gemm(step: Step[Any], processors: int, containers: tuple[int, ...] = (4, 8)) -> Kernel | None:
+    """Returns the kernel of a dense convolution.
+
+    processors: multiprocessors of the GPU that tiles are chosen for.
+    containers: see `routes.choose`.
+    """
+    if not is_step_of(step, Conv) or step.node.groups > 1:
         return None
+    node = step.node
     window = Window.of(node)
     route = routes.choose(node.weight, node.w_bits, step.reads[0].tensor.bits, window.k, containers)
     h, w, channels = step.write.tensor.shape
@@ -37,8 +43,8 @@ def implicit_gemm(step: Step, processors: int, containers: tuple[int, ...] = (4,
     return kernel(step, route, tile)
 
 
-def kernel(step: Step, route: Route, tile: Tile) -> Kernel:
-    """That route in that tile; weights are stored as the packed bytes that they are, whatever the container."""
+def kernel(step: Step[Any], route: Route, tile: Tile) -> Kernel:
+    """Returns the kernel of that route in that tile; weights are stored as packed bytes, whatever the container."""
     product, epilogue = Product(step, route, tile), ConvEpilogue(step)
     matrix = product.window.matrix(
         step.node.weight, product.columns * tile.columns, product.depth * tile.chunks * route.chunk
@@ -51,7 +57,7 @@ def kernel(step: Step, route: Route, tile: Tile) -> Kernel:
 class Product:
     """Sizes of one convolution as a matrix product."""
 
-    def __init__(self, step: Step, route: Route, tile: Tile):
+    def __init__(self, step: Step[Any], route: Route, tile: Tile):
         self.step, self.route, self.tile, self.window = step, route, tile, Window.of(step.node)
         h, w, channels = step.write.tensor.shape
         self.pixels = step.write.pictures * h * w
@@ -59,26 +65,26 @@ class Product:
         self.depth = tile.depth(route, self.window.k)
         self.row_words, self.stage_words = tile.row_words(route), tile.stage_words(route)
 
-    def origin(self, row):
-        """Index of the first code of the window of an output pixel."""
+    def origin(self, row: Any) -> Any:
+        """Returns the index of the first code of the window of an output pixel."""
         layout, node = self.step.reads[0], self.step.node
         place = Place.of(row, self.step.write.tensor.shape)
         top, left = node.padding[:2]
         return Place(place.picture, place.y * node.stride - top, place.x * node.stride - left).at(layout, 0)
 
 
-def _emit(product: Product, epilogue: ConvEpilogue):
+def _emit(product: Product, epilogue: ConvEpilogue) -> Callable[[Buffers, tuple[Any, Any]], None]:
     tile, step = product.tile, product.step
 
-    def emit(reads, writes, weights, table, _):
+    def emit(buffers: Buffers, _: tuple[Any, Any]) -> None:
         with T.launch_thread("blockIdx.x", product.rows) as block_row:
             with T.launch_thread("blockIdx.y", product.columns) as block_column:
                 with T.launch_thread("threadIdx.x", tile.threads) as thread:
                     block = Block(product, block_row, block_column, thread)
-                    block.multiply(reads[0], weights)
-                    block.finish(epilogue, reads, writes, table)
+                    block.multiply(buffers)
+                    block.finish(epilogue, buffers)
                     number = (block_column * product.rows + block_row) * tile.threads + thread
-                    fill_borders(step.writes, writes, number, product.rows * product.columns * tile.threads)
+                    fill_borders(step.writes, buffers.writes, number, product.rows * product.columns * tile.threads)
 
     return emit
 
@@ -86,7 +92,7 @@ def _emit(product: Product, epilogue: ConvEpilogue):
 class Block:
     """The code of one thread block."""
 
-    def __init__(self, product: Product, block_row, block_column, thread):
+    def __init__(self, product: Product, block_row: Any, block_column: Any, thread: Any):
         self.product, self.tile, self.route = product, product.tile, product.route
         self.block_row, self.block_column, self.thread = block_row, block_column, thread
         lane, warp = thread % LANES, thread // LANES
@@ -99,29 +105,29 @@ class Block:
         self.shared = T.alloc_buffer((self.tile.shared_words(self.route),), "int32", scope="shared")
         self.accs = T.alloc_buffer((4 * self.fragments[0] * self.fragments[1],), "int32", scope="local")
 
-    def multiply(self, codes, weights) -> None:
-        """All stages of K: each is loaded while those before it are multiplied."""
+    def multiply(self, buffers: Buffers) -> None:
+        """Multiplies all stages of K: each is loaded while those before it are multiplied."""
         ahead, depth = self.tile.stages - 1, self.product.depth
         for i in range(int(self.accs.shape[0])):
             T.buffer_store(self.accs, T.int32(0), [i])
         origins = self._origins()
         for stage in range(ahead):
             if stage < depth:
-                self._load(T.int32(stage), codes, weights, origins)
+                self._load(T.int32(stage), buffers, origins)
             T.evaluate(T.ptx["cp.async.commit_group"]())
         with T.serial(depth) as stage:
             T.evaluate(T.ptx["cp.async.wait_group"](ahead - 1))
             T.evaluate(T.tvm_storage_sync("shared"))
             if depth > ahead:
                 with T.If(stage + ahead < depth), T.Then():
-                    self._load(stage + ahead, codes, weights, origins)
+                    self._load(stage + ahead, buffers, origins)
             T.evaluate(T.ptx["cp.async.commit_group"]())
             self._multiply(stage % self.tile.stages * self.product.stage_words)
         T.evaluate(T.ptx["cp.async.wait_group"](0))
         T.evaluate(T.tvm_storage_sync("shared"))
 
-    def finish(self, epilogue: ConvEpilogue, reads, writes, table) -> None:
-        """Sums of all parts of K meet in shared memory and leave in order of the channels."""
+    def finish(self, epilogue: ConvEpilogue, buffers: Buffers) -> None:
+        """Stores the codes: sums of all parts of K meet in shared memory and leave in order of the channels."""
         tile, route, (rows, columns) = self.tile, self.route, self.fragments
         stride = tile.columns + STAGING_PAD
         for r in range(rows):
@@ -137,9 +143,9 @@ class Block:
                     T.buffer_store(self.shared, acc, [(self.part * tile.rows + row) * stride + column])
         T.evaluate(T.tvm_storage_sync("shared"))
         with T.serial(-(-tile.rows * tile.columns // QUAD // tile.threads)) as turn:
-            self._finish_quad(T.bind(turn * tile.threads + self.thread), stride, epilogue, reads, writes, table)
+            self._finish_quad(T.bind(turn * tile.threads + self.thread), stride, epilogue, buffers)
 
-    def _finish_quad(self, item, stride: int, epilogue: ConvEpilogue, reads, writes, table) -> None:
+    def _finish_quad(self, item: Any, stride: int, epilogue: ConvEpilogue, buffers: Buffers) -> None:
         """Four channels of a pixel, whose sums of each part of K lie in shared memory."""
         tile, shape, across = self.tile, self.product.step.write.tensor.shape, self.tile.columns // QUAD
         row, column = item // across, item % across * QUAD
@@ -150,16 +156,15 @@ class Block:
                 for part in range(tile.warps[2])
             ]
             total = T.bind(sum(parts[1:], parts[0]))
-            epilogue.put(
-                [T.Shuffle([total], [i]) for i in range(QUAD)], reads, writes, table, Place.of(pixel, shape), channel
-            )
+            sums = [T.Shuffle([total], [i]) for i in range(QUAD)]
+            epilogue.put(sums, buffers, Place.of(pixel, shape), channel)
 
     def _vectors(self) -> tuple[int, int]:
         """Vectors of activations in a stage's row, and in all its rows by each thread."""
         each = self.route.chunk * self.tile.chunks // self.product.window.step
         return each, -(-self.tile.rows * each // self.tile.threads)
 
-    def _origins(self):
+    def _origins(self) -> Any:
         """int32 [turns]: where the windows begin whose vectors this thread loads."""
         each, turns = self._vectors()
         origins = T.alloc_buffer((turns,), "int32", scope="local")
@@ -169,7 +174,7 @@ class Block:
             T.buffer_store(origins, self.product.origin(pixel), [turn])
         return origins
 
-    def _load(self, stage, codes, weights, origins) -> None:
+    def _load(self, stage: Any, buffers: Buffers, origins: Any) -> None:
         """Starts the copies of a stage."""
         window, (each, turns) = self.product.window, self._vectors()
         slot = T.bind(stage % self.tile.stages * self.product.stage_words)
@@ -181,16 +186,16 @@ class Block:
                 at = T.bind(origins[turn] + k // window.padded_run * layout.row_stride + k % window.padded_run)
                 to = slot + item // each * self.product.row_words + item % each * (window.step // 4)
                 if window.vector:
-                    self._copy(to, T.address_of(codes[at]), window.vector)
+                    self._copy(to, T.address_of(buffers.reads[0][at]), window.vector)
                 else:
                     T.evaluate(
                         T.cuda.func_call(
-                            "store_word", self._target(to, 1), _unaligned(codes, at), source_code=_STORE_WORD
+                            "store_word", self._target(to, 1), _unaligned(buffers.reads[0], at), source_code=_STORE_WORD
                         )
                     )
-        self._load_weights(stage, slot + self.tile.rows * self.product.row_words, weights)
+        self._load_weights(stage, slot + self.tile.rows * self.product.row_words, buffers.weights)
 
-    def _load_weights(self, stage, to, weights) -> None:
+    def _load_weights(self, stage: Any, to: Any, weights: Any) -> None:
         """A chunk's weights of these columns lie side by side."""
         each = self.tile.columns * 2  # vectors of 16 bytes
         total = self.tile.chunks * each
@@ -201,22 +206,25 @@ class Block:
                 at = (chunk * self.product.columns + self.block_column) * each + item % each
                 self._copy(to + item * 4, T.address_of(weights[at * 16]), 16)
 
-    def _only(self, turn: int, total: int):
+    def _only(self, turn: int, total: int) -> AbstractContextManager[None]:
         """A condition where not every thread has an item this turn."""
         if (turn + 1) * self.tile.threads <= total:
             return nullcontext()
         return _when(turn * self.tile.threads + self.thread < total)
 
-    def _copy(self, to, source, size: int) -> None:
+    def _copy(self, to: Any, source: Any, size: int) -> None:
         kind = "cg" if size == 16 else "ca"
         T.evaluate(T.ptx[f"cp.async.{kind}.shared.global"](self._target(to, size // 4), source, size))
 
-    def _target(self, to, count: int):
-        """Where a stage's words go. TVM would set a barrier of its own behind every write it sees; it is told of a
-        read, which keeps the buffer whole too."""
+    def _target(self, to: Any, count: int) -> Any:
+        """Where a stage's words go.
+
+        TVM would set a barrier of its own behind every write it sees; it is told of a read, which keeps the
+        buffer whole too.
+        """
         return self.shared.access_ptr("r", offset=to, extent=count)
 
-    def _multiply(self, slot) -> None:
+    def _multiply(self, slot: Any) -> None:
         """This warp's chunks of one stage."""
         route, tile, (rows, columns), n = self.route, self.tile, self.fragments, self.route.fields
         slot = T.bind(slot)
@@ -235,7 +243,7 @@ class Block:
                     accs = [self.accs[4 * (r * columns + c) + i] for i in range(4)]
                     T.evaluate(T.cuda.func_call(f"multiply_{route.name}", *accs, *a[r], *b, source_code=route.source()))
 
-    def _words(self, at, count: int) -> list:
+    def _words(self, at: Any, count: int) -> list[Any]:
         if count == 1:
             return [T.bind(self.shared[at])]
         vector = T.bind(self.shared[T.ramp(at, 1, count)])
@@ -243,12 +251,12 @@ class Block:
 
 
 @contextmanager
-def _when(condition):
+def _when(condition: Any) -> Iterator[None]:
     with T.If(condition), T.Then():
         yield
 
 
-def _unaligned(codes, at):
+def _unaligned(codes: Any, at: Any) -> Any:
     """The int32 word at any byte."""
     memory = words(codes, "uint32")
     low, high = (T.cast(memory[at // 4 + i], "uint64") for i in (0, 1))

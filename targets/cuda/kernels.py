@@ -11,7 +11,6 @@ from targets.cuda.routes import INT4_UNTIL
 from targets.kernel import Call, Rule, Sizes
 from targets.library import module
 
-WRITES_ALSO, BATCHES = True, True
 # multiprocessors of the largest common GPU of a compute capability: A100, RTX 3090, Jetson AGX Orin, RTX 4090, H100
 PROCESSORS = {80: 108, 86: 82, 87: 16, 89: 128, 90: 132}
 

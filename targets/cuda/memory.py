@@ -1,5 +1,6 @@
 """Feature maps as CUDA kernels read and write them: quads of channels as one word where they lie on words, borders."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,42 +21,42 @@ class Place:
     x: Any
 
     @staticmethod
-    def of(index, shape: tuple[int, int, int]) -> "Place":
-        """Of the index-th pixel of maps [H, W, C], counted through all pictures."""
+    def of(index: Any, shape: tuple[int, int, int]) -> "Place":
+        """Returns the place of the index-th pixel of maps [H, W, C], counted through all pictures."""
         h, w, _ = shape
         return Place(index // (h * w), index % (h * w) // w, index % w)
 
-    def at(self, layout: Layout, channel):
-        """Index of a code or logit in its buffer."""
+    def at(self, layout: Layout, channel: Any) -> Any:
+        """Returns the index of a code or logit in its buffer."""
         return self.picture * layout.picture_size + layout.at(self.y, self.x, channel)
 
 
-def words(buffer, dtype: str = "int32"):
-    """The same memory as 32-bit words."""
+def words(buffer: Any, dtype: str = "int32") -> Any:
+    """Returns the same memory as 32-bit words."""
     return T.decl_buffer((int(buffer.shape[0]) // 4,), dtype, data=buffer.data)
 
 
-def quads(vector) -> list:
-    """The lanes of a vector of four."""
+def quads(vector: Any) -> list[Any]:
+    """Returns the lanes of a vector of four."""
     vector = T.bind(vector)
     return [T.Shuffle([vector], [i]) for i in range(QUAD)]
 
 
-def split(word) -> list:
-    """The four bytes of a bound int32 word, as int32."""
+def split(word: Any) -> list[Any]:
+    """Returns the four bytes of a bound int32 word, as int32."""
     return [T.bitwise_and(T.shift_right(word, T.int32(8 * i)), T.int32(255)) for i in range(QUAD)]
 
 
-def joined(codes: list):
-    """The word of four codes."""
+def joined(codes: Sequence[Any]) -> Any:
+    """Returns the word of four codes."""
     word = codes[0]
     for i in range(1, QUAD):
         word = T.bitwise_or(word, T.shift_left(codes[i], T.int32(8 * i)))
     return word
 
 
-def load(buffer, layout: Layout, offset, channel) -> list:
-    """int32 codes of four channels from index `offset` on; 0 past the last channel."""
+def load(buffer: Any, layout: Layout, offset: Any, channel: Any) -> list[Any]:
+    """Returns int32 codes of four channels from index `offset` on; 0 past the last channel."""
     channels = layout.tensor.shape[2]
     if channels % QUAD == 0:
         return split(T.bind(words(buffer)[offset // QUAD]))
@@ -66,8 +67,8 @@ def load(buffer, layout: Layout, offset, channel) -> list:
     ]
 
 
-def store(buffer, layout: Layout, offset, channel, values: list) -> None:
-    """Four int32 values as codes or logits; those past the last channel are left out."""
+def store(buffer: Any, layout: Layout, offset: Any, channel: Any, values: Sequence[Any]) -> None:
+    """Stores four int32 values as codes or logits; those past the last channel are left out."""
     channels = layout.tensor.shape[2]
     if channels % QUAD == 0 and layout.dtype == "uint8":
         T.buffer_store(words(buffer), joined(values), [offset // QUAD])
@@ -80,8 +81,10 @@ def store(buffer, layout: Layout, offset, channel, values: list) -> None:
                 T.buffer_store(buffer, T.cast(value, layout.dtype), [offset + i])
 
 
-def fill_borders(layouts, buffers, thread, threads: int, zeros=None) -> None:
-    """The zero points around every map, by `threads` threads of which this is number `thread`.
+def fill_borders(
+    layouts: Sequence[Layout], buffers: Sequence[Any], thread: Any, threads: int, zeros: Any = None
+) -> None:
+    """Stores the zero points around every map, by `threads` threads of which this is number `thread`.
 
     zeros: a buffer with one zero point a channel, where they differ.
     """
@@ -90,7 +93,7 @@ def fill_borders(layouts, buffers, thread, threads: int, zeros=None) -> None:
             _fill_border(layout, buffer, thread, threads, zeros)
 
 
-def _fill_border(layout: Layout, out, thread, threads: int, zeros) -> None:
+def _fill_border(layout: Layout, out: Any, thread: Any, threads: int, zeros: Any) -> None:
     """The border is what lies before the first row's pixels, between two rows' pixels, and after the last's."""
     h, w, channels = layout.tensor.shape
     unit = QUAD if channels % QUAD == 0 and zeros is None else 1

@@ -4,68 +4,75 @@ Neighbouring threads are neighbouring channels, so that a warp reads and writes 
 come in fours are read and written byte by byte.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from targets.cpu.vector import NO_TABLE, NO_WEIGHTS
 from targets.cuda.epilogue import ConvEpilogue, RatioEpilogue
 from targets.cuda.memory import QUAD, THREADS, Place, fill_borders, load, quads, store, words
-from targets.kernel import Entry, Exit, Kernel, Step
+from targets.kernel import Buffers, Entry, Exit, Kernel, Step, is_step_of
 from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
+from targets.tables import NO_TABLE, NO_WEIGHTS
 
 STRIPS = (4, 2, 1)  # pixels a thread of a depthwise convolution takes
 
 
-def each_quad(step: Step, compute, strip: int = 1, zeros: bool = False):
-    """emit() with a thread for every quad of channels of every `strip` pixels of the output; borders too.
+Compute = Callable[[Buffers, Place, Any], None]  # (buffers, first pixel, first channel): makes a thread's codes
+Values = Callable[[Buffers, Place, Any], Sequence[Any]]  # the same, but gives the four int32 codes or sums
+Emit = Callable[[Buffers, tuple[Any, Any]], None]
 
-    compute(reads, writes, weights, table, place, channel) makes them, `place` being the first pixel. zeros: the border
-    takes the table's zero points.
+
+def each_quad(step: Step[Any], compute: Compute, strip: int = 1, zeros: bool = False) -> Emit:
+    """Returns an emit with a thread for every quad of channels of every `strip` pixels of the output; borders too.
+
+    zeros: the border takes the table's zero points.
     """
     h, w, channels = step.write.tensor.shape
     across = -(-channels // QUAD)
     total = step.write.pictures * h * w // strip * across
     blocks = -(-total // THREADS)
 
-    def emit(reads, writes, weights, table, _):
+    def emit(buffers: Buffers, _: tuple[Any, Any]) -> None:
         with T.launch_thread("blockIdx.x", blocks) as block, T.launch_thread("threadIdx.x", THREADS) as thread:
             i = T.bind(block * THREADS + thread)
             with T.If(i < total), T.Then():
                 place = Place.of(i // across * strip, step.write.tensor.shape)
-                compute(reads, writes, weights, table, place, i % across * QUAD)
-            fill_borders(step.writes, writes, i, blocks * THREADS, table if zeros else None)
+                compute(buffers, place, i % across * QUAD)
+            fill_borders(step.writes, buffers.writes, i, blocks * THREADS, buffers.table if zeros else None)
 
     return emit
 
 
-def plain(step: Step, values, zeros: bool = False):
-    """each_quad for values(reads, table, place, channel) that are stored as they are."""
+def plain(step: Step[Any], values: Values, zeros: bool = False) -> Emit:
+    """Returns each_quad's emit for values that are stored as they are."""
 
-    def compute(reads, writes, _, table, place, channel):
-        codes = [T.bind(v) for v in values(reads, table, place, channel)]
-        store(writes[0], step.write, T.bind(place.at(step.write, channel)), channel, codes)
+    def compute(buffers: Buffers, place: Place, channel: Any) -> None:
+        codes = [T.bind(v) for v in values(buffers, place, channel)]
+        store(buffers.writes[0], step.write, T.bind(place.at(step.write, channel)), channel, codes)
 
     return each_quad(step, compute, zeros=zeros)
 
 
-def ratio(step: Step, rule: str, epilogue: RatioEpilogue, sums) -> Kernel:
-    """A kernel of sums(reads, table, place, channel), which end with one ratio for all channels."""
+def ratio(step: Step[Any], rule: str, epilogue: RatioEpilogue, sums: Values) -> Kernel:
+    """Returns a kernel of sums that end with one ratio for all channels."""
 
-    def compute(reads, writes, _, table, place, channel):
-        epilogue.put(sums(reads, table, place, channel), reads, writes, table, place, channel)
+    def compute(buffers: Buffers, place: Place, channel: Any) -> None:
+        epilogue.put(sums(buffers, place, channel), buffers, place, channel)
 
     return Kernel(rule, NO_WEIGHTS, 8, epilogue.table, each_quad(step, compute))
 
 
-def registers(start: list):
-    """Four int32 sums."""
+def registers(start: Sequence[Any]) -> Any:
+    """Returns a buffer of four int32 sums."""
     buffer = T.alloc_buffer((QUAD,), "int32", scope="local")
     for i, value in enumerate(start):
         T.buffer_store(buffer, value, [i])
     return buffer
 
 
-def depthwise(step: Step) -> Kernel | None:
+def depthwise(step: Step[Any]) -> Kernel | None:
     """One filter a channel, channels in fours: each column of codes is read once for all pixels of the strip."""
     node = step.node
     if not isinstance(node, Conv) or node.weight.shape[3] > 1 or node.groups != len(node.weight) or node.groups % QUAD:
@@ -74,27 +81,24 @@ def depthwise(step: Step) -> Kernel | None:
     epilogue, layout = ConvEpilogue(step), step.reads[0]
     strip = next(s for s in STRIPS if step.write.tensor.shape[1] % s == 0)
 
-    def compute(reads, writes, weights, table, place, channel):
+    def compute(buffers: Buffers, place: Place, channel: Any) -> None:
         accs = [registers([T.int32(0)] * QUAD) for _ in range(strip)]
         corner = Place(place.picture, place.y * node.stride - node.padding[0], place.x * node.stride - node.padding[1])
         at = T.bind(corner.at(layout, channel))
         for dy in range(kh):
-            filters = [_signed(T.bind(words(weights)[((dy * kw + dx) * o + channel) // QUAD])) for dx in range(kw)]
+            filters = [
+                _signed(T.bind(words(buffers.weights)[((dy * kw + dx) * o + channel) // QUAD])) for dx in range(kw)
+            ]
             for column in range((strip - 1) * node.stride + kw):
                 taps = [(p, column - p * node.stride) for p in range(strip) if 0 <= column - p * node.stride < kw]
                 if taps:
-                    codes = load(reads[0], layout, at + dy * layout.row_stride + column * o, channel)
+                    codes = load(buffers.reads[0], layout, at + dy * layout.row_stride + column * o, channel)
                 for p, dx in taps:
                     for i in range(QUAD):
                         T.buffer_store(accs[p], accs[p][i] + codes[i] * filters[dx][i], [i])
         for p in range(strip):
             epilogue.put(
-                [accs[p][i] for i in range(QUAD)],
-                reads,
-                writes,
-                table,
-                Place(place.picture, place.y, place.x + p),
-                channel,
+                [accs[p][i] for i in range(QUAD)], buffers, Place(place.picture, place.y, place.x + p), channel
             )
 
     weights = np.ascontiguousarray(node.weight[..., 0].transpose(1, 2, 0)).reshape(-1)
@@ -103,7 +107,7 @@ def depthwise(step: Step) -> Kernel | None:
     )
 
 
-def _signed(word) -> list:
+def _signed(word: Any) -> list[Any]:
     """The four int8 of a bound word, as int32."""
     bits = T.cast(word, "uint32")
     return [
@@ -112,115 +116,121 @@ def _signed(word) -> list:
     ]
 
 
-def conv(step: Step) -> Kernel | None:
+def conv(step: Step[Any]) -> Kernel | None:
     """Any convolution, grouped ones too: a thread sums its channels one after the other."""
-    node = step.node
-    if not isinstance(node, Conv):
+    if not is_step_of(step, Conv):
         return None
+    node = step.node
     o, kh, kw, inputs = node.weight.shape
     epilogue, layout, outputs = ConvEpilogue(step), step.reads[0], o // node.groups
 
-    def compute(reads, writes, weights, table, place, channel):
+    def compute(buffers: Buffers, place: Place, channel: Any) -> None:
         accs = registers([T.int32(0)] * QUAD)
         corner = Place(place.picture, place.y * node.stride - node.padding[0], place.x * node.stride - node.padding[1])
         for i in range(QUAD):
             c = T.bind(T.min(channel + i, o - 1))
             at = T.bind(corner.at(layout, c // outputs * inputs))
             with T.grid(kh, kw, inputs) as (dy, dx, ci):
-                code = reads[0][at + dy * layout.row_stride + dx * layout.tensor.shape[2] + ci]
-                weight = weights[((dy * kw + dx) * inputs + ci) * o + c]
+                code = buffers.reads[0][at + dy * layout.row_stride + dx * layout.tensor.shape[2] + ci]
+                weight = buffers.weights[((dy * kw + dx) * inputs + ci) * o + c]
                 T.buffer_store(accs, accs[i] + T.cast(code, "int32") * T.cast(weight, "int32"), [i])
-        epilogue.put([accs[i] for i in range(QUAD)], reads, writes, table, place, channel)
+        epilogue.put([accs[i] for i in range(QUAD)], buffers, place, channel)
 
     weights = np.ascontiguousarray(node.weight.transpose(1, 2, 3, 0)).reshape(-1)
     return Kernel("plain conv", weights, node.w_bits, epilogue.table, each_quad(step, compute))
 
 
-def add(step: Step) -> Kernel | None:
-    node = step.node
-    if not isinstance(node, Add):
+def add(step: Step[Any]) -> Kernel | None:
+    """Two codes times their multipliers."""
+    if not is_step_of(step, Add):
         return None
+    node = step.node
     a, b = step.reads
     offsets = -(a.tensor.zero_points() * node.multipliers[0] + b.tensor.zero_points() * node.multipliers[1])
     epilogue = RatioEpilogue(step, offsets, *node.multipliers)
 
-    def sums(reads, table, place, channel):
-        both = [load(r, layout, place.at(layout, channel), channel) for r, layout in zip(reads, (a, b), strict=True)]
-        return [x * epilogue.value(table, 0) + y * epilogue.value(table, 1) for x, y in zip(*both, strict=True)]
+    def sums(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
+        both = [
+            load(r, layout, place.at(layout, channel), channel) for r, layout in zip(buffers.reads, (a, b), strict=True)
+        ]
+        return [x * epilogue.value(buffers, 0) + y * epilogue.value(buffers, 1) for x, y in zip(*both, strict=True)]
 
     return ratio(step, "add", epilogue, sums)
 
 
-def rescale(step: Step) -> Kernel | None:
-    if not isinstance(step.node, Rescale):
+def rescale(step: Step[Any]) -> Kernel | None:
+    """The same values in another scale or width."""
+    if not is_step_of(step, Rescale):
         return None
     (layout,) = step.reads
     return ratio(
         step,
         "rescale",
         RatioEpilogue(step, -layout.tensor.zero_points()),
-        lambda reads, _, place, channel: load(reads[0], layout, place.at(layout, channel), channel),
+        lambda buffers, place, channel: load(buffers.reads[0], layout, place.at(layout, channel), channel),
     )
 
 
-def average_pool(step: Step) -> Kernel | None:
-    node = step.node
-    if not isinstance(node, AvgPool):
+def average_pool(step: Step[Any]) -> Kernel | None:
+    """Sums of windows."""
+    if not is_step_of(step, AvgPool):
         return None
+    node = step.node
     (layout,), (kh, kw), stride = step.reads, node.kernel, node.stride
 
-    def sums(reads, _, place, channel):
+    def sums(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
         accs = registers([T.int32(0)] * QUAD)
         at = T.bind(Place(place.picture, place.y * stride, place.x * stride).at(layout, channel))
         with T.serial(kh) as dy, T.unroll(kw) as dx:
             place = at + dy * layout.row_stride + dx * layout.tensor.shape[2]
-            for i, code in enumerate(load(reads[0], layout, place, channel)):
+            for i, code in enumerate(load(buffers.reads[0], layout, place, channel)):
                 T.buffer_store(accs, accs[i] + code, [i])
         return [accs[i] for i in range(QUAD)]
 
     return ratio(step, "average pool", RatioEpilogue(step, -kh * kw * layout.tensor.zero_points()), sums)
 
 
-def max_pool(step: Step) -> Kernel | None:
+def max_pool(step: Step[Any]) -> Kernel | None:
     """Coordinates are clipped to the map: the nearest edge pixel lies in every window that reaches over the edge."""
-    node = step.node
-    if not isinstance(node, MaxPool):
+    if not is_step_of(step, MaxPool):
         return None
+    node = step.node
     (layout,), (kh, kw) = step.reads, node.kernel
     h, w, _ = layout.tensor.shape
 
-    def values(reads, _, place, channel):
+    def values(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
         best = registers([T.int32(0)] * QUAD)
         with T.unroll(kh) as dy, T.unroll(kw) as dx:
             y = T.max(T.min(place.y * node.stride + dy - node.padding[0], h - 1), 0)
             x = T.max(T.min(place.x * node.stride + dx - node.padding[1], w - 1), 0)
             at = Place(place.picture, y, x).at(layout, channel)
-            for i, code in enumerate(load(reads[0], layout, at, channel)):
+            for i, code in enumerate(load(buffers.reads[0], layout, at, channel)):
                 T.buffer_store(best, T.max(best[i], code), [i])
         return [best[i] for i in range(QUAD)]
 
     return Kernel("max pool", NO_WEIGHTS, 8, NO_TABLE, plain(step, values))
 
 
-def shortcut(step: Step) -> Kernel | None:
-    node = step.node
-    if not isinstance(node, Shortcut):
+def shortcut(step: Step[Any]) -> Kernel | None:
+    """Every stride-th pixel, with channels of the zero point before and behind."""
+    if not is_step_of(step, Shortcut):
         return None
+    node = step.node
     (layout,), zero = step.reads, step.write.tensor.zero_point[0]
     copied = layout.tensor.shape[2]
 
-    def values(reads, _, place, channel):
+    def values(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
         from_channel = channel - node.before
         at = Place(place.picture, place.y * node.stride, place.x * node.stride).at(layout, from_channel)
         if node.before % QUAD == copied % QUAD == 0:
             inside = T.And(from_channel >= 0, from_channel < copied)
             splat = int.from_bytes(bytes([zero] * QUAD), "little", signed=True)
-            word = T.bind(T.if_then_else(inside, words(reads[0])[at // QUAD], T.int32(splat)))
+            word = T.bind(T.if_then_else(inside, words(buffers.reads[0])[at // QUAD], T.int32(splat)))
             return [T.bitwise_and(T.shift_right(word, T.int32(8 * i)), T.int32(255)) for i in range(QUAD)]
         return [
             T.if_then_else(
                 T.And(from_channel + i >= 0, from_channel + i < copied),
-                T.cast(reads[0][at + i], "int32"),
+                T.cast(buffers.reads[0][at + i], "int32"),
                 T.int32(zero),
             )
             for i in range(QUAD)
@@ -229,9 +239,9 @@ def shortcut(step: Step) -> Kernel | None:
     return Kernel("shortcut", NO_WEIGHTS, 8, NO_TABLE, plain(step, values))
 
 
-def picture(step: Step) -> Kernel | None:
+def picture(step: Step[Any]) -> Kernel | None:
     """The picture into its bordered place; the table holds its zero points, one a channel."""
-    if not isinstance(step.node, Entry):
+    if not is_step_of(step, Entry):
         return None
     (layout,) = step.reads
     table = step.write.tensor.zero_points().astype(np.int32)
@@ -242,21 +252,22 @@ def picture(step: Step) -> Kernel | None:
         table,
         plain(
             step,
-            lambda reads, _, place, channel: load(reads[0], layout, place.at(layout, channel), channel),
+            lambda buffers, place, channel: load(buffers.reads[0], layout, place.at(layout, channel), channel),
             zeros=True,
         ),
     )
 
 
-def logits(step: Step) -> Kernel | None:
-    if not isinstance(step.node, Exit):
+def logits(step: Step[Any]) -> Kernel | None:
+    """Codes less their zero points, as int32."""
+    if not is_step_of(step, Exit):
         return None
     (layout,) = step.reads
     zero_points = -layout.tensor.zero_points()
     table = np.pad(zero_points, (0, -zero_points.size % QUAD)).astype(np.int32)
 
-    def values(reads, table, place, channel):
-        codes = load(reads[0], layout, place.at(layout, channel), channel)
-        return [code + z for code, z in zip(codes, quads(table[T.ramp(channel, 1, QUAD)]), strict=True)]
+    def values(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
+        codes = load(buffers.reads[0], layout, place.at(layout, channel), channel)
+        return [code + z for code, z in zip(codes, quads(buffers.table[T.ramp(channel, 1, QUAD)]), strict=True)]
 
     return Kernel("logits", NO_WEIGHTS, 8, table, plain(step, values))

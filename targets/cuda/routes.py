@@ -11,8 +11,10 @@ Lane (g, t) = divmod(lane, 4) of a warp holds, of a 16x8 tile, rows g and g + 8,
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 WORDS = 8  # of a chunk of weights, for each output channel
 INT4_UNTIL = 900  # __CUDA_ARCH__ from which u4.s4 is a routine, not an instruction: there pairs of 4 bits go as bytes
@@ -37,6 +39,7 @@ class Route:
 
     @property
     def name(self) -> str:
+        """Of the instruction's operands and of the weights in memory."""
         return f"u{self.container}s{self.container}_w{self.stored}"
 
     @property
@@ -45,11 +48,11 @@ class Route:
         return 1 << (8 - self.stored)
 
     def instructions(self) -> int:
-        """m16n8 instructions that one chunk takes where u4.s4 is native."""
+        """Returns the m16n8 instructions that one chunk takes where u4.s4 is native."""
         return self.fields * self.container // 8
 
     def source(self) -> str:
-        """CUDA C++ of `multiply_NAME(d0..d3, a.., b0, b1)`: adds a chunk's products of a 16x8 tile to d.
+        """Returns CUDA C++ of `multiply_NAME(d0..d3, a.., b0, b1)`: adds a chunk's products of a 16x8 tile to d.
 
         a: `fields` words each of (row g, words t), (g + 8, t), (g, t + 4), (g + 8, t + 4); b: words t and t + 4.
         """
@@ -58,7 +61,7 @@ class Route:
         return _function(f"void multiply_{self.name}({arguments})", self._bytes(a), self._nibbles(a))
 
     def unscale_source(self) -> str:
-        """CUDA C++ of `unscale_NAME(acc)`: the exact sum."""
+        """Returns CUDA C++ of `unscale_NAME(acc)`: the exact sum."""
         return _function(
             f"int unscale_{self.name}(int acc)",
             f"  return acc >> {8 - self.stored};\n",
@@ -86,8 +89,8 @@ class Route:
             lines.append(_mma("m16n8k64", "u4", "s4", words, b))
         return "".join(lines)
 
-    def pack(self, weights: np.ndarray) -> np.ndarray:
-        """int8 [bytes] of codes [N, K], N in eighths, K in chunks: words [K / chunk, N / 8, lane, 2]."""
+    def pack(self, weights: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        """Returns int8 [bytes] of codes [N, K], N in eighths, K in chunks: words [K / chunk, N / 8, lane, 2]."""
         n, k = weights.shape
         codes = weights.reshape(n // 8, 8, k // self.chunk, 2, 4, self.fields, 4)  # block, g, chunk, half, t, p, i
         words = np.zeros(codes.shape[:5], np.uint32)
@@ -101,8 +104,8 @@ class Route:
 ROUTES = tuple(Route(c, s) for c, s in ((4, 2), (4, 4), (8, 2), (8, 4), (8, 8)))
 
 
-def choose(weight: np.ndarray, w_bits: int, a_bits: int, k: int, containers: tuple[int, ...] = (4, 8)) -> Route:
-    """The route of fewest instructions for sums over k codes, then of the least weight memory.
+def choose(weight: npt.NDArray[Any], w_bits: int, a_bits: int, k: int, containers: tuple[int, ...] = (4, 8)) -> Route:
+    """Returns the route of fewest instructions for sums over k codes, then of the least weight memory.
 
     weight: codes [O, ...] of w_bits. containers: those that the GPUs have instructions for. Raises ValueError where no
     route's sums fit into int32.

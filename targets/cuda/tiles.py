@@ -33,34 +33,38 @@ class Tile:
 
     @property
     def threads(self) -> int:
+        """Threads of the block."""
         return LANES * self.warps[0] * self.warps[1] * self.warps[2]
 
     @property
     def warp_rows(self) -> int:
+        """Rows that a warp takes."""
         return self.rows // self.warps[0]
 
     @property
     def warp_columns(self) -> int:
+        """Columns that a warp takes."""
         return self.columns // self.warps[1]
 
     @property
     def chunks(self) -> int:
-        """Of K in a stage."""
+        """Chunks of K in a stage."""
         return self.warps[2] * self.steps
 
     def row_words(self, route: Route) -> int:
-        """Words of a stage's activation row in shared memory; the last ones keep rows apart in the banks."""
+        """Returns words of a stage's activation row in shared memory; the last ones keep rows apart in the banks."""
         return route.chunk // 4 * self.chunks + 4 * route.fields
 
     def stage_words(self, route: Route) -> int:
+        """Returns the words of a stage."""
         return self.rows * self.row_words(route) + self.columns * 8 * self.chunks
 
     def shared_words(self, route: Route) -> int:
-        """Of the stages, or of the sums that take their place in the end."""
+        """Returns words of shared memory: of the stages, or of the sums that take their place in the end."""
         return max(self.stages * self.stage_words(route), self.warps[2] * self.rows * (self.columns + STAGING_PAD))
 
     def depth(self, route: Route, k: int) -> int:
-        """Stages that k codes take."""
+        """Returns the stages that k codes take."""
         return -(-k // (route.chunk * self.chunks))
 
 
@@ -85,13 +89,13 @@ TILES = _tiles()
 
 
 def choose(route: Route, m: int, n: int, k: int, processors: int) -> Tile:
-    """For m output pixels, n channels and sums over k codes, on a GPU of that many multiprocessors."""
+    """Returns the tile for m output pixels, n channels and sums over k codes, on a GPU of that many multiprocessors."""
     fitting = [t for t in TILES if 4 * t.shared_words(route) <= SHARED_BYTES]
     return min(fitting, key=lambda t: (cycles(t, route, m, n, k, processors), t.shared_words(route)))
 
 
 def cycles(tile: Tile, route: Route, m: int, n: int, k: int, processors: int) -> float:
-    """Of the whole product, roughly."""
+    """Returns the cycles of the whole product, roughly."""
     blocks = -(-m // tile.rows) * -(-n // tile.columns)
     together = min(SHARED_BYTES * 2 // (4 * tile.shared_words(route)), 1536 // tile.threads)  # on one processor
     waves = -(-blocks // (processors * together))

@@ -5,7 +5,9 @@ import platform
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm_ffi import libinfo
@@ -13,8 +15,6 @@ from tvm_ffi import libinfo
 from targets import Target, TargetError
 from targets.cuda.emulation import host as emulate
 from targets.library import elf, llvm
-
-EMULATED = True  # runner needs no GPU
 
 _PLACES = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
 # never --use_fast_math; 174 and 177 are remarks on TVM's style
@@ -80,8 +80,12 @@ def source(module: tvm.IRModule, target: Target) -> str:
 
 
 def build(
-    module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None, source_only: bool = False
-) -> dict:
+    modules: Sequence[tvm.IRModule],
+    target: Target,
+    library: Path,
+    workdir: Path | None = None,  # noqa: ARG001  (nothing is left between the source and the library)
+    source_only: bool = False,
+) -> dict[str, Any]:
     """Writes `library`, its .cu file beside it, and rebuild.sh with the commands; returns facts for the manifest.
 
     Facts: {"source", "command"} and, unless source_only, {"compiler", "archs", "kernels", "registers" (the most of any
@@ -89,6 +93,7 @@ def build(
     TargetError where a compiler is missing or fails.
     """
     text = library.with_suffix(".cu")
+    (module,) = modules
     text.write_text(source(module, target))
     script = library.parent / "rebuild.sh"
     script.write_text(_REBUILD.format(flags=" ".join((*_FLAGS, *_NATIVE)), archs=" ".join(_gencode(target))))
@@ -113,6 +118,11 @@ def build(
     check_library(partial, target)
     partial.replace(library)
     return {**facts, "compiler": version(), **statistics(log)}
+
+
+def linker() -> list[str]:
+    """Returns nvcc, which links as well. Raises TargetError where there is none."""
+    return [nvcc()]
 
 
 def _host(target: Target, scratch: Path) -> list[str]:

@@ -1,8 +1,10 @@
 """How a convolution's window lies in a feature map, and the order in which a sum over it counts."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from targets.cuda.memory import QUAD
 from targets.reference.nodes import Conv
@@ -23,6 +25,7 @@ class Window:
 
     @staticmethod
     def of(node: Conv) -> "Window":
+        """Returns the window of a convolution."""
         _, kh, kw, channels = node.weight.shape
         return Window(kh, kw * channels, next((v for v in VECTORS if channels % v == 0), 0))
 
@@ -33,6 +36,7 @@ class Window:
 
     @property
     def padded_run(self) -> int:
+        """Codes of a run, up to whole steps."""
         return -(-self.run // self.step) * self.step
 
     @property
@@ -40,8 +44,8 @@ class Window:
         """Codes of a sum, padding of the runs included."""
         return self.rows * self.padded_run
 
-    def matrix(self, weight: np.ndarray, n: int, k: int) -> np.ndarray:
-        """int8 [n, k] of weights [O, kH, kW, I]."""
+    def matrix(self, weight: npt.NDArray[np.int8], n: int, k: int) -> npt.NDArray[Any]:
+        """Returns int8 [n, k] of weights [O, kH, kW, I]."""
         flat = weight.reshape(len(weight), self.rows, self.run)
         flat = np.pad(flat, ((0, n - len(weight)), (0, 0), (0, self.padded_run - self.run))).reshape(n, self.k)
         return np.pad(flat, ((0, 0), (0, k - self.k)))

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tvm
@@ -27,7 +27,7 @@ LINK = ("-shared", "-s", "--build-id=none")
 COMPILE = ("-shared", "-s", "-nostdlib", "-Wl,--build-id=none")
 
 
-def find_linker(choices: list[tuple[str, tuple[str, ...]]], missing: str) -> list[str]:
+def first_linker(choices: list[tuple[str, tuple[str, ...]]], missing: str) -> list[str]:
     """Program and options of the first choice (name, options) that is installed; raises TargetError(missing)."""
     for name, options in choices:
         if path := shutil.which(name):
@@ -41,17 +41,26 @@ def build(
     modules: Sequence[tvm.IRModule],
     target: Target,
     library: Path,
-    workdir: Path | None,
+    workdir: Path | None = None,
+    source_only: bool = False,
+    *,
     features: Mapping[str, str],
-    linker: list[str],
-) -> dict:
-    """Writes `library`, an object of each of `target.compiled_for`; facts for the manifest: {"command": of the linker}.
+    find_linker: Callable[[], list[str]],
+) -> dict[str, str]:
+    """Writes `library` with an object of each of `target.compiled_for`; returns {"command": that of the linker}.
 
     modules: in the order of `target.compiled_for`; `target.suffix(level)` is put behind the names of their public
     functions. workdir: keeps objects and assembly. features: prefix of an LLVM intrinsic's name -> LLVM features one of
     which it needs; the first prefix that fits counts. Raises TargetError for an intrinsic the processor lacks (LLVM
-    would end the process), a link that fails, or a library that would need more than `apache-tvm-ffi` where it runs.
+    would end the process), a link that fails, a library that would need more than `apache-tvm-ffi` where it runs, or
+    source_only, which these processors have no use for.
     """
+    if source_only:
+        raise TargetError(
+            f"{target.name}: source only is for CUDA, whose board can compile it; this target needs just a linker "
+            "here: leave --source-only out"
+        )
+    linker = find_linker()
     with tempfile.TemporaryDirectory() as scratch:
         folder, objects = workdir or Path(scratch), []
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,13 +94,6 @@ def _renamed(module: tvm.IRModule, suffix: str) -> tvm.IRModule:
             del functions[variable]
             functions[tvm.ir.GlobalVar(name)] = function.with_attr("global_symbol", name)
     return tvm.IRModule(functions)
-
-
-def refuse_source_only(target: Target) -> None:
-    raise TargetError(
-        f"{target.name}: source only is for CUDA, whose board can compile it; "
-        "this target needs just a linker here: leave --source-only out"
-    )
 
 
 def run(command: list[str]) -> str:

@@ -6,7 +6,7 @@ from tvm.tirx.script import builder as T
 from tvm_ffi import StructuralKey
 
 from runtime.abi import BUFFERS, SLACK
-from targets.kernel import Call, Sizes
+from targets.kernel import Buffers, Call, Sizes
 from targets.library.threads import serve, share
 
 
@@ -27,10 +27,10 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
         variable = functions.setdefault(StructuralKey(function), tvm.ir.GlobalVar(name))
         kernels.setdefault(variable, function)
         order.append(variable)
-    of = {call: variable for call, variable in zip(calls, order, strict=True)}
-    public = {"main": _main(of, sizes, device is None)}
+    function_of = dict(zip(calls, order, strict=True))
+    public = {"main": _main(function_of, sizes, device is None)}
     if device is None:
-        invoke = lambda call, buffers, *units: _invoke(call, of[call], buffers, units)  # noqa: E731
+        invoke = lambda call, buffers, *units: _invoke(call, function_of[call], buffers, units)  # noqa: E731
         public |= {"share": share(_arguments(sizes), calls, invoke), "serve": serve()}
     return tvm.IRModule({**kernels, **{tvm.ir.GlobalVar(name): f for name, f in public.items()}})
 
@@ -56,7 +56,7 @@ def kernel_function(call: Call, cpu: bool) -> tvm.tirx.PrimFunc:
                 for pointer, (_, dtype, count) in zip(pointers, spans, strict=True)
             ]
             reads = len(step.reads)
-            kernel.emit(buffers[:reads], buffers[reads + 2 :], buffers[reads], buffers[reads + 1], units)
+            kernel.emit(Buffers(buffers[:reads], buffers[reads + 2 :], buffers[reads], buffers[reads + 1]), units)
     return builder.get()
 
 

@@ -6,26 +6,32 @@ of targets/cpu/epilogue.py is made first. AVX2 narrows with saturating packs, wh
 """
 
 import functools
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm.tirx.script import builder as T
 
 from targets import Target
-from targets.cpu.epilogue import OFFSETS, ConvEpilogue, Epilogues, RatioEpilogue
-from targets.cpu.vector import LANES, folded_bias, load, splat, store
-from targets.kernel import Step
+from targets.cpu.epilogue import ConvEpilogue, Epilogues, RatioEpilogue
+from targets.cpu.vector import LANES, load, splat, store
+from targets.kernel import Buffers, Span, Step
 from targets.reference.nodes import Add, AvgPool
+from targets.tables import OFFSETS, folded_bias
 from targets.x86.proof import LARGEST, Range, Scaling, float_scaling, fraction
 
 FRACTION = OFFSETS - 1  # place in a ratio's table
 PACKED = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]  # channels as packs leave them; its own inverse
 
 
-def intrinsic(name: str, dtype: str, *args):
+def intrinsic(name: str, dtype: str, *args: Any) -> Any:
+    """Returns a call of one of LLVM's intrinsics."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.{name}"), *args, dtype=dtype)
 
 
 def epilogues(target: Target) -> Epilogues:
+    """Returns how kernels of a target end."""
     wide = "avx512bw" in target.requires
     return Epilogues(functools.partial(X86Conv, wide=wide), functools.partial(X86Ratio, wide=wide))
 
@@ -38,72 +44,76 @@ class _Scaled:
 
     @property
     def note(self) -> str:
+        """What a rule's name should say of the epilogue."""
         return "" if self.scaling or self.step.node.requant is None else ", 64-bit codes"
 
-    def sums(self, acc, reads, table, y, x, channel, column):
-        """int32 vector that `scaling` was proved for."""
+    def sums(self, acc: Any, buffers: Buffers, span: Span) -> Any:
+        """Returns the int32 vector that `scaling` was proved for. Raises NotImplementedError here."""
         raise NotImplementedError
 
-    def constants(self, table, column):
-        """Scale and offset, float32 vectors."""
+    def constants(self, buffers: Buffers, column: Any) -> list[Any]:
+        """Returns scale and offset, float32 vectors. Raises NotImplementedError here."""
         raise NotImplementedError
 
-    def ratio(self, step: Step, offsets: np.ndarray, *values: int, base: int = 0) -> "X86Ratio":
+    def ratio(self, step: Step[Any], offsets: npt.NDArray[np.int64], *values: int, base: int = 0) -> "X86Ratio":
+        """Returns the epilogue of a copy; offsets: int64 [C]."""
         return X86Ratio(step, offsets, *values, base=base, wide=self.wide)
 
-    def put(self, acc, reads, writes, table, y, x, channel, count: int, column=None, lanes: int = LANES) -> None:
-        column = channel if column is None else column
-        if self.scaling is None or lanes != LANES:
-            super().put(acc, reads, writes, table, y, x, channel, count, column, lanes)
+    def put(self, acc: Any, buffers: Buffers, span: Span) -> None:
+        """Stores the codes of a vector of int32 sums, and its copies."""
+        if self.scaling is None or span.lanes != LANES:
+            super().put(acc, buffers, span)
             return
-        sums = T.cast(self.sums(acc, reads, table, y, x, channel, column), f"float32x{LANES}")
-        scaled = intrinsic("fma", f"float32x{LANES}", sums, *self.constants(table, column))
+        sums = T.cast(self.sums(acc, buffers, span), f"float32x{LANES}")
+        scaled = intrinsic("fma", f"float32x{LANES}", sums, *self.constants(buffers, span.table_column))
         words = _saturated(T.cast(scaled, f"int32x{LANES}"), self.wide)
-        self._leave(words, writes, table, y, x, channel, count)
+        self._leave(words, buffers, span)
 
-    def _leave(self, words, writes, table, y, x, channel, count: int) -> None:
+    def _leave(self, words: Any, buffers: Buffers, span: Span) -> None:
         """Clamps, stores and hands on int16 codes, in the order of `_saturated`."""
-        node, layout = self.step.node, self.step.write
-        if self._also or self.wide:
+        node, at = self.step.node, self.step.write.at(span.y, span.x, span.channel)
+        if self._copies or self.wide:
             words = T.bind(_clamped(words, node.qmin, node.qmax, "int16"))
-            store(writes[0], layout.at(y, x, channel), _bytes(words, self.wide), count)
+            store(buffers.writes[0], at, _bytes(words, self.wide), span.count)
         else:
             codes = _clamped(_bytes(words, self.wide), node.qmin, node.qmax, "uint8")
-            store(writes[0], layout.at(y, x, channel), codes, count)
-        for also, write in zip(self._also, writes[1:], strict=True):
-            also.put_words(words, write, table, y, x, channel, count)
+            store(buffers.writes[0], at, codes, span.count)
+        for copy, write in zip(self._copies, buffers.writes[1:], strict=True):
+            copy.put_words(words, replace(buffers, reads=(), writes=(write,)), replace(span, column=None))
 
 
 class X86Conv(_Scaled, ConvEpilogue):
-    """wide: whether to narrow by AVX-512's instructions."""
+    """The end of a convolution. wide: whether to narrow by AVX-512's instructions."""
 
-    def __init__(self, step: Step, groups: int = 1, offset: int = 0, base: int = 0, *, wide: bool):
+    def __init__(self, step: Step[Any], groups: int = 1, offset: int = 0, base: int = 0, *, wide: bool):
         self.wide = wide
         self.scaling = _conv_scaling(step, offset)
         super().__init__(step, groups, offset, base)
 
-    def rows(self, step: Step, offset: int) -> list:
+    def rows(self, step: Step[Any], offset: int) -> list[npt.NDArray[Any]]:
+        """Returns rows [O]: what the table holds of a channel."""
         node = step.node
         if self.scaling is None:
             return super().rows(step, offset)
-        skip = (
-            []
-            if node.skip is None
-            else [folded_bias(node, step.reads, offset), node.requant.left, node.skip_multiplier]
-        )
-        return [*self.scaling.rows(), *skip]
+        rows = [*self.scaling.rows()]
+        if node.skip is not None:
+            rows += [folded_bias(node, step.reads, offset), node.requant.left, node.skip_multiplier]
+        return rows
 
-    def constants(self, table, column):
-        return [T.reinterpret(self.entry(table, k, column), dtype=f"float32x{LANES}") for k in (0, 1)]
+    def constants(self, buffers: Buffers, column: Any) -> list[Any]:
+        """Returns scale and offset, float32 vectors."""
+        return [T.reinterpret(self.entry(buffers, k, column), dtype=f"float32x{LANES}") for k in (0, 1)]
 
-    def sums(self, acc, reads, table, y, x, channel, column):
+    def sums(self, acc: Any, buffers: Buffers, span: Span) -> Any:
+        """Returns the int32 vector with what the residual operand adds."""
         if self.step.node.skip is None:
             return acc
-        bias, left, multiplier = (self.entry(table, k, column) for k in (2, 3, 4))
-        return T.shift_left(acc, left) + bias + load(reads[-1], self.step.reads[1].at(y, x, channel)) * multiplier
+        bias, left, multiplier = (self.entry(buffers, k, span.table_column) for k in (2, 3, 4))
+        skip = load(buffers.reads[-1], self.step.reads[1].at(span.y, span.x, span.channel))
+        return T.shift_left(acc, left) + bias + skip * multiplier
 
 
-def _conv_scaling(step: Step, offset: int) -> Scaling | None:
+def _conv_scaling(step: Step[Any], offset: int) -> Scaling | None:
     node = step.node
     if node.requant is None:
         return None
@@ -117,9 +127,9 @@ def _conv_scaling(step: Step, offset: int) -> Scaling | None:
 
 
 class X86Ratio(_Scaled, RatioEpilogue):
-    """wide: whether to narrow by AVX-512's instructions."""
+    """The end of a node of one ratio. wide: whether to narrow by AVX-512's instructions."""
 
-    def __init__(self, step: Step, offsets: np.ndarray, *values: int, base: int = 0, wide: bool):
+    def __init__(self, step: Step[Any], offsets: npt.NDArray[np.int64], *values: int, base: int = 0, wide: bool):
         node, codes = step.node, Range(step.write.tensor.zero_point[0], step.node.qmin, step.node.qmax)
         self.wide = wide
         self.scaling = _ratio_scaling(step, offsets, codes)
@@ -128,7 +138,8 @@ class X86Ratio(_Scaled, RatioEpilogue):
         self.fraction = fraction(node.requant, int(zero_point[0]), codes) if single else None
         super().__init__(step, offsets, *values, base=base)
 
-    def head(self, step: Step, offsets: np.ndarray, *values: int) -> np.ndarray:
+    def head(self, step: Step[Any], offsets: npt.NDArray[np.int64], *values: int) -> npt.NDArray[np.int32]:
+        """Returns the epilogue's own part of the table, int32 [n]; offsets: int64 [C]."""
         table = super().head(step, offsets, *values)
         if self.scaling is not None:
             scale, offset = self.scaling.rows()
@@ -137,39 +148,45 @@ class X86Ratio(_Scaled, RatioEpilogue):
             table[FRACTION] = self.fraction.multiplier * 0x10001  # twice, as int16
         return table
 
-    def constants(self, table, column):
-        words = splat(self._value(table, 0)), load(table, self.base + OFFSETS + column)
+    def constants(self, buffers: Buffers, column: Any) -> list[Any]:
+        """Returns scale and offset, float32 vectors."""
+        words = splat(self._value(buffers, 0)), load(buffers.table, self.base + OFFSETS + column)
         return [T.reinterpret(w, dtype=f"float32x{LANES}") for w in words]
 
-    def sums(self, acc, reads, table, y, x, channel, column):
+    def sums(self, acc: Any, buffers: Buffers, span: Span) -> Any:  # noqa: ARG002
+        """Returns the sums as they are."""
         return acc
 
-    def put_words(self, words, write, table, y, x, channel, count: int) -> None:
-        """The node's value of int16 codes in the order of `_saturated`."""
+    def put_words(self, words: Any, buffers: Buffers, span: Span) -> None:
+        """Stores the node's value of int16 codes in the order of `_saturated`."""
         if self.fraction is None:
-            self.put(_ordered(words, self.wide), (), (write,), table, y, x, channel, count)
+            self.put(_ordered(words, self.wide), buffers, span)
             return
-        constant = lambda value: T.broadcast(T.int16(value), LANES)  # noqa: E731
+
+        def constant(value: int) -> Any:
+            return T.broadcast(T.int16(value), LANES)
+
         zero_point = -int(self.step.reads[0].tensor.zero_points()[0])
         words = T.shift_left(words + constant(zero_point), constant(self.fraction.left))
         # From the table, so that variants which differ in their steps alone have the same code.
-        multiplier = T.reinterpret(splat(self._value(table, FRACTION), LANES // 2), dtype=f"int16x{LANES}")
+        multiplier = T.reinterpret(splat(self._value(buffers, FRACTION), LANES // 2), dtype=f"int16x{LANES}")
         words = intrinsic("x86.avx2.pmul.hr.sw", f"int16x{LANES}", words, multiplier)
-        self._leave(words + constant(self.step.write.tensor.zero_point[0]), (write,), table, y, x, channel, count)
+        self._leave(words + constant(self.step.write.tensor.zero_point[0]), buffers, span)
 
 
-def _ratio_scaling(step: Step, offsets: np.ndarray, codes: Range) -> Scaling | None:
-    node, only = step.node, None
+def _ratio_scaling(step: Step[Any], offsets: npt.NDArray[np.int64], codes: Range) -> Scaling | None:
+    node = step.node
+    only = None
     if isinstance(node, Add):
         products = [np.arange(x.tensor.qmax + 1) * m for x, m in zip(step.reads, node.multipliers, strict=True)]
         only = np.unique(products[0][:, None] + products[1])
         low, high = only[0], only[-1]
     else:
-        low, high = 0, step.reads[0].tensor.qmax * int(np.prod(getattr(node, "kernel", 1)))
+        low, high = 0, step.reads[0].tensor.qmax * (int(np.prod(node.kernel)) if isinstance(node, AvgPool) else 1)
     return float_scaling(node.requant, offsets << node.requant.left, low, high, codes, only=only)
 
 
-def _saturated(values, wide: bool):
+def _saturated(values: Any, wide: bool) -> Any:
     """int16x16 of int32x16: in order if wide, else as PACKED says."""
     if wide:
         return T.cast(_clamped(values, 0, 255, "int32"), f"int16x{LANES}")
@@ -178,7 +195,7 @@ def _saturated(values, wide: bool):
     return intrinsic("x86.avx2.packssdw", f"int16x{LANES}", *halves)
 
 
-def _bytes(words, wide: bool):
+def _bytes(words: Any, wide: bool) -> Any:
     """uint8x16, channels in order, of the result of `_saturated`."""
     if wide:
         return T.cast(words, f"uint8x{LANES}")
@@ -188,12 +205,12 @@ def _bytes(words, wide: bool):
     return T.Shuffle([packed], PACKED)
 
 
-def _ordered(words, wide: bool):
+def _ordered(words: Any, wide: bool) -> Any:
     """int32x16, channels in order, of the result of `_saturated`."""
     value = T.cast(words, f"int32x{LANES}")
     return value if wide else T.Shuffle([T.bind(value)], PACKED)
 
 
-def _clamped(values, qmin: int, qmax: int, dtype: str):
+def _clamped(values: Any, qmin: int, qmax: int, dtype: str) -> Any:
     values = values if dtype == "uint8" and qmax == 255 else T.min(values, splat(qmax, LANES, dtype))
     return values if dtype == "uint8" and qmin == 0 else T.max(values, splat(qmin, LANES, dtype))

@@ -4,14 +4,11 @@ from targets import Target
 from targets.cpu import portable
 from targets.cpu.epilogue import bound
 from targets.kernel import Rule
-from targets.library.module import assemble
 from targets.x86.depthwise import depthwise, depthwise_dot_product
 from targets.x86.epilogue import epilogues
 from targets.x86.look_up import look_up, wide_look_up
 from targets.x86.multiply_add import dot_product, multiply_add, wide_dot_product
 from targets.x86.winograd import winograd_dot_product, winograd_dot_product_32, winograd_multiply_add
-
-WRITES_ALSO = True  # convolutions and additions write rescaled codes too, from registers
 
 
 def rules(target: Target) -> list[Rule]:
@@ -24,6 +21,3 @@ def rules(target: Target) -> list[Rule]:
         own = (winograd_multiply_add, look_up, multiply_add, depthwise)
     ends = epilogues(target)
     return [*(bound(rule, ends) for rule in own), *portable.rules(ends)]
-
-
-__all__ = ["WRITES_ALSO", "assemble", "rules"]

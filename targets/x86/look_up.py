@@ -6,12 +6,14 @@ then in int16, which must hold the whole sum. Codes are turned into the places o
 output. Byte 2i of a register is channel i of its 32, byte 2i + 1 is channel 16 + i, so that both halves widen in order.
 """
 
+from typing import Any
+
 import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.cpu.epilogue import Epilogues
 from targets.cpu.vector import LANES, over_rows
-from targets.kernel import Kernel, Step
+from targets.kernel import Buffers, Kernel, Span, Step
 from targets.reference.nodes import Conv
 from targets.x86.chains import INT8, INT16, fits, longest_run
 from targets.x86.epilogue import intrinsic
@@ -23,7 +25,8 @@ LEAST_RUN = 8  # shorter runs in int8 spend too much on widening
 ACCUMULATORS = 8  # registers of sums in a tile
 
 
-def look_up(step: Step, epilogues: Epilogues) -> Kernel | None:
+def look_up(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
+    """Dense convolution of 2-bit weights and codes of at most 4 bits, where sums in int8 are long enough to pay."""
     node = step.node
     if not isinstance(node, Conv) or node.groups > 1 or node.w_bits > 2 or step.write.tensor.shape[2] % WIDTH:
         return None
@@ -38,26 +41,30 @@ def look_up(step: Step, epilogues: Epilogues) -> Kernel | None:
     return _kernel(step, epilogues, pairs, run)
 
 
-def wide_look_up(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """Where it beats byte dot products, too: a row that is loaded once serves at least 64 channels."""
+def wide_look_up(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
+    """Look-up where it beats byte dot products, too: a row that is loaded once serves at least 64 channels."""
     return look_up(step, epilogues) if step.write.tensor.shape[2] % (2 * WIDTH) == 0 else None
 
 
 def paired(weight: np.ndarray) -> np.ndarray | None:
-    """int64 [O, kH, K2, 2] of weights [O, kH, kW, I]; None where a pixel has an odd number of codes."""
+    """Returns int64 [O, kH, K2, 2] of weights [O, kH, kW, I]; None where a pixel has an odd number of codes."""
     o, kh, kw, i = weight.shape
     return weight.astype(np.int64).reshape(o, kh, kw * i // 2, 2) if i % 2 == 0 else None
 
 
 def rows(bits: int) -> np.ndarray:
-    """int8 [4**bits, 16]: sums of products of a pair of codes (the first in the low bits) and a pair of weights."""
+    """Returns int8 [4**bits, 16]: sums of products of a pair of codes (the first in the low bits) and of weights."""
     codes, index = np.arange(1 << 2 * bits)[:, None], np.arange(16)
-    weight = lambda w: (w & 3) - 4 * (w >> 1 & 1)  # noqa: E731  two's complement of two bits
+
+    def weight(w: np.ndarray) -> np.ndarray:
+        """Two bits as a number in two's complement."""
+        return (w & 3) - 4 * (w >> 1 & 1)
+
     return ((codes & (1 << bits) - 1) * weight(index) + (codes >> bits) * weight(index >> 2)).astype(np.int8)
 
 
 def arrange(pairs: np.ndarray, registers: int) -> np.ndarray:
-    """int8 [blocks, kH, K2, registers, 32]: places in a row."""
+    """Returns int8 [blocks, kH, K2, registers, 32], places in a row, of pairs int64 [O, kH, K2, 2]."""
     o, kh, k2, _ = pairs.shape
     index = (pairs[..., 0] & 3 | (pairs[..., 1] & 3) << 2).astype(np.int8)
     return index.reshape(-1, registers, 2, LANES, kh, k2).transpose(0, 4, 5, 1, 3, 2)
@@ -96,15 +103,15 @@ def _kernel(step: Step, epilogues: Epilogues, pairs: np.ndarray, run: int) -> Ke
                 scratch, T.shift_left(pair, T.broadcast(T.int16(2), LANES)), [T.ramp(dy * stride + j * LANES, 1, LANES)]
             )
 
-    def block(reads, writes, weights, values, scratch, y, x0, b):
+    def block(buffers: Buffers, scratch: Any, y: Any, x0: Any, b: Any) -> None:
         first = (x0 * node.stride - node.padding[1] + x.border[1]) * (x.tensor.shape[2] // 2)
 
         def products(dy, k):
             at = ((b * kh + dy) * k2 + k) * registers * WIDTH
-            w = [weights[T.ramp(at + c * WIDTH, 1, WIDTH)] for c in range(registers)]
+            w = [buffers.weights[T.ramp(at + c * WIDTH, 1, WIDTH)] for c in range(registers)]
             for p in range(tile):
                 place = T.cast(scratch[dy * stride + first + p * pixel + k], "int32")
-                quad = T.bind(values[T.ramp(place, 1, 4)])
+                quad = T.bind(buffers.table[T.ramp(place, 1, 4)])
                 row = T.bind(T.reinterpret(T.Shuffle([quad, quad], list(range(8))), dtype="int8x32"))
                 for c in range(registers):
                     yield p * registers + c, intrinsic("x86.avx2.pshuf.b", "int8x32", row, w[c])
@@ -113,13 +120,13 @@ def _kernel(step: Step, epilogues: Epilogues, pairs: np.ndarray, run: int) -> Ke
         for p in range(tile):
             for half in range(registers * 2):
                 acc = T.cast(sums[T.ramp((p * registers * 2 + half) * LANES, 1, LANES)], "int32x16")
-                epilogue.put(acc, reads, writes, values, y, x0 + p, (b * registers * 2 + half) * LANES, LANES)
+                epilogue.put(acc, buffers, Span(y, x0 + p, (b * registers * 2 + half) * LANES, LANES, LANES))
 
-    def row(reads, writes, weights, values, y):
+    def row(buffers: Buffers, y: Any) -> None:
         scratch = T.alloc_buffer((kh * stride,), "int16", scope="local", annotations={"disable_lower_builtin": True})
-        prepare(reads[0], scratch, y)
+        prepare(buffers.reads[0], scratch, y)
         with T.grid(o // (registers * WIDTH), -(-ow // tile)) as (b, t):
-            block(reads, writes, weights, values, scratch, y, T.min(t * tile, ow - tile), b)
+            block(buffers, scratch, y, T.min(t * tile, ow - tile), b)
 
     return Kernel(
         f"look-up, int8 run {run}{epilogue.note}",

@@ -10,27 +10,37 @@ kW * Cin bytes of a kernel row one run of memory. Tiles of a small map run on fr
     otherwise    even and odd bytes as int16, two vpmaddwd with widened weights: any 8 x 8 bits
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from tvm.tirx.script import builder as T
 
-from targets.cpu.epilogue import Epilogues
-from targets.cpu.vector import LANES, blocks
+from targets.cpu.epilogue import Epilogue, Epilogues
+from targets.cpu.vector import LANES
 from targets.cpu.vector import registers as int32_registers
-from targets.kernel import Kernel, Step
+from targets.kernel import Buffers, Kernel, Span, Step, is_step_of
 from targets.reference.nodes import Conv
+from targets.tables import blocks
 from targets.x86.chains import INT16, longest_run
 from targets.x86.split import Split, split
-from targets.x86.tiles import over_tiles
+from targets.x86.tiles import Each, over_tiles
 
 ACCUMULATORS = 8  # registers of sums in a tile
 
+Operands = Callable[[Any, Any], tuple[list[Any], list[Any]]]  # (row, step) -> codes of every pixel, weights
 
-def intrinsic(name: str, dtype: str, *args):
+
+def intrinsic(name: str, dtype: str, *args: Any) -> Any:
+    """Returns a call of one of LLVM's x86 intrinsics."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.{name}"), *args, dtype=dtype)
 
 
-def arrange(weight: np.ndarray) -> np.ndarray:
-    """int8 [blocks, kH, K4, 2, 8, 4] of weights [O, kH, kW, I], zeros where there is nothing."""
+def arrange(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Returns int8 [blocks, kH, K4, 2, 8, 4] of weights [O, kH, kW, I], zeros where there is nothing."""
     o, kh, kw, i = weight.shape
     k4 = -(-kw * i // 4)
     full = np.zeros((blocks(o) * LANES, kh, k4 * 4), np.int8)
@@ -38,15 +48,18 @@ def arrange(weight: np.ndarray) -> np.ndarray:
     return full.reshape(-1, 2, 8, kh, k4, 4).transpose(0, 3, 4, 1, 2, 5)
 
 
-def longest_chain(weight: np.ndarray, qmax: int) -> int:
-    """How many steps of an arranged kernel fit one int16 sum whatever the codes (0..qmax); 0: not even one."""
+def longest_chain(weight: npt.NDArray[np.int8], qmax: int) -> int:
+    """Returns how many steps of an arranged kernel fit one int16 sum whatever the codes (0..qmax); 0: not even one.
+
+    weight: int8 [blocks, kH, K4, 2, 8, 4].
+    """
     pairs = weight.astype(np.int64).reshape(*weight.shape[:5], 2, 2)  # [b, kH, K4, 2, 8, 2, 2]
     lanes = pairs.transpose(0, 3, 4, 5, 1, 2, 6).reshape(-1, *weight.shape[1:3], 2)
     return longest_run(np.maximum(lanes, 0).sum(-1) * qmax, np.minimum(lanes, 0).sum(-1) * qmax, INT16)
 
 
-def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX2: the route depends on the layer's real weights."""
+def multiply_add(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
+    """Dense convolution on AVX2; the route depends on the layer's real weights."""
     if not _applies(step):
         return None
     weight, qmax = arrange(step.node.weight), step.reads[0].tensor.qmax
@@ -54,96 +67,125 @@ def multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
     parts = None if chain else split(weight, qmax)
     if parts is not None:
         rule = f"multiply-add, split with {len(parts.extra)} extra steps"
-        return _kernel(step, epilogues, parts.first, rule, lambda *sums: _sum(*sums, chain=1), parts)
+        return _Emitter(step, epilogues.conv(step), parts.first, partial(_sum, chain=1), parts).kernel(rule)
     rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
-    return _kernel(step, epilogues, weight, rule, lambda *sums: _sum(*sums, chain=chain))
+    return _Emitter(step, epilogues.conv(step), weight, partial(_sum, chain=chain)).kernel(rule)
 
 
-def dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX-VNNI: 256 bits."""
-    return _kernel(step, epilogues, arrange(step.node.weight), "dot product", _dot) if _applies(step) else None
+def dot_product(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
+    """Dense convolution on AVX-VNNI, in 256 bits."""
+    if not _applies(step):
+        return None
+    return _Emitter(step, epilogues.conv(step), arrange(step.node.weight), _dot).kernel("dot product")
 
 
-def wide_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX-512 VNNI."""
+def wide_dot_product(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
+    """Dense convolution on AVX-512 VNNI."""
     if not _applies(step):
         return None
     weight = arrange(step.node.weight)
     together = 2 if len(weight) % 2 == 0 else 1
-    return _kernel(step, epilogues, weight, "wide dot product", _wide_dot, lanes=16, together=together)
+    emitter = _Emitter(step, epilogues.conv(step), weight, _wide_dot, lanes=16, together=together)
+    return emitter.kernel("wide dot product")
 
 
-def _applies(step: Step) -> bool:
-    return isinstance(step.node, Conv) and step.node.groups == 1
+def _applies(step: Step[Any]) -> bool:
+    return is_step_of(step, Conv) and step.node.groups == 1
 
 
-def _kernel(
-    step: Step,
-    epilogues: Epilogues,
-    weight: np.ndarray,
-    rule: str,
-    add_products,
-    parts: Split | None = None,
-    lanes: int = 8,
-    together: int = 1,
-) -> Kernel:
-    """lanes: of an int32 register; together: blocks of 16 channels in a tile."""
-    node, epilogue = step.node, epilogues.conv(step)
-    nb, kh, k4 = weight.shape[:3]
-    oh, ow, o = step.write.tensor.shape
-    registers, x = together * LANES // lanes, step.reads[0]
-    tile = min(ACCUMULATORS // registers, oh * ow)
-    stored, values = weight.reshape(-1), [epilogue.table]
-    if parts is not None:
-        stored = np.concatenate([stored, parts.extra.reshape(-1)])
-        values += [parts.starts, parts.positions @ [x.row_stride, 4]]
-    values, places = np.concatenate(values).astype(np.int32), epilogue.table.size + 2 * nb + 1
+@dataclass(frozen=True, eq=False)
+class _Emitter:
+    """Emits a tile's products and its end.
 
-    def block(reads, writes, weights, table, pixels, b, count):
-        starts = [x.at(y * node.stride - node.padding[0], xx * node.stride - node.padding[1]) for y, xx in pixels]
-        starts = [T.bind(start) for start in starts]
-        acc = int32_registers(tile * registers * lanes // LANES)
-        for v in range(tile * registers):
-            T.buffer_store(acc, T.broadcast(T.int32(0), lanes), [T.ramp(v * lanes, 1, lanes)])
+    weight: int8 [blocks, kH, K4, 2, 8, 4]. add_products(acc, operands, tile, kh, k4) adds all products of the kernel.
+    lanes: of an int32 register; together: blocks of 16 channels in a tile.
+    """
 
-        def codes(place):
-            """Four bytes of every pixel, in all lanes; `place` counts from the first byte under the kernel."""
-            four = [reads[0][T.ramp(start + place, 1, 4)] for start in starts]
-            return [T.broadcast(T.reinterpret(f, dtype="int32"), lanes) for f in four]
+    step: Step[Conv]
+    epilogue: Epilogue
+    weight: npt.NDArray[np.int8]
+    add_products: Callable[..., None]
+    parts: Split | None = None
+    lanes: int = 8
+    together: int = 1
 
-        def operands(dy, k):
-            first = [((b * together + g) * kh + dy) * k4 * 64 + k * 64 for g in range(together)]
-            ws = [weights[T.ramp(at + c * 4, 1, lanes * 4)] for at in first for c in range(0, LANES, lanes)]
-            return codes(dy * x.row_stride + k * 4), ws
+    @property
+    def registers(self) -> int:
+        """Registers of sums that a pixel takes."""
+        return self.together * LANES // self.lanes
 
-        add_products(acc, operands, tile, kh, k4)
-        for v in range(2 if parts is not None else 0):
-            half = epilogue.table.size + b * 2 + v
-            with T.serial(table[half], table[half + 1]) as i:
-                w = weights[T.ramp(weight.size + i * 32, 1, 32)]
-                for p, four in enumerate(codes(table[places + i])):
-                    at = T.ramp((p * 2 + v) * 8, 1, 8)
-                    T.buffer_store(acc, acc[at] + _widened_pairs(_products(four, w)), [at])
-        for p, (y, xx) in enumerate(pixels):
-            for g in range(together):
-                at = (p * together + g) * LANES
-                vectors = [acc[T.ramp(at + c, 1, lanes)] for c in range(0, LANES, lanes)]
-                sums = vectors[0] if lanes == LANES else T.Shuffle(vectors, list(range(LANES)))
-                channel = (b * together + g) * LANES
-                epilogue.put(sums, reads, writes, table, y, xx, channel, min(LANES, count - g * LANES))
+    @property
+    def tile(self) -> int:
+        """Pixels of a tile."""
+        oh, ow, _ = self.step.write.tensor.shape
+        return min(ACCUMULATORS // self.registers, oh * ow)
 
-    def work(reads, writes, weights, table, each):
-        last, channels = nb // together - 1, together * LANES
+    def kernel(self, rule: str) -> Kernel:
+        """Returns the kernel."""
+        stored, values = self.weight.reshape(-1), [self.epilogue.table]
+        if self.parts is not None:
+            stored = np.concatenate([stored, self.parts.extra.reshape(-1)])
+            values += [self.parts.starts, self.parts.positions @ [self.step.reads[0].row_stride, 4]]
+        emit, units = over_tiles(self.step, self.tile, self._work)
+        table = np.concatenate(values).astype(np.int32)
+        return Kernel(rule + self.epilogue.note, stored, self.step.node.w_bits, table, emit, units)
+
+    def _work(self, buffers: Buffers, each: Each) -> None:
+        last, channels = len(self.weight) // self.together - 1, self.together * LANES
         if last:
             with T.serial(last) as b:
-                each(lambda pixels: block(reads, writes, weights, table, pixels, b, channels))
-        each(lambda pixels: block(reads, writes, weights, table, pixels, last, o - last * channels))
+                each(lambda pixels: self._block(buffers, pixels, b, channels))
+        rest = self.step.write.tensor.shape[2] - last * channels
+        each(lambda pixels: self._block(buffers, pixels, last, rest))
 
-    emit, units = over_tiles(step, tile, work)
-    return Kernel(rule + epilogue.note, stored, node.w_bits, values, emit, units)
+    def _block(self, buffers: Buffers, pixels: Sequence[tuple[Any, Any]], b: Any, count: int) -> None:
+        """The tile's sums for block b of channels, of which `count` exist."""
+        node, x, lanes = self.step.node, self.step.reads[0], self.lanes
+        _, kh, k4 = self.weight.shape[:3]
+        starts = [x.at(y * node.stride - node.padding[0], xx * node.stride - node.padding[1]) for y, xx in pixels]
+        starts = [T.bind(start) for start in starts]
+        acc = int32_registers(self.tile * self.registers * lanes // LANES)
+        for v in range(self.tile * self.registers):
+            T.buffer_store(acc, T.broadcast(T.int32(0), lanes), [T.ramp(v * lanes, 1, lanes)])
+
+        def codes(place: Any) -> list[Any]:
+            """Four bytes of every pixel, in all lanes; `place` counts from the first byte under the kernel."""
+            four = [buffers.reads[0][T.ramp(start + place, 1, 4)] for start in starts]
+            return [T.broadcast(T.reinterpret(f, dtype="int32"), lanes) for f in four]
+
+        def operands(dy: Any, k: Any) -> tuple[list[Any], list[Any]]:
+            first = [((b * self.together + g) * kh + dy) * k4 * 64 + k * 64 for g in range(self.together)]
+            places = [at + c * 4 for at in first for c in range(0, LANES, lanes)]
+            return codes(dy * x.row_stride + k * 4), [buffers.weights[T.ramp(at, 1, lanes * 4)] for at in places]
+
+        self.add_products(acc, operands, self.tile, kh, k4)
+        if self.parts is not None:
+            self._extra(acc, buffers, b, codes)
+        self._end(acc, buffers, pixels, b, count)
+
+    def _extra(self, acc: Any, buffers: Buffers, b: Any, codes: Callable[[Any], list[Any]]) -> None:
+        """The steps that hold what was cut off the weights."""
+        places = self.epilogue.table.size + 2 * len(self.weight) + 1
+        for v in range(2):
+            half = self.epilogue.table.size + b * 2 + v
+            with T.serial(buffers.table[half], buffers.table[half + 1]) as i:
+                w = buffers.weights[T.ramp(self.weight.size + i * 32, 1, 32)]
+                for p, four in enumerate(codes(buffers.table[places + i])):
+                    at = T.ramp((p * 2 + v) * 8, 1, 8)
+                    T.buffer_store(acc, acc[at] + _widened_pairs(_products(four, w)), [at])
+
+    def _end(self, acc: Any, buffers: Buffers, pixels: Sequence[tuple[Any, Any]], b: Any, count: int) -> None:
+        """Hands the sums of every pixel to the epilogue."""
+        for p, (y, x) in enumerate(pixels):
+            for g in range(self.together):
+                at = (p * self.together + g) * LANES
+                vectors = [acc[T.ramp(at + c, 1, self.lanes)] for c in range(0, LANES, self.lanes)]
+                sums = vectors[0] if self.lanes == LANES else T.Shuffle(vectors, list(range(LANES)))
+                channel = (b * self.together + g) * LANES
+                self.epilogue.put(sums, buffers, Span(y, x, channel, min(LANES, count - g * LANES), LANES))
 
 
-def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
+def _sum(acc: Any, operands: Operands, tile: int, kh: int, k4: int, chain: int) -> None:
     """Adds all products of the kernel to the tile's int32 accumulators."""
     if chain == 0:
         with T.grid(kh, k4) as (dy, k):
@@ -160,11 +202,13 @@ def _sum(acc, operands, tile: int, kh: int, k4: int, chain: int) -> None:
                 _chained(acc, operands, tile, (rest,), lambda k: (dy, whole * chain + k))
 
 
-def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> None:
+def _chained(
+    acc: Any, operands: Operands, tile: int, extent: tuple[int, ...], position: Callable[..., tuple[Any, Any]]
+) -> None:
     """One run of vpmaddubsw summed in int16, then widened into the int32 accumulators."""
     single = int(np.prod(extent)) == 1
 
-    def widen(v, pairs):
+    def widen(v: int, pairs: Any) -> None:
         at = T.ramp(v * 8, 1, 8)
         T.buffer_store(acc, acc[at] + _widened_pairs(pairs), [at])
 
@@ -185,17 +229,17 @@ def _chained(acc, operands, tile: int, extent: tuple[int, ...], position) -> Non
         widen(v, sums[T.ramp(v * 16, 1, 16)])
 
 
-def _products(x, w):
+def _products(x: Any, w: Any) -> Any:
     """int16x16: sums of pairs of products of codes and weights."""
     return intrinsic("avx2.pmadd.ub.sw", "int16x16", T.reinterpret(x, dtype="uint8x32"), w)
 
 
-def _widened_pairs(pairs):
+def _widened_pairs(pairs: Any) -> Any:
     """int32x8: sums of pairs of an int16x16."""
     return intrinsic("avx2.pmadd.wd", "int32x8", pairs, T.broadcast(T.int16(1), 16))
 
 
-def _widened(acc, operands, tile: int, dy, k) -> None:
+def _widened(acc: Any, operands: Operands, tile: int, dy: Any, k: Any) -> None:
     """Even and odd bytes apart, as int16: exact for every weight and code."""
     xs, ws = operands(dy, k)
     for v in range(2):
@@ -210,7 +254,7 @@ def _widened(acc, operands, tile: int, dy, k) -> None:
             T.buffer_store(acc, acc[at] + pairs_of[0] + pairs_of[1], [at])
 
 
-def _dot(acc, operands, tile: int, kh: int, k4: int, bits: int = 256) -> None:
+def _dot(acc: Any, operands: Operands, tile: int, kh: int, k4: int, bits: int = 256) -> None:  # noqa: ARG001
     lanes = bits // 32
     with T.grid(kh, k4) as (dy, k):
         xs, ws = operands(dy, k)
@@ -222,5 +266,5 @@ def _dot(acc, operands, tile: int, kh: int, k4: int, bits: int = 256) -> None:
                 T.buffer_store(acc, sums, [at])
 
 
-def _wide_dot(acc, operands, tile: int, kh: int, k4: int) -> None:
+def _wide_dot(acc: Any, operands: Operands, tile: int, kh: int, k4: int) -> None:
     _dot(acc, operands, tile, kh, k4, bits=512)

@@ -3,18 +3,16 @@
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tvm
 import tvm_ffi
 
 from runtime.abi import aligned_copy
 from targets import Target, TargetError
 from targets.library import llvm
-
-EMULATED = False  # runner needs a processor with all that the target requires
 
 # LLVM intrinsic's prefix -> features any of which suffices; the first prefix that fits counts
 FEATURES = {
@@ -39,31 +37,14 @@ def linker() -> list[str]:
         ("ld.lld", llvm.LINK),
         ("ziglang", llvm.LINK),
     ]
-    return llvm.find_linker(
+    return llvm.first_linker(
         choices,
         "expected a linker for x86-64 (cc, gcc, clang, ld or ld.lld), found none; "
         "install one: apt install binutils, or pip install ziglang",
     )
 
 
-def build(
-    module: tvm.IRModule, target: Target, library: Path, workdir: Path | None = None, source_only: bool = False
-) -> dict:
-    """Writes the shared library `library`; returns {"command"}; raises TargetError (see targets/library/llvm.py)."""
-    return build_levels([module], target, library, workdir, source_only)
-
-
-def build_levels(
-    modules: Sequence[tvm.IRModule],
-    target: Target,
-    library: Path,
-    workdir: Path | None = None,
-    source_only: bool = False,
-) -> dict:
-    """The same with a module of each of `target.compiled_for`, all in one library."""
-    if source_only:
-        llvm.refuse_source_only(target)
-    return llvm.build(modules, target, library, workdir, FEATURES, linker())
+build = partial(llvm.build, features=FEATURES, find_linker=linker)
 
 
 def runner(library: Path, target: Target, function: str = "main") -> Callable[..., np.ndarray]:

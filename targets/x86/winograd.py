@@ -1,6 +1,9 @@
 """Winograd's convolution on x86's multipliers: bytes where the transformed codes and weights fit them, else int16."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from tvm.tirx.script import builder as T
@@ -9,7 +12,7 @@ from targets.cpu.epilogue import Epilogues
 from targets.cpu.vector import LANES
 from targets.cpu.winograd.forms import FOUR, TWO, Tiling
 from targets.cpu.winograd.kernel import arrange, winograd
-from targets.cpu.winograd.plan import Multiplier, Plan
+from targets.cpu.winograd.plan import Multiplier, Operands, Plan
 from targets.kernel import Kernel, Step
 from targets.x86.multiply_add import arrange as arrange_direct
 from targets.x86.multiply_add import intrinsic, longest_chain
@@ -22,14 +25,17 @@ TILINGS = {"2x2": Tiling(TWO, TWO), "4x2": Tiling(FOUR, TWO), "4x4": Tiling(FOUR
 
 
 def byte_chain(u: np.ndarray, largest: int) -> int:
-    """How many vpmaddubsw of an arranged U fit one int16 sum, V within 0..largest; 0: not even one."""
+    """Returns how many vpmaddubsw of an arranged U [blocks, positions, K, 16, 4] fit one int16 sum; 0: not even one.
+
+    V lies within 0..largest.
+    """
     blocks, positions, steps = u.shape[:3]
     return longest_chain(u.reshape(blocks * positions, 1, steps, 2, 8, 4), largest)
 
 
-def plans(step: Step, vnni: bool, registers: int) -> list[Plan]:
-    """All that compute the step exactly."""
-    found = []
+def plans(step: Step[Any], vnni: bool, registers: int) -> list[Plan]:
+    """Returns all plans that compute the step exactly."""
+    exact = []
     for name, tiling in TILINGS.items():
         if not tiling.applies(step):
             continue
@@ -42,19 +48,22 @@ def plans(step: Step, vnni: bool, registers: int) -> list[Plan]:
         )
         if small.offsets(tiling, qmax) is not None and u.min() >= -128 and u.max() <= 127:
             if vnni:
-                found.append(Plan(step, tiling, replace(small, rule=f"Winograd {name} of bytes, dot product")))
+                exact.append(Plan(step, tiling, replace(small, rule=f"Winograd {name} of bytes, dot product")))
             elif chain := byte_chain(arrange(u, LANES, 4, 4), int((most - least).max())):
                 rule = f"Winograd {name} of bytes, int16 chain {chain}"
-                chained = replace(small, rule=rule, products=lambda *a, n=chain: _chained(*a, chain=n))
-                found.append(Plan(step, tiling, chained))
+                chained = replace(small, rule=rule, products=partial(_chained, chain=chain))
+                exact.append(Plan(step, tiling, chained))
         if large.offsets(tiling, qmax) is not None:
-            found.append(Plan(step, tiling, large))
-    return [plan for plan in found if plan.fits()]
+            exact.append(Plan(step, tiling, large))
+    return [plan for plan in exact if plan.fits()]
 
 
 def cost(plan: Plan) -> float:
-    """In products of 32 bytes; fitted on 22 shapes at 8, 4 and 2 bits (Zen 4), where choices by it are within 6 % of
-    the best on average. Weights beyond CACHE count more, a first pass as if another layer came between."""
+    """Returns about what a plan costs, in products of 32 bytes.
+
+    Fitted on 22 shapes at 8, 4 and 2 bits (Zen 4), where choices by it are within 6 % of the best on average. Weights
+    beyond CACHE count more, a first pass as if another layer came between.
+    """
     products, values, sums, size = plan.work()
     additions = (plan.tiling.down.inputs + plan.tiling.across.inputs) / 8  # compared with 2x2
     beyond = max(0, size - CACHE) / 64
@@ -62,7 +71,7 @@ def cost(plan: Plan) -> float:
 
 
 def direct_cost(step: Step, vnni: bool) -> float:
-    """Of targets/x86/multiply_add.py, likewise."""
+    """Returns about what the direct kernel (targets/x86/multiply_add.py) costs, likewise."""
     oh, ow, o = step.write.tensor.shape
     weight = arrange_direct(step.node.weight)
     chain = 0 if vnni else longest_chain(weight, step.reads[0].tensor.qmax)
@@ -77,17 +86,17 @@ def _cheapest(step: Step, epilogues: Epilogues, vnni: bool, registers: int) -> K
 
 
 def winograd_multiply_add(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX2."""
+    """Winograd's convolution on AVX2."""
     return _cheapest(step, epilogues, False, 16)
 
 
 def winograd_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX-VNNI."""
+    """Winograd's convolution on AVX-VNNI."""
     return _cheapest(step, epilogues, True, 16)
 
 
 def winograd_dot_product_32(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX-512 VNNI: twice the registers."""
+    """Winograd's convolution on AVX-512 VNNI, which has twice the registers."""
     return _cheapest(step, epilogues, True, 32)
 
 
@@ -98,48 +107,52 @@ def _registers(count: int, dtype: str, lanes: int):
     return buffer
 
 
-def _accumulate(acc, lanes: int, v, weights, codes, filters, rows: int, k, product) -> None:
+def _accumulate(acc: Any, lanes: int, operands: Operands, k: Any, product: Callable[[Any, Any, Any], Any]) -> None:
     """acc = product(acc, four bytes of V repeated, 32 bytes of U) for every tile and both vectors."""
+    v = operands.v
     four, dtype = (4, "uint8x32") if str(v.dtype) == "uint8" else (2, "int16x16")
-    ws = [weights[T.ramp(filters(k) + i * 32, 1, 32)] for i in range(2)]
+    ws = [operands.weights[T.ramp(operands.filters(k) + i * 32, 1, 32)] for i in range(2)]
     ws = [T.bind(w if four == 4 else T.reinterpret(w, dtype=dtype)) for w in ws]
-    for row in range(rows):
-        word = T.reinterpret(v[T.ramp(codes(row, k), 1, four)], dtype="int32")
+    for row in range(operands.rows):
+        word = T.reinterpret(v[T.ramp(operands.codes(row, k), 1, four)], dtype="int32")
         x = T.bind(T.reinterpret(T.broadcast(word, 8), dtype=dtype))
         for i in range(2):
             at = T.ramp((row * 2 + i) * lanes, 1, lanes)
             T.buffer_store(acc, product(acc[at], x, ws[i]), [at])
 
 
-def _whole(product):
+def _whole(product: Callable[[Any, Any, Any], Any]) -> Callable[[Operands], None]:
     """Products that are summed in int32 at once."""
 
-    def products(v, weights, codes, filters, put, rows, groups):
-        acc = _registers(rows * 2, "int32", 8)
-        with T.serial(groups) as k:
-            _accumulate(acc, 8, v, weights, codes, filters, rows, k, product)
-        for i in range(rows * 2):
-            put(i // 2, i % 2, acc[T.ramp(i * 8, 1, 8)], 8)
+    def products(operands: Operands) -> None:
+        acc = _registers(operands.rows * 2, "int32", 8)
+        with T.serial(operands.groups) as k:
+            _accumulate(acc, 8, operands, k, product)
+        for i in range(operands.rows * 2):
+            operands.put(i // 2, i % 2, acc[T.ramp(i * 8, 1, 8)], 8)
 
     return products
 
 
-def _chained(v, weights, codes, filters, put, rows, groups, chain) -> None:
+def _chained(operands: Operands, chain: int) -> None:
     """Runs of `chain` steps in int16, then in int32."""
+    rows, groups = operands.rows, operands.groups
     runs, ones = -(-groups // chain), T.broadcast(T.int16(1), 16)
     acc = _registers(rows * 2, "int32", 8) if runs > 1 else None
-    product = lambda acc, x, w: acc + intrinsic("avx2.pmadd.ub.sw", "int16x16", x, w)  # noqa: E731
 
-    def run(first, count, last):
+    def product(acc: Any, x: Any, w: Any) -> Any:
+        return acc + intrinsic("avx2.pmadd.ub.sw", "int16x16", x, w)
+
+    def run(first: Any, count: int, last: bool) -> None:
         sums = _registers(rows * 2, "int16", 16)
         with T.serial(count) as k:
-            _accumulate(sums, 16, v, weights, codes, filters, rows, first + k, product)
+            _accumulate(sums, 16, operands, first + k, product)
         for i in range(rows * 2):
             at = T.ramp(i * 8, 1, 8)
             wide = intrinsic("avx2.pmadd.wd", "int32x8", sums[T.ramp(i * 16, 1, 16)], ones)
             wide = wide if acc is None else wide + acc[at]
             if last:
-                put(i // 2, i % 2, wide, 8)
+                operands.put(i // 2, i % 2, wide, 8)
             else:
                 T.buffer_store(acc, wide, [at])
 

@@ -3,6 +3,8 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -10,10 +12,13 @@ import pytest
 
 from benchmarks import latency
 from benchmarks.networks import random_networks
-from benchmarks.peers import engines
+from benchmarks.peers import engines, float_network
 from compile import verify
+from compile.build import build
+from compile.settings import BuildSettings
 from compile.source.opened import open_source
 from runtime import open_bundle
+from targets import find
 from targets.reference import interpreter
 from targets.reference.nodes import Conv, Rescale
 from train.integers.evaluate import evaluate
@@ -39,7 +44,7 @@ def test_widths(graphs, name, bits):
     inner = {n.name: graph.bit_config()[n.name] for n in graph.convs()[1:-1]}
     depthwise = {n.name for n in graph.convs() if n.groups > 1}
     if bits == "mixed":
-        assert {pair for pair in inner.values()} == {(8, 8), (4, 4), (2, 2)}
+        assert set(inner.values()) == {(8, 8), (4, 4), (2, 2)}
     else:
         plain, _, special = bits.partition("-dw")
         expected = (int(plain[1]), int(plain[3]))
@@ -99,7 +104,7 @@ def test_peers_get_the_same_network_from_any_variant(graphs, tmp_path):
     for bits in ("w8a8", "w3a4", "w2a2"):
         model = onnx.load(folder / f"{bits}.onnx")
         before = model.SerializeToString()
-        network = engines.float_network(model)
+        network = float_network.float_network(model)
         onnx.checker.check_model(network, full_check=True)
         assert model.SerializeToString() == before
         ops.append(Counter(node.op_type for node in network.graph.node))
@@ -111,19 +116,19 @@ def test_peers_get_the_same_network_from_any_variant(graphs, tmp_path):
 def test_float_network_computes_what_the_integers_approximate(tmp_path):
     folder = random_networks.write_run(tmp_path / "run", "resnet8", ["w8a8"])
     model, source = onnx.load(folder / "w8a8.onnx"), open_source([folder])
-    onnx.save(engines.float_network(model), tmp_path / "fp32.onnx")
-    floats = engines.as_floats(model, source.pictures)
+    onnx.save(float_network.float_network(model), tmp_path / "fp32.onnx")
+    floats = float_network.as_floats(model, source.pictures)
     logits = source.variants[0].logits * source.variants[0].graph.tensors["logits"].scale
-    got = engines.answered(engines.run_onnxruntime(tmp_path / "fp32.onnx", 1), floats)
-    assert engines.difference(got, logits) < 0.1  # rounding to 8 bits, ten layers deep
-    assert engines.difference(got, np.roll(logits, 1, axis=1)) > 0.5
+    got = engines.run_all(engines.run_onnxruntime(tmp_path / "fp32.onnx", 1), floats)
+    assert engines.largest_difference(got, logits) < 0.1  # rounding to 8 bits, ten layers deep
+    assert engines.largest_difference(got, np.roll(logits, 1, axis=1)) > 0.5
 
 
 def test_records_of_a_network(tmp_path, capsys):
     words = ["--networks", "resnet8", "--bits", "w4a4,mixed", "--calls", "2", "--json", str(tmp_path / "l.json")]
     assert latency.main(words) == 0
     records = json.loads((tmp_path / "l.json").read_text())
-    openvino = [("openvino", "fp32"), ("openvino", "int8")] * (not engines.missing())
+    openvino = [("openvino", "fp32"), ("openvino", "int8")] * (not engines.missing_packages())
     ran = [(r["engine"], r["bits"]) for r in records]
     assert ran == [
         ("bitgrade", "w4a4"),
@@ -141,15 +146,15 @@ def test_records_of_a_network(tmp_path, capsys):
 
 def test_records_of_a_bundle_where_openvino_is_not_installed(tmp_path, capsys, monkeypatch):
     run = random_networks.write_run(tmp_path / "own", "resnet8", ["w8a8"])
-    bundle = latency.build([run], latency.find("x86"), tmp_path / "bundle")
+    bundle = build(BuildSettings(find("x86"), (run,), tmp_path / "bundle")).bundle
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     capsys.readouterr()
     words = ["--bundle", str(bundle), "--threads", "1,2", "--calls", "2", "--json", str(tmp_path / "l.json")]
     assert latency.main(words) == 0
     out, records = capsys.readouterr().out, json.loads((tmp_path / "l.json").read_text())
     assert "openvino is not installed" in out and "nncf is not installed" in out
-    theirs = [(r["engine"], r["threads"]) for r in records if r["engine"] != "bitgrade"]
-    assert theirs == [("onnxruntime", 1)] * 3 + [("onnxruntime", 2)] * 3
+    peers = [(r["engine"], r["threads"]) for r in records if r["engine"] != "bitgrade"]
+    assert peers == [("onnxruntime", 1)] * 3 + [("onnxruntime", 2)] * 3
     own = [r["threads"] for r in records if r["engine"] == "bitgrade"]
     assert own == [1, 2]
 
@@ -163,8 +168,8 @@ def test_threads_are_handed_on(small_bundle, monkeypatch):
             super().__init__(bundle, variants)
 
     monkeypatch.setattr(latency, "Loaded", Threaded)
-    records = [record for record, _ in latency.ours(open_bundle(small_bundle), 3)]
-    assert asked == [3] and [r["threads"] for r in records] == [3, 3, 3] and all(r["exact"] for r in records)
+    records = [contender.record for contender in latency.own_contenders(open_bundle(small_bundle), 3)]
+    assert asked == [3] and [r.threads for r in records] == [3, 3, 3] and all(r.exact for r in records)
 
 
 def test_wrong_answers_are_not_exact(small_bundle, monkeypatch):
@@ -175,34 +180,46 @@ def test_wrong_answers_are_not_exact(small_bundle, monkeypatch):
             return logits
 
     monkeypatch.setattr(latency, "Loaded", Wrong)
-    exact = {record["bits"]: record["exact"] for record, _ in latency.ours(open_bundle(small_bundle), 1)}
+    records = [contender.record for contender in latency.own_contenders(open_bundle(small_bundle), 1)]
+    exact = {record.bits: record.exact for record in records}
     assert exact == {"w8a8": True, "w4a4": False, "again": True}
 
 
 @pytest.mark.parametrize("calls, expected", [(1, 12), (12, 12), (25, 36)])
 def test_calls_take_turns_in_bursts(calls, expected):
     order = []
-    group = [({"threads": 1, "bits": k}, lambda k=k: order.append(k)) for k in "ab"]
-    records = latency.measure(group, calls)
+    blank = latency.LatencyRecord("network", "engine", "", 1, True, 0.0)
+    contenders = [latency.Contender(replace(blank, bits=k), partial(order.append, k)) for k in "ab"]
+    records = latency.time_contenders(contenders, calls)
     assert order == (["a"] * latency.BURST + ["b"] * latency.BURST) * (expected // latency.BURST)
-    assert [r["bits"] for r in records] == ["a", "b"] and all(r["ms"] > 0 for r in records)
+    assert [r.bits for r in records] == ["a", "b"] and all(r.ms > 0 for r in records)
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--networks", "vgg"], "expected some of resnet8"),
-        (["--threads", "0"], "numbers of at least 1"),
-        (["--networks", "resnet8", "--bits", "w9a9"], "expected bits among"),
-        (["--networks", "resnet8", "--target", "z80"], "expected a target among"),
-        (["--networks", "resnet8", "--avx2", "--target", "x86:avx-vnni"], "to need AVX2 alone.* avx_vnni"),
+        ("--networks vgg", "expected some of resnet8"),
+        ("--threads 0", "numbers of at least 1"),
+        ("--networks resnet8 --bits w9a9", "expected bits among"),
+        ("--networks resnet8 --target z80", "expected a target among"),
+        ("--networks resnet8 --avx2 --target x86:avx-vnni", "to need AVX2 alone.* avx_vnni"),
+        ("--networks resnet8 --avx2 --target x86", "to need AVX2 alone, x86:avx512-vnni needs avx512"),
     ],
 )
 def test_errors(words, message, capsys):
     try:
-        status = latency.main(words)
-    except SystemExit as exit:
-        status = exit.code
-    assert status == 2
-    error = " ".join(capsys.readouterr().err.split())
-    assert re.search(message, error), error
+        status = latency.main(words.split())
+    except SystemExit as ended:
+        status = ended.code
+    error = capsys.readouterr().err
+    assert status == 2 and re.search(message, error), error
+    assert error.count("\n") == 1
+
+
+def test_a_bundle_that_needs_more_than_avx2_is_refused(small_bundle, monkeypatch, capsys):
+    monkeypatch.setattr(latency.avx2, "run_held_to_avx2", lambda *_: pytest.fail("it ran"))
+    level = open_bundle(small_bundle).level()
+    if "avx512f" not in level.requires:
+        pytest.skip(f"the best level that runs here is {level.name}")
+    assert latency.main(["--avx2", "--bundle", str(small_bundle)]) == 2
+    assert f"{small_bundle} needs avx512" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.peers import avx2
 from runtime.machine import cpu
 
-ASK = bytes.fromhex("0f01d0")
+QUESTION = bytes.fromhex("0f01d0")
 
 
 @pytest.mark.parametrize(
@@ -26,16 +26,16 @@ ASK = bytes.fromhex("0f01d0")
     ],
 )
 def test_patch_replaces_questions_about_register_0_alone(before, replaced):
-    code = b"\xcc" * 20 + bytes.fromhex(before) + ASK + b"\xcc" * 5
-    new, count = avx2.patched(code)
+    code = b"\xcc" * 20 + bytes.fromhex(before) + QUESTION + b"\xcc" * 5
+    new, count = avx2.patch(code)
     assert (count, len(new)) == (int(replaced), len(code))
-    assert new == (code.replace(ASK, avx2.ANSWER) if replaced else code)
+    assert new == (code.replace(QUESTION, avx2.ANSWER) if replaced else code)
 
 
 def test_patch_replaces_every_question():
-    code = (b"\x31\xc9" + ASK + b"\x90" * 20) * 3 + ASK
-    new, count = avx2.patched(code)
-    assert count == 3 and new.count(avx2.ANSWER) == 3 and new.endswith(ASK)
+    code = (b"\x31\xc9" + QUESTION + b"\x90" * 20) * 3 + QUESTION
+    new, count = avx2.patch(code)
+    assert count == 3 and new.count(avx2.ANSWER) == 3 and new.endswith(QUESTION)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or "xsave" not in cpu.features(), reason="runs x86-64 code")
@@ -45,18 +45,18 @@ def test_patched_code_answers_as_an_old_system():
         page.write(code)
         return ctypes.CFUNCTYPE(ctypes.c_uint32)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
 
-    code = bytes.fromhex("31c9") + ASK + bytes.fromhex("c3")  # xor ecx, ecx; xgetbv; ret
+    code = bytes.fromhex("31c9") + QUESTION + bytes.fromhex("c3")  # xor ecx, ecx; xgetbv; ret
     assert answer(code) & 7 == 7
-    assert answer(avx2.patched(code)[0]) == 7
+    assert answer(avx2.patch(code)[0]) == 7
 
 
 def test_a_copy_of_a_package_is_patched_and_the_package_is_not(tmp_path):
-    package, code = tmp_path / "site" / "peer", b"\x31\xc9" + ASK
+    package, code = tmp_path / "site" / "peer", b"\x31\xc9" + QUESTION
     (package / "capi").mkdir(parents=True)
     (package / "__init__.py").write_text("VALUE = 7")
     (package / "capi" / "peer.cpython-311.so").write_bytes(code)
     (package / "capi" / "libpeer.so.1.2").write_bytes(b"\0" + code)
-    assert avx2.copy(package, tmp_path / "copy") == 2
+    assert avx2.copy_patched(package, tmp_path / "copy") == 2
     assert (tmp_path / "copy" / "capi" / "libpeer.so.1.2").read_bytes() == b"\0\x31\xc9" + avx2.ANSWER
     assert (package / "capi" / "libpeer.so.1.2").read_bytes() == b"\0" + code
     assert (tmp_path / "copy" / "__init__.py").resolve() == package / "__init__.py"
@@ -64,15 +64,15 @@ def test_a_copy_of_a_package_is_patched_and_the_package_is_not(tmp_path):
 
 def test_a_package_without_the_question_is_refused(tmp_path):
     (tmp_path / "peer").mkdir()
-    (tmp_path / "peer" / "lib.so").write_bytes(b"\x90" * 64 + ASK)
+    (tmp_path / "peer" / "lib.so").write_bytes(b"\x90" * 64 + QUESTION)
     with pytest.raises(ValueError, match="cannot be held to AVX2"):
-        avx2.copy(tmp_path / "peer", tmp_path / "copy")
+        avx2.copy_patched(tmp_path / "peer", tmp_path / "copy")
 
 
 def test_a_processor_that_cannot_be_hidden_is_refused(monkeypatch):
     monkeypatch.setattr(avx2.cpu, "features", lambda: frozenset({"avx2", "avx_vnni"}))
     with pytest.raises(ValueError, match="without AVX-VNNI"):
-        avx2.run("benchmarks.latency", [])
+        avx2.run_held_to_avx2("benchmarks.latency", [])
 
 
 PROBE = """
@@ -93,8 +93,8 @@ def test_openvino_picks_no_avx512_kernel(tmp_path, monkeypatch, capfd):
     """What it chose for a convolution, told by itself; the installed copy chooses avx512 where the processor has it."""
     (tmp_path / "probe.py").write_text(PROBE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(avx2, "PACKAGES", ("openvino",))
-    assert avx2.run("probe", []) == 0
+    monkeypatch.setattr(avx2, "PATCHED_PACKAGES", ("openvino",))
+    assert avx2.run_held_to_avx2("probe", []) == 0
     out = capfd.readouterr().out
     assert "openvino: held to AVX2" in out and "site-packages/openvino/__init__.py" not in out
     assert "avx2" in out.replace("AVX2", "") and "avx512" not in out

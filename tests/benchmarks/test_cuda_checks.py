@@ -9,6 +9,7 @@ tvm_ffi = pytest.importorskip("tvm_ffi")
 torch = pytest.importorskip("torch")
 
 from benchmarks.cuda import checks as cuda_checks
+from benchmarks.cuda.records import CheckRecord
 from runtime import open_bundle
 from runtime.execution import library
 from runtime.machine import cuda
@@ -33,7 +34,7 @@ def gpu(driver, small_bundle, monkeypatch):
         logits[:] = expected[tables[table.tobytes()]][index] + (index in spoiled)
 
     monkeypatch.setitem(library._MEMORY, bundle.manifest.target.family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "_library", lambda path: lambda name: main)
+    monkeypatch.setattr(library, "open_library", lambda path: lambda name: main)
     real = cuda_checks.buffer
     monkeypatch.setattr(cuda_checks, "buffer", lambda values, device: real(values, "cpu"))
     monkeypatch.setattr(cuda_checks, "Captured", lambda call: call)
@@ -45,10 +46,10 @@ def test_a_bundle_is_checked_in_both_ways(gpu, small_bundle):
     streams, spoiled = gpu
     variants, count = len(open_bundle(small_bundle).variants), 5
     parts = [
-        {"case": small_bundle.name, "part": part, "pictures": variants * count, "differing": 0}
+        CheckRecord(small_bundle.name, part, variants * count, 0)
         for part in ("engine", "Engine.launch in a CUDA graph")
     ]
-    assert cuda_checks.bundle_checks(small_bundle) == parts
+    assert cuda_checks.check_bundle(small_bundle) == parts
     assert streams == ([0] * count + [STREAM] * count) * variants  # the engine's copies are on the default stream
     spoiled += [1, 4]
-    assert [f["differing"] for f in cuda_checks.bundle_checks(small_bundle)] == [2 * variants] * 2
+    assert [r.differing for r in cuda_checks.check_bundle(small_bundle)] == [2 * variants] * 2

@@ -1,17 +1,20 @@
 """How the benchmark for GPUs times: graphs, peers and peaks, as far as they can be looked at without a GPU."""
 
-import json
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tvm")
 
-from benchmarks.cuda import cases as cuda_cases
 from benchmarks.cuda import checks as cuda_checks
+from benchmarks.cuda import peak
+from benchmarks.cuda import peer as cuda_peer
 from benchmarks.cuda import times as cuda_times
-from benchmarks.cuda.case import Case
+from benchmarks.cuda.case import Case, FloatLayer, PeakCase
+from benchmarks.cuda.cases import float_layers
 from benchmarks.networks.random_networks import NETWORKS
 from targets.cuda.kernels import PROCESSORS
 
@@ -83,16 +86,32 @@ def test_a_call_is_warmed_on_the_side_before_it_is_captured(gpu):
     assert gpu[-1] == "replay" and gpu.count("capture") == 1
 
 
-def small(network: str, **facts) -> Case:
-    layers = json.loads(json.dumps(cuda_cases.layers(NETWORKS[network].graph("w8a8", 64))))
-    return Case(None, {"network": network, "batch": 2, "layers": layers, "macs": {"8": 100, "4": 0}, **facts})
+def small(network: str, bits: str = "w8a8") -> Case:
+    return Case(
+        folder=Path(f"{network}-{bits}-2"),
+        network=network,
+        bits=bits,
+        batch=2,
+        target="cuda",
+        requires=("sm_80",),
+        workspace=0,
+        macs={"8": 100, "4": 0},
+        command="",
+        layers=tuple(float_layers(NETWORKS[network].graph("w8a8", 64))),
+    )
+
+
+def test_a_case_is_read_as_it_was_written(tmp_path):
+    case = replace(small("mobilenetv2"), folder=tmp_path, arrays={"weights": "array-1.npy"})
+    case.write()
+    assert Case.read(tmp_path) == case and case.work == 100
 
 
 @pytest.mark.parametrize("network", ["resnet8", "resnet18", "mobilenetv2"])
 def test_the_peer_pads_as_one_would_write_it(network, monkeypatch):
     """By the convolutions themselves: a kernel that pads would make the peer look slow."""
-    peer = cuda_times.Peer(small(network).facts["layers"])
-    monkeypatch.setattr(cuda_times.F, "pad", lambda *_, **__: pytest.fail("padded by a kernel of its own"))
+    peer = cuda_peer.FloatPeer(small(network).layers)
+    monkeypatch.setattr(cuda_peer.F, "pad", lambda *_, **__: pytest.fail("padded by a kernel of its own"))
     assert peer(torch.rand(2, 3, 64, 64)).shape == (2, NETWORKS[network].classes)
 
 
@@ -107,8 +126,8 @@ def test_the_peer_pads_as_one_would_write_it(network, monkeypatch):
     ],
 )
 def test_even_padding_only_where_the_shape_stays(pads, size, even):
-    x, layer = torch.rand(1, 4, size, size), {"padding": pads, "kernel": [3, 3], "stride": 2}
-    padded, left = cuda_times._padded(x, layer)
+    x, layer = torch.rand(1, 4, size, size), FloatLayer("MaxPool", "y", ("x",), 4, 2, tuple(pads), kernel=(3, 3))
+    padded, left = cuda_peer.pad_unevenly(x, layer)
     top, before, bottom, after = pads
     rows, columns = ((size + both - 3) // 2 + 1 for both in (top + bottom, before + after))
     assert torch.nn.functional.max_pool2d(padded, 3, 2, left).shape == (1, 4, rows, columns)
@@ -121,7 +140,7 @@ def test_a_peer_that_does_not_compile_is_left_out(error, gpu, monkeypatch, capsy
         raise error
 
     monkeypatch.setattr(torch, "compile", fails)
-    assert cuda_times.compiled_peer(lambda x: x, torch.zeros(1)) == {}
+    assert cuda_times.compile_peer(lambda x: x, torch.zeros(1)) == {}
     assert f"torch.compile: left out, {type(error).__name__}: " in capsys.readouterr().err
 
 
@@ -139,31 +158,31 @@ def test_the_times_are_kept_before_the_peer_is_compiled(gpu, monkeypatch):
     """Compiling may take longer than anybody waits, and fail in ways that end the process."""
     times = {"w8a8": 2.0, "w4a4": 1.0, "torch fp16": 5.0, "torch fp16 compiled": 4.0}
     monkeypatch.setattr(cuda_times, "Compiled", FakeCompiled)
-    monkeypatch.setattr(cuda_times, "peer", lambda case, shape: (lambda x: x, torch.zeros(1)))
-    monkeypatch.setattr(cuda_times, "least", lambda calls: {name: times[name] for name in calls})
+    monkeypatch.setattr(cuda_times, "make_peer", lambda case, shape: (lambda x: x, torch.zeros(1)))
+    monkeypatch.setattr(cuda_times, "least_times", lambda calls: {name: times[name] for name in calls})
     monkeypatch.setattr(torch, "compile", lambda network, mode: pytest.fail("too early"))
     cases = [small("resnet8", bits="w8a8"), small("resnet8", bits="w4a4")]
-    found = cuda_times.bench(cases, "GPU", 90, {"8": 100.0})
-    assert [(r["bits"], r["ms"], r["peak_share"]) for r in next(found)] == [
+    rounds = cuda_times.time_engines(cases, cuda_times.Gpu("GPU", 90, {"8": 100.0}))
+    assert [(r.bits, r.ms, r.peak_share) for r in next(rounds)] == [
         ("w8a8", 2.0, 0.5),
         ("w4a4", 1.0, 1.0),
         ("fp16", 5.0, None),
     ]
     monkeypatch.setattr(torch, "compile", lambda network, mode: network)
-    assert [(r["engine"], r["ms"]) for r in next(found)] == [
+    assert [(r.engine, r.ms) for r in next(rounds)] == [
         ("bitgrade", 2.0),
         ("bitgrade", 1.0),
         ("torch fp16", 5.0),
         ("torch fp16 compiled", 4.0),
     ]
-    assert not list(found)
+    assert not list(rounds)
 
 
-@pytest.mark.parametrize("processors", sorted(PROCESSORS.values()) + [8, 46, 84, 170])
+@pytest.mark.parametrize("processors", [*sorted(PROCESSORS.values()), 8, 46, 84, 170])
 def test_the_peak_keeps_every_processor_busy(processors):
     """Blocks that are left when others have none idle at most a twentieth of a GPU's time."""
-    rounds = -(-cuda_cases.PEAK_BLOCKS // processors)
-    assert cuda_cases.PEAK_BLOCKS / (rounds * processors) > 0.95
+    rounds = -(-peak.BLOCKS // processors)
+    assert peak.BLOCKS / (rounds * processors) > 0.95
 
 
 @pytest.mark.parametrize("capability, measured", [(90, ["8"]), (120, ["8"]), (87, ["4", "8"])])
@@ -171,16 +190,16 @@ def test_peaks_are_of_instructions_that_the_gpu_has(capability, measured, tmp_pa
     """Over words of all kinds: with zeros a GPU may clock higher than it ever does at work."""
     for container in ("8", "4"):
         (tmp_path / f"peak-{container}").mkdir()
-        (tmp_path / f"peak-{container}" / "case.json").write_text(json.dumps({"macs": 100, "outputs": 64}))
+        PeakCase(tmp_path / f"peak-{container}", container, 100, 64, "nvcc").write()
     words, bound = [], []
     monkeypatch.setattr(cuda_times, "buffer", lambda values, device: values)
-    monkeypatch.setattr(cuda_times, "least", lambda calls: {"peak": 2.0})
+    monkeypatch.setattr(cuda_times, "least_times", lambda calls: {"peak": 2.0})
 
     def bind(library, tensors):
         bound.append(library.parent.name)
         words.append(tensors[2])
 
     monkeypatch.setattr(cuda_times, "bind", bind)
-    assert cuda_times.measured_peaks(tmp_path, capability) == dict.fromkeys(measured, 50.0)
+    assert cuda_times.measure_peaks(tmp_path, capability) == dict.fromkeys(measured, 50.0)
     assert bound == [f"peak-{c}" for c in measured]
     assert all(w.dtype == "int32" and len(set(w.tolist())) == 16 and w.min() < 0 < w.max() for w in words)

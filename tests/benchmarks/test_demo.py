@@ -24,7 +24,7 @@ def commands(monkeypatch):
             raise Checked
         started.append(" ".join(words))
 
-    monkeypatch.setattr(demo, "run", run)
+    monkeypatch.setattr(demo, "run_module", run)
     monkeypatch.setattr("sys.argv", ["demo"])
     return started
 

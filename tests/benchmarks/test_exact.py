@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import exact
 from compile.build import build
+from compile.settings import BuildSettings
 from runtime import BundleError, open_bundle
 from targets import find
 from targets.reference import interpreter
@@ -32,7 +33,10 @@ def bundles(tmp_path_factory):
     }
     export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 3, 3))
     targets = {"x86": find("x86"), "arm": find("arm:cortex-a72")}
-    return {name: build([folder / "run"], target, folder / name, golden=1) for name, target in targets.items()}
+    return {
+        name: build(BuildSettings(target, (folder / "run",), folder / name, golden=1)).bundle
+        for name, target in targets.items()
+    }
 
 
 @pytest.mark.parametrize("name, count, runs_on", [("x86", 40, ""), ("arm", 3, "emulated cortex-a72")])

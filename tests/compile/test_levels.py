@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from compile import build as builder
+from compile.build import build
 from compile.bundle import libraries
 from compile.lowering.lower import lower
+from compile.settings import BuildSettings
 from runtime import BundleError, Engine, open_bundle
 from runtime.bundle import opened as bundle
 from runtime.bundle.manifest import signed
@@ -18,7 +19,7 @@ from targets import TargetError, find
 from targets.reference import interpreter
 from tests.conftest import BITS
 from tests.support.graphs import pictures, resnet_like
-from train.integers.export import export_run
+from tests.support.runs import write_run
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")
 LEVELS = ["x86:avx512-vnni", "x86:avx-vnni", "x86:avx2"]
@@ -141,44 +142,33 @@ def test_lowering_takes_one_level():
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder, graph = tmp_path_factory.mktemp("runs") / "tiny", resnet_like(((8, 8), (4, 4)), seed=4, size=8)
-    run = {
-        "format": 1,
-        "name": "tiny",
-        "arch": "resnet",
-        "dataset": "none",
-        "method": "fixed",
-        "selector": None,
-        "labels": list("0123456789"),
-        "variants": [{"name": "a", "cost": 1.0, "accuracy": {}}],
-    }
-    export_run(folder, {"a": graph}, run, pictures(graph, 2, 3))
-    return folder
+def tiny_run(tmp_path_factory):
+    graph = resnet_like(((8, 8), (4, 4)), seed=4, size=8)
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", {"a": graph}, pictures(graph, 2, 3))
 
 
 @pytest.mark.parametrize(
     "features, ladder",
     [
-        (EVERYTHING, ["x86:avx512-vnni ok", "x86:avx-vnni ok", "x86:avx2 ok"]),
-        (EVERYTHING - {"avx_vnni"}, ["x86:avx512-vnni ok", "x86:avx-vnni encoded for AVX-512 ok", "x86:avx2 ok"]),
-        (AVX2, ["x86:avx512-vnni not run here", "x86:avx-vnni not run here", "x86:avx2 ok"]),
+        (EVERYTHING, ["x86:avx512-vnni equal", "x86:avx-vnni equal", "x86:avx2 equal"]),
+        (
+            EVERYTHING - {"avx_vnni"},
+            ["x86:avx512-vnni equal", "x86:avx-vnni encoded for AVX-512 equal", "x86:avx2 equal"],
+        ),
+        (AVX2, ["x86:avx512-vnni not run here", "x86:avx-vnni not run here", "x86:avx2 equal"]),
     ],
 )
-def test_the_ladder_says_which_code_ran(run_folder, tmp_path, monkeypatch, capsys, features, ladder):
+def test_the_ladder_says_which_code_ran(tiny_run, tmp_path, monkeypatch, features, ladder):
     missing = features - cpu.features()
     if missing:
         pytest.skip(f"this processor lacks {', '.join(sorted(missing))}")
     monkeypatch.setattr(libraries.cpu, "features", lambda: frozenset(features))
-    monkeypatch.setenv("COLUMNS", "150")
-    builder.build([run_folder], find("x86"), tmp_path / "b", golden=2)
-    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    got = [f"{r[1].removesuffix(' = reference')} {r[5]}" for r in rows if len(r) == 6 and r[1].startswith("x86")]
-    assert got == ladder
+    report = build(BuildSettings(find("x86"), (tiny_run,), tmp_path / "b", golden=2))
+    assert [f"{r.answers} {r.result}" for r in report.rungs if r.answers.startswith("x86")] == ladder
 
 
-def test_code_that_nothing_here_can_check_is_not_built(run_folder, tmp_path, monkeypatch):
+def test_code_that_nothing_here_can_check_is_not_built(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(libraries.cpu, "features", lambda: frozenset(AVX2))
     with pytest.raises(TargetError, match="x86:avx-vnni: expected a machine that can check .*avx_vnni; build there"):
-        builder.build([run_folder], find("x86:avx-vnni"), tmp_path / "b")
+        build(BuildSettings(find("x86:avx-vnni"), (tiny_run,), tmp_path / "b"))
     assert not list(tmp_path.iterdir())

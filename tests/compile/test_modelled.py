@@ -14,7 +14,8 @@ pytest.importorskip("tvm")
 from benchmarks.networks.random_networks import NETWORKS
 from compile import profile
 from compile.lowering.lower import lower
-from compile.times import measured
+from compile.times.machine import missing_features
+from compile.times.measured import Local
 from compile.times.modelled import Modelled
 from targets.arm import toolchain
 from train.bits.cost import latency, relative
@@ -41,7 +42,7 @@ def test_modelled_costs_are_cycles_that_do_not_vary(a72):
         first, second = a72.times(calls)
         assert first == second == Modelled(a72.target).times(calls)[0] > shape.work / 64
     assert a72.unit == "cycles, modelled by llvm-mca" and "LLVM" in a72.name
-    assert isinstance(profile.machine_for(a72.target), Modelled if measured.missing(a72.target) else measured.Local)
+    assert isinstance(profile.machine_for(a72.target), Modelled if missing_features(a72.target) else Local)
 
 
 def test_a_modelled_kernel_may_reach_past_the_end_of_its_weights(a72):
@@ -59,7 +60,7 @@ def test_no_costs_without_llvm_mca(tmp_path, capsys, monkeypatch):
     pytest.importorskip("unicorn")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(profile, "machine_for", lambda target, _: Modelled(target))  # on an ARM machine too
-    monkeypatch.setattr(profile, "known", lambda: {DENSE: {"w8a8"}})
+    monkeypatch.setattr(profile, "known_layers", lambda: {DENSE: {"w8a8"}})
     assert profile.main(["--target", "arm:cortex-a72", "--out", str(tmp_path / "c.json")]) == 2
     assert "apt install llvm-19" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -81,9 +82,8 @@ def test_arm_tables_hold_the_networks_layers_as_modelled_cycles(target):
 @pytest.mark.parametrize("name,side", [("resnet8", None), ("resnet20", None), ("mobilenetv2", 96)])
 def test_fewer_bits_never_take_longer_by_the_tables(target, slack, name, side):
     costs = load(target)
-    eight, four, two = (
-        sum(time for _, time, _ in costs.predict(NETWORKS[name].graph(bits, side))) for bits in ("w8a8", "w4a4", "w2a2")
-    )
+    predictions = [costs.predict(NETWORKS[name].graph(bits, side)) for bits in ("w8a8", "w4a4", "w2a2")]
+    eight, four, two = (sum(time for _, time, _ in prediction) for prediction in predictions)
     assert two <= slack * four and four <= slack * eight
 
 

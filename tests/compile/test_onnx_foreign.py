@@ -9,15 +9,16 @@ import pytest
 from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from compile.qdq.importer import OnnxError, from_model, load
-from compile.qdq.reader import require_qdq
+from compile.qdq.importer import Normalization, OnnxError, from_model, load
+from compile.qdq.node import require_quantized
 from targets.reference.nodes import Add, AvgPool, Conv, MaxPool
 from tests.support.foreign import OnnxNet, float_network, qcdq_network, resnet8_float, resnet8_tflite
-from tests.support.onnx_ladder import as_floats, ladder
+from tests.support.onnx_ladder import compare
 from train.integers.export import difference, to_onnx
 
-ZERO_TO_ONE, ZERO_TO_255 = ((0.0,), (1.0,)), ((0.0,), (1 / 255,))
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ZERO_TO_ONE = Normalization((0.0,), (1.0,))
+ZERO_TO_255 = Normalization((0.0,), (1 / 255,))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 U8, S8 = QuantType.QUInt8, QuantType.QInt8
 CONFIGS = {
     "u8s8": dict(activation_type=U8, weight_type=S8),
@@ -62,18 +63,18 @@ def quantized(tmp_path: Path, model: onnx.ModelProto, calibration: np.ndarray, *
 @pytest.mark.parametrize("normalization", [ZERO_TO_ONE, IMAGENET], ids=["zero to one", "imagenet"])
 def test_onnxruntime_quantizer(tmp_path, config, normalization):
     u8 = photos((14, 14, 3), 200, 0)
-    model = quantized(tmp_path, float_network(1), as_floats(u8[:100], normalization), **CONFIGS[config])
+    model = quantized(tmp_path, float_network(1), normalization.floats(u8[:100]), **CONFIGS[config])
     graph = from_model(model, normalization=normalization)
     assert {Add, AvgPool, Conv, MaxPool} <= {type(n) for n in graph.nodes}
-    found = ladder(model, graph, u8, normalization)
+    agreement = compare(model, graph, u8, normalization)
     # Node by node only sums within float32's rounding of a tie may go the other way. Over a dozen layers each of those
     # few codes spreads, and a random network's classes are near each other.
-    assert found["differing codes"] < 1e-4 and found["same class"] > 0.95, found
+    assert agreement.differing_codes < 1e-4 and agreement.same_class > 0.95, agreement
 
 
 def test_foreign_graph_can_be_exported_again(tmp_path):
     u8 = photos((14, 14, 3), 50, 0)
-    model = quantized(tmp_path, float_network(2), as_floats(u8, IMAGENET), **CONFIGS["s8s8 per channel"])
+    model = quantized(tmp_path, float_network(2), IMAGENET.floats(u8), **CONFIGS["s8s8 per channel"])
     graph = from_model(model, normalization=IMAGENET)
     assert difference(graph, from_model(to_onnx(graph))) is None
 
@@ -89,8 +90,8 @@ def test_brevitas_qcdq(bits, quantize_weights):
         1 / 255
     )
     u8 = photos((9, 9, 3), 100, bits)
-    found = ladder(model, graph, u8, ZERO_TO_ONE)
-    assert found["differing codes"] < 1e-3 and found["same class"] > 0.95, found
+    agreement = compare(model, graph, u8, ZERO_TO_ONE)
+    assert agreement.differing_codes < 1e-3 and agreement.same_class > 0.95, agreement
 
 
 def test_identity_quantizers_of_the_picture_cost_nothing():
@@ -191,7 +192,7 @@ def test_the_picture_s_tensor_is_named():
 )
 def test_other_ways_to_quantize_or_none(nodes, advice):
     with pytest.raises(OnnxError, match=advice):
-        require_qdq([onnx.helper.make_node(kind, inputs, ["out"]) for kind, inputs in nodes])
+        require_quantized([onnx.helper.make_node(kind, inputs, ["out"]) for kind, inputs in nodes])
 
 
 def test_files_are_named(tmp_path):
@@ -232,13 +233,13 @@ def test_trained_resnet8(tmp_path, cifar, config):
     model = quantized(
         tmp_path,
         resnet8_float({k: v.numpy() for k, v in state.items()}),
-        as_floats(calibration, ZERO_TO_255),
+        ZERO_TO_255.floats(calibration),
         **CONFIGS[config],
     )
-    found = ladder(model, load(tmp_path / "quantized.onnx", ZERO_TO_255), u8, ZERO_TO_255)
-    accuracy = {k: (found[k] == y).mean() for k in ("onnxruntime", "integers")}
-    print(config, {k: found[k] for k in ("differing codes", "same class", "steps")}, accuracy)
-    assert found["same class"] > 0.99 and abs(accuracy["integers"] - accuracy["onnxruntime"]) <= 0.003
+    agreement = compare(model, load(tmp_path / "quantized.onnx", ZERO_TO_255), u8, ZERO_TO_255)
+    accuracy = {"onnxruntime": (agreement.onnxruntime == y).mean(), "integers": (agreement.integers == y).mean()}
+    print(config, agreement.differing_codes, agreement.same_class, agreement.steps, accuracy)
+    assert agreement.same_class > 0.99 and abs(accuracy["integers"] - accuracy["onnxruntime"]) <= 0.003
     assert accuracy["integers"] > 0.86
 
 
@@ -255,6 +256,7 @@ def test_tflite_integers(cifar):
         assert (conv.weight == weight.reshape(*weight.shape, *[1] * (4 - weight.ndim)).transpose(0, 2, 3, 1)).all()
         assert (conv.bias == bias.astype(np.int64) << left).all()
     _, u8, y = cifar
-    found = ladder(model, graph, u8, ZERO_TO_255)
-    print("tflite", {k: found[k] for k in ("differing codes", "same class", "steps")}, (found["integers"] == y).mean())
-    assert found["same class"] > 0.99 and (found["integers"] == y).mean() > 0.86
+    agreement = compare(model, graph, u8, ZERO_TO_255)
+    accuracy = (agreement.integers == y).mean()
+    print("tflite", agreement.differing_codes, agreement.same_class, agreement.steps, accuracy)
+    assert agreement.same_class > 0.99 and accuracy > 0.86

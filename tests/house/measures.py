@@ -93,32 +93,42 @@ def objections(path: Path) -> Iterator[Objection]:
     """What the rules object to in one module."""
     tree = ast.parse((ROOT / path).read_text())
     for function, public in functions(tree):
-        text = ast.get_docstring(function) or ""
-        lines = (function.end_lineno or 0) - function.lineno + 1
-        if lines > MOST_LINES:
-            yield Objection("long", path, function.lineno, f"{function.name} has {lines} lines")
-        if parameters(function) > MOST_PARAMETERS:
-            yield Objection("parameters", path, function.lineno, f"{function.name} has {parameters(function)}")
-        if not public:
-            continue
-        if not text:
-            yield Objection("docstring", path, function.lineno, f"{function.name} has none")
-            continue
-        missing = {name for name in raised(function) if name not in text}
-        if missing:
-            yield Objection("raises", path, function.lineno, f"{function.name} does not name {', '.join(missing)}")
-        if takes_arrays(function) and not SHAPE.search(text):
-            yield Objection("shapes", path, function.lineno, f"{function.name} gives no shape")
+        for rule, what in size_objections(function):
+            yield Objection(rule, path, function.lineno, f"{function.name} {what}")
+        for rule, what in docstring_objections(function) if public else ():
+            yield Objection(rule, path, function.lineno, f"{function.name} {what}")
     for node in ast.walk(tree):
+        line = getattr(node, "lineno", 1)
         if isinstance(node, ast.Module | ast.ClassDef | Function):
             first = (ast.get_docstring(node) or "").split("\n")[0]
             if first and not SENTENCE.search(first):
-                line = getattr(node, "lineno", 1)
                 yield Objection("sentence", path, line, f"{first!r} goes on in the next line, or has no end")
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in EMPTY_NAMES:
-            yield Objection("name", path, node.lineno, f"a variable named {node.id}")
+            yield Objection("name", path, line, f"a variable named {node.id}")
         if isinstance(node, ast.arg) and node.arg in EMPTY_NAMES:
-            yield Objection("name", path, node.lineno, f"a parameter named {node.arg}")
+            yield Objection("name", path, line, f"a parameter named {node.arg}")
+
+
+def size_objections(function: Function) -> Iterator[tuple[str, str]]:
+    """(rule, what is wrong) of a function that is too large."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if lines > MOST_LINES:
+        yield "long", f"has {lines} lines"
+    if parameters(function) > MOST_PARAMETERS:
+        yield "parameters", f"has {parameters(function)} parameters"
+
+
+def docstring_objections(function: Function) -> Iterator[tuple[str, str]]:
+    """(rule, what is wrong) of a public function whose docstring says too little."""
+    text = ast.get_docstring(function) or ""
+    if not text:
+        yield "docstring", "has no docstring"
+        return
+    missing = {name for name in raised(function) if name not in text}
+    if missing:
+        yield "raises", f"does not name {', '.join(missing)}"
+    if takes_arrays(function) and not SHAPE.search(text):
+        yield "shapes", "gives no shape"
 
 
 def main(folders: list[str]) -> None:

@@ -97,12 +97,12 @@ def test_views_without_room_leave_nothing(tmp_path, little_room):
 
 
 def test_the_same_state_is_the_same_checkpoint(tmp_path):
-    net, found = nn.Linear(3, 2), set()
+    net, contents = nn.Linear(3, 2), set()
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     net(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     state = CheckpointState(PRIVATE, None, {"seed": 3}, 0, None)
     for k in range(5):
         path = save_checkpoint(tmp_path / str(k), {"net": net}, optimizer, ["w", "b"], state)
-        found.add(path.read_bytes())
-    assert len(found) == 1
+        contents.add(path.read_bytes())
+    assert len(contents) == 1

@@ -1,30 +1,50 @@
 """The ladder of an imported file: onnxruntime BASIC against the integers, node by node and from picture to class."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from compile.qdq.normalization import Normalization
 from targets.reference import interpreter
 from targets.reference.graph import Graph
 
 LEVELS = (onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+CHUNK = 250  # pictures that run together
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How near imported integers are to onnxruntime.
+
+    differing_codes: share of codes that differ when each node alone is fed with onnxruntime's own codes. same_class:
+    share of pictures. steps: the largest difference of a logit, in steps of the logits' scale. onnxruntime, integers:
+    the class of each picture, int64 [N].
+    """
+
+    differing_codes: float
+    same_class: float
+    steps: float
+    onnxruntime: np.ndarray
+    integers: np.ndarray
 
 
 def session(model: onnx.ModelProto, level=LEVELS[1]) -> onnxruntime.InferenceSession:
+    """Returns a session of one thread at that level of optimization."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level, options.log_severity_level, options.intra_op_num_threads = level, 3, 1
+    options.graph_optimization_level = level
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
 
-def as_floats(u8: np.ndarray, normalization) -> np.ndarray:
-    """float32 [N, C, H, W] of pictures uint8 [N, H, W, C]."""
-    mean, std = (np.asarray(v, np.float64) for v in normalization)
-    return np.ascontiguousarray(((u8 / 255 - mean) / std).transpose(0, 3, 1, 2)).astype(np.float32)
+def run_float(model: onnx.ModelProto, u8: np.ndarray, normalization: Normalization) -> dict[str, np.ndarray]:
+    """Returns what each DequantizeLinear gives in onnxruntime BASIC [N, ...], by the name of its codes.
 
-
-def run_float(model: onnx.ModelProto, u8: np.ndarray, normalization) -> dict[str, np.ndarray]:
-    """What each DequantizeLinear gives in onnxruntime BASIC, by the name of its codes, and the output by ""."""
+    The output is there under "".
+    """
     model, output = onnx.ModelProto.FromString(model.SerializeToString()), model.graph.output[0].name
     real = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     constants = {t.name for t in model.graph.initializer} | {
@@ -33,15 +53,18 @@ def run_float(model: onnx.ModelProto, u8: np.ndarray, normalization) -> dict[str
     real = {codes: name for codes, name in real.items() if codes not in constants} | {"": output}
     for name in set(real.values()) - {output}:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    opened, x = session(model), as_floats(u8, normalization)
+    opened, x = session(model), normalization.floats(u8)
     return {
-        k: np.concatenate([opened.run([v], {"x": x[i : i + 250]})[0] for i in range(0, len(x), 250)])
+        k: np.concatenate([opened.run([v], {"x": x[i : i + CHUNK]})[0] for i in range(0, len(x), CHUNK)])
         for k, v in real.items()
     }
 
 
-def nodes_differing(graph: Graph, floats: dict, u8: np.ndarray) -> tuple[int, int]:
-    """(differing, all) codes when each node alone is fed with onnxruntime's own codes; none may be off by two."""
+def count_differing_codes(graph: Graph, floats: dict[str, np.ndarray], u8: np.ndarray) -> tuple[int, int]:
+    """Returns (differing, all) codes when each node alone is fed with onnxruntime's own codes; none is off by two.
+
+    floats: as run_float gives them; u8: pictures [N, H, W, C].
+    """
     values, differing, total = {graph.input: u8}, 0, 0
     for name in floats.keys() & graph.tensors.keys():
         t = graph.tensors[name]
@@ -58,19 +81,20 @@ def nodes_differing(graph: Graph, floats: dict, u8: np.ndarray) -> tuple[int, in
     return differing, total
 
 
-def ladder(model: onnx.ModelProto, graph: Graph, u8: np.ndarray, normalization) -> dict:
-    """Imported integers against onnxruntime BASIC: node by node, then from picture to class."""
+def compare(model: onnx.ModelProto, graph: Graph, u8: np.ndarray, normalization: Normalization) -> Agreement:
+    """Compares imported integers with onnxruntime BASIC on pictures [N, H, W, C]."""
     floats = run_float(model, u8, normalization)
-    differing, total = nodes_differing(graph, floats, u8)
-    integers = np.concatenate([interpreter.run(graph, u8[i : i + 250]) for i in range(0, len(u8), 250)]).astype(
-        np.int64
-    )
+    differing, total = count_differing_codes(graph, floats, u8)
+    rows = [interpreter.run(graph, u8[i : i + CHUNK]) for i in range(0, len(u8), CHUNK)]
+    integers = np.concatenate(rows).astype(np.int64)
     out = graph.tensors[graph.output]
-    steps = np.abs(floats[""] / np.float64(out.scale) - (integers - (0 if out.bits == 32 else out.zero_point[0])))
-    return {
-        "differing codes": differing / total,
-        "same class": float((floats[""].argmax(1) == integers.argmax(1)).mean()),
-        "steps": float(steps.max()),
-        "onnxruntime": floats[""].argmax(1),
-        "integers": integers.argmax(1),
-    }
+    zero_point = 0 if out.bits == 32 else out.zero_point[0]
+    steps = np.abs(floats[""] / np.float64(out.scale) - (integers - zero_point))
+    classes = floats[""].argmax(1)
+    return Agreement(
+        differing / total,
+        float((classes == integers.argmax(1)).mean()),
+        float(steps.max()),
+        classes,
+        integers.argmax(1),
+    )

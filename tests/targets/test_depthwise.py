@@ -135,7 +135,7 @@ def test_arm(case, tmp_path):
     graph, cortex = network(*case[:-1]), find("arm:cortex-a72")
     lowered = lower(graph, cortex)
     assert rule_of(lowered).startswith("depthwise, int16 products")
-    arm.build(lowered.module, cortex, tmp_path / "net.so", tmp_path)
+    arm.build([lowered.module], cortex, tmp_path / "net.so", tmp_path)
     assert_equal(graph, lowered, arm.runner(tmp_path / "net.so", cortex))
 
 
@@ -214,9 +214,9 @@ def test_units_in_any_order(target, channels):  # noqa: F811
 
 
 def _backwards(kernel):
-    def emit(reads, writes, weights, table, _):
+    def emit(buffers, _):
         for unit in reversed(range(kernel.units)):
-            kernel.emit(reads, writes, weights, table, (unit, unit + 1))
+            kernel.emit(buffers, (unit, unit + 1))
 
     return emit
 

@@ -101,7 +101,7 @@ def test_descriptions_need_the_standard_library_only():
 @needs_x86
 def test_x86_library(tmp_path):
     target = find("x86:avx2")
-    facts = x86.build(dots(), target, tmp_path / "m.so", tmp_path / "work")
+    facts = x86.build([dots()], target, tmp_path / "m.so", tmp_path / "work")
     x, w, table, expected = arguments()
     np.testing.assert_array_equal(x86.runner(tmp_path / "m.so", target)(x, w, table, 64, 5), expected)
     library = elf.read(tmp_path / "m.so")
@@ -114,7 +114,7 @@ def test_x86_library(tmp_path):
 def test_a_library_built_again_at_its_place_is_the_one_that_runs(tmp_path):
     target = find("x86:avx2")
     for n in (64, 48):  # dlopen would keep the first
-        x86.build(dots(n), target, tmp_path / "m.so")
+        x86.build([dots(n)], target, tmp_path / "m.so")
         x, w, table, expected = arguments(n)
         np.testing.assert_array_equal(x86.runner(tmp_path / "m.so", target)(x, w, table, n, 5), expected)
 
@@ -123,7 +123,7 @@ def test_a_library_built_again_at_its_place_is_the_one_that_runs(tmp_path):
 def test_one_library_holds_the_code_of_every_level(tmp_path):
     """Modules of different sums under one name each, whose private functions have the same names."""
     target, sizes = find("x86"), (64, 48, 80)
-    x86.build_levels([dots(n) for n in sizes], target, tmp_path / "m.so", tmp_path / "work")
+    x86.build([dots(n) for n in sizes], target, tmp_path / "m.so", tmp_path / "work")
     names = {p.name for p in (tmp_path / "work").iterdir()}
     assert names == {f"m_{v}.{end}" for v in ("avx512_vnni", "avx_vnni", "avx2") for end in ("s", "o")}
     for n, level in zip(sizes, target.levels, strict=True):
@@ -136,7 +136,7 @@ def test_one_library_holds_the_code_of_every_level(tmp_path):
 
 def test_arm_levels_run_on_their_processors(tmp_path, arm_linker):
     target, top = find("arm"), 128  # sdot takes signed codes
-    arm.build_levels([dot_product(), dots(classes=4)], target, tmp_path / "m.so")
+    arm.build([dot_product(), dots(classes=4)], target, tmp_path / "m.so")
     x, w, table, expected = arguments(classes=4, top=top)
     for level in target.levels:
         run = arm.runner(tmp_path / "m.so", level, "main" + target.suffix(level))
@@ -144,11 +144,11 @@ def test_arm_levels_run_on_their_processors(tmp_path, arm_linker):
     with pytest.raises(TargetError, match="expected the function __tvm_ffi_main_cortex_a53, got .*main_cortex_a72"):
         arm.runner(tmp_path / "m.so", target.levels[0], "main_cortex_a53")
     with pytest.raises(TargetError, match="sdot.*cortex-a72 lacks"):
-        arm.build_levels([dots(), dot_product()], target, tmp_path / "n.so")
+        arm.build([dots(), dot_product()], target, tmp_path / "n.so")
 
 
 def test_arm_library(tmp_path, arm_linker):
-    arm.build(dots(), find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
+    arm.build([dots()], find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
     library = elf.read(tmp_path / "m.so")
     assert library.machine == "aarch64" and library.needed == () and "__tvm_ffi_main" in library.defined
     assert all(s.startswith("TVMFFI") or s in ("memcpy", "memset", "memmove") for s in library.undefined)
@@ -158,14 +158,14 @@ def test_arm_library(tmp_path, arm_linker):
 
 def test_an_instruction_the_processor_lacks_is_refused_before_llvm_sees_it(tmp_path, arm_linker):
     with pytest.raises(TargetError, match="sdot.*dotprod.*cortex-a72 lacks"):
-        arm.build(dot_product(), find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
-    arm.build(dot_product(), find("arm:cortex-a76"), tmp_path / "m.so", tmp_path)
+        arm.build([dot_product()], find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
+    arm.build([dot_product()], find("arm:cortex-a76"), tmp_path / "m.so", tmp_path)
 
 
 @needs_x86
 def test_what_needs_the_tvm_runtime_is_refused(tmp_path):
     with pytest.raises(TargetError, match="__TVMBackendParallelLaunch.*T.parallel"):
-        x86.build(dots(parallel=True), find("x86:avx2"), tmp_path / "m.so", tmp_path)
+        x86.build([dots(parallel=True)], find("x86:avx2"), tmp_path / "m.so", tmp_path)
     assert not (tmp_path / "m.so").exists()
 
 
@@ -180,7 +180,7 @@ def test_no_linker_says_what_to_install(toolchain, monkeypatch):
 @pytest.mark.parametrize("family, toolchain", [("x86", x86), ("arm", arm)])
 def test_source_only_is_for_cuda(family, toolchain, tmp_path):
     with pytest.raises(TargetError, match="source only is for CUDA"):
-        toolchain.build(dots(), find(family).levels[0], tmp_path / "m.so", tmp_path, source_only=True)
+        toolchain.build([dots()], find(family).levels[0], tmp_path / "m.so", tmp_path, source_only=True)
 
 
 def test_elf_reader_refuses_other_files(tmp_path):
@@ -191,7 +191,7 @@ def test_elf_reader_refuses_other_files(tmp_path):
 
 def test_cuda_source_only_keeps_what_a_board_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    facts = cuda.build(mirror(), find("cuda"), tmp_path / "m.so", tmp_path, source_only=True)
+    facts = cuda.build([mirror()], find("cuda"), tmp_path / "m.so", tmp_path, source_only=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.cu", "rebuild.sh"]
     script = (tmp_path / "rebuild.sh").read_text()
     assert os.access(tmp_path / "rebuild.sh", os.X_OK) and "fast_math" not in script
@@ -205,14 +205,14 @@ def test_no_nvcc_names_source_only(tmp_path, monkeypatch):
     monkeypatch.delenv("NVCC", raising=False)
     monkeypatch.setattr(cuda, "_PLACES", ())
     with pytest.raises(TargetError, match="expected nvcc .*--source-only"):
-        cuda.build(mirror(), find("cuda"), tmp_path / "m.so", tmp_path)
+        cuda.build([mirror()], find("cuda"), tmp_path / "m.so", tmp_path)
 
 
 @needs_nvcc
 def test_cuda_library(tmp_path):
     import tvm_ffi
 
-    facts = cuda.build(mirror(), find("cuda"), tmp_path / "m.so", tmp_path)
+    facts = cuda.build([mirror()], find("cuda"), tmp_path / "m.so", tmp_path)
     assert facts["archs"] == ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90"]
     assert facts["kernels"] == 1 and facts["spilled"] == 0 and facts["stack"] == 0 and facts["registers"] > 0
     with pytest.raises(ValueError, match="expected cuda"):  # it loads and checks its arguments without a GPU
@@ -224,7 +224,7 @@ def test_cuda_library(tmp_path):
 def test_a_board_rebuilds_its_library_and_enters_it_in_the_manifest(tmp_path):
     folder = tmp_path / "lib"
     folder.mkdir()
-    cuda.build(mirror(), find("cuda:sm_87"), folder / "m.so", tmp_path, source_only=True)
+    cuda.build([mirror()], find("cuda:sm_87"), folder / "m.so", tmp_path, source_only=True)
     manifest = {"target": {"machine": "aarch64"}, "files": {"lib/m.cu": {"bytes": 1}}}
     (tmp_path / "manifest.json").write_text(json.dumps(signed(manifest)))
     env = {**os.environ, "PYTHON": sys.executable}

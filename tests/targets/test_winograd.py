@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from compile.lowering.lower import lower, run_compiled
-from compile.lowering.plan import layouts
 from runtime.machine import cpu
 from targets import TargetError, find
 from targets.cpu.epilogue import Epilogues, bound
@@ -17,6 +16,7 @@ from targets.kernel import Step
 from targets.reference import interpreter
 from targets.reference.graph import Graph
 from targets.reference.nodes import Conv, Tensor
+from targets.schedule import lay_out
 from targets.x86 import kernels
 from targets.x86.winograd import byte_chain, cost, direct_cost, plans
 from tests.support.graph_builder import Builder
@@ -217,7 +217,7 @@ def test_sums_that_could_not_be_divided_are_left_to_others():
     """The power of two in a tiling's factors, 64, 16 or 4, times the largest sum must fit 31 bits."""
     for channels, names in ((32, ["2x2", "4x2", "4x4"]), (256, ["2x2", "4x2"]), (1024, ["2x2"]), (2048, [])):
         graph = single(8, 8, channels, 16, 8, 8, np.full((16, 3, 3, channels), 127))
-        found = plans(_step(graph.nodes[0], layouts(graph)), True, 32)
+        found = plans(_step(graph.nodes[0], lay_out(graph)), True, 32)
         assert [p.multiplier.rule.split()[1] for p in found] == names
 
 
@@ -234,7 +234,7 @@ def test_every_row_is_written_by_one_row_of_tiles(tiling):
 def test_scratch_fits_the_stack():
     for channels in (64, 512, 2048, 8192):
         graph = single(30, 30, channels, 16, 2, 2, np.zeros((16, 3, 3, channels)))
-        found = plans(_step(graph.nodes[0], layouts(graph)), True, 32)
+        found = plans(_step(graph.nodes[0], lay_out(graph)), True, 32)
         assert all(p.held * p.tiling.positions * (p.channels * p.multiplier.bytes + 64) <= 1 << 19 for p in found)
         assert bool(found) == (channels < 8192)
 
@@ -246,7 +246,7 @@ def test_cost_decides_as_measured():
         half = 1 << (bits - 1)
         weight = np.rint(np.random.default_rng(0).normal(0, half / 2.5, (channels, 3, 3, channels)))
         graph = single(size, size, channels, channels, bits, bits, np.clip(weight, -half, half - 1))
-        step = _step(graph.nodes[0], layouts(graph))
+        step = _step(graph.nodes[0], lay_out(graph))
         plan = min(plans(step, True, 32), key=cost)
         choice[size, bits] = plan.multiplier.rule if cost(plan) < direct_cost(step, True) else None
     assert choice == {
@@ -275,7 +275,7 @@ def test_arm(name, w_bits, monkeypatch, tmp_path):
     every = lambda step: plans(step, "asimddp" in target.requires)  # noqa: E731
     lowered = lowered_with(graph, target, monkeypatch, arm, EPILOGUES, every, w_bits)
     assert served(lowered)
-    toolchain.build(lowered.module, target, tmp_path / "net.so", tmp_path)
+    toolchain.build([lowered.module], target, tmp_path / "net.so", tmp_path)
     x = pictures(graph, 3, w_bits)
     got = run_compiled(lowered, toolchain.runner(tmp_path / "net.so", target), x)
     np.testing.assert_array_equal(got, interpreter.run(graph, x))

@@ -12,6 +12,7 @@ from tvm_ffi import StructuralKey
 from compile.build import build
 from compile.lowering.lower import lower
 from compile.qdq.importer import load
+from compile.settings import BuildSettings
 from runtime import Engine
 from runtime.choice.selector import Selector
 from targets import find
@@ -78,7 +79,8 @@ def test_variants_of_the_zoo_compile_and_run(tmp_path):
     run = ZOO / "resnet8"
     about, golden = json.loads((run / "run.json").read_text()), np.load(run / about_golden(run))
     names = [next(v["name"] for v in about["variants"] if v["base"] == "w4a4"), "w4a4", "w2a2"]
-    build([run / f"{name}.onnx" for name in names], find("x86:avx2"), tmp_path / "bundle", golden=1, times=False)
+    files = tuple(run / f"{name}.onnx" for name in names)
+    build(BuildSettings(find("x86:avx2"), files, tmp_path / "bundle", golden=1, times=False))
     with Engine(tmp_path / "bundle") as engine:
         for name in names:
             found = [engine.infer(picture, variant=name).logits for picture in golden["images"][:8]]

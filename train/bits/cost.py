@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runtime.choice.selector import rounded_up
+from runtime.choice.budgets import rounded_up
 from targets import find
 from train.network.architectures import END_BITS, Architecture, Layer, open_layers
 

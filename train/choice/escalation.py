@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.choice.escalation import again
+from runtime.choice.escalation import escalate
 from runtime.choice.selector import decide
 from train.evidence.outcomes import Outcomes
 
@@ -27,7 +27,7 @@ class Rule:
 
     def run(self, first: np.ndarray, seen: Outcomes, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(variant int64 [M] whose answer counts, cost float [M] of both passes) after first choices int64 [M]."""
-        last = again(first, seen.margin[np.arange(len(first)), first], self.up, self.margins)
+        last = escalate(first, seen.margin[np.arange(len(first)), first], self.up, self.margins)
         return last, costs[first] + np.where(last != first, costs[last], 0)
 
     def gain(self, first: np.ndarray, seen: Outcomes, costs: np.ndarray) -> float:

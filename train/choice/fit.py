@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.choice.selector import Selector, entry_for
+from runtime.choice.budgets import Budget, entry_for
+from runtime.choice.selector import Selector
 from train.choice.escalation import Rule, escalation_table
 from train.choice.selector import INSIDE, budget_table, lambdas_of, train_selector
 from train.evidence.outcomes import Outcomes
@@ -77,7 +78,8 @@ def fit_choice(
             accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs), np.asarray(shared)
         )
         taken = escalation["budgets"]
-    entry = entry_for(taken, max(budget, taken[0]["budget"]))
+    rows = [Budget(entry["budget"], entry["lambda"], entry["accuracy"]) for entry in taken]
+    entry = taken[rows.index(entry_for(rows, max(budget, taken[0]["budget"])))]
     margins = np.array(entry.get("margins", [0] * len(costs)), np.int64)
     return Choice(selector, table, escalation, entry["lambda"], margins, costs, inside)
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from compile.qdq.derivable import ExportError
-from compile.qdq.exporter import FORMAT, to_onnx
+from compile.qdq.exporter import QDQ_FORMAT, to_onnx
 from compile.qdq.importer import from_model
 from runtime.files import replacing, write_bytes
 from targets.reference import interpreter
@@ -17,7 +17,7 @@ from targets.reference.graph import Graph, bit_operations, macs
 from targets.reference.nodes import Conv, Requant
 from train.bits.cost import TABLE_BITS
 
-__all__ = ["FORMAT", "ExportError", "difference", "export_run", "to_onnx"]
+__all__ = ["ExportError", "difference", "export_run", "to_onnx"]
 
 GOLDEN = "golden.npz"
 
@@ -49,7 +49,7 @@ def export_run(folder: Path, graphs: dict[str, Graph], run: dict, golden_images:
         np.savez(temporary, **golden)
     shape = list(graphs[names[0]].tensors[graphs[names[0]].input].shape)
     complete = {
-        "format": FORMAT,
+        "format": QDQ_FORMAT,
         "input": {"shape": shape},
         "selector": None,
         "escalation": None,

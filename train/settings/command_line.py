@@ -57,6 +57,11 @@ def make_parser(everything: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
+def make_full_parser() -> argparse.ArgumentParser:
+    """Returns the parser whose help shows every option, by section."""
+    return make_parser(everything=True)
+
+
 def given_path(text: str) -> Path:
     """Returns the path of a word; raises argparse.ArgumentTypeError for "", which would be the folder one is in."""
     if not text:

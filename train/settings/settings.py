@@ -65,7 +65,7 @@ class Settings:
 
     @classmethod
     def of(cls, **values: Any) -> "Settings":
-        """Returns the settings with these options, by their names; all others have their defaults."""
+        """Returns the settings with these options, by name, all others at their defaults. Raises SettingsError."""
         unknown = [name for name in values if name not in SECTION_OF]
         if unknown:
             raise SettingsError(f"expected options of train.run, got {', '.join(unknown)}; see --help-all")

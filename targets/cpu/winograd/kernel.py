@@ -6,19 +6,21 @@ from which come the outputs of every tile. The last tiles of a height or width t
 those before; rows that another unit writes are left out.
 """
 
+from typing import Any
+
 import numpy as np
 from tvm.tirx.script import builder as T
 
 from targets.cpu.epilogue import Epilogues
 from targets.cpu.vector import LANES, fill_borders
-from targets.cpu.winograd.plan import Plan
-from targets.kernel import Kernel, Origin
+from targets.cpu.winograd.plan import Operands, Plan
+from targets.kernel import Buffers, Kernel, Origin, Span
 
 LOCAL = dict(scope="local", annotations={"disable_lower_builtin": True})
 
 
 def arrange(u: np.ndarray, block: int, step: int, group: int) -> np.ndarray:
-    """[blocks, positions, K, block, group] of U [positions, O, I], zeros where there is nothing."""
+    """Returns [blocks, positions, K, block, group] of U [positions, O, I], zeros where there is nothing."""
     positions, o, i = u.shape
     full = np.zeros((positions, -(-o // block) * block, -(-i // step) * step), u.dtype)
     full[:, :o, :i] = u
@@ -26,10 +28,13 @@ def arrange(u: np.ndarray, block: int, step: int, group: int) -> np.ndarray:
 
 
 def winograd(plan: Plan, epilogues: Epilogues) -> Kernel:
+    """Returns the kernel of a plan."""
     return _Emitter(plan, epilogues).kernel()
 
 
 class _Emitter:
+    """Emits the code of one plan."""
+
     def __init__(self, plan: Plan, epilogues: Epilogues):
         self.plan, self.step, self.tiling, self.m = plan, plan.step, plan.tiling, plan.multiplier
         self.u = self.tiling.transform(self.step.node.weight)
@@ -54,7 +59,8 @@ class _Emitter:
         added[:, : self.u.shape[1]] = (self.tiling.signs * self.offsets) @ self.u.sum(2)
         return (-added).reshape(-1).astype(np.int32)
 
-    def emit(self, reads, writes, weights, table, units) -> None:
+    def emit(self, buffers: Buffers, units: tuple[Any, Any]) -> None:
+        """Emits the code of some units."""
         (first, end), b = units, self.plan.bands
         v = T.alloc_buffer((self.tiling.positions * self.plan.held * self.plan.channels,), self.m.element, **LOCAL)
         m = T.alloc_buffer((self.tiling.positions * self.plan.held * self.m.block,), "int32", **LOCAL)
@@ -66,15 +72,15 @@ class _Emitter:
                 left = T.bind(patch * b.columns)
                 wide = T.bind(T.min(b.columns, b.width - left))
                 with T.grid(high, wide) as (i, j):
-                    self._transform(reads[0], v, i * wide + j, top + i, left + j)
+                    self._transform(buffers.reads[0], v, i * wide + j, top + i, left + j)
                 with T.serial(per_share) as n:
                     block = T.bind(unit % b.shares * per_share + n)
                     groups = (high * wide + self.plan.rows - 1) // self.plan.rows
                     with T.grid(self.tiling.positions, groups) as (p, group):
-                        self._multiply(v, m, weights, block, p, group * self.plan.rows)
+                        self._multiply(v, m, buffers.weights, block, p, group * self.plan.rows)
                     with T.grid(high, wide) as (i, j):
-                        self._finish(m, reads, writes, table, block, i * wide + j, top + i, left + j)
-        fill_borders(self.step, writes, first)
+                        self._finish(m, buffers, block, i * wide + j, top + i, left + j)
+        fill_borders(self.step, buffers.writes, first)
 
     def _corner(self, i, j):
         """The first output pixel of a tile."""
@@ -119,25 +125,32 @@ class _Emitter:
         def put(row, i, sums, lanes):
             T.buffer_store(m, sums, [T.ramp(out + row * self.m.block + i * lanes, 1, lanes)])
 
-        codes = lambda row, k: base + row * self.plan.channels + k * self.m.group  # noqa: E731
-        self.m.products(v, weights, codes, lambda k: start + k * size, put, self.plan.rows, self.plan.groups)
+        def codes(row: int, k: Any) -> Any:
+            return base + row * self.plan.channels + k * self.m.group
 
-    def _finish(self, m, reads, writes, table, block, tile, i, j) -> None:
+        def filters(k: Any) -> Any:
+            return start + k * size
+
+        self.m.products(Operands(v, weights, codes, filters, put, self.plan.rows, self.plan.groups))
+
+    def _finish(self, m: Any, buffers: Buffers, block: Any, tile: Any, i: Any, j: Any) -> None:
         """The outputs of a tile, a vector of channels at a time."""
         channels = self.step.write.tensor.shape[2]
-        tail, (y, x) = channels - (self.plan.blocks - 1) * self.m.block, self._corner(i, j)
+        tail = channels - (self.plan.blocks - 1) * self.m.block
+        y, x = self._corner(i, j)
 
         def some(count):
             for first in range(0, count, LANES):
-                outputs = self._outputs(m, table, block, tile, first)
+                outputs = self._outputs(m, buffers.table, block, tile, first)
                 channel, lanes = block * self.m.block + first, min(LANES, count - first)
                 with T.grid(*self.tiling.outputs) as (r, s):
                     acc = outputs[T.ramp((r * self.tiling.outputs[1] + s) * LANES, 1, LANES)]
+                    span = Span(y + r, x + s, channel, lanes, LANES)
                     if self.step.write.tensor.shape[0] % self.tiling.outputs[0]:
                         with T.If(y + r >= i * self.tiling.outputs[0]), T.Then():
-                            self.epilogue.put(acc, reads, writes, table, y + r, x + s, channel, lanes)
+                            self.epilogue.put(acc, buffers, span)
                     else:
-                        self.epilogue.put(acc, reads, writes, table, y + r, x + s, channel, lanes)
+                        self.epilogue.put(acc, buffers, span)
 
         if tail == self.m.block or self.plan.blocks == 1:
             some(tail)

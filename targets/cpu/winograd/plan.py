@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,30 @@ WIDEST = 28  # tiles of a row taken together
 
 
 @dataclass(frozen=True)
+class Operands:
+    """What a multiplier multiplies, and where its sums go.
+
+    v, weights: TIR buffers of V and U. codes(row, k): the index of group k in V; filters(k): that in U. put(row, i,
+    sums, lanes) stores the i-th vector of a row. rows: tiles multiplied together; groups: of input channels.
+    """
+
+    v: Any
+    weights: Any
+    codes: Callable[[int, Any], Any]
+    filters: Callable[[Any], Any]
+    put: Callable[[int, int, Any, int], None]
+    rows: int
+    groups: int
+
+
+@dataclass(frozen=True)
 class Multiplier:
     """How a family multiplies V by U.
 
     element: dtype of V and U in memory. block: output channels of one M, a multiple of 16. rows: the most tiles whose
     sums fit the registers. vector: channels transformed together. group: input channels that lie side by side for each
-    output channel in U, [K][block][group]. step: V's channels are filled up to a multiple of it.
-    products(v, weights, codes, filters, put, rows, groups) emits the int32 sums of `rows` tiles: codes(row, k) is the
-    index of group k in V, filters(k) that in the weights, put(row, i, sums, lanes) stores the i-th vector of a row.
+    output channel in U, [K][block][group]. step: V's channels are filled up to a multiple of it. products(operands)
+    emits the int32 sums of some tiles.
     """
 
     rule: str
@@ -32,14 +49,15 @@ class Multiplier:
     vector: int
     group: int
     step: int
-    products: Callable
+    products: Callable[[Operands], None]
 
     @property
     def bytes(self) -> int:
+        """Bytes of an element."""
         return np.dtype(self.element).itemsize
 
     def offsets(self, tiling: Tiling, qmax: int) -> np.ndarray | None:
-        """int64 [positions] to add to V so that it fits the element, or None where no number does."""
+        """Returns int64 [positions] to add to V so that it fits the element, or None where no number does."""
         least, most = tiling.ranges(qmax)
         limits = np.iinfo(self.element)
         if (most - least > limits.max - limits.min).any():
@@ -59,14 +77,17 @@ class Bands:
 
     @property
     def bands(self) -> int:
+        """Bands of rows."""
         return -(-self.height // self.rows)
 
     @property
     def units(self) -> int:
+        """Parts that may run at the same time."""
         return self.bands * self.shares
 
     @classmethod
     def of(cls, tiles: tuple[int, int], bytes_per_tile: int, blocks: int) -> "Bands":
+        """Returns the bands of a map of tiles, each of which takes so many bytes of V, and of blocks of channels."""
         height, width = tiles
         most = max(4, min(WIDEST, SCRATCH // bytes_per_tile))
         columns = -(-width // -(-width // most))
@@ -78,7 +99,7 @@ class Bands:
 
 
 def at_once(tiles: int, most: int) -> int:
-    """How many tiles to take in registers, so that few are computed in vain."""
+    """Returns how many tiles to take in registers, so that few are computed in vain."""
     return min(range(min(2, tiles), min(most, tiles) + 1), key=lambda n: -(-tiles // n) * (n + 1.5))
 
 
@@ -86,18 +107,18 @@ def at_once(tiles: int, most: int) -> int:
 class Plan:
     """A step, a tiling that applies to it, and a multiplier that V and U fit."""
 
-    step: Step
+    step: Step[Any]
     tiling: Tiling
     multiplier: Multiplier
 
     @property
     def blocks(self) -> int:
-        """Of output channels."""
+        """Blocks of output channels."""
         return -(-self.step.node.weight.shape[0] // self.multiplier.block)
 
     @property
     def groups(self) -> int:
-        """Of input channels."""
+        """Groups of input channels."""
         m = self.multiplier
         return -(-self.step.node.weight.shape[3] // m.step) * m.step // m.group
 
@@ -108,6 +129,7 @@ class Plan:
 
     @cached_property
     def bands(self) -> Bands:
+        """How the tiles fall into units and patches."""
         bytes_per_tile = self.tiling.positions * self.channels * self.multiplier.bytes
         return Bands.of(self.tiling.tiles(self.step.write.tensor.shape), bytes_per_tile, self.blocks)
 
@@ -122,12 +144,12 @@ class Plan:
         return -(-self.bands.rows * self.bands.columns // self.rows) * self.rows
 
     def fits(self) -> bool:
-        """Whether the stack holds V and M."""
+        """Returns whether the stack holds V and M."""
         per_tile = self.channels * self.multiplier.bytes + self.multiplier.block * 4
         return self.tiling.positions * self.held * per_tile <= STACK
 
     def work(self) -> tuple[int, int, int, int]:
-        """Multiplications of a group, values of V made, values of M summed up, bytes of U."""
+        """Returns multiplications of a group, values of V made, values of M summed up, and bytes of U."""
         b, m = self.bands, self.multiplier
         per_block = self.tiling.positions * m.block * self.blocks
         multiplied, tiles = self.held * b.bands * -(-b.width // b.columns), b.height * b.width

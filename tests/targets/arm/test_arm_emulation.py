@@ -26,7 +26,7 @@ def linker():
 
 
 def built(tmp_path, module, target="arm:cortex-a72"):
-    toolchain.build(module, find(target), tmp_path / "m.so", tmp_path)
+    toolchain.build([module], find(target), tmp_path / "m.so", tmp_path)
     return tmp_path / "m.so"
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("tvm")
 
 from compile.build import build
 from compile.qdq.importer import load
+from compile.settings import BuildSettings
 from targets import TargetError, find
 from targets.arm import toolchain
 from targets.arm.emulation import qemu
@@ -26,8 +27,8 @@ from pathlib import Path
 from runtime import Engine
 bundle, inputs, outputs, threads = sys.argv[1:]
 with Engine(bundle, threads=int(threads)) as engine:
-    for call in engine._loaded._calls.values() if engine.threads > 1 else ():
-        call.__class__.__call__ = lambda pace: pace._ways[1]()  # helpers take part in every picture
+    for call in engine._loaded._runs.values() if engine.threads > 1 else ():
+        call.__class__.__call__ = lambda pace: pace._together()  # helpers take part in every picture
     x = np.load(inputs)
     got = {name: np.stack([p.logits for p in engine.infer_batch(list(x), variant=name)]) for name in engine.variants}
 np.savez(outputs, **got)
@@ -70,7 +71,8 @@ def onnx_files(tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="module")
 def bundles(onnx_files, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bundles")
-    return {name: build(onnx_files, find(name), folder / name) for name in ("arm", "arm:cortex-a76")}
+    settings = [BuildSettings(find(name), tuple(onnx_files), folder / name) for name in ("arm", "arm:cortex-a76")]
+    return {s.target.name: build(s).bundle for s in settings}
 
 
 @pytest.mark.parametrize("cpu, threads", [("cortex-a72", 1), ("cortex-a72", 2), ("cortex-a76", 1), ("cortex-a76", 3)])

@@ -15,7 +15,7 @@ from targets.costs.shapes import Shape
 tvm = pytest.importorskip("tvm")
 
 from compile import profile
-from compile.times import measured as timing
+from compile.times.machine import missing_features
 
 X86 = find("x86:avx2")
 LAYERS = {
@@ -56,11 +56,11 @@ def rpc_server():
         server.wait()
 
 
-@pytest.mark.skipif(bool(timing.missing(X86)), reason=f"this machine lacks {timing.missing(X86)}")
+@pytest.mark.skipif(bool(missing_features(X86)), reason=f"this machine lacks {missing_features(X86)}")
 def test_times_come_from_the_board(rpc_server, tmp_path):
     wanted = {Shape.parse(text): bits for text, bits in LAYERS.items()}
     machine = profile.machine_for(X86, rpc_server)
-    costs = profile.profile(wanted, X86, machine, tmp_path / "c.json")
+    costs = profile.measure_costs(wanted, X86, machine, tmp_path / "c.json")
     assert {s: set(e) for s, e in costs.entries.items()} == wanted
     assert all(e.time > 0 for entries in costs.entries.values() for e in entries.values())
     assert costs.machine == f"board at {rpc_server}"

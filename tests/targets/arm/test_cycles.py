@@ -67,7 +67,7 @@ def test_nothing_costs_nothing_and_other_processors_are_refused():
 
 
 def test_a_library_costs_what_its_blocks_cost(tmp_path):
-    toolchain.build(dots(), find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
+    toolchain.build([dots()], find("arm:cortex-a72"), tmp_path / "m.so", tmp_path)
     run = processor.Runner(tmp_path / "m.so", "cortex-a72", count=True)
     x, w, table, expected = arguments()
     found = []
@@ -79,14 +79,16 @@ def test_a_library_costs_what_its_blocks_cost(tmp_path):
     assert found[0].instructions == run.instructions == sum(len(b.text) * b.count for b in found[0].blocks)
     assert found[0].instructions / 3 <= found[0].cycles < 3 * found[0].instructions  # three a cycle at best
     assert any(re.match(r"ret", line) for b in found[0].blocks for line in b.text)
-    assert cycles.estimate(tmp_path / "m.so", find("arm:cortex-a72"), (x, w, table, 64, 5)) == found[0].cycles
+    assert (
+        cycles.LlvmModel().estimate(tmp_path / "m.so", find("arm:cortex-a72"), (x, w, table, 64, 5)) == found[0].cycles
+    )
 
 
 def test_without_llvm_mca_the_message_says_what_to_install(monkeypatch):
     target, code = find("arm:cortex-a76"), Counter({words(ADD): 1})
-    assert "LLVM" in cycles.source(target) and "neoverse-n1" in cycles.source(target)
+    assert "LLVM" in cycles.LlvmModel().source(target) and "neoverse-n1" in cycles.LlvmModel().source(target)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    for missing in (lambda: cycles.source(target), lambda: cycles.cost(code, target.cpu)):
+    for missing in (lambda: cycles.LlvmModel().source(target), lambda: cycles.cost(code, target.cpu)):
         with pytest.raises(cycles.CyclesError, match="llvm-mca.*LLVM 19 or later.*found none.*apt install llvm-19"):
             missing()
 

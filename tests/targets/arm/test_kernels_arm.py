@@ -28,7 +28,7 @@ def _linker():
 
 def assert_equal(graph, target, folder, seed=0, n=3):
     lowered = lower(graph, find(target))
-    toolchain.build(lowered.module, find(target), folder / "net.so", folder)
+    toolchain.build([lowered.module], find(target), folder / "net.so", folder)
     x = pictures(graph, n, seed)
     got = run_compiled(lowered, toolchain.runner(folder / "net.so", find(target)), x)
     np.testing.assert_array_equal(got, interpreter.run(graph, x))
@@ -92,7 +92,7 @@ def run_alone(node, tensors, target, folder, x):
     """A graph of one convolution against the reference; the rule that served it."""
     graph = Graph("alone", tensors, (node,), "image", "out")
     lowered = lower(graph, find(target))
-    toolchain.build(lowered.module, find(target), folder / "net.so", folder)
+    toolchain.build([lowered.module], find(target), folder / "net.so", folder)
     got = run_compiled(lowered, toolchain.runner(folder / "net.so", find(target)), x)
     np.testing.assert_array_equal(got, interpreter.run(graph, x))
     return lowered.calls[-1].kernel.rule

@@ -9,8 +9,9 @@ pytest.importorskip("tvm")
 pytest.importorskip("torch")
 
 from compile import build as builder
+from compile.settings import BuildSettings
 from runtime import Engine, open_bundle
-from runtime.engine import _together
+from runtime.engine import group_by_variant
 from runtime.execution import library
 from runtime.machine import cuda
 from targets import find
@@ -46,9 +47,10 @@ def bundle(graphs, tmp_path_factory):
         "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
     }
     export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 4, 3))
-    return builder.build(
-        [folder / "run"], find("cuda:sm_80"), folder / "bundle", source_only=True, times=False, batch=BATCH
+    settings = BuildSettings(
+        find("cuda:sm_80"), (folder / "run",), folder / "bundle", source_only=True, times=False, batch=BATCH
     )
+    return builder.build(settings).bundle
 
 
 def emulated(path):
@@ -67,7 +69,7 @@ def here(monkeypatch):
     """This machine takes the place of one with an A100."""
     monkeypatch.setattr(cuda, "features", lambda: frozenset({"sm_80"}))
     monkeypatch.setattr(library, "_MEMORY", {})
-    monkeypatch.setattr(library, "_library", emulated)
+    monkeypatch.setattr(library, "open_library", emulated)
     monkeypatch.setattr("runtime.bundle.opened.Bundle.library", lambda self, variant: self.path(variant.library))
 
 
@@ -83,9 +85,9 @@ def test_the_engine_runs_pictures_together(bundle, graphs, here, count):
 
 
 def test_pictures_of_one_variant_go_together():
-    assert _together(dict(enumerate("abaaba")), 3) == [[0, 2, 3], [1, 4], [5]]
-    assert _together(dict(enumerate("aba")), 1) == [[0], [1], [2]]
-    assert _together({4: "a", 7: "b", 9: "a"}, 3) == [[4, 9], [7]]
+    assert group_by_variant(dict(enumerate("abaaba")), 3) == [[0, 2, 3], [1, 4], [5]]
+    assert group_by_variant(dict(enumerate("aba")), 1) == [[0], [1], [2]]
+    assert group_by_variant({4: "a", 7: "b", 9: "a"}, 3) == [[4, 9], [7]]
 
 
 def test_a_processor_takes_one_picture(bundle, graphs, tmp_path, capsys):

@@ -48,7 +48,7 @@ def built(tmp_path_factory):
     patch.undo()
     library = tmp_path_factory.mktemp("cuda") / "lib" / "m.so"
     library.parent.mkdir()
-    facts = toolchain.build(found.module, TARGET, library, library.parent)
+    facts = toolchain.build([found.module], TARGET, library, library.parent)
     return library, facts
 
 
@@ -101,7 +101,7 @@ def test_a_library_for_orin_built_here(tmp_path):
         toolchain.nvcc()
     except TargetError as missing:
         pytest.skip(str(missing))
-    facts = toolchain.build(mirror(), find("cuda:orin"), tmp_path / "m.so", tmp_path)
+    facts = toolchain.build([mirror()], find("cuda:orin"), tmp_path / "m.so", tmp_path)
     found = elf.read(tmp_path / "m.so")
     assert found.machine == "aarch64" and facts["archs"] == ["sm_87"]
     assert {"libtvm_ffi.so", f"libcudart.so.{facts['compiler'].split('.')[0]}"} <= set(found.needed)

@@ -13,12 +13,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks.cuda import checks as cuda_checks
-from benchmarks.cuda import everything as cuda
+from benchmarks.cuda.case import find_networks, read_cases
+from benchmarks.cuda.jobs import find_sanitizer, run_job, sanitizer_jobs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 ROOT = os.environ.get("BITGRADE_CASES")
-FOLDERS = cuda.folders(Path(ROOT)) if ROOT else []
-CASES, SANITIZER = cuda.cases(FOLDERS), cuda.find_sanitizer()
+FOLDERS = find_networks(Path(ROOT)) if ROOT else []
+CASES, SANITIZER = read_cases(FOLDERS), find_sanitizer()
 BUNDLES = [p for p in FOLDERS if (p / "manifest.json").exists()]
 
 
@@ -30,16 +31,16 @@ def test_something_is_prepared():
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.folder.name)
 def test_logits_are_the_golden_ones(case):
     """Of every picture, by `main` and by a CUDA graph of it."""
-    assert {f["part"]: f["differing"] for f in cuda_checks.case_checks(case)} == {"logits": 0, "CUDA graph": 0}
+    assert {r.part: r.differing for r in cuda_checks.check_case(case)} == {"logits": 0, "CUDA graph": 0}
 
 
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda p: p.name)
 def test_bundles_give_their_golden_logits(folder):
-    assert [f["differing"] for f in cuda_checks.bundle_checks(folder)] == [0, 0]
+    assert [r.differing for r in cuda_checks.check_bundle(folder)] == [0, 0]
 
 
 @pytest.mark.parametrize(
-    "job", cuda.sanitizer_jobs(FOLDERS, SANITIZER) if SANITIZER and CASES else [], ids=lambda job: job.name
+    "job", sanitizer_jobs(FOLDERS, SANITIZER) if SANITIZER and CASES else [], ids=lambda job: job.name
 )
 def test_compute_sanitizer_finds_nothing(job):
-    assert cuda.run(job).failure is None
+    assert run_job(job).failure is None

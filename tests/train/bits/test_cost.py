@@ -9,7 +9,7 @@ import types
 import pytest
 import torch
 
-from runtime.choice.selector import rounded_up
+from runtime.choice.budgets import rounded_up
 from tests.support.searches import ARCH, LAYERS, WIDTHS, bitops_table, chance
 from train.bits import configs
 from train.bits.configs import Configs, ConfigsError, Configuration, distinct, pareto_front

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from runtime import BundleError, Engine
 from runtime.__main__ import main
 from runtime.bundle.manifest import parse, signed
-from runtime.choice.escalation import MOST, again, margin, parse_escalation
+from runtime.choice.escalation import MOST, escalate, margin, parse_escalation
 from runtime.fields import Fields
 from targets.reference import interpreter
 from tests.conftest import BITS
@@ -36,7 +36,7 @@ def test_margins_by_the_definition(rows):
 
 def test_only_what_is_below_its_margin_runs_again():
     ran, margins = np.array([0, 1, 1, 2, 2]), np.array([5, 6, 7, 0, 3])
-    assert again(ran, margins, (0, 0, 1), (0, 7, 3)).tolist() == [0, 0, 1, 1, 2]
+    assert escalate(ran, margins, (0, 0, 1), (0, 7, 3)).tolist() == [0, 0, 1, 1, 2]
 
 
 def by_trying(margins, gain):
@@ -233,8 +233,10 @@ def test_the_command_line_tells(escalating, tmp_path, capsys):
     assert main(["bench", str(escalating), "--calls", "2", "--json", str(tmp_path / "b.json")]) == 0
     rows = {(r["step"], r["variant"]) for r in json.loads((tmp_path / "b.json").read_text())}
     assert ("both", "w4a4, w8a8") in rows
-    np.save(tmp_path / "p.npy", np.zeros((16, 16, 3), np.uint8))
+    graph = resnet_like(BITS["w4a4"], seed=2, size=16)
+    x = pictures(graph, 16, 3)
+    np.save(tmp_path / "unsure.npy", x[margin(interpreter.run(graph, x)).argmin()])
     capsys.readouterr()
-    for words in ([], ["--no-escalate"]):
-        assert main(["infer", str(escalating), str(tmp_path / "p.npy"), *words]) == 0
-    assert "first" in capsys.readouterr().out
+    for words, titles in (([], ["variant", "first"]), (["--no-escalate"], ["variant", "ms"])):
+        assert main(["infer", str(escalating), str(tmp_path / "unsure.npy"), *words]) == 0
+        assert " ".join(titles) in " ".join(capsys.readouterr().out.split())

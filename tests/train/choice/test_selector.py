@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.choice.budgets import Budget, entry_for
 from runtime.choice.quality import NAMES, D
-from runtime.choice.selector import MAX_LAMBDA, NEVER, ONE, Z_MAX, Selector, SelectorError, decide, entry_for
+from runtime.choice.selector import MAX_LAMBDA, NEVER, ONE, Z_MAX, Selector, SelectorError, decide
 from tests.support.families import made
 from train.choice.selector import budget_table, train_selector
 
@@ -252,14 +253,15 @@ def test_budget_table(trained):
     assert budgets == sorted(set(budgets)) and accuracies == sorted(set(accuracies)) and len(table) >= 5
     assert budgets[0] == pytest.approx(0.1) and accuracies[0] == correct[:, 2].mean()
     assert accuracies[-1] > correct.mean(0).max() + 0.2
+    rows = [Budget(e["budget"], e["lambda"], e["accuracy"]) for e in table]
     for entry in table:
         chosen = Selector.from_dict(trained).choose(features, entry["lambda"])
         assert entry["budget"] == np.array(COSTS)[chosen].mean()
         assert entry["accuracy"] == correct[np.arange(len(chosen)), chosen].mean()
-        assert entry_for(table, entry["budget"]) == entry
-    assert entry_for(table, 99) == table[-1]
+        assert entry_for(rows, entry["budget"]) == Budget(entry["budget"], entry["lambda"], entry["accuracy"])
+    assert entry_for(rows, 99) == rows[-1]
     with pytest.raises(ValueError, match="budget 0.01"):
-        entry_for(table, 0.01)
+        entry_for(rows, 0.01)
 
 
 def test_variants_of_equal_cost_and_single_variants_work():

@@ -1,0 +1,109 @@
+"""QuantizeLinear and DequantizeLinear on feature maps: where float results become codes, and codes real values."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from compile.qdq.emit import Output, emit
+from compile.qdq.node import FileNode
+from compile.qdq.patterns import as_quantized_node, code_range, keeps_codes
+from compile.qdq.picture import quantize_picture
+from compile.qdq.reader import Reader
+from compile.qdq.values import Codes, Constant, Pending, PendingPicture, Real, describe, refusal, require
+from targets.reference.nodes import Tensor
+from targets.reference.scales import float32
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizerParameters:
+    """Constant parameters of a quantizer: scale float32 [n], zero points int64 [n or 1], width and sign of a code."""
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    bits: int
+    signed: bool
+
+
+def read_quantize(reader: Reader, node: FileNode) -> Codes:
+    """Reads a QuantizeLinear, which emits the nodes of a pending result; a Clip of the codes narrows their width.
+
+    Raises OnnxError for a scale that is no constant, or more than one.
+    """
+    value = node.inputs[0]
+    if not isinstance(value, Pending | Real):
+        raise refusal(node.where, "a real value", describe(value))
+    quantizer = _quantizer(node)
+    one = quantizer.scale.size == quantizer.zero_point.size == 1
+    require(one, node.where, "one scale and zero point for activations", quantizer.scale.shape)
+    codes = code_range(reader, node.proto, quantizer.bits, quantizer.signed)
+    offset = -codes.low if quantizer.signed else 0  # makes the codes unsigned
+    low, high = codes.low + offset, codes.high + offset
+    zero_point = int(quantizer.zero_point.reshape(-1)[0]) + offset
+    scale = float32(quantizer.scale.reshape(-1)[0])
+    shape = reader.shape_of(value, node.where)
+    out = Tensor(codes.name, shape, max(2, high.bit_length()), scale, (zero_point,))
+    output = Output(out, low, high, node.where)
+    if isinstance(value, PendingPicture):
+        tensor_name = quantize_picture(reader, value, output)
+    elif isinstance(value, Real) and keeps_codes(reader, value, out, low, high):
+        tensor_name = value.name
+    else:
+        reader.append(emit(reader.tensors, as_quantized_node(reader, node.proto, value), output))
+        tensor_name = codes.name
+    result = Codes(tensor_name, offset, value.layout)
+    reader.values[codes.name] = result
+    return result
+
+
+def read_dequantize(reader: Reader, node: FileNode) -> Real:
+    """Reads a DequantizeLinear; raises OnnxError unless its scale is that of the QuantizeLinear before it."""
+    codes = node.inputs[0]
+    if not isinstance(codes, Codes):
+        raise refusal(node.where, "integer codes", describe(codes))
+    quantizer = _quantizer(node)
+    scales = quantizer.scale.reshape(-1)
+    require(len(set(scales.tolist())) == 1, node.where, "one scale for all channels", quantizer.scale.tolist())
+    scale = float32(scales[0])
+    zero_point = tuple(int(z) + codes.offset for z in quantizer.zero_point.reshape(-1))
+    if codes.name == reader.unscaled_picture:
+        _scale_picture(reader, node, codes, scale, zero_point)
+    tensor = reader.tensors[codes.name]
+    require(
+        (tensor.scale, tensor.zero_point) == (scale, zero_point),
+        node.where,
+        f"scale and zero point of its QuantizeLinear, {tensor.scale} and {tensor.zero_point}",
+        (scale, zero_point),
+    )
+    return Real(codes.name, codes.layout)
+
+
+def _scale_picture(reader: Reader, node: FileNode, codes: Codes, scale: float, zero_point: tuple[int, ...]) -> None:
+    """The first DequantizeLinear of a uint8 picture tells its scale and zero points."""
+    channel_axis = 1 if codes.layout == "NCHW" else 3
+    axis = node.attributes.get("axis", 1)
+    fits = len(zero_point) == 1 or axis % 4 == channel_axis
+    require(fits, node.where, f"zero points along axis {channel_axis}", axis)
+    tensor = reader.tensors[codes.name]
+    reader.tensors[codes.name] = Tensor(tensor.name, tensor.shape, 8, scale, zero_point)
+    reader.unscaled_picture = None
+
+
+def _quantizer(node: FileNode) -> QuantizerParameters:
+    """The parameters of a node, which must be constants."""
+    scale = node.optional_input(1)
+    zero_point = node.optional_input(2)
+    if not isinstance(scale, Constant) or not (zero_point is None or isinstance(zero_point, Constant)):
+        advice = "dynamic quantization is not taken; use static quantization"
+        raise refusal(node.where, "a constant scale and zero point", "computed ones", advice)
+    positive = scale.array.size >= 1 and bool((np.isfinite(scale.array) & (scale.array > 0)).all())
+    require(positive, node.where, "positive scales", scale.array)
+    require(not node.attributes.get("block_size"), node.where, "one scale", "scales per block")
+    if zero_point is None:
+        uint8 = node.attributes.get("output_dtype", 0) in (0, TensorProto.UINT8)
+        require(uint8, node.where, "a zero point that tells the type", "none")
+        zero_point = Constant(np.asarray(0), 8, False)
+    bits = zero_point.bits
+    if bits is None or bits > 8 or zero_point.array.size not in (1, scale.array.size):
+        raise refusal(node.where, "zero points of 8 bits at most", zero_point.array)
+    return QuantizerParameters(scale.array, zero_point.array, bits, zero_point.signed)

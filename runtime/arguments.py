@@ -1,0 +1,125 @@
+"""Parses the command line of `python -m runtime`, and finds the bundle that it means."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.bundle.manifest import FILE
+from runtime.bundle.opened import newest_bundle
+from runtime.fields import BundleError
+from runtime.pictures.files import pictures_inside
+from runtime.terminal import OneLineParser
+
+COMMANDS = {
+    "check": "replay the golden pictures: do all logits come out the same here?",
+    "infer": "classify picture files",
+    "bench": "measure latency",
+    "info": "what is in the bundle, and which of its code runs here?",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for. bundle: None for the newest; json: a file's name, "-" for standard output."""
+
+    command: str
+    bundle: Path | None
+    json: str | None
+    pictures: tuple[Path, ...] = ()
+    variant: str | None = None
+    escalate: bool = True
+    budget: float | None = None
+    level: str | None = None
+    threads: int = 1
+    calls: int = 200
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    parser = OneLineParser(prog="python -m runtime", description="Runs a bundle on this device.")
+    commands = parser.add_subparsers(dest="command")
+    for name, about in COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        command.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
+        command.add_argument(
+            "--json", metavar="FILE", help="write what was found there too; - writes it to standard output alone"
+        )
+        if name == "infer":
+            _add_infer_options(command)
+        if name in ("infer", "bench"):
+            _add_engine_options(command)
+        if name == "bench":
+            command.add_argument("--calls", type=_parse_count, default=200, help="calls of each step (default 200)")
+    return parser
+
+
+def _add_infer_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP, .npy, with Pillow any; or folders of them"
+    )
+    command.add_argument("--variant", help="run this one whatever the quality")
+    command.add_argument("--no-escalate", dest="escalate", action="store_false", help="one pass a picture, sure or not")
+
+
+def _add_engine_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--budget",
+        type=float,
+        help="mean cost a picture may take, 1 = 8 bits everywhere, inf = any; left out: that of the bundle's run",
+    )
+    command.add_argument("--level", help="whose code to run; left out: the best that this machine can run")
+    command.add_argument("--threads", type=int, default=1, help="that work on a picture together (default 1)")
+
+
+def _parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> Request | None:
+    """Returns what the words ask for, None where they name no command; wrong words end the program with status 2.
+
+    argv: None for those of the process. The first word of `infer` is a picture unless it names a bundle.
+    """
+    parser = make_parser()
+    args, left_over = parser.parse_known_args(argv)
+    if args.command is None:
+        return None
+    if left_over and (args.command != "infer" or any(word.startswith("-") for word in left_over)):
+        parser.error(f"expected other arguments than {' '.join(left_over)}")
+    request = Request(**vars(args))
+    if request.command != "infer":
+        return request
+    # argparse leaves over the pictures that stand behind an option
+    pictures = (*request.pictures, *map(Path, left_over))
+    if request.bundle is not None and not _may_be_bundle(request.bundle):
+        return replace(request, bundle=None, pictures=(request.bundle, *pictures))
+    return replace(request, pictures=pictures)
+
+
+def _may_be_bundle(path: Path) -> bool:
+    """Whether the first word of `infer` names a bundle; a folder without a manifest may hold pictures."""
+    try:
+        return (path / FILE).is_file() or (path.is_dir() and not pictures_inside(path))
+    except OSError:  # a name that no file system takes
+        return False
+
+
+def find_newest(request: Request) -> Path:
+    """Returns the newest bundle for a request that names none. Raises BundleError where there is none.
+
+    The error says when the first word was taken for a picture although it may have been meant as a bundle.
+    """
+    try:
+        return newest_bundle()
+    except BundleError as error:
+        if not request.pictures:
+            raise
+        picture = request.pictures[0]
+        other = "it is no bundle" if os.path.exists(picture) else "there is no such file or folder"
+        raise BundleError(
+            f"{picture}: taken for a picture, because {other}; {error}: python -m runtime infer BUNDLE {picture}"
+        ) from error

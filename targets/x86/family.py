@@ -1,0 +1,16 @@
+"""What the compiler uses of the x86 family."""
+
+from targets.family import Family
+from targets.library.module import assemble
+from targets.x86 import kernels, toolchain
+
+FAMILY = Family(
+    rules=kernels.rules,
+    assemble=assemble,
+    fuses_rescales=True,
+    batches=False,
+    linker=toolchain.linker,
+    build=toolchain.build,
+    runner=toolchain.runner,
+    emulated=False,
+)
