@@ -9,9 +9,9 @@ from runtime.pictures.arrays import as_picture, resize
 from runtime.pictures.files import read_picture
 from targets.reference import interpreter
 from targets.reference.graph import Graph
-from train.data.datasets import DATA_SIDE, SUFFIXES
 from train.data.datasets import load as load_data
-from train.data.names import FAMILIES
+from train.data.folder import SUFFIXES
+from train.data.names import DATA_SIDE, FAMILIES
 from train.data.views import MIXED_SEED, mixed_views
 from train.integers.evaluate import evaluate
 from train.settings.training import CACHE
