@@ -21,7 +21,7 @@ from compile.bundle.writer import Built, require_place, write_bundle, write_cont
 from compile.dump import dump
 from compile.lowering.lower import Lowered, lower, table_of_rules
 from compile.qdq.importer import Normalization
-from compile.source.opened import Source, SourceVariant, newest_run, open_source, read_labels
+from compile.source.opened import Source, BuildVariant, newest_run, open_source, read_labels
 from compile.times.layer_table import Report, print_report, report
 from compile.times.measured import missing
 from runtime.machine import cpu
@@ -99,7 +99,7 @@ def _versions() -> dict:
 
 
 def _layers(
-    variant: SourceVariant, target: Target, lowered: list[Lowered], library: Path, times: bool
+    variant: BuildVariant, target: Target, lowered: list[Lowered], library: Path, times: bool
 ) -> dict[str, Report]:
     """Names of levels that take the same kernels -> the table of their layers, timed where one of them runs here."""
     alike: dict[tuple[str, ...], list[tuple[Target, Lowered]]] = {}
@@ -125,8 +125,8 @@ def _print_rungs(console: Console, rungs: list[verify.Rung]) -> None:
 
 def _print_variants(console: Console, source: Source, bundle: Path) -> None:
     for v in source.variants:
-        mean = f", accuracy {np.mean(list(v.facts['accuracy'].values())):.1%}" if v.facts["accuracy"] else ""
-        console.print(f"  {v.name}: {v.facts['macs'] / 1e6:.1f} M MACs, cost {v.facts['cost']:.3f} of W8A8{mean}")
+        mean = f", accuracy {np.mean(list(v.facts.accuracy.values())):.1%}" if v.facts.accuracy else ""
+        console.print(f"  {v.name}: {v.facts.macs / 1e6:.1f} M MACs, cost {v.facts.cost:.3f} of W8A8{mean}")
     size = sum(p.stat().st_size for p in bundle.rglob("*") if p.is_file())
     console.print(f"bundle: {bundle} ({size / 1e6:.2f} MB); try `python -m runtime check {bundle}` on the device")
 

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 
 from compile.lowering.lower import Lowered, table_of_rules
-from compile.source.opened import SourceVariant
+from compile.source.opened import BuildVariant
 from targets import Target
 from targets.reference.graph import Graph
 
 
-def dump(folder: Path, variant: SourceVariant, target: Target, lowered: list[Lowered]) -> None:
+def dump(folder: Path, variant: BuildVariant, target: Target, lowered: list[Lowered]) -> None:
     """1-onnx, 2-graph, and of each level 3-plan and 4-tir under folder/<variant>/; the toolchain adds assembly."""
     where = folder / variant.name
     where.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from compile.lowering.lower import Lowered, Runner, run_compiled
-from compile.source.opened import SourceVariant
+from compile.source.opened import BuildVariant
 from targets.reference import interpreter
 
 FOREIGN_AGREEMENT = 0.75  # of golden pictures; eight made-up ones leave room for two near ties
@@ -36,7 +36,7 @@ class Rung:
 
 
 def climb(
-    variant: SourceVariant,
+    variant: BuildVariant,
     pictures: np.ndarray,
     lowered: list[Lowered],
     runners: list[tuple[str, Runner | None]],
@@ -66,7 +66,7 @@ def require(rungs: list[Rung]) -> None:
             )
 
 
-def run_onnx(variant: SourceVariant, pictures: np.ndarray) -> np.ndarray:
+def run_onnx(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
     """int64 [N, classes]: onnxruntime's logits at optimization level BASIC, in steps of the graph's logit scale."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -91,7 +91,7 @@ def _as_input(pictures: np.ndarray, entry, normalization) -> np.ndarray:
     return pictures if channels_last else np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
 
 
-def _onnx_rung(variant: SourceVariant, pictures: np.ndarray, expected: np.ndarray) -> Rung:
+def _onnx_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray) -> Rung:
     got = run_onnx(variant, pictures)
     rung = _rung(variant.name, "onnxruntime = reference", got, expected)
     if variant.exact:

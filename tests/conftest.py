@@ -27,7 +27,7 @@ def small_bundle(tmp_path_factory) -> Path:
     from compile.bundle.libraries import Libraries
     from compile.bundle.writer import Built, write_bundle, write_contents
     from compile.lowering.lower import lower
-    from compile.source.opened import Source, SourceVariant
+    from compile.source.opened import Source, BuildVariant
     from targets import find
     from targets.reference import interpreter
     from tests.support.graphs import pictures, resnet_like
@@ -38,7 +38,7 @@ def small_bundle(tmp_path_factory) -> Path:
     graphs = {name: resnet_like(bits, seed=2, size=16) for name, bits in BITS.items()}
     golden = pictures(graphs["w8a8"], 5, 4)
     variants = [
-        SourceVariant(name, root / "any.onnx", graph, interpreter.run(graph, golden), facts, exact=True)
+        BuildVariant(name, root / "any.onnx", graph, interpreter.run(graph, golden), facts, exact=True)
         for (name, graph), facts in zip(graphs.items(), map(_facts, graphs.values(), (1.0, 0.5, 0.9)), strict=True)
     ]
 
@@ -54,9 +54,10 @@ def small_bundle(tmp_path_factory) -> Path:
     return write_bundle(root / "bundles" / "small", fill)
 
 
-def _facts(graph, cost: float) -> dict:
-    bits = {layer: list(pair) for layer, pair in graph.bit_config().items()}
-    return {"bits": bits, "macs": 1000, "bitops": 64000, "cost": cost, "accuracy": {"clean": 0.5, "jpeg": cost / 4}}
+def _facts(graph, cost: float):
+    from compile.source.run_folder import NetworkFacts
+
+    return NetworkFacts(graph.bit_config(), 1000, 64000, cost, {"clean": 0.5, "jpeg": cost / 4})
 
 
 def _selector(luma: int):

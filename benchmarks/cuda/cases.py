@@ -26,6 +26,7 @@ from benchmarks.networks.random_networks import NETWORKS, write_run
 from compile import build
 from compile.lowering.lower import Lowered, lower
 from compile.qdq import importer
+from compile.source.run_folder import read_run
 from runtime.pictures.arrays import as_picture, resize
 from runtime.pictures.files import read_picture
 from targets import Target, find
@@ -150,8 +151,8 @@ def graphs(networks: list[str], bits: list[str], runs: list[Path]) -> dict[tuple
         raise ValueError(f"expected networks among {', '.join(NETWORKS)}, got {', '.join(sorted(unknown))}")
     found = {(name, b): NETWORKS[name].graph(b) for name, b in itertools.product(networks, bits)}
     for run in runs:
-        for variant in json.loads((run / "run.json").read_text())["variants"]:
-            found[run.name, variant["name"]] = importer.load(run / variant["onnx"])
+        for variant in read_run(run).variants:
+            found[run.name, variant.name] = importer.load(run / variant.onnx)
     return found
 
 

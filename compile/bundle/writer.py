@@ -13,7 +13,7 @@ import numpy as np
 
 from compile.bundle.packing import pack, packed_size
 from compile.lowering.lower import Lowered, Segment
-from compile.source.opened import Source, SourceVariant
+from compile.source.opened import Source, BuildVariant
 from runtime.abi import ALIGN
 from runtime.bundle.manifest import FORMAT, signed
 from runtime.bundle.segments import Transform
@@ -26,7 +26,7 @@ from targets import Target
 class Built:
     """A variant, lowered for each of `target.compiled_for`, with its library, relative to the bundle."""
 
-    source: SourceVariant
+    source: BuildVariant
     lowered: list[Lowered]
     library: str
 
@@ -178,7 +178,7 @@ def _variant(built: Built, target: Target, weights: Blob, tables: Blob) -> dict:
         "builds": builds,
         "logit_scale": float(source.graph.tensors[source.graph.output].scale),
         "bytes": sum(segments.values()) + sum(table_bytes.values()),
-        **source.facts,
+        **source.facts.to_dict(),
     }
 
 

@@ -21,6 +21,7 @@ from targets import find
 from targets.reference import interpreter
 from tests.compile.test_onnx_foreign import small
 from tests.support.graphs import pictures, resnet_like
+from tests.support.runs import run_record
 from train.integers.export import export_run
 
 BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (3, 2)), "w2a2": ((2, 2),)}
@@ -31,17 +32,7 @@ def run_folder(tmp_path_factory) -> Path:
     """A run as training leaves it: three variants of a small ResNet; two of equal bits share their weights."""
     graphs = {name: resnet_like(bits, seed=1) for name, bits in BITS.items()}
     folder = tmp_path_factory.mktemp("runs") / "small"
-    run = {
-        "format": 1,
-        "name": "small",
-        "arch": "resnet",
-        "dataset": "none",
-        "method": "fixed",
-        "labels": [f"c{i}" for i in range(10)],
-        "selector": None,
-        "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
-    }
-    export_run(folder, graphs, run, pictures(graphs["w8a8"], 6, 3))
+    export_run(folder, graphs, run_record(graphs, accuracy={"clean": 0.5}), pictures(graphs["w8a8"], 6, 3))
     return folder
 
 

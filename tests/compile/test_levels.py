@@ -18,6 +18,7 @@ from targets import TargetError, find
 from targets.reference import interpreter
 from tests.conftest import BITS
 from tests.support.graphs import pictures, resnet_like
+from tests.support.runs import run_record
 from train.integers.export import export_run
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")
@@ -143,17 +144,7 @@ def test_lowering_takes_one_level():
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder, graph = tmp_path_factory.mktemp("runs") / "tiny", resnet_like(((8, 8), (4, 4)), seed=4, size=8)
-    run = {
-        "format": 1,
-        "name": "tiny",
-        "arch": "resnet",
-        "dataset": "none",
-        "method": "fixed",
-        "selector": None,
-        "labels": list("0123456789"),
-        "variants": [{"name": "a", "cost": 1.0, "accuracy": {}}],
-    }
-    export_run(folder, {"a": graph}, run, pictures(graph, 2, 3))
+    export_run(folder, {"a": graph}, run_record({"a": graph}, "tiny"), pictures(graph, 2, 3))
     return folder
 
 

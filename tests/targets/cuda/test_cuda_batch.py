@@ -17,6 +17,7 @@ from targets import find
 from targets.cuda.emulation import host
 from targets.reference import interpreter
 from tests.support.graphs import pictures, resnet_like
+from tests.support.runs import run_record
 from train.integers.export import export_run
 
 pytestmark = pytest.mark.skipif(
@@ -35,17 +36,7 @@ def graphs() -> dict:
 @pytest.fixture(scope="module")
 def bundle(graphs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("batch")
-    run = {
-        "format": 1,
-        "name": "small",
-        "arch": "resnet",
-        "dataset": "none",
-        "method": "fixed",
-        "selector": None,
-        "labels": [f"c{i}" for i in range(10)],
-        "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
-    }
-    export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 4, 3))
+    export_run(folder / "run", graphs, run_record(graphs, accuracy={"clean": 0.5}), pictures(graphs["w8a8"], 4, 3))
     return builder.build(
         [folder / "run"], find("cuda:sm_80"), folder / "bundle", source_only=True, times=False, batch=BATCH
     )
