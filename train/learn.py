@@ -8,7 +8,7 @@ from runtime.files import write_json
 from train.data.batches import Batches, Held
 from train.data.datasets import Dataset, load, spread, thin
 from train.data.views import mixed_views, training_views
-from train.evidence.gather import digest
+from train.evidence.parts import digest
 from train.kinds.groups import check_count
 from train.loop import checkpoint
 from train.loop.journal import Journal

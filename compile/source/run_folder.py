@@ -91,8 +91,8 @@ class NetworkFacts:
 class VariantRecord:
     """One variant in run.json: its ONNX file in the run folder, its facts, and how training came to it.
 
-    method: what found its bits; kinds: the kinds of picture quality it was trained for, empty for all; base: the variant
-    that a private one was made from, else empty.
+    method: what found its bits; kinds: the kinds of picture quality it was trained for, empty for all; base: the
+    variant that a private one was made from, else empty.
     """
 
     name: str

@@ -46,7 +46,7 @@ ARROWS = {
     "numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
-    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.choice runtime.fields numpy",
+    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.choice runtime.fields runtime.files numpy",
     "compile.lowering": "targets targets.kernel targets.reference runtime.abi numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
     "runtime.abi numpy tvm_ffi",
@@ -68,16 +68,18 @@ ARROWS = {
     "train.search": "train.kinds train.loop train.bits train.settings train.network train.data runtime.choice numpy "
     "torch scipy",
     "train.phases": "train.search train.kinds train.loop train.bits train.settings train.network train.data torch",
-    "train.integers": "train.bits train.network compile.qdq targets.reference runtime.files numpy torch onnx",
+    "train.integers": "train.bits train.network compile.qdq compile.source targets.reference runtime.files numpy torch "
+    "onnx",
     "train.evidence": "train.integers train.kinds train.bits train.settings train.network train.data "
-    "targets.reference runtime.choice runtime.files numpy",
-    "train.choice": "train.evidence runtime.choice numpy torch",
-    "train.report": "train.choice train.evidence train.kinds train.bits train.settings runtime.files "
-    "runtime.terminal numpy scipy rich matplotlib",
+    "targets.reference runtime.choice runtime.files numpy torch",
+    "train.choice": "train.evidence compile.source runtime.choice numpy torch",
+    "train.report.plots": "train.choice train.evidence train.bits compile.source runtime.files numpy matplotlib",
+    "train.report": "train.report.plots train.choice train.evidence train.kinds train.bits train.settings compile.source "
+    "runtime.files runtime.terminal numpy scipy rich matplotlib",
     "train.finish": "train.report train.choice train.evidence train.integers train.loop train.bits train.settings "
-    "train.network train.data targets.reference runtime.files numpy torch rich",
+    "train.network train.data compile.source targets.reference numpy torch rich",
     "train.recost": "train.report train.choice train.evidence train.loop train.bits train.settings train.network "
-    "runtime.files runtime.terminal",
+    "compile.source runtime.files runtime.terminal",
     "train.learn": "runtime.files train.data train.evidence train.kinds train.loop train.phases train.settings "
     "numpy rich torch",
     "train.run": "train.finish train.loop train.settings runtime.terminal train.learn torch",

@@ -17,6 +17,7 @@ from train.bits import configs
 from train.bits.cost import CostError, CostTable, bitops, latency, size
 from train.data.datasets import load, spread, thin
 from train.data.views import evaluation_views
+from train.evidence.metrics import MetricsRecord
 from train.finish import finish
 from train.integers.lowering import lower
 from train.learn import learn
@@ -26,7 +27,7 @@ from train.network.architectures import architecture, open_layers
 from train.network.network import Network, key
 from train.network.planes import Planes
 from train.network.relaxed import RELAXED, RelaxedNetwork
-from train.report.write import hardness
+from train.report.exact_bits import exact_bits
 from train.search import csq
 from train.search.csq import Depths, budget_loss, exact, mixture, open_variants, start, temperatures
 from train.search.fracbits import uniform_width
@@ -311,7 +312,8 @@ def test_what_a_search_leaves(whole):
 @pytest.mark.parametrize("gap,told", [(0.3, "over 0.1 point: planes are not sharp"), (0.1, "not over 0.1 point.")])
 def test_report_says_whether_planes_were_sharp_enough(gap, told):
     end = {"accuracy/soft": 0.5 + gap / 100, "accuracy/hard": 0.5, "gap": gap}
-    assert told in hardness([end, {"phase": "joint"}])[2] and hardness([{"phase": "joint"}]) == []
+    joint = MetricsRecord("joint", 1, {})
+    assert told in exact_bits([MetricsRecord("search", 1, end), joint])[2] and exact_bits([joint]) == []
 
 
 def test_files_compute_what_the_run_says(whole):
