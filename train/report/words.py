@@ -16,7 +16,8 @@ ARM_WORDS = {
     "bits": "an ablation: variants of different bits by quality, without private variants.",
     "cascade": "an ablation: a cheap variant for every picture first, and a dearer one too where the answer of the "
     "first is unsure; quality does not count.",
-    "adaptive": "all together, as exported: the selector picks a variant by the picture's quality.",
+    "adaptive": "all together, as exported: the selector picks a variant by the picture's quality, and a dearer one "
+    "runs too where the run has a cascade and the answer is unsure.",
     "random": "a control: variants drawn in adaptive's overall shares, whatever the picture, as an expectation. A "
     "selector that is not above it chooses no better than chance.",
     "shuffled": "a control: adaptive with the quality of other pictures; the features of all test pictures and views "
@@ -37,7 +38,10 @@ def words(arms: Collection[str], held_out: Collection[str], cost: str, pictures:
         "## Words",
         "",
         "* **variant**: one integer network of the family; `w4a8` has 4-bit weights and 8-bit activations.",
-        f"* **cost**: {COSTS[cost]}, relative to 8-bit weights and activations everywhere; a mean over pictures.",
+        "* **selector**: the small integer network that picks a variant from a picture's quality: features such as "
+        "noise, detail and blockiness, which also tell **kinds of quality** apart.",
+        f"* **cost**: {COSTS[cost]}, relative to 8-bit weights and activations everywhere; a mean over pictures. "
+        "**budget**: the mean cost that a picture may have.",
         "* **family** and **severity** of pictures: how they are degraded (noise, blur, ...), and how strongly, 1 to 5;"
         f" `{CLEAN}` pictures are not.",
         f"* **{TRAINED}**: those that variants and selector were trained with."

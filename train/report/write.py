@@ -24,7 +24,7 @@ from train.report.frontier import hull_corners
 from train.report.plots.accuracy import plot_cost, plot_families
 from train.report.plots.bits import plot_bits, plot_pareto, plot_shares
 from train.report.plots.samples import plot_samples
-from train.report.plots.style import save, styles
+from train.report.plots.style import arm_label, save
 from train.report.plots.training import plot_training, plot_widths
 from train.report.summary import summary, summary_without_outcomes
 from train.report.swap_test import swap_test
@@ -144,7 +144,7 @@ def _means(points: dict[str, dict[Arm, Point]]) -> list[str]:
         header += [f"{panel}: accuracy", "cost"]
     rows = []
     for arm in points[TRAINED]:
-        cells = [_label(arm)]
+        cells = [arm_label(arm)]
         for by_arm in points.values():
             cost, percent = by_arm[arm]
             cells += [f"{percent:.2f} %", f"{cost:.3f}"]
@@ -160,7 +160,7 @@ def _families(reported: Reported) -> list[str]:
         for family in next(iter(accuracy.values()))
     ]
     note = "Accuracy in percent, mean over severities."
-    return ["## Accuracy by family", "", note, "", *markdown_table(["family", *map(_label, accuracy)], rows), ""]
+    return ["## Accuracy by family", "", note, "", *markdown_table(["family", *map(arm_label, accuracy)], rows), ""]
 
 
 def _figures(folder: Path, reported: Reported) -> Iterator[tuple[str, str, Figure | None]]:
@@ -183,10 +183,6 @@ def _figures(folder: Path, reported: Reported) -> Iterator[tuple[str, str, Figur
     metrics = read_metrics(folder)
     yield "widths", "Bits over time", plot_widths(metrics)
     yield "training", "Training", plot_training(metrics)
-
-
-def _label(arm: Arm) -> str:
-    return styles([arm])[arm]["label"]
 
 
 def _check_nothing_is_lost(folder: Path) -> None:

@@ -76,7 +76,7 @@ def plot_cost(
         _draw_line(axes, lines[panel])
         if curves.get(panel):
             costs, percents = zip(*curves[panel], strict=True)
-            label = "selector, other budgets"
+            label = "adaptive, other budgets"
             axes.plot(costs, percents, color=SELECTOR, linewidth=1, alpha=0.6, zorder=1, label=label)
         look = styles(list(arms))
         crowded = sum(arm[0] not in ARMS for arm in arms) > NAMED
@@ -98,7 +98,7 @@ def _draw_line(axes: Axes, corners: list[Point]) -> None:
 def _draw_arm(axes: Axes, arm: Arm, point: Point, style: Style, crowded: bool) -> None:
     cost, percent = point
     if arm[0] == "fp32":
-        axes.axhline(percent, color=FLOAT, linestyle="--", linewidth=1, label="float")
+        axes.axhline(percent, color=FLOAT, linestyle="--", linewidth=1, label="fp32")
     elif crowded and arm[0] not in MARKERS:
         axes.plot(cost, percent, "o", color=GRID, markersize=4, markeredgecolor=INK)
         axes.annotate(arm[1], (cost, percent), (3, -8), textcoords="offset points", fontsize=6, color=INK)

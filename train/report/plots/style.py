@@ -21,15 +21,15 @@ DPI = 130
 Style = dict[str, Any]  # keyword arguments of Axes.plot
 
 ARM_STYLES: dict[str, Style] = {
-    "fp32": dict(color=FLOAT, linestyle="--", label="float"),
-    "static": dict(color=INK, linestyle="-.", label="best static"),
-    "private": dict(color="#7048c6", label="private variants by quality"),
-    "bits": dict(color="#c2255c", label="bits by quality"),
-    "cascade": dict(color="#12a39a", label="cascade"),
-    "adaptive": dict(color=SELECTOR, linewidth=2.2, label="selector"),
-    "random": dict(color=SELECTOR, linestyle=":", label="random, same shares"),
-    "shuffled": dict(color=FLOAT, label="selector, quality shuffled"),
-    "oracle": dict(color=INK, label="true kind known"),
+    "fp32": dict(color=FLOAT, linestyle="--"),
+    "static": dict(color=INK, linestyle="-."),
+    "private": dict(color="#7048c6"),
+    "bits": dict(color="#c2255c"),
+    "cascade": dict(color="#12a39a"),
+    "adaptive": dict(color=SELECTOR, linewidth=2.2),
+    "random": dict(color=SELECTOR, linestyle=":"),
+    "shuffled": dict(color=FLOAT),
+    "oracle": dict(color=INK),
 }
 
 
@@ -41,10 +41,16 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def styles(arms: Sequence[Arm]) -> dict[Arm, Style]:
-    """Returns the line style of each arm: float grey and dashed, the selector orange, each variant its own colour."""
+    """Returns the line style of each arm: float grey and dashed, adaptive orange, each variant its own colour."""
     single = [arm for arm in arms if arm[0] not in ARMS]
-    colours = {arm: FIXED[k % len(FIXED)] for k, arm in enumerate(single)}
-    return {arm: dict(color=colours[arm], label=arm[1]) if arm in colours else ARM_STYLES[arm[0]] for arm in arms}
+    look: dict[Arm, Style] = {arm: {"color": FIXED[k % len(FIXED)]} for k, arm in enumerate(single)}
+    return {arm: {**(look[arm] if arm in look else ARM_STYLES[arm[0]]), "label": arm_label(arm)} for arm in arms}
+
+
+def arm_label(arm: Arm) -> str:
+    """Returns the name of an arm, or of a single variant."""
+    way, variant = arm
+    return way if way in ARMS else variant
 
 
 def plain_axes(axes: Axes) -> None:

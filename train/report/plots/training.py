@@ -79,7 +79,7 @@ def plot_training(metrics: Sequence[MetricsRecord]) -> Figure | None:
 def _draw_curves(axes: Axes, by_variant: dict[str, Curve], factor: float) -> None:
     single = [("variant", v) for v in by_variant if v not in ("fp32", "full")]
     look = {variant: style for (_, variant), style in styles(single).items()}
-    full_precision: Style = dict(color=FLOAT, linestyle="--", label="float")
+    full_precision: Style = dict(color=FLOAT, linestyle="--", label="fp32")
     for variant, points in by_variant.items():
         style = look.get(variant, full_precision)
         axes.plot([x for x, _ in points], [y * factor for _, y in points], marker="o", markersize=2.5, **style)
