@@ -86,7 +86,7 @@ def budget_table(selector: Selector, validation: ValidationSet) -> tuple[BudgetR
 
 
 def candidate_lambdas(accuracy: np.ndarray, costs: np.ndarray) -> list[float]:
-    """Returns 0, quantiles of the lambdas at which some picture changes its variant, and one at which none is dear.
+    """Returns 0, quantiles of lambdas at which pictures change their variant, and one at which all get the cheapest.
 
     accuracy: predicted, int64 [M, K], and costs int64 [K], both in 1/65536.
     """

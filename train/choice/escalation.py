@@ -76,7 +76,8 @@ def fit_up(predictions: Predictions, validation: ValidationSet) -> np.ndarray:
     the lambdas. Only a shared variant follows a shared one: pictures of unseen kinds get those first, and nothing here
     tells how a private variant does on such.
     """
-    costs, shared = validation.costs, validation.shared
+    costs = validation.costs
+    shared = validation.shared
     chosen = np.zeros(predictions.accuracy.shape, bool)
     for lam in predictions.lambdas:
         chosen[np.arange(len(chosen)), predictions.first_choices(lam)] = True

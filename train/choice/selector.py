@@ -15,7 +15,10 @@ from runtime.choice.selector import GROUP_SHIFT, NEVER, OCTAVE, ONE, Z_ONE, Sele
 from train.choice.validation_set import ValidationSet
 
 HIDDEN = 32
-STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 1500, 1024, 1e-2, 1e-4
+STEPS = 1500
+BATCH = 1024
+LEARNING_RATE = 1e-2
+WEIGHT_DECAY = 1e-4
 # With CIFAR-10's families, 95 % let two thirds of unseen pixelation fall back and 99 % only a quarter; a picture that
 # falls back without need loses little, one of an unseen kind that does not can lose much.
 INSIDE = 0.95
@@ -35,7 +38,9 @@ def train_selector(
     enough to a known kind not to fall back, of all variants or each [V].
     """
     validation.require_sound()
-    features, correct, kinds = validation.features, validation.correct, validation.kinds
+    features = validation.features
+    correct = validation.correct
+    kinds = validation.kinds
     standardization = _standardization(features)
     z = standardize(features, **standardization)
     mean = correct.mean(0, dtype=np.float64)

@@ -88,7 +88,8 @@ def careful_inside(validation: ValidationSet, seed: int, *, most: float) -> np.n
 
 def _levels(validation: ValidationSet) -> list[Level]:
     """All variants, then those of each shared one's cost where there are private ones too."""
-    costs, shared = validation.costs, validation.shared
+    costs = validation.costs
+    shared = validation.shared
     same_cost = [np.flatnonzero(costs == cost) for cost in np.unique(costs[shared])]
     mixed = [variants for variants in same_cost if not shared[variants].all()]
     mean = validation.correct.mean(0)

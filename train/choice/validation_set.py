@@ -50,13 +50,14 @@ class ValidationSet:
 
     def of_pictures(self, rows: np.ndarray) -> "ValidationSet":
         """Returns the same variants on some of the pictures; rows: indices int64 [n], or a mask bool [M]."""
-        kinds, subjects = self.kinds[rows], self.subjects[rows]
-        return replace(self, outcomes=self.outcomes.of_pictures(rows), kinds=kinds, subjects=subjects)
+        outcomes = self.outcomes.of_pictures(rows)
+        return replace(self, outcomes=outcomes, kinds=self.kinds[rows], subjects=self.subjects[rows])
 
     def require_sound(self) -> None:
         """Raises ValueError unless shapes, types and values of the arrays are as this class says."""
         count = len(self)
-        features, correct, costs, shared = self.features, self.correct, self.costs, self.shared
+        features, correct = self.features, self.correct
+        costs, shared = self.costs, self.shared
         if features.dtype != np.int32 or features.shape != (count, len(NAMES)) or count < 2:
             raise ValueError(
                 f"expected features int32 [M >= 2, {len(NAMES)}], got {features.dtype} {list(features.shape)}"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES, LEVEL = 2000, 0.95
+RESAMPLES = 2000
+LEVEL = 0.95  # of confidence intervals
 AT_ONCE = 250  # resamples worked on at a time
 ROUNDING = 1e-9  # sums of equal things may differ by less
 

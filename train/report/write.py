@@ -165,7 +165,9 @@ def _families(reported: Reported) -> list[str]:
 
 def _figures(folder: Path, reported: Reported) -> Iterator[tuple[str, str, Figure | None]]:
     """Name, title and figure of each picture; None where the run has no data for it."""
-    accuracy, held_out, points = reported.accuracy, reported.held_out, reported.points()
+    accuracy = reported.accuracy
+    held_out = reported.held_out
+    points = reported.points()
     few = {arm: families for arm, families in accuracy.items() if arm[0] not in ARMS or arm[0] in SHOWN}
     yield "families", "Accuracy per family and severity", plot_families(few, held_out)
     lines = {name: hull_corners([p for arm, p in arms.items() if arm[0] not in ARMS]) for name, arms in points.items()}
