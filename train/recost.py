@@ -196,8 +196,8 @@ def _move(new: Path, out: Path) -> None:
         os.replace(path, to)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[Path, Path, Changes]:
-    """Returns the run folder, the new folder and the changes that a command line asks for."""
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m train.recost", description=sys.modules[__name__].__doc__)
     parser.add_argument("run", type=given_path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
     parser.add_argument("--out", type=given_path, required=True, help="folder of the run that is made")
@@ -211,7 +211,12 @@ def parse(arguments: list[str] | None = None) -> tuple[Path, Path, Changes]:
         help="let a dearer variant run too where the answer of the first is unsure",
     )
     parser.add_argument("--unseen-loss", type=float, help="accuracy (0..1) that a kind of quality never seen may lose")
-    words = vars(parser.parse_args(arguments))
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Path, Path, Changes]:
+    """Returns the run folder, the new folder and the changes that a command line asks for."""
+    words = vars(make_parser().parse_args(arguments))
     return words.pop("run"), words.pop("out"), Changes(**words)
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 from tests.support.reports import PLAIN_RUN, invented_run, plain_results, static_run
 from train.bits.configs import Configs, Variant
 from train.evidence.results import write_results
-from train.report.__main__ import parse, report
+from train.report.__main__ import report
 from train.report.chosen_bits import variant_shares
+from train.report.command_line import parse
 from train.report.frontier import hull_corners
 from train.report.tables import MOST_COLUMNS
 from train.report.write import accuracy_by_arm, write_report
