@@ -14,7 +14,7 @@ from train.bits.configs import Configs
 from train.data.batches import Batches, Held
 from train.data.datasets import Dataset, load, spread, thin
 from train.data.views import mixed_views, training_views
-from train.evidence.gather import digest
+from train.evidence.parts import digest
 from train.kinds.finding import check_count
 from train.loop.checkpoint import CHECKPOINT_FILE, check_same_run
 from train.loop.journal import Journal

@@ -1,23 +1,27 @@
 """Chooses anew among the variants of a finished run, for another cost, target or budget, without any training."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+from compile.source.run_folder import RUN_FILE, RunRecord, read_run
 from runtime.files import write_json
 from runtime.terminal import say, terminal
 from train.bits import configs
-from train.bits.cost import layer_cost, relative
-from train.choice.arms import arm_records, choose
-from train.evidence.evidence import NAME as OUTCOMES
-from train.evidence.evidence import Evidence
-from train.loop.run_folder import SETTINGS, alone, check_own, check_writable, clear
-from train.network.architectures import ARCHITECTURES, architecture
+from train.bits.cost import LayerCost, layer_cost, relative
+from train.choice.arms import learn_choice
+from train.choice.fit import Choice
+from train.choice.scores import make_results
+from train.evidence.evidence import OUTCOMES_FILE, Evidence
+from train.evidence.metrics import METRICS_FILE
+from train.evidence.results import write_results
+from train.loop.run_folder import SETTINGS, alone, check_own, clear, writable
+from train.network.architectures import ARCHITECTURES, Architecture, architecture
 from train.report.compare import compare
 from train.report.does_it_pay import verdicts
 from train.report.run_files import SAMPLES
@@ -25,17 +29,64 @@ from train.report.write import write_report
 from train.settings.bits import COSTS
 from train.settings.command_line import given_path
 
-CHANGED = ("cost", "target", "budget", "escalate", "unseen_loss")  # of a run's settings
-BESIDE = ("metrics.jsonl", "full.safetensors", SAMPLES)  # files of a run that stay as they are
+CARRIED = (METRICS_FILE, "full.safetensors", SAMPLES)  # files of a run that stay as they are
 
 
-def recost(run: Path, out: Path, **changes) -> Path:
+@dataclass(frozen=True)
+class Changes:
+    """Settings of a run that can change without training; None for what the run had."""
+
+    cost: str | None = None
+    target: str | None = None
+    budget: float | None = None
+    escalate: bool | None = None
+    unseen_loss: float | None = None
+
+
+NOTHING = Changes()
+
+
+@dataclass(frozen=True)
+class Recosted:
+    """A run with the costs of its variants, and all that follows from them, made anew; settings: those in force."""
+
+    run: RunRecord
+    configs: configs.Configs
+    evidence: Evidence
+    choice: Choice
+    settings: dict[str, Any]
+
+
+def recost(run: Path, out: Path, changes: Changes = NOTHING) -> Path:
     """Writes a run folder `out` with the variants of `run`, their costs, selector, budgets and results made anew.
 
-    changes: of CHANGED, None for what the run had. One trained family so serves boards of different speeds. Returns
-    `out`. Raises ValueError for a folder that is no whole run, a cost that cannot be had, or `out` being `run`.
+    One trained family so serves boards of different speeds. Returns `out`. Raises ValueError for a folder that is no
+    whole run, a cost that cannot be had, or `out` being `run`.
     """
     run, out = Path(run), Path(out)
+    _require_other_folder(run, out)
+    made = _make_anew(run, changes)
+    files = [made.run.golden, *(v.onnx for v in made.run.variants)]
+    missing = [name for name in files if not (run / name).is_file()]
+    if missing:
+        raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
+    writable("--out", out)
+    with alone(out), tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}.") as beside:
+        new = Path(beside)
+        _copy(run, new, [*files, *(f for f in CARRIED if (run / f).is_file())])
+        made.configs.write(new)
+        made.evidence.write(new)
+        write_results(new, make_results(made.evidence, made.settings["seed"]))
+        replace(made.run, name=out.absolute().name).write(new)
+        write_report(new)
+        write_json(out / SETTINGS, made.settings)  # first, since it says that the rest is a run's
+        clear(out)
+        _move(new, out)
+    say("\n".join(verdicts(compare(made.evidence))))
+    return out
+
+
+def _require_other_folder(run: Path, out: Path) -> None:
     if out.resolve() == run.resolve():
         raise ValueError(f"--out {out}: expected another folder than the run's, whose files stay as they are")
     check_own(out)
@@ -43,84 +94,73 @@ def recost(run: Path, out: Path, **changes) -> Path:
         raise ValueError(
             f"--out {out}: expected a new folder, or one of an earlier recost, got a trained run's; name another"
         )
-    about, evidence, found = _about(run), Evidence.read(run), configs.read(run / configs.CONFIGS_FILE)
-    settings = {**about["settings"], **{k: v for k, v in changes.items() if v is not None}}
-    missing = sorted(set(CHANGED) - set(settings))
-    if missing:
-        raise ValueError(f"{run}: an older run, which says nothing of {', '.join(missing)}; give them here")
-    _check(settings)
-    arch = architecture(about["arch"], tuple(about["input"]["shape"]), len(about["labels"]))
-    cost = layer_cost(settings["cost"], settings["target"])
 
-    def priced(variants):
+
+def _make_anew(folder: Path, changes: Changes) -> Recosted:
+    """Everything of the new run, in memory."""
+    run = read_run(folder)
+    evidence = Evidence.read(folder)
+    bit_configs = configs.read(folder / configs.CONFIGS_FILE)
+    settings = _changed_settings(folder, run, changes)
+    cost = layer_cost(settings["cost"], settings["target"])
+    bit_configs = _with_costs(bit_configs, settings, cost, _architecture(folder, run))
+    costs = {v.name: v.cost for v in bit_configs.variants}
+    _require_same_variants(folder, costs, evidence, run)
+    evidence = replace(evidence, variants=tuple(replace(v, cost=costs[v.name]) for v in evidence.variants))
+    choice, evidence = learn_choice(
+        evidence,
+        settings["budget"],
+        settings["seed"],
+        escalate=settings["escalate"],
+        unseen_loss=settings["unseen_loss"],
+    )
+    variants = tuple(replace(v, facts=replace(v.facts, cost=costs[v.name])) for v in run.variants)
+    run = replace(run, variants=variants, choice=choice.record(), settings=settings)
+    return Recosted(run, bit_configs, evidence, choice, settings)
+
+
+def _with_costs(
+    bit_configs: configs.Configs, settings: dict[str, Any], cost: LayerCost, arch: Architecture
+) -> configs.Configs:
+    """The configurations at other costs; some of a Pareto front are then beaten, and its order may be another."""
+
+    def at_cost(variants: tuple[configs.Configuration, ...]) -> tuple[configs.Configuration, ...]:
         return tuple(replace(v, cost=relative(cost, arch, v.bits)) for v in variants)
 
     target = settings["target"] if settings["cost"] == "latency" else None
-    costs = {"cost": settings["cost"], "target": target, "budget": settings["budget"]}
-    # A Pareto list is one in the cost it was found by; in another, some are beaten and the order may be another.
-    found = replace(
-        found,
-        about={**found.about, **costs},
-        variants=priced(found.variants),
-        pareto=configs.pareto_front(priced(found.pareto)),
+    about = {**bit_configs.about, "cost": settings["cost"], "target": target, "budget": settings["budget"]}
+    return replace(
+        bit_configs, about=about, variants=at_cost(bit_configs.variants), pareto=configs.pareto_front(at_cost(bit_configs.pareto))
     )
-    prices = {v.name: v.cost for v in found.variants}
-    _check_names(run, prices, evidence, about)
-    evidence = replace(evidence, variants=tuple(replace(v, cost=prices[v.name]) for v in evidence.variants))
-    choice, evidence = choose(
-        evidence, settings["budget"], settings["seed"], escalate=settings["escalate"], most=settings["unseen_loss"]
-    )
-    variants = [{**v, "cost": prices[v["name"]]} for v in about["variants"]]
-    files = [about["golden"], *(v["onnx"] for v in variants)]
-    missing = [name for name in files if not (run / name).is_file()]
-    if missing:
-        raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
-    check_writable("--out", out)
-    with alone(out), tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}.") as beside:
-        new = Path(beside)
-        found.write(new)
-        evidence.write(new)
-        _copy(run, new, [*files, *(f for f in BESIDE if (run / f).is_file())])
-        write_json(new / "results.json", arm_records(evidence, settings["seed"]))
-        write_json(
-            new / "run.json",
-            {**about, "variants": variants, **choice.to_dict(), "name": out.absolute().name, "settings": settings},
+
+
+def _architecture(folder: Path, run: RunRecord) -> Architecture:
+    if run.arch not in ARCHITECTURES:
+        raise ValueError(
+            f"{folder / RUN_FILE}: expected an arch of {', '.join(ARCHITECTURES)}, got arch {run.arch!r}; "
+            "bring the file back"
         )
-        write_report(new)
-        write_json(out / SETTINGS, settings)  # first, since it says that the rest is a run's
-        clear(out)
-        _move(new, out)
-    say("\n".join(verdicts(compare(evidence))))
-    return out
+    height, width, channels = run.shape
+    return architecture(run.arch, (height, width, channels), len(run.labels))
 
 
-def _about(run: Path) -> dict:
-    """run.json, with what is needed of it."""
-    try:
-        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        shape = about["input"]["shape"]
-        right = {
-            "arch": about["arch"] in ARCHITECTURES,
-            "labels": len(about["labels"]) > 1,
-            "input": len(shape) == 3 and all(type(n) is int for n in shape),
-            "golden": isinstance(about["golden"], str),
-            "settings": isinstance(about["settings"], dict),
-            "variants": all(isinstance(v[key], str) for v in about["variants"] for key in ("name", "onnx")),
-        }
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{run}: expected a finished run with its settings ({error!r})") from error
-    wrong = [f"{k} {str(about[k])[:80]!r}" for k in right if not right[k]]
-    if wrong:
-        raise ValueError(f"{run / 'run.json'}: not what a finished run leaves: {', '.join(wrong)}; bring the file back")
-    return about
+def _changed_settings(folder: Path, run: RunRecord, changes: Changes) -> dict[str, Any]:
+    """The run's settings with the changes. Raises ValueError where one that is used here is missing or damaged."""
+    asked = {key: value for key, value in vars(changes).items() if value is not None}
+    settings = {**run.settings, **asked}
+    missing = sorted({f.name for f in fields(Changes)} - set(settings))
+    if missing:
+        raise ValueError(f"{folder}: an older run, which says nothing of {', '.join(missing)}; give them here")
+    _check_settings(settings)
+    return settings
 
 
-def _check(settings: dict) -> None:
-    """Of a run's settings, damaged or given, those that are used here."""
-    for name, most in (("budget", "the cost of 8 bits"), ("unseen_loss", "the pictures")):
+def _check_settings(settings: dict[str, Any]) -> None:
+    for name, whole in (("budget", "the cost of 8 bits"), ("unseen_loss", "the pictures")):
         share = settings[name]
-        if type(share) not in (int, float) or not (0 < share <= 1 or (share == 0 and name == "unseen_loss")):
-            raise ValueError(f"--{name.replace('_', '-')}: expected a share of {most}, in 0..1, got {share!r}")
+        may_be_zero = name == "unseen_loss"
+        if type(share) not in (int, float) or not (0 < share <= 1 or (share == 0 and may_be_zero)):
+            raise ValueError(f"--{name.replace('_', '-')}: expected a share of {whole}, in 0..1, got {share!r}")
     if settings["cost"] not in COSTS:
         raise ValueError(f"--cost: expected one of {', '.join(COSTS)}, got {settings['cost']!r}")
     if not isinstance(settings["target"], str) or type(settings["escalate"]) is not bool:
@@ -132,15 +172,13 @@ def _check(settings: dict) -> None:
         raise ValueError(f"the run's settings: expected a seed of at least 0, got {settings.get('seed')!r}")
 
 
-def _check_names(run: Path, prices: dict[str, float], evidence: Evidence, about: dict) -> None:
-    for name, given in (
-        (OUTCOMES, [v.name for v in evidence.variants]),
-        ("run.json", [v["name"] for v in about["variants"]]),
-    ):
-        if set(given) != set(prices):
+def _require_same_variants(folder: Path, costs: dict[str, float], evidence: Evidence, run: RunRecord) -> None:
+    names = {OUTCOMES_FILE: {v.name for v in evidence.variants}, RUN_FILE: {v.name for v in run.variants}}
+    for file, variants in names.items():
+        if variants != set(costs):
             raise ValueError(
-                f"{run}: expected the variants of {configs.CONFIGS_FILE} in {name}, got others "
-                f"({', '.join(sorted(set(given) ^ set(prices))[:3])}); the files are of different runs"
+                f"{folder}: expected the variants of {configs.CONFIGS_FILE} in {file}, got others "
+                f"({', '.join(sorted(variants ^ set(costs))[:3])}); the files are of different runs"
             )
 
 
@@ -151,14 +189,15 @@ def _copy(run: Path, out: Path, names: list[str]) -> None:
 
 
 def _move(new: Path, out: Path) -> None:
-    """All files, run.json last: with it the folder is a run."""
-    for path in sorted((p for p in new.rglob("*") if p.is_file()), key=lambda p: p.name == "run.json"):
+    """Moves all files, run.json last: with it the folder is a run."""
+    for path in sorted((p for p in new.rglob("*") if p.is_file()), key=lambda p: p.name == RUN_FILE):
         to = out / path.relative_to(new)
         to.parent.mkdir(exist_ok=True)
         os.replace(path, to)
 
 
-def parse(arguments: list[str] | None = None) -> dict:
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m train.recost", description=sys.modules[__name__].__doc__)
     parser.add_argument("run", type=given_path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
     parser.add_argument("--out", type=given_path, required=True, help="folder of the run that is made")
@@ -169,15 +208,21 @@ def parse(arguments: list[str] | None = None) -> dict:
         "--escalate",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="let a dearer variant look again where the chosen is unsure",
+        help="let a dearer variant run too where the answer of the first is unsure",
     )
     parser.add_argument("--unseen-loss", type=float, help="accuracy (0..1) that a kind of quality never seen may lose")
-    return vars(parser.parse_args(arguments))
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Path, Path, Changes]:
+    """Returns the run folder, the new folder and the changes that a command line asks for."""
+    words = vars(make_parser().parse_args(arguments))
+    return words.pop("run"), words.pop("out"), Changes(**words)
 
 
 if __name__ == "__main__":
     with terminal():
         try:
-            say(f"run: {recost(**parse())}")
+            say(f"run: {recost(*parse())}")
         except (ValueError, OSError) as problem:
             sys.exit(str(problem))

@@ -28,6 +28,7 @@ from compile.build import build
 from compile.lowering.lower import Lowered, lower
 from compile.qdq import importer
 from compile.settings import BuildSettings
+from compile.source.run_folder import read_run
 from runtime.terminal import OneLineParser
 from targets import Target, find
 from targets.cuda import toolchain
@@ -136,8 +137,8 @@ def load_graphs(networks: Sequence[str], bits: Sequence[str], runs: Sequence[Pat
         raise ValueError(f"expected networks among {', '.join(NETWORKS)}, got {', '.join(sorted(unknown))}")
     graphs = {(name, b): NETWORKS[name].graph(b) for name, b in itertools.product(networks, bits)}
     for run in runs:
-        for variant in json.loads((run / "run.json").read_text())["variants"]:
-            graphs[run.name, variant["name"]] = importer.load(run / variant["onnx"])
+        for variant in read_run(run).variants:
+            graphs[run.name, variant.name] = importer.load(run / variant.onnx)
     return graphs
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.networks.grower import Grower, clouds
+from compile.source.run_folder import NetworkFacts, RunRecord, VariantRecord
 from targets.reference.graph import Graph
-from train.integers.export import export_run
+from train.integers.export import count_stored_bytes, export_run
 from train.network.architectures import Architecture, Block, Layer, architecture
 
 GOLDEN, GOLDEN_SEED = 4, 1  # pictures that travel with a network
@@ -165,15 +166,15 @@ def write_run(folder: Path, name: str, bits: list[str], side: int | None = None)
     network = NETWORKS[name]
     graphs = {b: network.graph(b, side) for b in bits}
     golden = clouds(next(iter(graphs.values())).tensors["image"].shape, GOLDEN, GOLDEN_SEED)
-    run = {
-        "format": 1,
-        "name": name,
-        "arch": name,
-        "dataset": "none",
-        "method": "random weights",
-        "selector": None,
-        "labels": [f"class {i}" for i in range(network.classes)],
-        "variants": [{"name": b, "accuracy": {}} for b in bits],
-    }
+    run = RunRecord(
+        name=name,
+        labels=tuple(f"class {i}" for i in range(network.classes)),
+        shape=golden.shape[1:],
+        variants=tuple(VariantRecord(b, f"{b}.onnx", NetworkFacts.of_graph(graph)) for b, graph in graphs.items()),
+        stored=count_stored_bytes(graphs),
+        arch=name,
+        dataset="none",
+        method="random weights",
+    )
     export_run(folder, graphs, run, golden)
     return folder

@@ -10,6 +10,8 @@ import numpy as np
 from targets.reference.checks import check
 from targets.reference.nodes import Conv, Node, Tensor
 
+EIGHT_BY_EIGHT = 8 * 8  # bit operations of one multiply-add of 8-bit weights and activations
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -41,3 +43,8 @@ def bit_operations(graph: Graph) -> int:
     """BitOPs of one picture: multiply-adds, each times the widths of its operands."""
     bits = graph.bit_config()
     return sum(count * bits[name][0] * bits[name][1] for name, count in macs(graph).items())
+
+
+def relative_cost(graph: Graph) -> float:
+    """Returns the BitOPs relative to the same network with 8-bit weights and activations everywhere."""
+    return bit_operations(graph) / (EIGHT_BY_EIGHT * sum(macs(graph).values()))

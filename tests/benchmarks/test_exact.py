@@ -13,6 +13,7 @@ from targets import find
 from targets.reference import interpreter
 from tests.conftest import BITS
 from tests.support.graphs import pictures, resnet_like
+from tests.support.runs import run_record
 from train.integers.export import export_run
 
 
@@ -21,17 +22,7 @@ def bundles(tmp_path_factory):
     """The same two variants for x86 and for an emulated ARM board, with their ONNX files."""
     folder = tmp_path_factory.mktemp("exact")
     graphs = {name: resnet_like(BITS[name], seed=5, size=16) for name in ("w8a8", "w4a4")}
-    run = {
-        "format": 1,
-        "name": "small",
-        "arch": "resnet",
-        "dataset": "digits",
-        "method": "fixed",
-        "selector": None,
-        "labels": list("0123456789"),
-        "variants": [{"name": n, "cost": 1.0, "accuracy": {}} for n in graphs],
-    }
-    export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 3, 3))
+    export_run(folder / "run", graphs, run_record(graphs), pictures(graphs["w8a8"], 3, 3))
     targets = {"x86": find("x86"), "arm": find("arm:cortex-a72")}
     return {
         name: build(BuildSettings(target, (folder / "run",), folder / name, golden=1)).bundle

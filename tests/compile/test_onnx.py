@@ -17,6 +17,7 @@ from targets.reference.nodes import Conv, Rescale, Tensor
 from targets.reference.scales import conv_requant, rescale_requant
 from tests.support.graphs import OPS, pictures, random_graph, resnet_like
 from tests.support.onnx_ladder import LEVELS, session
+from tests.support.runs import run_record
 from train.integers.export import ExportError, difference, export_run, to_onnx
 
 seeds = st.integers(0, 2**32 - 1)
@@ -108,11 +109,7 @@ def test_codes_as_output():
 def test_export_run(tmp_path):
     graphs = {"a": resnet_like([(8, 8)]), "b": resnet_like([(2, 3)])}
     golden = pictures(graphs["a"], 5, 0)
-    run = {
-        "name": "x",
-        "labels": [str(k) for k in range(10)],
-        "variants": [{"name": "a", "accuracy": {"clean": 0.5}}, {"name": "b"}],
-    }
+    run = run_record(graphs, accuracy={"clean": 0.5}, cost=None)
     export_run(tmp_path, graphs, run, golden)
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     export_run(tmp_path, graphs, run, golden)

@@ -1,93 +1,84 @@
-"""How a run chooses among variants: a selector, its table of budgets, and what it comes to on given outcomes."""
+"""Learns how to choose among variants: a selector, its table of budgets, and what it comes to on given outcomes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runtime.choice.budgets import Budget, entry_for
+from compile.source.run_folder import ChoiceRecord
 from runtime.choice.selector import Selector
-from train.choice.escalation import Rule, escalation_table
-from train.choice.selector import INSIDE, budget_table, lambdas_of, train_selector
+from train.choice.budgets import BudgetRow, CascadeRow, CascadeTable, budget_table, row_within
+from train.choice.escalation import CascadeRule, cascade_table
+from train.choice.selector import INSIDE, train_selector
+from train.choice.validation_set import ValidationSet
+from train.evidence.evidence import Answers
 from train.evidence.outcomes import Outcomes
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A trained selector, its tables, and what keeps to the budget where it was trained.
+    """A trained selector with its tables, and the row in force that keeps to a budget.
 
-    A budget below the cheapest variant's cost means that variant. escalation: {"up", "budgets"}, None where nothing
-    runs twice. lam, margins int64 [V]: those of the entry within the budget. costs: float [V] relative to
-    8 bits. inside: float [V], share of these pictures near enough to a known kind for each variant not to fall back.
+    cascade: None where nothing runs twice; lam, margins int64 [V]: those of the row in force; costs: float64 [V]
+    relative to 8 bits; inside: float [V], share of the validation pictures near enough to a known kind for each variant
+    not to fall back.
     """
 
-    selector: dict
-    budgets: list[dict]
-    escalation: dict | None
+    selector: Selector
+    budgets: tuple[BudgetRow, ...]
+    cascade: CascadeTable | None
     lam: float
     margins: np.ndarray
     costs: np.ndarray
     inside: np.ndarray
 
-    def to_dict(self) -> dict:
-        """The fields of run.json that say how to choose."""
-        return {"selector": self.selector, "budgets": self.budgets, "escalation": self.escalation, "lambda": self.lam}
+    @property
+    def rows(self) -> tuple[BudgetRow, ...]:
+        """The table that a budget is looked up in: that of cascades where there is one."""
+        return self.budgets if self.cascade is None else self.cascade.rows
+
+    def at(self, row: BudgetRow) -> "Choice":
+        """Returns the same choice with another row of its table in force."""
+        margins = row.margins if isinstance(row, CascadeRow) else (0,) * len(self.costs)
+        return replace(self, lam=row.lam, margins=np.array(margins, np.int64))
+
+    def record(self) -> ChoiceRecord:
+        """Returns what run.json says of the choice."""
+        cascade = None if self.cascade is None else self.cascade.to_dict()
+        return ChoiceRecord(self.selector.to_dict(), tuple(row.to_dict() for row in self.budgets), cascade, self.lam)
 
     def first(self, features: np.ndarray) -> np.ndarray:
-        """Index of the variant that each picture is given to, int64 [M], of features int32 [M, D]."""
-        return Selector.from_dict(self.selector).choose(features, self.lam)
+        """Returns the variant that each picture gets first, int64 [M], for features int32 [M, D]."""
+        return self.selector.choose(features, self.lam)
 
-    def run(self, seen: Outcomes) -> tuple[np.ndarray, np.ndarray]:
-        """(index int64 [M] of the variant whose answer counts, cost float64 [M] of all that was run for it)."""
-        up = np.arange(len(self.costs)) if self.escalation is None else np.array(self.escalation["up"])
-        return Rule(up, self.margins).run(self.first(seen.features), seen, self.costs)
+    def run(self, outcomes: Outcomes) -> Answers:
+        """Answers pictures whose outcomes with every variant are known."""
+        up = np.arange(len(self.costs)) if self.cascade is None else np.array(self.cascade.up)
+        return CascadeRule(up, self.margins).run(self.first(outcomes.features), outcomes, self.costs)
 
 
 def fit_choice(
-    seen: Outcomes,
-    groups: np.ndarray,
-    costs,
+    validation: ValidationSet,
     budget: float,
     seed: int,
     *,
-    shared: np.ndarray,
-    pictures: np.ndarray,
     escalate: bool = False,
     by_quality: bool = True,
     inside: float | np.ndarray = INSIDE,
 ) -> Choice:
-    """From pictures that no variant was trained on.
+    """Learns a choice within a mean cost; a budget below the cheapest variant's cost means that variant.
 
-    groups: int64 [M], the kind of quality each is of. shared: bool [V], which variants are for pictures of every kind:
-    only they get one of an unseen kind, at first or after another. pictures: int64 [M], which picture each is a view
-    of. escalate: whether a variant that is unsure may be followed by a dearer one. by_quality: whether the first choice
-    may depend on the picture; False: the same variant for all, the best at its cost. inside: share of these pictures
-    near enough to a known kind not to fall back, of all variants or each [V].
+    escalate: whether a dearer variant may run after one that is unsure. by_quality: whether the first choice may depend
+    on the picture; False: the best variant at its cost for all. inside: share (0..1) of these pictures near enough to a
+    known kind not to fall back, of all variants or each [V]. Raises ValueError for unfit data.
     """
-    costs = np.asarray(costs, np.float64)
-    inside = np.broadcast_to(inside, costs.shape)
-    selector = train_selector(
-        seen.features, seen.correct, groups, costs, seed, shared=shared, by_quality=by_quality, inside=inside
+    selector = train_selector(validation, seed, by_quality=by_quality, inside=inside)
+    choice = Choice(
+        selector=selector,
+        budgets=budget_table(selector, validation),
+        cascade=cascade_table(selector, validation, seed) if escalate else None,
+        lam=0.0,
+        margins=np.zeros(len(validation.costs), np.int64),
+        costs=validation.costs,
+        inside=np.broadcast_to(inside, validation.costs.shape),
     )
-    table = taken = budget_table(selector, seen.features, seen.correct, costs)
-    escalation = None
-    if escalate:
-        half = _half(pictures, seed)
-        fixed = Selector.from_dict(selector)
-        accuracy = fixed.predict(seen.features)
-        escalation = escalation_table(
-            accuracy, half, seen, costs, fixed.costs, lambdas_of(accuracy, fixed.costs), np.asarray(shared)
-        )
-        taken = escalation["budgets"]
-    rows = [Budget(entry["budget"], entry["lambda"], entry["accuracy"]) for entry in taken]
-    entry = taken[rows.index(entry_for(rows, max(budget, taken[0]["budget"])))]
-    margins = np.array(entry.get("margins", [0] * len(costs)), np.int64)
-    return Choice(selector, table, escalation, entry["lambda"], margins, costs, inside)
-
-
-def _half(pictures: np.ndarray, seed: int) -> np.ndarray:
-    """bool [M]: whether each is of the second half of the pictures, drawn at random."""
-    known, number = np.unique(pictures, return_inverse=True)
-    if len(known) < 2:
-        raise ValueError(f"expected views of at least 2 pictures, to judge by one what the other teaches; got {known}")
-    order = np.random.default_rng(seed).permutation(len(known))
-    return order[number] >= len(known) // 2
+    return choice.at(row_within(choice.rows, budget))

@@ -1,9 +1,10 @@
-"""All that a run's worth is judged by: what every variant makes of validation and test pictures, and who took which."""
+"""Everything a run is judged by: what each variant answers on validation and test pictures, and what each arm chose."""
 
 import json
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -11,19 +12,20 @@ import numpy as np
 from runtime.files import replacing
 from train.evidence.outcomes import Outcomes
 
-FORMAT = 1
-NAME = "outcomes.npz"
+OUTCOMES_FILE = "outcomes.npz"
+OUTCOMES_FORMAT = 1
 DAMAGED = (BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError)  # of an npz
 
-Place = tuple[str, int]  # (family, severity)
+View = tuple[str, int]  # degradation family and severity of a view: the test pictures under both
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A trained variant. method: what found its bits; cost: of 8 bits everywhere, as the run counts it.
+class VariantFacts:
+    """What reports need to know of a trained variant.
 
-    w_bits, a_bits: widths that a multiply-add meets on average; groups: quality groups it was trained for, empty for
-    all pictures alike; base: the variant that a private one was made from and has the bits of, else empty.
+    method: what found its bits; cost: relative to 8 bits everywhere, in the run's unit; w_bits, a_bits: mean widths of
+    a multiply-add; kinds: the kinds of picture quality it was trained for, empty for all; base: the variant that a
+    private one was made from and has the bits of, else empty.
     """
 
     name: str
@@ -31,154 +33,189 @@ class Measured:
     cost: float
     w_bits: float
     a_bits: float
-    groups: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
     base: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON object, in which the kinds are "groups"."""
+        known = asdict(self)
+        kinds = known.pop("kinds")
+        base = known.pop("base")
+        return {**known, "groups": kinds, "base": base}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "VariantFacts":
+        """Reads the JSON object. Raises KeyError or TypeError for anything else."""
+        known = {key: value for key, value in data.items() if key != "groups"}
+        return cls(**known, kinds=tuple(data["groups"]))
 
 
 @dataclass(frozen=True, eq=False)
-class Taken:
-    """What an arm did with M test pictures. variant: int64 [M], whose answer counts; cost: float64 [M], of all run."""
+class Answers:
+    """Which variant's answer counts for each of M pictures, int64 [M], and what all that ran for it cost, [M]."""
 
     variant: np.ndarray
     cost: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """Of V variants, on J views of the same N test pictures, view after view, and on M validation pictures.
+class BudgetCurve:
+    """Accuracy (0..1) and mean cost of the exported choice on each view, float64 [B, J], for B rising budgets."""
 
-    test: outcomes on J * N pictures; full: bool [J * N], whether the float network is right; labels: int64 [N];
-    places: family and severity of each view; held_out: families never trained with. seen: outcomes on M validation
-    pictures; families, severities: int64 [M], which of `trained` and how strong; kinds: int64 [M], the kind of quality
-    each counts as: its family, or a group found without labels. arms: name -> what was taken on test.
-    curve: accuracy and mean cost of the exported choice on each view, float64 [B, J] each, for B budgets, rising.
+    accuracy: np.ndarray
+    cost: np.ndarray
+
+    def __len__(self) -> int:
+        """How many budgets there are (B)."""
+        return len(self.accuracy)
+
+    @classmethod
+    def empty(cls, views: int) -> "BudgetCurve":
+        """Returns the curve of a run whose choice is not made yet."""
+        return cls(np.empty((0, views)), np.empty((0, views)))
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Answers of V variants to J views of the same N test pictures, view after view, and to M validation pictures.
+
+    views: family and severity of each view; held_out: families never trained with; trained: the others; labels: int64
+    [N]; test: outcomes of J * N pictures; full_precision: bool [J * N], whether the float network is right; validation:
+    outcomes of M pictures; families, severities: int64 [M], index into `trained`, and how strong; kinds: int64 [M], the
+    kind of quality each counts as; arms: name -> its answers on the test pictures; curve: of the exported choice.
     """
 
-    variants: tuple[Measured, ...]
-    places: tuple[Place, ...]
+    variants: tuple[VariantFacts, ...]
+    views: tuple[View, ...]
     held_out: tuple[str, ...]
     trained: tuple[str, ...]
     labels: np.ndarray
     test: Outcomes
-    full: np.ndarray
-    seen: Outcomes
+    full_precision: np.ndarray
+    validation: Outcomes
     families: np.ndarray
     severities: np.ndarray
     kinds: np.ndarray
-    arms: dict[str, Taken]
-    curve: tuple[np.ndarray, np.ndarray]
+    arms: dict[str, Answers]
+    curve: BudgetCurve
 
     @property
     def pictures(self) -> int:
-        """N."""
+        """How many test pictures there are in each view (N)."""
         return len(self.labels)
 
     @property
     def costs(self) -> np.ndarray:
+        """The cost of each variant relative to 8 bits, float64 [V]."""
         return np.array([v.cost for v in self.variants], np.float64)
 
     @property
-    def ladder(self) -> list[int]:
-        """Variants that are no private ones: the static alternatives, by rising cost."""
+    def statics(self) -> list[int]:
+        """Indices of the variants that are no private ones, by rising cost: the static alternatives."""
         return sorted((k for k, v in enumerate(self.variants) if not v.base), key=lambda k: self.variants[k].cost)
 
     @property
     def shared(self) -> np.ndarray:
-        """bool [V]: variants for pictures of every kind; all where no variant is."""
-        shared = np.array([not v.groups for v in self.variants])
+        """Which variants are for pictures of every kind, bool [V]; all of them where none says so."""
+        shared = np.array([not v.kinds for v in self.variants])
         return shared if shared.any() else ~shared
 
     @property
     def subjects(self) -> np.ndarray:
-        """int64 [M]: which validation picture each is a view of."""
-        return np.arange(len(self.seen)) % (len(self.seen) // len(self.trained))
+        """The number of the picture that each validation picture is a view of, int64 [M]."""
+        return np.arange(len(self.validation)) % (len(self.validation) // len(self.trained))
 
-    def private(self, base: int) -> list[int]:
-        """Variants made from this one for single kinds of quality."""
+    def private_of(self, base: int) -> list[int]:
+        """Returns the indices of the private variants that were made from this one."""
         return [k for k, v in enumerate(self.variants) if v.base == self.variants[base].name]
 
     def by_view(self, values: np.ndarray) -> np.ndarray:
-        """[J, N, ...] of [J * N, ...]."""
-        return values.reshape(len(self.places), self.pictures, *values.shape[1:])
+        """Reshapes values [J * N, ...] of test pictures to [J, N, ...]."""
+        return values.reshape(len(self.views), self.pictures, *values.shape[1:])
 
     def write(self, folder: Path) -> Path:
-        """outcomes.npz."""
-        about = {
-            "format": FORMAT,
-            "variants": [asdict(v) for v in self.variants],
-            "places": self.places,
-            "held_out": self.held_out,
-            "trained": self.trained,
-            "arms": list(self.arms),
-        }
-        arrays = {
-            f"{name}_{key}": value
-            for name, outcomes in (("test", self.test), ("seen", self.seen))
-            for key, value in _packed(outcomes).items()
-        }
-        arrays |= {
-            "about": np.array(json.dumps(about)),
-            "labels": self.labels,
-            "full": np.packbits(self.full),
-            "families": self.families,
-            "severities": self.severities,
-            "kinds": self.kinds,
-            "curve": np.stack(self.curve),
-        }
-        if self.arms:
-            arrays["arm_variant"] = np.stack([a.variant for a in self.arms.values()]).astype(np.int16)
-            arrays["arm_cost"] = np.stack([a.cost for a in self.arms.values()])
-        path = Path(folder) / NAME
+        """Writes outcomes.npz into a run folder and returns its path."""
+        path = Path(folder) / OUTCOMES_FILE
         with replacing(path) as temporary:
-            np.savez_compressed(temporary, **arrays)
+            np.savez_compressed(temporary, **_to_arrays(self))
         return path
 
     @classmethod
     def read(cls, folder: Path) -> "Evidence":
-        """Of a run's folder. Raises ValueError for a file that is none."""
-        path = Path(folder) / NAME
+        """Reads outcomes.npz of a run folder. Raises ValueError where it is missing or damaged."""
+        path = Path(folder) / OUTCOMES_FILE
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls._of(dict(file))
+                return _from_arrays(dict(file))
         except DAMAGED as error:
-            raise ValueError(f"{path}: expected outcomes of format {FORMAT} ({error!r}); train the run anew") from error
-
-    @classmethod
-    def _of(cls, file: dict[str, np.ndarray]) -> "Evidence":
-        about = json.loads(str(file["about"]))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}")
-        test, seen = (_unpacked(file, name) for name in ("test", "seen"))
-        return cls(
-            variants=tuple(Measured(**{**v, "groups": tuple(v["groups"])}) for v in about["variants"]),
-            places=tuple((family, severity) for family, severity in about["places"]),
-            held_out=tuple(about["held_out"]),
-            trained=tuple(about["trained"]),
-            labels=file["labels"],
-            test=test,
-            full=np.unpackbits(file["full"], count=len(test)).astype(bool),
-            seen=seen,
-            families=file["families"],
-            severities=file["severities"],
-            kinds=file["kinds"],
-            arms={
-                name: Taken(file["arm_variant"][k].astype(np.int64), file["arm_cost"][k])
-                for k, name in enumerate(about["arms"])
-            },
-            curve=tuple(file["curve"]),
-        )
+            raise ValueError(
+                f"{path}: expected outcomes of format {OUTCOMES_FORMAT} ({error!r}); train the run anew"
+            ) from error
 
 
-def _packed(outcomes: Outcomes) -> dict[str, np.ndarray]:
+def _to_arrays(evidence: Evidence) -> dict[str, Any]:
+    """Content of the file; validation outcomes are its "seen", the float network's answers its "full"."""
+    about = {
+        "format": OUTCOMES_FORMAT,
+        "variants": [v.to_dict() for v in evidence.variants],
+        "places": evidence.views,
+        "held_out": evidence.held_out,
+        "trained": evidence.trained,
+        "arms": list(evidence.arms),
+    }
+    arrays: dict[str, Any] = {
+        **_packed("test", evidence.test),
+        **_packed("seen", evidence.validation),
+        "about": np.array(json.dumps(about)),
+        "labels": evidence.labels,
+        "full": np.packbits(evidence.full_precision),
+        "families": evidence.families,
+        "severities": evidence.severities,
+        "kinds": evidence.kinds,
+        "curve": np.stack([evidence.curve.accuracy, evidence.curve.cost]),
+    }
+    if evidence.arms:
+        arrays["arm_variant"] = np.stack([a.variant for a in evidence.arms.values()]).astype(np.int16)
+        arrays["arm_cost"] = np.stack([a.cost for a in evidence.arms.values()])
+    return arrays
+
+
+def _from_arrays(file: dict[str, np.ndarray]) -> Evidence:
+    about = json.loads(str(file["about"]))
+    if about["format"] != OUTCOMES_FORMAT:
+        raise ValueError(f"format {about['format']}")
+    test = _unpacked("test", file)
+    accuracy, cost = file["curve"]
+    return Evidence(
+        variants=tuple(VariantFacts.from_dict(v) for v in about["variants"]),
+        views=tuple((family, severity) for family, severity in about["places"]),
+        held_out=tuple(about["held_out"]),
+        trained=tuple(about["trained"]),
+        labels=file["labels"],
+        test=test,
+        full_precision=np.unpackbits(file["full"], count=len(test)).astype(bool),
+        validation=_unpacked("seen", file),
+        families=file["families"],
+        severities=file["severities"],
+        kinds=file["kinds"],
+        arms={
+            name: Answers(file["arm_variant"][k].astype(np.int64), file["arm_cost"][k])
+            for k, name in enumerate(about["arms"])
+        },
+        curve=BudgetCurve(accuracy, cost),
+    )
+
+
+def _packed(name: str, outcomes: Outcomes) -> dict[str, np.ndarray]:
     """Bits for right and wrong, and 32 bits for margins: logits are below 2**30, their differences below 2**31."""
     return {
-        "features": outcomes.features,
-        "correct": np.packbits(outcomes.correct),
-        "margin": outcomes.margin.astype(np.int32),
+        f"{name}_features": outcomes.features,
+        f"{name}_correct": np.packbits(outcomes.correct),
+        f"{name}_margin": outcomes.margin.astype(np.int32),
     }
 
 
-def _unpacked(file: dict[str, np.ndarray], name: str) -> Outcomes:
+def _unpacked(name: str, file: dict[str, np.ndarray]) -> Outcomes:
     margin = file[f"{name}_margin"].astype(np.int64)
     correct = np.unpackbits(file[f"{name}_correct"], count=margin.size).astype(bool).reshape(margin.shape)
     return Outcomes(file[f"{name}_features"], correct, margin)

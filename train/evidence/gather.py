@@ -1,161 +1,89 @@
-"""Gathers what a trained family is judged by: all variants on validation and test pictures, part by part.
-
-Each part is kept in a folder until the run is whole, so that a run killed on the way goes on where it was.
-"""
-
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
-from hashlib import sha256
-from pathlib import Path
+"""Gathers the evidence that a trained family is judged by: all variants on validation and test pictures."""
 
 import numpy as np
 
-from runtime.files import replacing
-from targets.reference.graph import Graph
-from train.bits.configs import Configs
+from targets.reference.graph import Graph, macs
+from train.bits.configs import Configs, Configuration
 from train.bits.cost import layer_cost, relative
-from train.data.datasets import Dataset, spread
-from train.data.names import FAMILIES
-from train.data.views import MIXED_SEED, evaluation_views, mixed_views, severities, training_views
-from train.evidence.evidence import Evidence
-from train.evidence.measure import Views, measure, measured
-from train.evidence.outcomes import Outcomes, outcomes
+from train.evidence.evidence import BudgetCurve, Evidence, VariantFacts
+from train.evidence.outcomes import Outcomes
+from train.evidence.parts import Parts
+from train.evidence.pictures import JudgedPictures
 from train.kinds.finding import BY_FAMILY
 from train.kinds.kinds import Kinds
-from train.network.network import Network
+from train.network.network import FULL, Network
+from train.network.statistics import check_float_answers
 from train.settings.settings import Settings
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """What a run is judged by.
-
-    seen: validation pictures uint8 [F, M, H, W, 3], a row for each family of training, labels int64 [M], severities
-    [F, M]; views: test pictures, the same N in each, labels int64 [N]; mixed: every test picture once, of a family and
-    severity at random, uint8 [T, H, W, 3], labels int64 [T].
-    """
-
-    seen: np.ndarray
-    seen_labels: np.ndarray
-    severities: np.ndarray
-    views: Views
-    labels: np.ndarray
-    mixed: np.ndarray
-    mixed_labels: np.ndarray
-
-    @classmethod
-    def of(cls, settings: Settings, dataset: Dataset) -> "Pictures":
-        trained, options = (
-            settings.data.training_families,
-            (settings.training.seed, settings.place.cache, settings.place.workers),
-        )
-        some = spread(len(dataset.val_y), settings.judging.selector_pictures)
-        val = replace(dataset, train_x=dataset.val_x[some], train_y=dataset.val_y[some])
-        test = spread(len(dataset.test_y), settings.judging.test_pictures)
-        views = evaluation_views(dataset.test_x[test], trained + settings.data.held_out, *options)
-        mixed = mixed_views(dataset.test_x, FAMILIES, MIXED_SEED, *options[1:])[0]
-        return cls(
-            training_views(val, trained, *options),
-            val.train_y,
-            severities(len(some), trained, settings.training.seed),
-            views,
-            dataset.test_y[test],
-            mixed,
-            dataset.test_y,
-        )
-
-    def __len__(self) -> int:
-        """How many each variant answers."""
-        return self.seen.shape[0] * self.seen.shape[1] + len(self.views) * len(self.labels) + len(self.mixed)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Outcomes of all variants on parts of the pictures, each from the folder where it is there already.
-
-    advance: called with how many pictures a variant has answered.
-    """
-
-    graphs: dict[str, Graph]
-    device: object
-    folder: Path
-    advance: Callable[[int], None]
-
-    def outcomes(self, name: str, pictures: np.ndarray, labels: np.ndarray) -> Outcomes:
-        """Of pictures uint8 [M, H, W, 3] with labels int64 [M]."""
-        path, key = self.folder / f"{name}.npz", digest(self.graphs, pictures, labels)
-        found = _read(path, key)
-        if found is None:
-            found = outcomes(self.graphs, pictures, labels, self.device, self.advance)
-            _write(path, key, found)
-        else:
-            self.advance(len(self.graphs) * len(pictures))
-        return found
-
-
-def gather(
-    settings: Settings, pictures: Pictures, teacher: Network, found: Configs, parts: Parts
-) -> tuple[Evidence, dict[str, int]]:
-    """Outcomes on validation and test pictures; how many of `mixed` each variant has right, as a bundle must too."""
-    cost = layer_cost(settings.bits.cost, settings.bits.target)
-    variants = tuple(measured(v, parts.graphs[v.name], relative(cost, teacher.arch, v.bits)) for v in found.variants)
-    evidence = measure(
-        variants,
-        parts.outcomes,
-        teacher,
-        pictures.seen,
-        pictures.seen_labels,
-        pictures.severities,
-        settings.data.training_families,
-        pictures.views,
-        pictures.labels,
-        _groups(settings, found),
-        parts.device,
+def gather_evidence(
+    settings: Settings, pictures: JudgedPictures, full_precision: Network, configs: Configs, parts: Parts
+) -> Evidence:
+    """Answers all pictures but the mixed ones with every variant; the evidence has no arms and no curve yet."""
+    trained = settings.data.training_families
+    price = layer_cost(settings.bits.cost, settings.bits.target)
+    variants = tuple(
+        variant_facts(v, parts.graphs[v.name], relative(price, full_precision.arch, v.bits)) for v in configs.variants
     )
-    right = parts.outcomes("mixed", np.asarray(pictures.mixed), pictures.mixed_labels).correct.sum(0)
-    return evidence, {name: int(count) for name, count in zip(parts.graphs, right, strict=True)}
+    validation = _joined(
+        [
+            parts.outcomes(f"validation-{family}", row, pictures.validation_labels)
+            for family, row in zip(trained, pictures.validation, strict=True)
+        ]
+    )
+    test = _joined(
+        [
+            parts.outcomes(f"test-{family}-{severity}", view, pictures.labels)
+            for (family, severity), view in pictures.views.items()
+        ]
+    )
+    right = [
+        check_float_answers(full_precision, FULL, view, pictures.labels, parts.device) for view in pictures.views.values()
+    ]
+    families = np.repeat(np.arange(len(trained)), len(pictures.validation_labels))
+    kinds = _kinds_without_labels(settings, configs)
+    return Evidence(
+        variants=variants,
+        views=tuple(pictures.views),
+        held_out=tuple(dict.fromkeys(family for family, _ in pictures.views if family not in trained)),
+        trained=trained,
+        labels=pictures.labels,
+        test=test,
+        full_precision=np.concatenate(right),
+        validation=validation,
+        families=families,
+        severities=pictures.severities.reshape(-1).astype(np.int64),
+        kinds=families if kinds is None else kinds.of(validation.features),
+        arms={},
+        curve=BudgetCurve.empty(len(pictures.views)),
+    )
 
 
-def _groups(settings: Settings, found: Configs) -> Kinds | None:
-    """The groups that were found without labels; None where a picture's family says its kind."""
+def count_right_on_mixed(pictures: JudgedPictures, parts: Parts) -> dict[str, int]:
+    """Counts the mixed pictures that each variant gets right; a bundle of the run must get as many right."""
+    outcomes = parts.outcomes("mixed", np.asarray(pictures.mixed), pictures.mixed_labels)
+    return {name: int(count) for name, count in zip(parts.graphs, outcomes.correct.sum(0), strict=True)}
+
+
+def variant_facts(variant: Configuration, graph: Graph, cost: float) -> VariantFacts:
+    """Returns the facts about one variant; cost: relative to the same network at 8 bits, in the run's unit."""
+    bits = graph.bit_config()
+    counts = macs(graph)
+    total = sum(counts.values())
+    w_bits = sum(count * bits[name][0] for name, count in counts.items()) / total
+    a_bits = sum(count * bits[name][1] for name, count in counts.items()) / total
+    return VariantFacts(variant.name, variant.method, cost, w_bits, a_bits, variant.kinds, variant.base)
+
+
+def _kinds_without_labels(settings: Settings, configs: Configs) -> Kinds | None:
+    """The kinds of quality that were found without labels; None where a picture's degradation family is its kind."""
     by_family = settings.private.kinds == BY_FAMILY and len(settings.data.training_families) > 1
-    return None if by_family or not found.kinds else Kinds.from_dict(found.kinds)
+    return None if by_family or not configs.kinds else Kinds.from_dict(configs.kinds)
 
 
-def digest(graphs: dict[str, Graph], *arrays: np.ndarray) -> str:
-    """Of all that outcomes depend on: the networks' integers, pictures and labels."""
-    state = sha256()
-    for name, graph in graphs.items():
-        _absorb(state, (name, graph.tensors, graph.input, graph.output, graph.nodes))
-    _absorb(state, arrays)
-    return state.hexdigest()
-
-
-def _absorb(state, value) -> None:
-    if isinstance(value, np.ndarray):
-        state.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-    elif is_dataclass(value):
-        _absorb(state, (type(value).__name__, *(getattr(value, f.name) for f in fields(value))))
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            _absorb(state, part)
-    else:
-        state.update(repr(value).encode())
-
-
-def _read(path: Path, key: str) -> Outcomes | None:
-    """What is kept there under the same key."""
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["key"]) == key:
-                return Outcomes(*(kept[f.name] for f in fields(Outcomes)))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        pass  # nothing of use: it is made again
-    return None
-
-
-def _write(path: Path, key: str, found: Outcomes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        np.savez(temporary, key=np.array(key), **{f.name: getattr(found, f.name) for f in fields(Outcomes)})
+def _joined(parts: list[Outcomes]) -> Outcomes:
+    return Outcomes(
+        features=np.concatenate([part.features for part in parts]),
+        correct=np.concatenate([part.correct for part in parts]),
+        margin=np.concatenate([part.margin for part in parts]),
+    )

@@ -1,91 +1,121 @@
 """Which variants and bits the selector chose, by family and severity, and in words what they depend on."""
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from train.evidence.evidence import Evidence
+from train.evidence.evidence import Evidence, View
+from train.evidence.results import ChosenBits, Result
 from train.report.bootstrap import Estimate, resampled
 from train.report.compare import SEED
+from train.report.sentences import with_interval
+from train.report.tables import markdown_table, with_star
 
 ALIKE = 0.2  # mean widths no further apart than this count as the same
-STAR = r" \*"  # of families held out
+MILD, STRONG = 1, 5  # severities between which a trend is looked for
 
 
-def shares(records: list[dict]) -> dict[str, dict[str, float]]:
-    """family -> variant -> share of pictures for which the selector chose it; from "share/VARIANT" of its records."""
-    mine = [r for r in records if r["arm"] == "adaptive" and any(k.startswith("share/") for k in r)]
-    names = [k.removeprefix("share/") for k in mine[0] if k.startswith("share/")] if mine else []
-    out = {}
-    for family in dict.fromkeys(r["family"] for r in mine):
-        rows = [r for r in mine if r["family"] == family]
-        weights = [r["pictures"] for r in rows]
-        out[family] = {n: float(np.average([r[f"share/{n}"] for r in rows], weights=weights)) for n in names}
-    return out
+def variant_shares(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """Returns family -> variant -> share (0..1) of the pictures for which the selector chose it."""
+    by_family: dict[str, list[tuple[int, ChosenBits]]] = {}
+    for result in results:
+        if result.arm == "adaptive" and result.chosen is not None:
+            by_family.setdefault(result.family, []).append((result.pictures, result.chosen))
+    shares = {}
+    for family, choices in by_family.items():
+        weights = [pictures for pictures, _ in choices]
+        shares[family] = {
+            name: float(np.average([chosen.shares[name] for _, chosen in choices], weights=weights))
+            for name in choices[0][1].shares
+        }
+    return shares
 
 
-def chosen_bits(records: list[dict], held_out: set[str], evidence: Evidence | None) -> list[str]:
-    """A section on the widths that the selector chose by family and severity, and what they depend on, in words.
+def chosen_bits(results: Sequence[Result], held_out: Collection[str], evidence: Evidence | None) -> list[str]:
+    """Returns the lines of a section on the widths that the selector chose, and what they depend on.
 
-    With evidence, means have intervals.
+    With evidence, means have confidence intervals. None without results of a selector.
     """
-    mine = [r for r in records if r["arm"] == "adaptive" and "w_bits" in r]
-    if not mine:
+    chosen: dict[View, ChosenBits] = {
+        (r.family, r.severity): r.chosen for r in results if r.arm == "adaptive" and r.chosen is not None
+    }
+    if not chosen:
         return []
     sampled = {} if evidence is None else mean_bits(evidence)
-    severities = sorted({r["severity"] for r in mine})
-    cells = {
-        (r["family"], r["severity"]): f"{r['w_bits']:.2f} / {r['a_bits']:.2f}{_spread(sampled, r)}, {_favourite(r)}"
-        for r in mine
-    }
-    lines = [
+    severities = sorted({severity for _, severity in chosen})
+    rows = [
+        [with_star(family, held_out), *(_cell(chosen, sampled, (family, severity)) for severity in severities)]
+        for family in dict.fromkeys(family for family, _ in chosen)
+    ]
+    intervals = " In brackets: the 95 % confidence interval of the bootstrap for the mean of both widths."
+    return [
         "## Bits the selector chose",
         "",
-        "Mean bits of weights / activations over the multiply-adds of the variants chosen, and which was most."
-        + " In brackets: 95 % of the bootstrap for the mean of both widths." * bool(sampled),
+        "Mean bits of weights / activations over the multiply-adds of the variants chosen, and which variant answered "
+        "most pictures; columns are severities." + intervals * bool(sampled),
         "",
-        "| family | " + " | ".join(f"{s}" for s in severities) + " |",
-        "| --- |" + " ---: |" * len(severities),
+        *markdown_table(["family", *map(str, severities)], rows),
+        "",
+        _in_words(chosen, sampled),
+        "",
     ]
-    for family in dict.fromkeys(r["family"] for r in mine):
-        row = " | ".join(cells.get((family, s), "") for s in severities)
-        lines.append(f"| {family}{STAR if family in held_out else ''} | {row} |")
-    return [*lines, "", _in_words(mine, sampled), ""]
 
 
-def mean_bits(evidence: Evidence) -> dict[tuple[str, int], np.ndarray]:
-    """(family, severity) -> mean width of what the selector chose there, of weights and activations alike, [1 + R]."""
+def mean_bits(evidence: Evidence) -> dict[View, np.ndarray]:
+    """Returns view -> mean width of what the selector chose there, [1 + R]: as it is and in every resample."""
     width = np.array([(v.w_bits + v.a_bits) / 2 for v in evidence.variants])
     bits = evidence.by_view(width[evidence.arms["adaptive"].variant])
-    return dict(zip(evidence.places, resampled(bits.T, SEED).T, strict=True))
+    return dict(zip(evidence.views, resampled(bits.T, SEED).T, strict=True))
 
 
-def _in_words(mine: list[dict], sampled: dict[tuple[str, int], np.ndarray]) -> str:
+@dataclass(frozen=True)
+class Ends:
+    """Views of the mildest and of the strongest severity."""
+
+    mild: list[View]
+    strong: list[View]
+
+
+def _in_words(chosen: dict[View, ChosenBits], sampled: dict[View, np.ndarray]) -> str:
     """Whether the mean width differs between qualities by more than ALIKE, and in which direction with severity."""
-    mean = {(r["family"], r["severity"]): (r["w_bits"] + r["a_bits"]) / 2 for r in mine}
-    low, high = min(mean, key=mean.get), max(mean, key=mean.get)
+    mean = {view: bits.mean for view, bits in chosen.items()}
+    low = min(mean, key=lambda view: mean[view])
+    high = max(mean, key=lambda view: mean[view])
     if mean[high] - mean[low] <= ALIKE:
         return (
             f"The bits do not differ with quality: every family and severity gets between {mean[low]:.2f} and "
             f"{mean[high]:.2f} on average."
         )
-    told = (
-        f"The bits differ with quality: from {mean[low]:.2f} ({_place(low)}) to {mean[high]:.2f} ({_place(high)}) "
+    text = (
+        f"The bits differ with quality: from {mean[low]:.2f} ({_name(low)}) to {mean[high]:.2f} ({_name(high)}) "
         "on average"
     )
-    places = [[p for p in mean if p[1] == severity] for severity in (1, 5)]
-    if not all(places):
-        return told + "."
-    mild, strong = (float(np.mean([mean[p] for p in end])) for end in places)
-    trend = "hardly change" if abs(strong - mild) <= ALIKE else "rise" if strong > mild else "fall"
-    told += f"; with severity they {trend} ({mild:.2f} at severity 1, {strong:.2f} at 5"
-    if not sampled:
-        return told + ")."
-    ends = [np.mean([sampled[p] for p in end], 0) for end in places]
-    told += f", a difference of {_interval(Estimate.of(ends[1] - ends[0]))})"
-    clean = [p for p in mean if p[0] == "clean"]
-    if clean:
-        poor = Estimate.of(np.mean([sampled[p] for p in places[1]], 0) - sampled[clean[0]])
-        told += f". Pictures of severity 5 get {_compared(poor)} clean ones: {_interval(poor)}"
-    return told + "."
+    ends = Ends([v for v in mean if v[1] == MILD], [v for v in mean if v[1] == STRONG])
+    if not ends.mild or not ends.strong:
+        return f"{text}."
+    mild = float(np.mean([mean[view] for view in ends.mild]))
+    strong = float(np.mean([mean[view] for view in ends.strong]))
+    text += f"; with severity they {_trend(mild, strong)} ({mild:.2f} at severity {MILD}, {strong:.2f} at {STRONG}"
+    return f"{text}{_with_intervals(ends, sampled)}." if sampled else f"{text})."
+
+
+def _trend(mild: float, strong: float) -> str:
+    if abs(strong - mild) <= ALIKE:
+        return "hardly change"
+    return "rise" if strong > mild else "fall"
+
+
+def _with_intervals(ends: Ends, sampled: dict[View, np.ndarray]) -> str:
+    """The end of the sentence: how sure the trend is, and whether strong degradations get more bits than none."""
+    strong = np.mean([sampled[view] for view in ends.strong], 0)
+    difference = Estimate.of(strong - np.mean([sampled[view] for view in ends.mild], 0))
+    text = f", a difference of {with_interval(difference)})"
+    clean = [view for view in sampled if view[0] == "clean"]
+    if not clean:
+        return text
+    over_clean = Estimate.of(strong - sampled[clean[0]])
+    return f"{text}. Pictures of severity {STRONG} get {_compared(over_clean)} clean ones: {with_interval(over_clean)}"
 
 
 def _compared(difference: Estimate) -> str:
@@ -93,22 +123,19 @@ def _compared(difference: Estimate) -> str:
     return words[difference.verdict]
 
 
-def _interval(e: Estimate) -> str:
-    return f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]"
-
-
-def _spread(sampled: dict, record: dict) -> str:
-    if not sampled:
+def _cell(chosen: dict[View, ChosenBits], sampled: dict[View, np.ndarray], view: View) -> str:
+    """The widths at a view, with their interval, and the variant that answered most of its pictures."""
+    if view not in chosen:
         return ""
-    e = Estimate.of(sampled[record["family"], record["severity"]])
-    return f" [{e.low:.2f}, {e.high:.2f}]"
+    bits = chosen[view]
+    interval = ""
+    if sampled:
+        estimate = Estimate.of(sampled[view])
+        interval = f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    share, name = max((share, name) for name, share in bits.shares.items())
+    return f"{bits.w_bits:.2f} / {bits.a_bits:.2f}{interval}, {name} {100 * share:.0f} %"
 
 
-def _favourite(record: dict) -> str:
-    share, name = max((v, k.removeprefix("share/")) for k, v in record.items() if k.startswith("share/"))
-    return f"{name} {100 * share:.0f} %"
-
-
-def _place(place: tuple[str, int]) -> str:
-    family, severity = place
+def _name(view: View) -> str:
+    family, severity = view
     return family if family == "clean" else f"{family} {severity}"

@@ -1,136 +1,108 @@
-"""Reads what a finished run has left in its folder, and says what is wrong with a file that is not so."""
+"""Reads what a finished run has left in its folder for its report, and says what is wrong with a file."""
 
-import json
-import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from compile.source.run_folder import RUN_FILE, RunRecord, read_run
+from runtime.files import replacing
 from train.bits import configs
-from train.choice.arms import BY_RULE
+from train.choice.scores import ARMS
+from train.evidence.evidence import View
+from train.evidence.results import RESULTS_FILE, Arm, Result, read_results
 from train.kinds.kinds import Kinds
 from train.settings.bits import COSTS
 
 SAMPLES = "plots/samples.npz"
-ROUNDING = 1e-6  # pictures, in an arm's expected count
-RECORD = {
-    "heldout": lambda x: type(x) is bool,
-    "severity": lambda x: type(x) is int,
-    "pictures": lambda x: type(x) is int and x >= 1,
-    **dict.fromkeys(("arm", "variant", "family"), lambda x: isinstance(x, str)),
-    **dict.fromkeys(("correct", "cost"), lambda x: type(x) in (int, float) and math.isfinite(x)),
-}
 
 
-def read_run(folder: Path) -> tuple[dict, list[dict]]:
-    """run.json and the records of results.json. Raises ValueError where one is missing or not as expected."""
-    run, records = _read(folder / "run.json", dict), _read(folder / "results.json", list)
-    _check_records(folder / "results.json", records)
-    _check_variants(folder / "run.json", run)
-    settings = run.get("settings", {})
-    cost = settings.get("cost", "bitops") if isinstance(settings, dict) else settings
-    if not isinstance(cost, str) or cost not in COSTS:
+def read_finished_run(folder: Path) -> tuple[RunRecord, list[Result]]:
+    """Reads run.json and results.json. Raises ValueError where one is missing or not as a report needs it."""
+    run = read_run(folder)
+    results = read_results(folder)
+    _check_views(folder / RESULTS_FILE, results)
+    layers = [set(variant.facts.bits) for variant in run.variants]
+    if not layers[0] or any(names != layers[0] for names in layers):
+        raise ValueError(f"{folder / RUN_FILE}: expected bits of the same layers in all variants; export the run again")
+    cost = unit_of_cost(run)
+    if cost not in COSTS:
         raise ValueError(
-            f"{folder / 'run.json'}: expected settings with a cost of {', '.join(COSTS)}, got "
-            f"{str(cost)[:80]!r}; export it anew"
+            f"{folder / RUN_FILE}: expected settings with a cost of {', '.join(COSTS)}, got "
+            f"{str(cost)[:80]!r}; export the run again"
         )
-    return run, records
+    return run, results
 
 
-def metrics(folder: Path) -> list[dict]:
-    """The records of training; none where there is no metrics.jsonl."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    try:
-        return [dict(json.loads(line)) for line in lines]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a record a line ({error}); bring the file back, or delete it") from error
+def unit_of_cost(run: RunRecord) -> str:
+    """Returns what the run's costs count, a key of COSTS."""
+    cost = run.settings.get("cost", "bitops")
+    return cost if isinstance(cost, str) else repr(cost)
 
 
-def searched(folder: Path) -> tuple[list[dict], list[dict]] | None:
-    """The Pareto list and the variants of a search; None without one."""
+def read_configs(folder: Path) -> configs.Configs | None:
+    """Reads the bit configurations of a run; None where it left none. Raises ValueError for a damaged file."""
     path = folder / configs.CONFIGS_FILE
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return (found["pareto"], found["variants"]) if found["pareto"] else None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected configurations ({error!r}); finish the run with --resume") from error
+        return configs.read(path)
+    except configs.ConfigsError as error:
+        raise ValueError(f"{path}: expected configurations ({error}); finish the run with --resume") from error
 
 
-def groups(folder: Path) -> Kinds | None:
-    """How a run tells quality groups apart; None where it has none."""
-    path = folder / configs.CONFIGS_FILE
-    found = configs.read(path).kinds if path.is_file() else None
-    return Kinds.from_dict(found) if found else None
+def read_kinds(folder: Path) -> Kinds | None:
+    """Reads how a run tells kinds of quality apart; None where it does not. Raises ValueError for a damaged file."""
+    bit_configs = read_configs(folder)
+    return None if bit_configs is None or not bit_configs.kinds else Kinds.from_dict(bit_configs.kinds)
 
 
-def samples(folder: Path) -> dict[tuple[str, int], np.ndarray]:
-    """(family, severity) -> uint8 [H, W, 3] of one picture; none where they were not kept."""
+def write_samples(folder: Path, pictures: dict[View, np.ndarray]) -> None:
+    """Keeps one picture uint8 [H, W, 3] of each view in the run folder, for reports that are written again."""
+    path = folder / SAMPLES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {f"{family}-{severity}": picture for (family, severity), picture in pictures.items()}
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def read_samples(folder: Path) -> dict[View, np.ndarray]:
+    """Reads one picture uint8 [H, W, 3] of each view; none where they were not kept. Raises ValueError."""
     path = folder / SAMPLES
     if not path.is_file():
         return {}
-    told = f"{path}: expected one picture of each quality"
+    expected = f"{path}: expected one picture of each quality"
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {(name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])): file[name] for name in file.files}
+            pictures = {_view_of(name): file[name] for name in file.files}
     except (ValueError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{told}, the file is damaged ({error}); bring it back, or delete it") from error
-    wrong = [k for k, p in found.items() if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or not p.size]
-    if wrong:
-        raise ValueError(f"{told}, uint8 [H, W, 3], got another as {wrong[0]}; bring the file back, or delete it")
-    return found
+        raise ValueError(f"{expected}, the file is damaged ({error}); bring it back, or delete it") from error
+    for view, picture in pictures.items():
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise ValueError(f"{expected}, uint8 [H, W, 3], got another as {view}; bring the file back, or delete it")
+    return pictures
 
 
-def _read(path: Path, kind: type):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected, not found; a finished `python -m train.run` leaves it") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON ({error}); finish the run with --resume") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path}: expected a JSON {kind.__name__}, got a {type(content).__name__}")
-    return content
+def _view_of(name: str) -> View:
+    family, severity = name.rsplit("-", 1)
+    return family, int(severity)
 
 
-def _check_records(path: Path, records: list) -> None:
-    places: dict[tuple[str, str], set[tuple[str, int]]] = {}
-    for r in records:
-        if (
-            not isinstance(r, dict)
-            or not all(k in r and right(r[k]) for k, right in RECORD.items())
-            or not 0 <= r["correct"] <= r["pictures"] + ROUNDING
-        ):
-            raise ValueError(f"{path}: expected records of {sorted(RECORD)}, got {str(r)[:120]}")
-        places.setdefault((r["arm"], r["variant"]), set()).add((r["family"], r["severity"]))
-    if all(arm in BY_RULE for arm, _ in places):
+def _check_views(path: Path, results: Sequence[Result]) -> None:
+    """Raises ValueError unless there are single variants, and every arm was measured on the same views."""
+    views: dict[Arm, set[View]] = {}
+    for result in results:
+        views.setdefault(result.key, set()).add((result.family, result.severity))
+    if all(arm in ARMS for arm, _ in views):
         raise ValueError(f"{path}: expected records of single variants; measure the run anew")
-    expected = next(iter(places.values()))
-    other = next((arm for arm, there in places.items() if there != expected), None)
-    if other is not None:
-        odd = sorted(places[other] ^ expected)[0]
-        raise ValueError(
-            f"{path}: expected every arm measured in the same families and severities, {odd} is not of "
-            f"{' '.join(other)} and others alike; measure the run anew"
-        )
-
-
-def _check_variants(path: Path, run: dict) -> None:
-    missing = {"name", "arch", "dataset", "method", "variants"} - set(run)
-    variants = run.get("variants")
-    if missing or not variants:
-        raise ValueError(f"{path}: expected {sorted(missing) or 'at least one variant'}; export it anew")
-    if not isinstance(variants, list) or not all(
-        isinstance(v, dict) and {"name", "cost", "bits"} <= v.keys() for v in variants
-    ):
-        raise ValueError(f"{path}: expected variants with name, cost and bits; export it anew")
-    try:
-        layers = [set(configs.checked_bits(v["name"], v["bits"])) for v in variants]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; export it anew") from error
-    if not layers[0] or any(found != layers[0] for found in layers):
-        raise ValueError(f"{path}: expected bits of the same layers in all variants; export it anew")
+    first = next(iter(views.values()))
+    for arm, measured in views.items():
+        if measured != first:
+            odd = sorted(measured ^ first)[0]
+            raise ValueError(
+                f"{path}: expected every arm measured in the same families and severities, {odd} is not of "
+                f"{' '.join(arm)} and others alike; measure the run anew"
+            )

@@ -1,230 +1,199 @@
-"""The report of a run: report.md and its pictures, from the files in its folder alone."""
+"""Writes the report of a run: report.md and its pictures, from the files in its folder alone."""
 
-import argparse
-import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from runtime.files import replacing, write_bytes
-from runtime.terminal import say
-from train.choice.arms import BY_RULE
-from train.evidence.evidence import NAME as OUTCOMES
-from train.evidence.evidence import Evidence
-from train.report import plots, run_files
-from train.report.chosen_bits import STAR, chosen_bits, shares
-from train.report.compare import compare, curves
-from train.report.does_it_pay import TITLE, at_budgets, worth
-from train.report.frontier import mix
-from train.report.over_seeds import over_seeds, read_rivals
-from train.report.swap_test import swap
-from train.settings.command_line import given_path
+from compile.source.run_folder import RunRecord
+from runtime.files import write_bytes
+from train.choice.scores import ARMS
+from train.evidence.evidence import OUTCOMES_FILE, Evidence, View
+from train.evidence.metrics import read_metrics
+from train.evidence.results import Arm, Point, Result
+from train.report import run_files
+from train.report.at_budgets import at_budgets
+from train.report.chosen_bits import chosen_bits, variant_shares
+from train.report.compare import HELD_OUT, TRAINED, Comparison, budget_curves, compare
+from train.report.console import SHOWN
+from train.report.does_it_pay import TITLE, does_it_pay
+from train.report.exact_bits import exact_bits
+from train.report.frontier import hull_corners
+from train.report.plots.accuracy import plot_cost, plot_families
+from train.report.plots.bits import plot_bits, plot_pareto, plot_shares
+from train.report.plots.samples import plot_samples
+from train.report.plots.style import arm_label, save
+from train.report.plots.training import plot_training, plot_widths
+from train.report.summary import summary, summary_without_outcomes
+from train.report.swap_test import swap_test
+from train.report.tables import markdown_table, with_star
+from train.report.words import words
 
-HARD = 0.1  # points that soft bit planes may be better than exact ones
-COSTS = {
-    "bitops": "BitOPs (multiply-adds times bits of weights times bits of activations)",
-    "size": "bits of storage",
-    "latency": "the target's measured time",
-}
+REPORT_FILE = "report.md"
+
+ByArm = dict[Arm, dict[str, dict[int, float]]]  # arm -> family -> severity -> accuracy in percent
+
+
+@dataclass(frozen=True, eq=False)
+class Reported:
+    """What a report is made of. results: private variants alone left out; evidence: None without outcomes.npz."""
+
+    run: RunRecord
+    results: list[Result]
+    evidence: Evidence | None
+    compared: dict[str, Comparison]
+
+    @property
+    def held_out(self) -> set[str]:
+        """Degradation families that the run was never trained with."""
+        return {r.family for r in self.results if r.heldout}
+
+    @property
+    def accuracy(self) -> ByArm:
+        """Accuracy in percent of every arm on every view."""
+        return accuracy_by_arm(self.results)
+
+    def points(self) -> dict[str, dict[Arm, Point]]:
+        """Returns panel -> arm -> mean cost and accuracy in percent there, each family counting alike."""
+        panels: dict[str, Callable[[Result], bool]] = {TRAINED: lambda r: not r.heldout}
+        if self.held_out:
+            panels[HELD_OUT] = lambda r: r.heldout
+        return {name: mean_points([r for r in self.results if belongs(r)]) for name, belongs in panels.items()}
 
 
 def write_report(
-    folder: Path, samples: dict[tuple[str, int], np.ndarray] | None = None, rivals: dict[str, Evidence] | None = None
+    folder: Path, samples: Mapping[View, np.ndarray] | None = None, rivals: Mapping[str, Evidence] | None = None
 ) -> Path:
     """Writes report.md and plots/*.png into a run folder; returns the path of report.md.
 
-    samples: (family, severity) -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept as
-    plots/samples.npz, which is used when the report is written again. Sections whose data the run lacks are left out:
-    the selector's choices need "share/VARIANT" (of the pictures) in the records of arm adaptive, intervals and what
-    they decide need outcomes.npz. rivals: of other runs by name, whose shared variants count among the static ones.
-    Raises ValueError where run.json or results.json is missing, a file is not as expected, or outcomes.npz is missing
-    for sections that the report has already.
+    samples: view -> one degraded picture uint8 [H, W, 3], clean being ("clean", 0); kept for when the report is written
+    again. Sections whose data the run lacks are left out. rivals: other runs by name, whose static variants count
+    among the static ones. Raises ValueError where a file is missing or not as expected, and where outcomes.npz is
+    missing for sections that the report has already.
     """
     folder = Path(folder)
-    run, records = run_files.read_run(folder)
-    _check_kept(folder)
+    run, results = run_files.read_finished_run(folder)
+    _check_nothing_is_lost(folder)
     if samples:
-        _keep(folder / run_files.SAMPLES, samples)
-    held_out = {r["family"] for r in records if r["heldout"]}
-    private = {v["name"] for v in run["variants"] if v.get("base")}
-    accuracy = {arm: a for arm, a in by_arm(records).items() if arm[0] in BY_RULE or arm[1] not in private}
-    evidence = Evidence.read(folder) if (folder / OUTCOMES).is_file() else None
+        run_files.write_samples(folder, dict(samples))
+    private = {v.name for v in run.variants if v.base}
+    evidence = Evidence.read(folder) if (folder / OUTCOMES_FILE).is_file() else None
     compared = {} if evidence is None else compare(evidence, rivals)
-    panels = {"training families": lambda f: f not in held_out}
-    if held_out:
-        panels["held-out families"] = lambda f: f in held_out
-    points = {name: _points(records, accuracy, within) for name, within in panels.items()}
-    lines = [
-        f"# {run['name']}: {run['arch']} on {run['dataset']}, {run['method']}",
-        "",
-        *([] if compared else [*_summary(points), ""]),
-        *_families(accuracy, held_out),
-        "",
-    ]
-    if evidence is not None:
-        groups = run_files.groups(folder)
-        lines += [
-            *worth(evidence, compared),
-            *at_budgets(evidence, compared),
-            *(swap(evidence, groups) if groups else []),
-        ]
-    lines += chosen_bits(records, held_out, evidence)
-    lines_of = {name: c.line() for name, c in compared.items()}, {} if evidence is None else curves(evidence)
-    for name, title, figure in _figures(folder, run, records, accuracy, held_out, points, *lines_of):
+    shown = [r for r in results if r.arm in ARMS or r.variant not in private]
+    reported = Reported(run, shown, evidence, compared)
+    lines = [*_beginning(reported), *_sections_of_outcomes(folder, reported), *_families(reported)]
+    lines += chosen_bits(results, reported.held_out, evidence)
+    for name, title, figure in _figures(folder, reported):
         if figure is not None:
-            plots.save(figure, folder / "plots" / f"{name}.png")
+            save(figure, folder / "plots" / f"{name}.png")
             lines += [f"## {title}", "", f"![{title}](plots/{name}.png)", ""]
-    lines += hardness(run_files.metrics(folder))
-    lines += _notes(records, run.get("settings", {}).get("cost", "bitops"))
-    write_bytes(folder / "report.md", ("\n".join(lines) + "\n").encode())
-    return folder / "report.md"
+    lines += exact_bits(read_metrics(folder))
+    write_bytes(folder / REPORT_FILE, ("\n".join(lines).rstrip("\n") + "\n").encode())
+    return folder / REPORT_FILE
 
 
-def by_arm(records: list[dict]) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
-    """(arm, variant) -> family -> severity -> accuracy in percent."""
-    out = {}
-    for r in records:
-        family = out.setdefault((r["arm"], r["variant"]), {}).setdefault(r["family"], {})
-        family[r["severity"]] = 100 * r["correct"] / r["pictures"]
-    return out
+def accuracy_by_arm(results: list[Result]) -> ByArm:
+    """Returns arm -> family -> severity -> accuracy in percent."""
+    by_arm: ByArm = {}
+    for r in results:
+        by_arm.setdefault(r.key, {}).setdefault(r.family, {})[r.severity] = 100 * r.correct / r.pictures
+    return by_arm
 
 
-def _figures(folder, run, records, accuracy, held_out, points, ladder, curve):
-    few = {arm: a for arm, a in accuracy.items() if arm[0] not in BY_RULE or arm[0] in plots.IN_FAMILIES}
-    yield "families", "Accuracy per family and severity", plots.families(few, held_out)
-    fixed = {name: mix([p for arm, p in arms.items() if arm[0] not in BY_RULE]) for name, arms in points.items()}
-    line = {name: ladder.get(name, fixed[name]) for name in fixed}
-    yield "cost", "Accuracy against cost", plots.cost(points, line, curve)
-    chosen = shares(records)
-    yield "shares", "Variants the selector chose", plots.shares(chosen, held_out) if chosen else None
-    yield "bits", "Bits of each layer", plots.bits([v for v in run["variants"] if not v.get("base")])
-    found = run_files.searched(folder)
-    yield "pareto", "Configurations the search saw", plots.pareto(*found) if found else None
-    pictures = run_files.samples(folder)
-    yield "samples", "One picture in every quality", plots.samples(pictures, held_out) if pictures else None
-    yield "widths", "Bits over time", plots.widths(run_files.metrics(folder))
-    yield "training", "Training", plots.training(run_files.metrics(folder))
+def mean_points(results: list[Result]) -> dict[Arm, Point]:
+    """Returns arm -> mean cost and accuracy in percent, each family counting alike, and each severity of a family."""
+    points = {}
+    for arm, families in accuracy_by_arm(results).items():
+        own = [r for r in results if r.key == arm]
+        costs = [np.mean([r.cost for r in own if r.family == family]) for family in families]
+        percents = [np.mean(list(by_severity.values())) for by_severity in families.values()]
+        points[arm] = float(np.mean(costs)), float(np.mean(percents))
+    return points
 
 
-def hardness(metrics: list[dict]) -> list[str]:
-    """A section on what exact bits cost where planes were soft, from the search's last record with a "gap"."""
-    last = next((r for r in reversed(metrics) if "gap" in r), None)
-    if last is None:
+def _beginning(reported: Reported) -> list[str]:
+    """The title, what to deploy, and the words of the report."""
+    run = reported.run
+    points = reported.points()
+    sentences = summary(reported.compared) if reported.compared else summary_without_outcomes(points[TRAINED])
+    lines = [f"# {run.name}: {run.arch} on {run.dataset}, {run.method}", "", " ".join(sentences), ""]
+    arms = {arm for arm, _ in reported.accuracy}
+    pictures = min(r.pictures for r in reported.results)
+    lines += words(arms, reported.held_out, run_files.unit_of_cost(run), pictures)
+    return lines if reported.compared else [*lines, *_means(points)]
+
+
+def _sections_of_outcomes(folder: Path, reported: Reported) -> list[str]:
+    """What only outcomes.npz can tell."""
+    if reported.evidence is None:
         return []
-    verdict = f"over {HARD} point: planes are not sharp enough yet, so search for longer (`--search-epochs`)"
+    kinds = run_files.read_kinds(folder)
     return [
-        "## Soft and exact bits",
-        "",
-        f"At the search's end soft bit planes got {100 * last['accuracy/soft']:.2f} % of the held pictures, the "
-        f"exact integers {100 * last['accuracy/hard']:.2f} %: {last['gap']:+.2f} points lost, "
-        f"{verdict if last['gap'] > HARD else f'not over {HARD} point'}.",
-        "",
+        *does_it_pay(reported.evidence, reported.compared),
+        *at_budgets(reported.evidence, reported.compared),
+        *([] if kinds is None else swap_test(reported.evidence, kinds)),
     ]
 
 
-def _points(records, accuracy, within) -> dict[tuple[str, str], tuple[float, float]]:
-    """(arm, variant) -> mean cost and accuracy over the families within, each family counting alike."""
-    out = {}
-    for arm, families in accuracy.items():
-        mine = [r for r in records if (r["arm"], r["variant"]) == arm and within(r["family"])]
-        prices = [np.mean([r["cost"] for r in mine if r["family"] == f]) for f in families if within(f)]
-        accuracies = [np.mean(list(s.values())) for f, s in families.items() if within(f)]
-        out[arm] = float(np.mean(prices)), float(np.mean(accuracies))
-    return out
+def _means(points: dict[str, dict[Arm, Point]]) -> list[str]:
+    """A section of means, for a run without outcomes."""
+    header = ["arm"]
+    for panel in points:
+        header += [f"{panel}: accuracy", "cost"]
+    rows = []
+    for arm in points[TRAINED]:
+        cells = [arm_label(arm)]
+        for by_arm in points.values():
+            cost, percent = by_arm[arm]
+            cells += [f"{percent:.2f} %", f"{cost:.3f}"]
+        rows.append(cells)
+    return ["## Accuracy and cost", "", *markdown_table(header, rows), ""]
 
 
-def _summary(points) -> list[str]:
-    names = list(points)
-    lines = [
-        "| arm | " + " | ".join(f"{n}: accuracy | cost" for n in names) + " |",
-        "| --- |" + " ---: | ---: |" * len(names),
+def _families(reported: Reported) -> list[str]:
+    """A section of accuracies by family."""
+    accuracy = reported.accuracy
+    rows = [
+        [with_star(family, reported.held_out), *(f"{np.mean(list(a[family].values())):.2f}" for a in accuracy.values())]
+        for family in next(iter(accuracy.values()))
     ]
-    for arm in points[names[0]]:
-        cells = " | ".join(f"{points[n][arm][1]:.2f} % | {points[n][arm][0]:.3f}" for n in names)
-        lines.append(f"| {_label(arm)} | {cells} |")
-    return lines
+    note = "Accuracy in percent, mean over severities."
+    return ["## Accuracy by family", "", note, "", *markdown_table(["family", *map(arm_label, accuracy)], rows), ""]
 
 
-def _families(accuracy, held_out) -> list[str]:
-    lines = [
-        f"Accuracy in percent, mean over severities;{STAR} held out, never seen in training.",
-        "",
-        "| family | " + " | ".join(map(_label, accuracy)) + " |",
-        "| --- |" + " ---: |" * len(accuracy),
-    ]
-    for family in next(iter(accuracy.values())):
-        cells = " | ".join(f"{np.mean(list(a[family].values())):.2f}" for a in accuracy.values())
-        lines.append(f"| {family}{STAR if family in held_out else ''} | {cells} |")
-    return lines
+def _figures(folder: Path, reported: Reported) -> Iterator[tuple[str, str, Figure | None]]:
+    """Name, title and figure of each picture; None where the run has no data for it."""
+    accuracy = reported.accuracy
+    held_out = reported.held_out
+    points = reported.points()
+    few = {arm: families for arm, families in accuracy.items() if arm[0] not in ARMS or arm[0] in SHOWN}
+    yield "families", "Accuracy per family and severity", plot_families(few, held_out)
+    lines = {name: hull_corners([p for arm, p in arms.items() if arm[0] not in ARMS]) for name, arms in points.items()}
+    lines |= {name: reported.compared[name].line() for name in points if name in reported.compared}
+    curves = {} if reported.evidence is None else budget_curves(reported.evidence)
+    yield "cost", "Accuracy against cost", plot_cost(points, lines, curves)
+    shares = variant_shares(reported.results)
+    yield "shares", "Variants the selector chose", plot_shares(shares, held_out) if shares else None
+    yield "bits", "Bits of each layer", plot_bits([v for v in reported.run.variants if not v.base])
+    configs = run_files.read_configs(folder)
+    front = plot_pareto(configs.pareto, configs.variants) if configs is not None and configs.pareto else None
+    yield "pareto", "Configurations the search saw", front
+    pictures = run_files.read_samples(folder)
+    yield "samples", "One picture in every quality", plot_samples(pictures, held_out) if pictures else None
+    metrics = read_metrics(folder)
+    yield "widths", "Bits over time", plot_widths(metrics)
+    yield "training", "Training", plot_training(metrics)
 
 
-def _notes(records, cost: str) -> list[str]:
-    pictures = min(r["pictures"] for r in records)
-    error = 100 * 0.5 / pictures**0.5
-    return [
-        "## How to read this",
-        "",
-        f"* Every number is of {pictures} test pictures per family and severity: one point of a curve has a standard "
-        f"error of up to {error:.1f} points.",
-        "* All arms but float are computed in the integer arithmetic of the exported files.",
-        f"* Cost is {COSTS[cost]}, relative to 8 by 8 bits.",
-        "* Best static is the one variant that got most right within the budget on the pictures the selector learned "
-        "from, used for every picture.",
-        "* Random is the expected accuracy when variants are drawn in the selector's overall shares, whatever the "
-        "picture: a selector that is not above it chooses no better than chance.",
-    ]
-
-
-def _label(arm: tuple[str, str]) -> str:
-    return plots.styles([arm])[arm]["label"]
-
-
-def _check_kept(folder: Path) -> None:
-    """A report is not written again with less in it than it has."""
-    report = folder / "report.md"
-    if not (folder / OUTCOMES).is_file() and report.is_file() and f"## {TITLE}\n" in report.read_text(encoding="utf-8"):
+def _check_nothing_is_lost(folder: Path) -> None:
+    """Raises ValueError where a report would be written again with less in it than it has."""
+    report = folder / REPORT_FILE
+    if (folder / OUTCOMES_FILE).is_file() or not report.is_file():
+        return
+    if f"## {TITLE}\n" in report.read_text(encoding="utf-8"):
         raise ValueError(
-            f"{folder / OUTCOMES}: expected, not found; {report} has sections that are made of it "
+            f"{folder / OUTCOMES_FILE}: expected, not found; {report} has sections that are made of it "
             f"({TITLE}) and stays as it is: bring the file back, or delete the report to have it without"
         )
-
-
-def _keep(path: Path, samples) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        np.savez(temporary, **{f"{family}-{severity}": picture for (family, severity), picture in samples.items()})
-
-
-def main(folders: list[Path], others: list[Path] = ()) -> None:
-    """One run: writes its report and prints where. Several, of different seeds: prints what they gain on average.
-
-    others: folders of runs whose static variants count too, each beside the run of its seed.
-    """
-    if len(folders) == 1:
-        say(str(write_report(folders[0], rivals=read_rivals(folders[0], others) if others else {})))
-    else:
-        say("\n".join(over_seeds(folders, others)))
-
-
-def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
-    parser = argparse.ArgumentParser(prog="python -m train.report", description=sys.modules[__name__].__doc__)
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=given_path,
-        metavar="RUN",
-        help="folder of a finished run, whose "
-        "report is written; of several, equal but for their seeds: print what they gain on average",
-    )
-    parser.add_argument(
-        "--static",
-        action="append",
-        type=given_path,
-        metavar="RUN",
-        default=[],
-        help="another run of "
-        "the same seed and pictures, whose static variants count too: say one with --kinds 1, which "
-        "trained nothing else; may be given several times, as often for each seed",
-    )
-    given = parser.parse_args(arguments)
-    return given.runs, given.static

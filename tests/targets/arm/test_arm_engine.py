@@ -50,21 +50,12 @@ def ready():
 
 @pytest.fixture(scope="module")
 def onnx_files(tmp_path_factory) -> list[Path]:
+    from tests.support.runs import run_record
     from train.integers.export import export_run
 
     folder = tmp_path_factory.mktemp("runs") / "small"
     graphs = {name: resnet_like(bits, seed=3) for name, bits in BITS.items()}
-    run = {
-        "format": 1,
-        "name": "small",
-        "arch": "resnet",
-        "dataset": "none",
-        "method": "fixed",
-        "labels": [f"c{i}" for i in range(10)],
-        "selector": None,
-        "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
-    }
-    export_run(folder, graphs, run, pictures(graphs["w8a8"], 4, 3))
+    export_run(folder, graphs, run_record(graphs, accuracy={"clean": 0.5}), pictures(graphs["w8a8"], 4, 3))
     return [folder]
 
 

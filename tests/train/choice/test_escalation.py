@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +15,12 @@ from runtime.choice.escalation import MOST, escalate, margin, parse_escalation
 from runtime.fields import Fields
 from targets.reference import interpreter
 from tests.conftest import BITS
-from tests.support.families import made
+from tests.support.families import make_family
 from tests.support.graphs import pictures, resnet_like
-from train.choice.escalation import fit_margins, fit_up, rising
+from train.choice.budgets import BudgetRow, keep_rising
+from train.choice.escalation import Predictions, fit_margins, fit_up
 from train.choice.fit import fit_choice
+from train.choice.validation_set import ValidationSet
 from train.evidence.outcomes import Outcomes
 
 LEVELS = (1.0, 0.3)
@@ -39,6 +40,13 @@ def test_only_what_is_below_its_margin_runs_again():
     assert escalate(ran, margins, (0, 0, 1), (0, 7, 3)).tolist() == [0, 0, 1, 1, 2]
 
 
+def validation_set(correct, margins, costs, shared) -> ValidationSet:
+    """Of pictures without features, all of one kind."""
+    count = len(correct)
+    outcomes = Outcomes(np.zeros((count, 12), np.int32), correct, margins)
+    return ValidationSet(outcomes, np.zeros(count, np.int64), np.arange(count), costs, shared)
+
+
 def by_trying(margins, gain):
     """The margin below which the sum of gains is largest, tried one by one; the smallest of equals."""
     return max([0, *sorted(set(margins + 1))], key=lambda below: gain[margins < below].sum())
@@ -50,8 +58,8 @@ def test_margins_are_the_best_there_are(seed, lam):
     rng = np.random.default_rng(seed)
     margins = rng.integers(0, 40, (300, 2))
     correct = rng.random((300, 2)) < np.stack([0.3 + margins[:, 0] / 60, np.full(300, 0.8)], 1)
-    seen, costs = Outcomes(np.zeros((300, 12), np.int32), correct, margins), np.array([0.25, 1.0])
-    got = fit_margins(np.zeros(300, np.int64), seen, np.array([1, 1]), costs, lam)
+    validation = validation_set(correct, margins, np.array([0.25, 1.0]), np.ones(2, bool))
+    got = fit_margins(np.zeros(300, np.int64), validation, np.array([1, 1]), lam)
     gain = correct[:, 1].astype(float) - correct[:, 0] - lam
     assert got[1] == 0 and gain[margins[:, 0] < got[0]].sum() == pytest.approx(
         gain[margins[:, 0] < by_trying(margins[:, 0], gain)].sum()
@@ -63,92 +71,80 @@ def test_only_a_shared_variant_follows_a_shared_one(seed):
     """Of three dearer ones the private is the best on these pictures, of which none tells how it is on others."""
     costs, private = np.array([0.2, 0.2, 0.5, 0.5]), np.array([False, True, False, True])
     correct = np.random.default_rng(seed).random((400, 4)) < (0.5, 0.5, 0.7, 0.9)
-    seen = Outcomes(np.zeros((400, 12), np.int32), correct, np.tile(np.arange(400)[:, None], 4))
+    margins = np.tile(np.arange(400)[:, None], 4)
     accuracy = np.zeros((400, 4), np.int64)
-    accuracy[:200, 0], accuracy[200:, 1] = 1 << 15, 1 << 15
-    found = [
-        fit_up(accuracy, seen, costs, np.rint(costs * 65536).astype(np.int64), [0.1], shared)
+    accuracy[:200, 0] = accuracy[200:, 1] = 1 << 15
+    predictions = Predictions(accuracy, np.rint(costs * 65536).astype(np.int64), [0.1])
+    up = [
+        fit_up(predictions, validation_set(correct, margins, costs, shared)).tolist()
         for shared in (~private, np.ones(4, bool))
     ]
-    assert found[0].tolist() == [2, 3, 2, 3] and found[1].tolist() == [3, 3, 2, 3]
+    assert up == [[2, 3, 2, 3], [3, 3, 2, 3]]
 
 
-def test_entries_that_others_beat_are_left_out():
-    entries = [{"budget": b, "accuracy": a} for b, a in ((0.3, 0.5), (0.1, 0.4), (0.2, 0.6), (0.4, 0.6), (0.1, 0.3))]
-    assert rising(entries) == [{"budget": 0.1, "accuracy": 0.4}, {"budget": 0.2, "accuracy": 0.6}]
+def test_rows_that_others_beat_are_left_out():
+    points = ((0.3, 0.5), (0.1, 0.4), (0.2, 0.6), (0.4, 0.6), (0.1, 0.3))
+    kept = keep_rising([BudgetRow(budget, 0.0, accuracy) for budget, accuracy in points])
+    assert kept == (BudgetRow(0.1, 0.0, 0.4), BudgetRow(0.2, 0.0, 0.6))
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    world = made(1500, levels=LEVELS, draw=1)
-    return world, fit_choice(
-        world.seen,
-        world.kind,
-        world.costs,
-        0.5,
-        0,
-        shared=world.shared,
-        escalate=True,
-        pictures=np.arange(len(world.kind)),
-    )
+    world = make_family(1500, levels=LEVELS, draw=1)
+    return world, fit_choice(world.validation, 0.5, 0, escalate=True)
 
 
 def test_a_choice_keeps_to_what_its_table_says(fitted):
     world, choice = fitted
-    table = choice.escalation["budgets"]
-    budgets, accuracies = [e["budget"] for e in table], [e["accuracy"] for e in table]
+    table = choice.cascade.rows
+    budgets, accuracies = [row.budget for row in table], [row.accuracy for row in table]
     assert budgets == sorted(set(budgets)) and accuracies == sorted(set(accuracies))
-    entry = [e for e in table if e["budget"] <= 0.5][-1]
-    assert (choice.lam, choice.margins.tolist()) == (entry["lambda"], entry["margins"]) and any(entry["margins"])
-    first, (last, cost) = choice.first(world.seen.features), choice.run(world.seen)
+    row = [row for row in table if row.budget <= 0.5][-1]
+    assert (choice.lam, tuple(choice.margins)) == (row.lam, row.margins) and any(row.margins)
+    first = choice.first(world.outcomes.features)
+    answers = choice.run(world.outcomes)
+    last, cost = answers.variant, answers.cost
     twice = last != first
     assert world.shared[last[world.shared[first]]].all()
-    assert 0.02 < twice.mean() < 0.9 and cost.mean() == pytest.approx(entry["budget"])
-    assert entry["worst"] >= cost.max() and entry["worst"] == pytest.approx(1.3)
+    assert 0.02 < twice.mean() < 0.9 and cost.mean() == pytest.approx(row.budget)
+    assert row.worst >= cost.max() and row.worst == pytest.approx(1.3)
     np.testing.assert_array_equal(cost, world.costs[first] + twice * world.costs[last])
     assert (world.costs[last] > world.costs[first])[twice].all()
     for v in np.unique(first):
-        assert (world.seen.margin[first == v, v] < choice.margins[v]).tolist() == twice[first == v].tolist()
+        assert (world.outcomes.margin[first == v, v] < choice.margins[v]).tolist() == twice[first == v].tolist()
 
 
 def test_accuracy_that_the_table_says_is_that_of_other_pictures(fitted):
-    """What each entry gains over the mean of all variants, on the fitted pictures and on fresh ones: 1,500 subjects
-    leave about a point open, and how hard they are two more."""
+    """What each row gains over the mean of all variants, on the fitted pictures and on fresh ones.
+
+    1,500 subjects leave about a point open, and how hard they are two more.
+    """
     world, choice = fitted
-    fresh = made(3000, levels=LEVELS, draw=2)
-    for entry in choice.escalation["budgets"]:
-        last, cost = replace(choice, lam=entry["lambda"], margins=np.array(entry["margins"])).run(fresh.seen)
-        gain = fresh.seen.correct[np.arange(len(last)), last].mean() - fresh.seen.correct.mean()
-        assert gain == pytest.approx(entry["accuracy"] - world.seen.correct.mean(), abs=0.015)
-        assert cost.mean() == pytest.approx(entry["budget"], abs=0.03)
+    fresh = make_family(3000, levels=LEVELS, draw=2)
+    for row in choice.cascade.rows:
+        answers = choice.at(row).run(fresh.outcomes)
+        correct = fresh.outcomes.correct
+        gain = correct[np.arange(len(correct)), answers.variant].mean() - correct.mean()
+        assert gain == pytest.approx(row.accuracy - world.outcomes.correct.mean(), abs=0.015)
+        assert answers.cost.mean() == pytest.approx(row.budget, abs=0.03)
 
 
 def test_escalation_beats_one_pass_at_the_same_cost(fitted):
     world, choice = fitted
-    fresh = made(3000, levels=LEVELS, draw=3)
-    plain = fit_choice(
-        world.seen, world.kind, world.costs, 0.5, 0, shared=world.shared, pictures=np.arange(len(world.kind))
-    )
-    assert plain.escalation is None and plain.budgets == choice.budgets and not plain.margins.any()
-    once, twice = plain.run(fresh.seen), choice.run(fresh.seen)
+    fresh = make_family(3000, levels=LEVELS, draw=3)
+    plain = fit_choice(world.validation, 0.5, 0)
+    assert plain.cascade is None and plain.budgets == choice.budgets and not plain.margins.any()
+    once, twice = plain.run(fresh.outcomes), choice.run(fresh.outcomes)
     rows = np.arange(len(fresh.kind))
-    assert twice[1].mean() < 0.52 and once[1].mean() < 0.52
-    assert fresh.seen.correct[rows, twice[0]].mean() > fresh.seen.correct[rows, once[0]].mean() + 0.005
+    assert twice.cost.mean() < 0.52 and once.cost.mean() < 0.52
+    correct = fresh.outcomes.correct
+    assert correct[rows, twice.variant].mean() > correct[rows, once.variant].mean() + 0.005
 
 
 def test_a_first_choice_that_does_not_look(fitted):
     world, _ = fitted
-    choice = fit_choice(
-        world.seen,
-        world.kind,
-        world.costs,
-        0.5,
-        0,
-        shared=world.shared,
-        by_quality=False,
-        pictures=np.arange(len(world.kind)),
-    )
-    first = choice.first(world.seen.features)
+    choice = fit_choice(world.validation, 0.5, 0, by_quality=False)
+    first = choice.first(world.outcomes.features)
     assert len(np.unique(first)) == 1 and world.shared[first[0]]
 
 
@@ -170,13 +166,13 @@ def test_a_damaged_escalation_is_refused_or_sound(data):
     else:
         del part[key]
     try:
-        found = parse_escalation(Fields(damaged, "manifest.json: escalation"), 3)
+        escalation = parse_escalation(Fields(damaged, "manifest.json: escalation"), 3)
     except BundleError as error:
         assert "escalation" in str(error) and "expected" in str(error)
     else:
-        for entry in found.budgets:
-            assert len(found.up) == len(entry.margins) == 3 and entry.worst >= entry.budget
-            assert all(found.up[v] != v for v, m in enumerate(entry.margins) if m)
+        for entry in escalation.budgets:
+            assert len(escalation.up) == len(entry.margins) == 3 and entry.worst >= entry.budget
+            assert all(escalation.up[v] != v for v, m in enumerate(entry.margins) if m)
 
 
 @pytest.mark.parametrize(
@@ -209,22 +205,22 @@ def test_the_engine_runs_again_what_is_unsure(escalating):
         assert engine.escalates == {"w4a4": "w8a8"}
         together, alone = engine.infer_batch(x), [engine.infer(p) for p in x]
         assert engine.infer(x[unsure.argmax()], variant="w4a4").variant == "w4a4"
-    for found in (together, alone):
-        assert [p.escalated for p in found] == unsure.tolist() and {p.first for p in found} == {"w4a4"}
-        assert [p.variant for p in found] == ["w8a8" if u else "w4a4" for u in unsure]
+    for answers in (together, alone):
+        assert [p.escalated for p in answers] == unsure.tolist() and {p.first for p in answers} == {"w4a4"}
+        assert [p.variant for p in answers] == ["w8a8" if u else "w4a4" for u in unsure]
         np.testing.assert_array_equal(
-            [p.logits for p in found], np.where(unsure[:, None], logits["w8a8"], logits["w4a4"])
+            [p.logits for p in answers], np.where(unsure[:, None], logits["w8a8"], logits["w4a4"])
         )
-        assert [p.index for p in found] == [int(p.logits.argmax()) for p in found]
-        assert all(p.seconds > 0 for p in found)
+        assert [p.index for p in answers] == [int(p.logits.argmax()) for p in answers]
+        assert all(p.seconds > 0 for p in answers)
 
 
 @pytest.mark.parametrize("options", [{"escalate": False, "budget": 0.79}, {"budget": 0.89}, {"variant": "w4a4"}])
 def test_the_engine_runs_once_where_it_should(escalating, options):
     with Engine(escalating, **options) as engine:
         assert engine.escalates == {}
-        found = engine.infer_batch(pictures(resnet_like(BITS["w4a4"], seed=2, size=16), 16, 3))
-        assert {(p.first, p.variant, p.escalated) for p in found} == {("w4a4", "w4a4", False)}
+        answers = engine.infer_batch(pictures(resnet_like(BITS["w4a4"], seed=2, size=16), 16, 3))
+        assert {(p.first, p.variant, p.escalated) for p in answers} == {("w4a4", "w4a4", False)}
 
 
 def test_the_command_line_tells(escalating, tmp_path, capsys):

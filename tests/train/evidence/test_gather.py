@@ -8,8 +8,8 @@ import pytest
 from targets.reference.nodes import Conv
 from tests.support.graphs import random_graph
 from train.evidence import outcomes as module
-from train.evidence.gather import Parts, digest
-from train.evidence.outcomes import Outcomes, outcomes
+from train.evidence.outcomes import Outcomes, compute_outcomes
+from train.evidence.parts import Parts, digest
 from train.run import run_training
 from train.settings.command_line import parse
 
@@ -29,14 +29,15 @@ def some_pictures(seed: int) -> np.ndarray:
 @pytest.fixture
 def computed(monkeypatch) -> list:
     """Graphs that were really run, in order."""
-    found, real = [], module.IntegerNetwork
+    names = []
+    real = module.IntegerNetwork
 
     def noted(graph, device):
-        found.append(graph.name)
+        names.append(graph.name)
         return real(graph, device)
 
     monkeypatch.setattr(module, "IntegerNetwork", noted)
-    return found
+    return names
 
 
 def same(a: Outcomes, b: Outcomes) -> bool:
@@ -54,7 +55,7 @@ def test_what_is_done_is_not_done_again(graphs, computed, tmp_path):
     again = [parts.outcomes(f"part-{k}", some_pictures(k), LABELS) for k in range(3)]
     assert len(computed) == 6 and sum(advanced) == 10 * len(LABELS)
     assert all(same(a, b) for a, b in zip(first, again, strict=False))
-    assert same(again[2], outcomes(graphs, some_pictures(2), LABELS, "cpu"))
+    assert same(again[2], compute_outcomes(graphs, some_pictures(2), LABELS, "cpu"))
     assert sorted(p.name for p in (tmp_path / "evaluation").iterdir()) == [f"part-{k}.npz" for k in range(3)]
 
 
@@ -71,8 +72,8 @@ def test_whatever_changes_makes_another_part(graphs):
     def with_first_conv(**changes):
         graph = graphs["b"]
         k = next(i for i, node in enumerate(graph.nodes) if isinstance(node, Conv) and node.requant is not None)
-        given = {name: change(getattr(graph.nodes[k], name)) for name, change in changes.items()}
-        nodes = (*graph.nodes[:k], replace(graph.nodes[k], **given), *graph.nodes[k + 1 :])
+        changed = {name: change(getattr(graph.nodes[k], name)) for name, change in changes.items()}
+        nodes = (*graph.nodes[:k], replace(graph.nodes[k], **changed), *graph.nodes[k + 1 :])
         return {**graphs, "b": replace(graph, nodes=nodes)}
 
     x = some_pictures(0)
@@ -92,28 +93,10 @@ def test_whatever_changes_makes_another_part(graphs):
 
 
 def test_a_run_stopped_in_its_evaluation_goes_on_there(computed, tmp_path, monkeypatch):
-    words = [
-        "--limit",
-        "64",
-        "--batch",
-        "32",
-        "--epochs",
-        "1",
-        "--families",
-        "clean,contrast",
-        "--bits",
-        "8,3",
-        "--hold-out",
-        "pixelate",
-        "--test-pictures",
-        "20",
-        "--workers",
-        "1",
-        "--cache",
-        str(tmp_path / "cache"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    words = (
+        "--limit 64 --batch 32 --epochs 1 --families clean,contrast --bits 8,3 --hold-out pixelate --test-pictures 20 "
+        f"--workers 1 --cache {tmp_path / 'cache'} --out {tmp_path / 'run'}"
+    ).split()
     real, asked = Parts.outcomes, []
 
     def stopped(self, name, pictures, labels):

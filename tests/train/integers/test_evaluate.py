@@ -9,7 +9,7 @@ from targets.reference.interpreter import requantize, run
 from targets.reference.nodes import Conv, Requant
 from tests.support.graphs import pictures, random_graph, resnet_like
 from train.integers import evaluate
-from train.integers.evaluate import EXACT_FLOAT32, float32_scale
+from train.integers.rounding import EXACT_FLOAT32, float32_scale
 
 SLOW = 1 << 19  # sums that a test looks at one by one
 
@@ -70,18 +70,23 @@ def test_sums_beyond_float32_are_refused():
     assert float32_scale(r, 0, 0, 1, np.array([EXACT_FLOAT32])) is None
 
 
-def way_of(graph, monkeypatch) -> list[bool]:
+def in_float32(graph, monkeypatch) -> list[bool]:
     """Whether each convolution that writes codes went in float32, the logits being the reference's all the same."""
-    found, proved = [], evaluate.float32_scale
-    monkeypatch.setattr(evaluate, "float32_scale", lambda *a: found.append(proved(*a)) or found[-1])
+    scales = []
+
+    def noted(*arguments):
+        scales.append(float32_scale(*arguments))
+        return scales[-1]
+
+    monkeypatch.setattr(evaluate, "float32_scale", noted)
     x = pictures(graph, 6, 0)
     logits = evaluate.evaluate(graph, x)
     assert np.array_equal(logits, run(graph, x))
-    return [scale is not None for scale in found]
+    return [scale is not None for scale in scales]
 
 
 def test_both_ways_are_taken(monkeypatch):
-    assert all(way_of(resnet_like(), monkeypatch))
-    many = [w for seed in range(6) for w in way_of(random_graph(seed, tie_free=False, extreme=True), monkeypatch)]
+    assert all(in_float32(resnet_like(), monkeypatch))
+    many = [w for seed in range(6) for w in in_float32(random_graph(seed, tie_free=False, extreme=True), monkeypatch)]
     assert any(many) and not all(many)
     assert any(isinstance(node, Conv) and node.skip is not None for node in resnet_like().nodes)

@@ -20,7 +20,7 @@ FIXED_SEEDS = range(12)
 
 
 def network(arch_name: str, seed: int, size: int = 16, variants: int = 2) -> tuple[Network, torch.Tensor]:
-    """A random network with living batch norms, and variants of random widths per layer, calibrated."""
+    """A random network with living batch norms and calibrated variants of random widths, and pictures [24, H, W, 3]."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     arch = architecture(arch_name, (size, size, 3), 10)

@@ -1,0 +1,37 @@
+"""The command line of `python -m train.report`."""
+
+import argparse
+from pathlib import Path
+
+from train.settings.command_line import given_path
+
+ABOUT = "Writes a run's report, or says what several runs of different seeds gain on average."
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m train.report", description=ABOUT)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=given_path,
+        metavar="RUN",
+        help="folder of a finished run, whose report is written; of several, equal but for their seeds: print what "
+        "they gain on average",
+    )
+    parser.add_argument(
+        "--static",
+        action="append",
+        type=given_path,
+        metavar="RUN",
+        default=[],
+        help="another run of the same seed and pictures, whose static variants count too: say one with --kinds 1, "
+        "which trained nothing else; may be given several times, as often for each seed",
+    )
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> tuple[list[Path], list[Path]]:
+    """Returns the folders of the runs, and those of --static."""
+    words = make_parser().parse_args(arguments)
+    return words.runs, words.static
