@@ -12,7 +12,7 @@ from compile.settings import BuildError, BuildSettings, ProfileSettings
 from runtime.machine import cpu
 from runtime.terminal import OneLineParser
 from targets import Target, TargetError, find, targets
-from targets.costs.shapes import parse_bits, format_bits
+from targets.costs.shapes import format_bits, parse_bits
 from targets.costs.table import CostsError
 from targets.reference.nodes import BITS
 

@@ -104,9 +104,8 @@ def _layer_tables(settings: BuildSettings, variant: CompiledVariant, folder: Pat
 
 def _variant_report(source: BuildVariant, code_of: str, tables: list[LayerTable]) -> VariantReport:
     facts = source.facts
-    accuracy = float(np.mean(list(facts["accuracy"].values()))) if facts["accuracy"] else None
-    bits = source.graph.bit_config()
-    return VariantReport(source.name, code_of, bits, facts["macs"], facts["cost"], accuracy, tuple(tables))
+    accuracy = float(np.mean(list(facts.accuracy.values()))) if facts.accuracy else None
+    return VariantReport(source.name, code_of, facts.bits, facts.macs, facts.cost, accuracy, tuple(tables))
 
 
 def verify_variants(settings: BuildSettings, source: Source, compilation: Compilation) -> list[Rung]:

@@ -20,7 +20,7 @@ from train.choice.scores import make_results
 from train.evidence.evidence import OUTCOMES_FILE, Evidence
 from train.evidence.metrics import METRICS_FILE
 from train.evidence.results import write_results
-from train.loop.run_folder import SETTINGS, alone, check_own, clear, writable
+from train.loop.run_folder import SETTINGS, alone, check_own, check_writable, clear
 from train.network.architectures import ARCHITECTURES, Architecture, architecture
 from train.report.compare import compare
 from train.report.does_it_pay import verdicts
@@ -70,7 +70,7 @@ def recost(run: Path, out: Path, changes: Changes = NOTHING) -> Path:
     missing = [name for name in files if not (run / name).is_file()]
     if missing:
         raise ValueError(f"{run}: expected its files {', '.join(missing[:3])}, not found; bring them back")
-    writable("--out", out)
+    check_writable("--out", out)
     with alone(out), tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}.") as beside:
         new = Path(beside)
         _copy(run, new, [*files, *(f for f in CARRIED if (run / f).is_file())])
@@ -130,7 +130,10 @@ def _with_costs(
     target = settings["target"] if settings["cost"] == "latency" else None
     about = {**bit_configs.about, "cost": settings["cost"], "target": target, "budget": settings["budget"]}
     return replace(
-        bit_configs, about=about, variants=at_cost(bit_configs.variants), pareto=configs.pareto_front(at_cost(bit_configs.pareto))
+        bit_configs,
+        about=about,
+        variants=at_cost(bit_configs.variants),
+        pareto=configs.pareto_front(at_cost(bit_configs.pareto)),
     )
 
 

@@ -11,7 +11,6 @@ at random (32x32), and with --pictures those of a folder (any other size): up to
 
 import hashlib
 import itertools
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence

@@ -124,7 +124,7 @@ def _variant_json(variant: CompiledVariant, target: Target, weights: Blob, table
         "builds": builds,
         "logit_scale": float(source.graph.tensors[source.graph.output].scale),
         "bytes": sum(segments.values()) + sum(table_bytes.values()),
-        **source.facts,
+        **source.facts.to_dict(),
     }
 
 

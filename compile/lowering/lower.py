@@ -79,7 +79,7 @@ def lower(graph: Graph, target: Target, pictures: int = 1) -> Lowered:
 
 
 def _place(steps: list[Step[Any]]) -> tuple[dict[str, int], int]:
-    """The byte offset in the workspace of every tensor but the caller's picture and logits, and the workspace's size."""
+    """The byte offset in the workspace of every tensor but the caller's picture and logits, and its size."""
     output = steps[-1].write
     sizes = {w.tensor.name: w.size + SLACK for step in steps for w in step.writes if w is not output}
     return workspace(sizes, [(_names_read(step), _names_written(step)) for step in steps])
@@ -104,7 +104,9 @@ def table_of_rules(graph: Graph, lowered: Lowered) -> list[tuple[str, str, str, 
 
 
 def run_compiled(lowered: Lowered, runner: Runner, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """Returns int32 [N, classes] of pictures uint8 [N, H, W, C], n at a time where `main` takes n; the last call repeats some.
+    """Returns int32 [N, classes] of pictures uint8 [N, H, W, C].
+
+    Where `main` takes n pictures they go n at a time, and the last call repeats some.
 
     runner(pictures uint8 [n*H*W*C], weights int8, table int32, workspace bytes, n*classes) -> int32 [n*classes]
     """

@@ -11,7 +11,8 @@ def workspace(
     steps: (names read, names written) in order. A tensor lives from the step that writes it to the last that reads it;
     large ones are placed first, each at the lowest offset where nothing that lives at the same time lies.
     """
-    first, last = {}, {}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
     for index, (reads, writes) in enumerate(steps):
         for name in (*reads, *writes):
             first.setdefault(name, index)

@@ -202,7 +202,6 @@ def _require_served(source: Source) -> None:
         "budgets": source.budgets,
         "escalation": source.escalation,
     }
-    count = len(source.variants)
     try:
         top = Fields(about, source.name, "export the run again, or rename the file")
         top.text("name")

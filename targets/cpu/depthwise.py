@@ -153,7 +153,8 @@ def split(terms: Sequence[Term], lengths: Sequence[int]) -> list[Sequence[Term]]
 def kernel(step: Step, epilogues: Epilogues, *routes: Route) -> Kernel:
     """Returns a kernel of blocks of channels in rows of tiles.
 
-    The last tile of a row and the last block of channels overlap those before instead of being short. Weights are stored [block][term][plane][vector][byte].
+    The last tile of a row and the last block of channels overlap those before instead of being short. Weights are
+    stored [block][term][plane][vector][byte].
 
     routes: one way to sum, the widest first; where a narrower one can hold the channels that are left, it takes them.
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from targets import targets
-from targets.costs.shapes import Shape, ShapeError, parse_bits, format_bits
+from targets.costs.shapes import Shape, ShapeError, format_bits, parse_bits
 from targets.costs.table import INTERPOLATED, MEASURED, Costs, CostsError, Entry, fit, load, path_of
 from tests.support.layers import TEXTS, own_bits
 

@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, tables are readable, option tables are those of the parsers, words are few."""
+"""The documentation: links lead somewhere, tables can be read, options are those of the parsers, words are few."""
 
 import re
 import subprocess

@@ -1,6 +1,6 @@
-"""Holds type errors to those of type_errors.json, which may only shrink: `python -m tests.house.type_errors [--write]`.
+"""Holds type errors to type_errors.json, which may only shrink: `python -m tests.house.type_errors [--write]`.
 
-runtime/ and targets/reference/ are strict and have none (pyproject.toml). --write takes the file down to the counts now.
+runtime/ and targets/reference/ are strict and have none (pyproject.toml). --write lowers the file to the present counts.
 """
 
 import argparse

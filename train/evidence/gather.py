@@ -38,7 +38,8 @@ def gather_evidence(
         ]
     )
     right = [
-        check_float_answers(full_precision, FULL, view, pictures.labels, parts.device) for view in pictures.views.values()
+        check_float_answers(full_precision, FULL, view, pictures.labels, parts.device)
+        for view in pictures.views.values()
     ]
     families = np.repeat(np.arange(len(trained)), len(pictures.validation_labels))
     kinds = _kinds_without_labels(settings, configs)
@@ -53,7 +54,7 @@ def gather_evidence(
         validation=validation,
         families=families,
         severities=pictures.severities.reshape(-1).astype(np.int64),
-        kinds=families if kinds is None else kinds.of(validation.features),
+        kinds=families if kinds is None else kinds.classify(validation.features),
         arms={},
         curve=BudgetCurve.empty(len(pictures.views)),
     )

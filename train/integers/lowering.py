@@ -15,7 +15,8 @@ from targets.reference.graph import Graph
 from targets.reference.nodes import AvgPool, Conv, Node, Requant, Rescale, Shortcut, Tensor, skip_multiplier
 from targets.reference.scales import conv_requant, float32, logit_scale, odd_ratio, rescale_requant, tie_free
 from train.network.architectures import INPUT_SCALE, Block, Layer
-from train.network.network import FULL, Network, PerVariant, QuantConv, key
+from train.network.layers import PerVariant, QuantConv
+from train.network.network import FULL, Network, key
 from train.network.quantizers import Quantizer, Stream
 
 IMAGE, LOGITS = "image", "logits"  # names of the graph's input and output

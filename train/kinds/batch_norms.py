@@ -47,5 +47,5 @@ def reestimate_batch_norms(
 
 def _batch_norms(net: Network, variant: str) -> list[nn.BatchNorm2d]:
     """The batch norms of one variant; layers with a bias in their place have none."""
-    norms = [conv.variants[variant].norm for conv in net.convs.values()]
+    norms = [conv.variant(variant).norm for conv in net.all_convs()]
     return [norm for norm in norms if isinstance(norm, nn.BatchNorm2d)]

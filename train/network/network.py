@@ -42,6 +42,10 @@ class Network(nn.Module):
         """Returns the layer's module in this network."""
         return cast(QuantConv, self.convs[key(layer)])
 
+    def all_convs(self) -> list[QuantConv]:
+        """Returns the modules of all layers, in running order."""
+        return [cast(QuantConv, conv) for conv in self.convs.values()]
+
     def stream(self, variant: str) -> Stream:
         """Returns the quantizers of a variant's residual stream."""
         return cast(Stream, self.streams[variant])

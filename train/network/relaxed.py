@@ -180,6 +180,10 @@ class RelaxedNetwork(Network):
         """Returns the module that computes a layer at open widths."""
         return RelaxedConv(layer, self.arch.eps, self.positions.get(layer.name), self.open_widths)
 
+    def open_variant(self, layer: Layer) -> RelaxedPerVariant:
+        """Returns what an open layer keeps for its widths."""
+        return cast(RelaxedPerVariant, self.conv(layer).variants[RELAXED])
+
     def reads(self, layer: Layer, variant: str) -> str | None:
         """Returns whose codes a layer takes as they are, as `Network.reads` does."""
         blocks = [block.conv1.name for block in self.arch.blocks if layer is block.shortcut]

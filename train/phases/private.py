@@ -61,11 +61,11 @@ class PrivatePhase(VariantsPhase):
         variants = [variant for feed in self.feeds for variant in feed.variants]
         for variant in variants:
             self.net.streams[variant].requires_grad_()
-        for conv in self.net.convs.values():
+        for conv in self.net.all_convs():
             trains = conv.layer in self.layers
             conv.weight.requires_grad_(trains)
             for variant in variants:
-                per_variant = conv.variants[variant]
+                per_variant = conv.variant(variant)
                 per_variant.requires_grad_()
                 per_variant.w.requires_grad_(trains or per_variant.weight is not None)
         return [(self.lr, [(n, p) for n, p in self.net.named_parameters() if p.requires_grad])]

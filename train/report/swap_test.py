@@ -60,7 +60,7 @@ def swap_test(evidence: Evidence, kinds: Kinds) -> list[str]:
 def _swap(evidence: Evidence, kinds: Kinds, base: int) -> Swap:
     rows = [base, *evidence.private_of(base)]
     weights = panel_weights(evidence)[TRAINED]
-    kind_of = kinds.of(evidence.test.features)
+    kind_of = kinds.classify(evidence.test.features)
     columns = [k for k in range(len(kinds)) if (evidence.by_view(kind_of == k).any(1) * weights).any()]
     inside = evidence.by_view(kind_of[:, None] == np.array(columns)).astype(np.float64)
     right = evidence.by_view(evidence.test.correct[:, rows]).astype(np.float64)

@@ -26,8 +26,7 @@ from train.loop.journal import JournalLine
 from train.loop.phase import distillation_loss, teacher_logits
 from train.loop.state import Position
 from train.network.architectures import open_layers
-from train.network.network import key
-from train.network.relaxed import RELAXED, Mixture, RelaxedNetwork, one_hot
+from train.network.relaxed import Mixture, RelaxedNetwork, one_hot
 from train.search.judging import PART_PICTURES, HeldPart, judge_bits, split_held
 from train.search.shared import Search, SearchModules, SearchPhase
 
@@ -152,13 +151,13 @@ def sensitivity_of_steps(net: RelaxedNetwork) -> np.ndarray:
     """
     layers = []
     for layer in open_layers(net.arch):
-        per_variant = net.convs[key(layer)].variants[RELAXED]
+        per_variant = net.open_variant(layer)
         w_noise, a_noise = (_relative_noise(mixed.quantizers) for mixed in (per_variant.w, per_variant.a))
         layers.append(np.add.outer(w_noise, a_noise))
     return np.stack(layers)
 
 
-def _relative_noise(quantizers: nn.ModuleList) -> list[float]:
+def _relative_noise(quantizers: nn.Module) -> list[float]:
     """The rounding noise of one tensor at every width, as a share of the square of its largest range."""
     # An 8-bit input that is the residual stream itself adds no noise; its range is that of the next width.
     steps = [None if q is None else q.step().double() for q in quantizers]

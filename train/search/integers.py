@@ -1,8 +1,11 @@
 """Gives the student the integer weights that bit planes have learned, in place of the full-precision weights."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from train.network.architectures import open_layers
 from train.network.network import Network
 from train.network.relaxed import RELAXED, RelaxedNetwork, RelaxedPerVariant
 from train.network.statistics import reestimate_statistics
@@ -12,8 +15,7 @@ SETTLING_PICTURES = 2048  # whose statistics the variants' batch norms start wit
 
 def open_variants(net: RelaxedNetwork) -> list[RelaxedPerVariant]:
     """Returns what every open layer keeps for its widths, in the order of the layers' positions."""
-    convs = [conv for conv in net.convs.values() if conv.position is not None]
-    return [conv.variants[RELAXED] for conv in sorted(convs, key=lambda conv: conv.position)]
+    return [net.open_variant(layer) for layer in open_layers(net.arch)]
 
 
 @torch.no_grad()
@@ -27,14 +29,15 @@ def give_integers(
     [N, H, W, 3]. kinds: variant -> quality kind whose batch norm it takes, 0 where it is not named.
     """
     kind_of = kinds or {}
-    for name, conv in net.convs.items():
-        searched = conv.variants[RELAXED]
-        target = student.convs[name]
-        is_open = conv.position is not None
-        target.weight.copy_(searched.w.hard(int(indices[conv.position, 0])) if is_open else conv.weight)
+    for layer in net.arch.layers:
+        conv, target = net.conv(layer), student.conv(layer)
+        searched: Any = conv.variants[RELAXED]
+        position = net.positions.get(layer.name)
+        is_open = position is not None
+        target.weight.copy_(searched.w.hard(int(indices[position, 0])) if is_open else conv.weight)
         for variant, config in student.bits.items():
-            w_bits, a_bits = config[conv.layer.name]
-            per_variant = target.variants[variant]
+            w_bits, a_bits = config[layer.name]
+            per_variant = target.variant(variant)
             w_step = searched.w.log_step(net.widths.index(w_bits)) if is_open else searched.w.log_step
             per_variant.w.log_step.copy_(w_step)
             if per_variant.a is not None:
