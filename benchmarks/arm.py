@@ -133,19 +133,20 @@ def of_files(files: list[Path], cpus: list[str]) -> Iterator[dict]:
             yield _record(path.resolve().parent.name, "bitgrade", path.stem, cpu, ours(graph, cpu), graph)
 
 
-def _record(network: str, engine: str, bits: str, cpu: str, found: Cost, graph: Graph) -> dict:
+def _record(network: str, engine: str, bits: str, cpu: str, cost: Cost, graph: Graph) -> dict:
     return {
         "network": network,
         "engine": engine,
         "bits": bits,
         "cpu": cpu,
-        "instructions": found.instructions,
-        "cycles": round(found.cycles),
+        "instructions": cost.instructions,
+        "cycles": round(cost.cycles),
         "macs": sum(macs(graph).values()),
     }
 
 
 def show(console: Console, rows: list[dict]) -> None:
+    """Prints records as a table."""
     table = Table("network", "cpu", "engine", "bits", "instructions", "cycles", "MAC/cycle")
     for r in rows:
         table.add_row(
@@ -172,6 +173,7 @@ def _names(allowed=None):
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arm", description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE.onnx", help="instead of --networks and --bits")
     parser.add_argument("--networks", type=_names(NETWORKS), default=["resnet8", "resnet20"])
@@ -182,9 +184,9 @@ def main(argv: list[str] | None = None) -> int:
     args, rows = parser.parse_args(argv), []
     if args.files and args.peers:
         parser.error("--peers: expected with --networks, got files; leave one of them out")
-    found = of_networks(args.networks, args.bits, args.cpus, args.peers)
+    records = of_networks(args.networks, args.bits, args.cpus, args.peers)
     try:
-        for record in of_files(args.files, args.cpus) if args.files else found:
+        for record in of_files(args.files, args.cpus) if args.files else records:
             rows.append(record)
             print(record, file=sys.stderr, flush=True)
             if args.json is not None:

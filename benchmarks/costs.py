@@ -44,7 +44,10 @@ def graph(name: str, bits: str) -> Graph:
 
 
 def check(names: list[str], target: Target, costs: Costs) -> Iterator[dict]:
-    """Records of what the table predicts for whole networks and what they take, in the table's unit, one thread."""
+    """Yields what the table predicts for whole networks and what they take, in the table's unit, one thread.
+
+    Raises CostsError for a table in another unit than is measured here.
+    """
     machine = profile.machine_for(target)
     if machine.unit != costs.unit:
         raise CostsError(f"{target.name}: expected a table in {machine.unit} to compare with, got {costs.unit}")
@@ -72,6 +75,7 @@ def _whole(machine: Machine, lowered: Lowered) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=__doc__.splitlines()[0])
     parser.add_argument("--target", required=True)
     parser.add_argument("--networks", default=MEASURE, help=f"default: {MEASURE}")

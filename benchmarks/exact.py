@@ -62,7 +62,7 @@ def _emulated(bundle: Bundle, variant: Variant) -> tuple[Run, str]:
 
 
 def graph_of(bundle: Bundle, variant: Variant) -> Graph:
-    """The variant's integer graph, from the bundle's copy of its ONNX file."""
+    """Returns the variant's integer graph, from the bundle's copy of its ONNX file; raises BundleError without one."""
     if variant.onnx is None or variant.onnx not in bundle.manifest.files:
         raise BundleError(
             f"{bundle.folder}: expected an ONNX file of {variant.name} in the bundle, it has none; "
@@ -72,7 +72,10 @@ def graph_of(bundle: Bundle, variant: Variant) -> Graph:
 
 
 def compare(graph: Graph, run: Run, pictures: np.ndarray, labels: np.ndarray, title: str) -> dict:
-    """{"pictures", "differing", "correct"}: pictures with any logit unlike the reference's, and right classes."""
+    """Returns {"pictures", "differing", "correct"}: pictures with any logit unlike the reference's, and right classes.
+
+    pictures: uint8 [N, H, W, C]; labels: int64 [N].
+    """
     differing = correct = 0
     for begin in track(range(0, len(pictures), CHUNK), title, console=Console(stderr=True)):
         part = slice(begin, begin + CHUNK)
@@ -83,7 +86,10 @@ def compare(graph: Graph, run: Run, pictures: np.ndarray, labels: np.ndarray, ti
 
 
 def exact(bundle: Bundle, pictures: np.ndarray, labels: np.ndarray, names: list[str]) -> list[dict]:
-    """A record {"variant", "target", "cpu", "pictures", "differing", "correct"} of each variant named."""
+    """Returns a record {"variant", "target", "cpu", "pictures", "differing", "correct"} of each variant named.
+
+    pictures: uint8 [N, H, W, C] of any size; labels: int64 [N].
+    """
     size, records = bundle.manifest.shape[:2], []
     pictures = np.stack([resize(p, size) for p in pictures])
     for variant in map(bundle.variant, names):
@@ -101,6 +107,7 @@ def counted_by_training(bundle: Bundle, pictures: int, seed: int) -> dict[str, i
 
 
 def show(records: list[dict], seed: int, training: dict[str, int]) -> None:
+    """Prints records as a table."""
     table = Table(
         "variant",
         "target",

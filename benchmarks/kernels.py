@@ -47,14 +47,14 @@ SHAPES = (
 )
 
 
-def peak_of(rule: str, found: dict[str, float]) -> float | None:
+def peak_of(rule: str, peaks: dict[str, float]) -> float | None:
     """GMAC/s that the rule's way of multiplying could reach; None where peaks do not tell."""
-    return found.get(next(peak for words, peak in PEAKS if re.search(words, rule)))
+    return peaks.get(next(peak for words, peak in PEAKS if re.search(words, rule)))
 
 
 def measure(target: Target, shapes: tuple[Shape, ...] = SHAPES, bits: tuple[str, ...] = BITS) -> list[dict]:
     """Records of every shape at all bits; the bits of a shape take turns."""
-    machine, found, records = Local(target), peaks.measure(), []
+    machine, reached, records = Local(target), peaks.measure(), []
     for shape in shapes:
         calls = [layer_call(shape, widths, target) for widths in bits]
         for widths, call, us in zip(bits, calls, machine.times(calls), strict=True):
@@ -67,13 +67,14 @@ def measure(target: Target, shapes: tuple[Shape, ...] = SHAPES, bits: tuple[str,
                     "bits": widths,
                     "us": us,
                     "gmacs": shape.work / us / 1e3,
-                    "peak_gmacs": peak_of(rule, found),
+                    "peak_gmacs": peak_of(rule, reached),
                 }
             )
     return records
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="x86:avx2", help="one this machine runs (default x86:avx2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")

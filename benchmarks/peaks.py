@@ -90,7 +90,8 @@ def measure() -> dict[str, float]:
         (_compiled(find(target), _loop(step, lanes, dtype)), tvm_ffi.from_dlpack(aligned_buffer(4096, dtype)))
         for _, target, step, lanes, dtype, _ in ways
     ]
-    codes, seconds, peaks = tvm_ffi.from_dlpack(data), [np.inf] * len(ways), {}
+    codes, seconds = tvm_ffi.from_dlpack(data), [np.inf] * len(ways)
+    peaks: dict[str, float] = {}
     for _ in range(REPEATS):
         for i, (main, out) in enumerate(loops):
             begin = time.perf_counter()

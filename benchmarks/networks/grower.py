@@ -1,5 +1,7 @@
 """Grows an integer network layer by layer, with random weights and scales that let codes spread on made-up pictures."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,27 @@ def reach(bits: int) -> float:
     return 1.5 + bits / 3
 
 
+@dataclass(frozen=True)
+class LayerSpec:
+    """A convolution to grow, with a ReLU or, if signed, without.
+
+    bits: of its output. padding: None for half of the kernel on every side. scale: of the output, chosen where there is
+    none. skip: a tensor to add. divisor: d where the `skip` has n / d of the output's scale.
+    """
+
+    channels: int
+    kernel: int
+    w_bits: int
+    bits: int = 8
+    stride: int = 1
+    padding: tuple[int, int, int, int] | None = None
+    groups: int = 1
+    signed: bool = False
+    scale: float | None = None
+    skip: str | None = None
+    divisor: int = 1
+
+
 class Grower:
     """Appends nodes and tensors in running order; a tensor is named after the node that makes it.
 
@@ -36,71 +59,55 @@ class Grower:
     code - zero_point, of every tensor on the made-up pictures."""
 
     def __init__(self, name: str, shape: tuple[int, int, int], seed: int):
-        self.name, self.rng, self.nodes = name, np.random.default_rng(seed), []
+        self.name, self.rng = name, np.random.default_rng(seed)
+        self.nodes: list[Node] = []
         self.tensors = {"image": Tensor("image", shape, 8, INPUT_SCALE, ZERO_POINT)}
         pictures = torch.tensor(clouds(shape, CALIBRATION, seed)).permute(0, 3, 1, 2).float()
         self.codes = {"image": pictures - torch.tensor(ZERO_POINT).view(-1, 1, 1)}
 
     def weights(self, shape: tuple[int, ...], w_bits: int) -> np.ndarray:
-        """int64 normal codes."""
+        """Returns int64 codes [O, kH, kW, I] of that shape, normally distributed."""
         half = 1 << (w_bits - 1)
         return self.rng.normal(0, half / SIGMAS, shape).round().clip(-half, half - 1).astype(np.int64)
 
-    def conv(
-        self,
-        name: str,
-        x: str,
-        channels: int,
-        kernel: int,
-        w_bits: int,
-        bits: int = 8,
-        stride: int = 1,
-        padding: tuple[int, int, int, int] | None = None,
-        groups: int = 1,
-        signed: bool = False,
-        scale: float | None = None,
-        skip: str | None = None,
-        divisor: int = 1,
-    ) -> str:
-        """A convolution with a ReLU or, if signed, without; real sums have a deviation of about 1.
-
-        scale: of the output, chosen where none is given. divisor: d where a `skip` has n / d of that scale.
-        """
-        source = self.tensors[x]
-        padding = (kernel // 2,) * 4 if padding is None else padding
-        weight = self.weights((channels, kernel, kernel, source.shape[2] // groups), w_bits)
-        sums = self._sums(x, weight, stride, padding, groups)
+    def conv(self, name: str, x: str, layer: LayerSpec) -> str:
+        """Appends a convolution; real sums have a deviation of about 1. Returns the name of its output."""
+        source, kernel, scale, divisor = self.tensors[x], layer.kernel, layer.scale, layer.divisor
+        padding = (kernel // 2,) * 4 if layer.padding is None else layer.padding
+        weight = self.weights((layer.channels, kernel, kernel, source.shape[2] // layer.groups), layer.w_bits)
+        sums = self._sums(x, weight, layer.stride, padding, layer.groups)
         deviation, mean = (v.numpy().astype(np.float64) for v in torch.std_mean(sums, (0, 2, 3)))
-        gain = self.rng.uniform(0.7, 1.4, channels) / np.maximum(deviation, 1e-3 * deviation.max())
-        offset = self.rng.normal(0, 0.3, channels) - gain * mean
+        gain = self.rng.uniform(0.7, 1.4, layer.channels) / np.maximum(deviation, 1e-3 * deviation.max())
+        offset = self.rng.normal(0, 0.3, layer.channels) - gain * mean
         if scale is None:
-            scale = (2 if signed else 1) * reach(bits) / ((1 << bits) - 1)
-            if skip is not None:
-                scale, divisor = self._stream_scale(skip, _affine(sums, gain, offset), signed)
+            scale = (2 if layer.signed else 1) * reach(layer.bits) / ((1 << layer.bits) - 1)
+            if layer.skip is not None:
+                scale, divisor = self._stream_scale(layer.skip, _affine(sums, gain, offset), layer.signed)
         scale = float32(scale)
         weight, left, q = tie_free(weight, gain / scale, divisor)
         w_scale = (np.exp2(left) * scale / (q * source.scale)).astype(np.float32)
-        requant = conv_requant(source.scale, w_scale, scale)
+        skip = layer.skip
         units = None if skip is None else skip_multiplier(source.scale, w_scale, left, self.tensors[skip].scale)
         node = Conv(
             name,
             x,
             name,
             weight.astype(np.int8),
-            w_bits,
+            layer.w_bits,
             np.rint(offset * q / scale).astype(np.int64),
             w_scale,
-            requant,
-            stride,
+            conv_requant(source.scale, w_scale, scale),
+            layer.stride,
             padding,
-            groups,
+            layer.groups,
             0,
-            (1 << bits) - 1,
+            (1 << layer.bits) - 1,
             skip,
             units,
         )
-        real = _affine(self._sums(x, weight, stride, padding, groups), np.exp2(left) / q * scale, offset)
-        return self._append(node, bits, scale, (1 << (bits - 1)) if signed else 0, real + self._real(skip))
+        real = _affine(self._sums(x, weight, layer.stride, padding, layer.groups), np.exp2(left) / q * scale, offset)
+        zero_point = (1 << (layer.bits - 1)) if layer.signed else 0
+        return self._append(node, layer.bits, scale, zero_point, real + self._real(skip))
 
     def rescale(self, name: str, x: str, bits: int) -> str:
         """The same values in fewer bits."""

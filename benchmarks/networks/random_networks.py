@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.networks.grower import Grower, clouds
+from benchmarks.networks.grower import Grower, LayerSpec, clouds
 from compile.source.run_folder import NetworkFacts, RunRecord, VariantRecord
 from targets.reference.graph import Graph
 from train.integers.export import count_stored_bytes, export_run
@@ -30,21 +30,21 @@ class Network:
     def graph(self, bits: str, side: int | None = None, seed: int = 0) -> Graph:
         """The integer graph; `bits` one of BITS or any wNaM, "-dwN" behind it names the width of depthwise layers."""
         side = side or self.side
-        return self.grow(Grower(bits, (side, side, 3), seed), Bits(bits), self.classes)
+        return self.grow(Grower(bits, (side, side, 3), seed), WidthPattern(bits), self.classes)
 
 
-class Bits:
+class WidthPattern:
     """Widths by the name of a configuration; raises ValueError for a name that is none."""
 
     def __init__(self, name: str):
-        found = re.fullmatch(r"(mixed|w([2-8])a([2-8]))(?:-dw([2-8]))?", name)
-        if not found:
+        match = re.fullmatch(r"(mixed|w([2-8])a([2-8]))(?:-dw([2-8]))?", name)
+        if not match:
             raise ValueError(
                 f"expected bits among {', '.join(BITS)}, or such as w4a8 or w4a4-dw8 with widths from 2 "
                 f"to 8, got {name!r}"
             )
-        self.plain = None if found[1] == "mixed" else (int(found[2]), int(found[3]))
-        self.depthwise = None if found[4] is None else (int(found[4]),) * 2
+        self.plain = None if match[1] == "mixed" else (int(match[2]), int(match[3]))
+        self.depthwise = None if match[4] is None else (int(match[4]),) * 2
 
     def __call__(self, index: int, count: int, depthwise: bool = False) -> tuple[int, int]:
         """(w_bits, a_bits) of inner layer `index` of `count`."""
@@ -59,7 +59,7 @@ def mixed(index: int, count: int) -> int:
     return ((8, 4) if outer else (4, 2))[index % 2]
 
 
-def residual(g: Grower, bits: Bits, arch: Architecture, classes: int, max_pool: bool = False) -> Graph:
+def residual(g: Grower, bits: WidthPattern, arch: Architecture, classes: int, max_pool: bool = False) -> Graph:
     """A residual network; a projected shortcut has the widths of the convolution beside it, and reads its codes."""
     layers = [layer for b in arch.blocks for layer in (b.conv1, b.conv2)]
     widths = {layer.name: bits(k, len(layers)) for k, layer in enumerate(layers)}
@@ -80,21 +80,20 @@ def residual(g: Grower, bits: Bits, arch: Architecture, classes: int, max_pool: 
 
 
 def _conv(g: Grower, layer: Layer, x: str, w_bits: int, **options) -> str:
-    return g.conv(
-        layer.name, x, layer.outputs, layer.kernel, w_bits, stride=layer.stride, padding=layer.padding, **options
-    )
+    spec = LayerSpec(layer.outputs, layer.kernel, w_bits, stride=layer.stride, padding=layer.padding, **options)
+    return g.conv(layer.name, x, spec)
 
 
 def small_resnet(name: str) -> Callable:
     """One of training's own."""
 
-    def grow(g: Grower, bits: Bits, classes: int) -> Graph:
+    def grow(g: Grower, bits: WidthPattern, classes: int) -> Graph:
         return residual(g, bits, architecture(name, g.tensors["image"].shape, classes), classes)
 
     return grow
 
 
-def resnet18(g: Grower, bits: Bits, classes: int) -> Graph:
+def resnet18(g: Grower, bits: WidthPattern, classes: int) -> Graph:
     """He et al. 2015 (arXiv 1512.03385): 7x7 stem, max pool, four stages of two blocks, projected shortcuts."""
 
     def layer(name, inputs, outputs, kernel, stride, size, source="stream"):
@@ -125,7 +124,7 @@ MOBILENET_V2 = (
 )
 
 
-def mobilenet_v2(g: Grower, bits: Bits, classes: int) -> Graph:
+def mobilenet_v2(g: Grower, bits: WidthPattern, classes: int) -> Graph:
     """Width 1.0: linear bottlenecks are signed 8-bit streams; what lies between them is clamped at 0."""
     blocks = [(t, c, s if not k else 1) for t, c, n, s in MOBILENET_V2 for k in range(n)]
     kinds = [
@@ -140,17 +139,18 @@ def mobilenet_v2(g: Grower, bits: Bits, classes: int) -> Graph:
         """The stream in the reader's width."""
         return x if widths[name][1] == 8 else g.rescale(f"{name}.input", x, widths[name][1])
 
-    x = g.conv("stem", "image", 32, 3, 8, bits=widths["0.depthwise"][1], stride=2)
+    x = g.conv("stem", "image", LayerSpec(32, 3, 8, bits=widths["0.depthwise"][1], stride=2))
     for i, (t, c, stride) in enumerate(blocks):
         expand, depthwise, project = (f"{i}.{part}" for part in ("expand", "depthwise", "project"))
         inputs, y = g.tensors[x].shape[2], x
         if t > 1:
-            y = g.conv(expand, codes(expand, x), inputs * t, 1, widths[expand][0], bits=widths[depthwise][1])
-        y = g.conv(
-            depthwise, y, inputs * t, 3, widths[depthwise][0], bits=widths[project][1], stride=stride, groups=inputs * t
-        )
-        x = g.conv(project, y, c, 1, widths[project][0], signed=True, skip=x if inputs == c and stride == 1 else None)
-    return g.finish(g.conv("last", codes("last", x), 1280, 1, widths["last"][0]), classes)
+            spec = LayerSpec(inputs * t, 1, widths[expand][0], bits=widths[depthwise][1])
+            y = g.conv(expand, codes(expand, x), spec)
+        w_bits, bits = widths[depthwise][0], widths[project][1]
+        y = g.conv(depthwise, y, LayerSpec(inputs * t, 3, w_bits, bits=bits, stride=stride, groups=inputs * t))
+        skip = x if inputs == c and stride == 1 else None
+        x = g.conv(project, y, LayerSpec(c, 1, widths[project][0], signed=True, skip=skip))
+    return g.finish(g.conv("last", codes("last", x), LayerSpec(1280, 1, widths["last"][0])), classes)
 
 
 NETWORKS = {

@@ -30,7 +30,8 @@ class _Nodes:
     """Nodes over tensors of scale 1 or near, in running order; each method appends and returns its output's name."""
 
     def __init__(self, shape: tuple[int, int, int], bits: int):
-        self.rng, self.nodes = np.random.default_rng(0), []
+        self.rng = np.random.default_rng(0)
+        self.nodes: list[Node] = []
         self.tensors = {"picture:codes": Tensor("picture:codes", shape, bits)}
 
     def layer(self, shape: Shape, w_bits: int, a_bits: int) -> str:

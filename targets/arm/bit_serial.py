@@ -56,7 +56,7 @@ class Powers:
 
 def planes(weight: np.ndarray, w_bits: int) -> np.ndarray:
     """Returns uint8 [O, kH, kW, bytes, w_bits] of weights [O, kH, kW, I]: bit c of a byte is channel c of its eight."""
-    o, kh, kw, i = weight.shape
+    o, _, _, i = weight.shape
     padded = np.pad(weight, ((0, -o % OUTPUTS), (0, 0), (0, 0), (0, -i % BYTE))).view(np.uint8)
     bits = padded[..., None] >> np.arange(w_bits, dtype=np.uint8) & 1
     return np.packbits(bits.reshape(*padded.shape[:3], -1, BYTE, w_bits), axis=-2, bitorder="little")[..., 0, :]

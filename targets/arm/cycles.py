@@ -38,6 +38,7 @@ class Block:
 
     @property
     def total(self) -> float:
+        """Cycles of all passes."""
         return self.count * self.cycles
 
 
@@ -65,32 +66,32 @@ class LlvmModel:
 
 
 def executed(library: Path, cpu: str, arguments: tuple[Any, ...]) -> Cost:
-    """What one call of a library's `main` cost; raises CyclesError, processor.EmulationError."""
+    """Returns what one call of a library's `main` cost; raises CyclesError, processor.EmulationError."""
     runner = processor.Runner(library, cpu, count=True)
     runner(*arguments)
     return cost(runner.code(), cpu)
 
 
 def version() -> int:
-    """Of the first LLVM that has both tools; raises CyclesError where there is none."""
-    for found in VERSIONS:
-        if all(shutil.which(f"{name}-{found}") for name in ("llvm-mca", "llvm-mc")):
-            return found
+    """Returns the number of the first LLVM that has both tools; raises CyclesError where there is none."""
+    for number in VERSIONS:
+        if all(shutil.which(f"{name}-{number}") for name in ("llvm-mca", "llvm-mc")):
+            return number
     raise CyclesError(
         f"cycles are modelled by llvm-mca and llvm-mc of LLVM {VERSIONS[0]} or later (named "
-        f"llvm-mca-{VERSIONS[0]} and so on), found none; install them: apt install llvm-{VERSIONS[0]}"
+        f"llvm-mca-{VERSIONS[0]} and so on), number none; install them: apt install llvm-{VERSIONS[0]}"
     )
 
 
 def model_of(cpu: str) -> str:
-    """LLVM's name of the model that stands for a processor; raises CyclesError for one that has none."""
+    """Returns LLVM's name of the model that stands for a processor; raises CyclesError for one that has none."""
     if cpu not in MODELS:
         raise CyclesError(f"expected a processor among {', '.join(MODELS)}, got {cpu!r}")
     return MODELS[cpu]
 
 
 def cost(code: Counter[bytes], cpu: str) -> Cost:
-    """Of machine code of aarch64, block -> how often it ran, on one of MODELS; raises CyclesError."""
+    """Returns the cost of machine code of aarch64, block -> how often it ran, on one of MODELS; raises CyclesError."""
     name, texts = model_of(cpu), disassemble(list(code))
     cycles = model(texts, name)
     blocks = [Block(*each) for each in zip(texts, code.values(), cycles, strict=True)]
@@ -99,7 +100,7 @@ def cost(code: Counter[bytes], cpu: str) -> Cost:
 
 
 def disassemble(blocks: list[bytes]) -> list[tuple[str, ...]]:
-    """The instructions of each block, one a line of assembly."""
+    """Returns the instructions of each block, one a line of assembly."""
     words = [b[i : i + 4] for b in blocks for i in range(0, len(b), 4)]
     distinct = list(dict.fromkeys(words))
     lines = [" ".join(f"0x{byte:02x}" for byte in word) for word in distinct]
@@ -109,14 +110,14 @@ def disassemble(blocks: list[bytes]) -> list[tuple[str, ...]]:
 
 
 def _instructions(output: str, expected: int) -> list[str]:
-    found = [line.strip() for line in output.splitlines() if line.strip() and not line.strip().startswith(".")]
-    if len(found) != expected:
-        raise CyclesError(f"expected {expected} instructions from llvm-mc, got {len(found)}")
-    return found
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.strip().startswith(".")]
+    if len(lines) != expected:
+        raise CyclesError(f"expected {expected} instructions from llvm-mc, got {len(lines)}")
+    return lines
 
 
 def model(blocks: list[tuple[str, ...]], cpu: str) -> list[float]:
-    """Cycles of each block where it follows itself; cpu: a name of LLVM's."""
+    """Returns the cycles of each block where it follows itself. Raises CyclesError; cpu: a name of LLVM's."""
     if not blocks:
         return []
     regions = []

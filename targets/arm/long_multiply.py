@@ -65,54 +65,69 @@ def _products(x: Any, w: Any) -> list[Any]:
     return [T.cast(lanes_of(x, h, 8), "int16x8") * T.cast(lanes_of(w, h, 8), "int16x8") for h in (0, 8)]
 
 
-def _sums(codes: Any, filters: Any, pixels: int, kh: int, k16: int, chain: int) -> list[list[Any]]:
-    """Lanes of a sum are added together at the end."""
-    acc = zeros(pixels * QUAD, "int32", 4)
+class _Tile:
+    """Sums of a tile of `pixels` pixels by QUAD channels; lanes of a sum are added together at the end."""
 
-    def widen(i: int, sums: Any) -> None:
+    def __init__(self, codes: Any, filters: Any, pixels: int, k16: int):
+        self.codes, self.filters, self.pixels, self.k16 = codes, filters, pixels, k16
+        self.acc = zeros(pixels * QUAD, "int32", 4)
+
+    def add_row(self, dy: Any, chain: int) -> None:
+        """Adds the products of a row of the kernel; so many products may be added in int16."""
+        run = chain // 2  # whole vectors that fit one int16 chain
+        if run <= 1:
+            with T.serial(self.k16) as k:
+                self._add_one(dy, k, chain)
+            return
+        whole, rest = divmod(self.k16, run)
+        if whole:
+            with T.serial(whole) as c:
+                self._add_several(dy, c * run, run)
+        if rest:
+            self._add_several(dy, whole * run, rest)
+
+    def totals(self) -> list[list[Any]]:
+        """Returns int32x4 vectors of channels, one in a list for each pixel."""
+        lanes = [self.acc[T.ramp(i * 4, 1, 4)] for i in range(self.pixels * QUAD)]
+        fours = [lanes[p * QUAD : (p + 1) * QUAD] for p in range(self.pixels)]
+        return [[_pair(_pair(a, b), _pair(c, d))] for a, b, c, d in fours]
+
+    def _operands(self, dy: Any, k: Any) -> tuple[list[Any], list[Any]]:
+        ws = [self.filters((dy * self.k16 + k) * QUAD + c) for c in range(QUAD)]
+        return [self.codes(p, dy, k * 16) for p in range(self.pixels)], ws
+
+    def _widen(self, i: int, sums: Any) -> None:
         at = T.ramp(i * 4, 1, 4)
-        T.buffer_store(acc, acc[at] + neon("saddlp.v4i32.v8i16", "int32x4", sums), [at])
+        T.buffer_store(self.acc, self.acc[at] + neon("saddlp.v4i32.v8i16", "int32x4", sums), [at])
 
-    def operands(dy: Any, k: Any) -> tuple[list[Any], list[Any]]:
-        ws = [filters((dy * k16 + k) * QUAD + c) for c in range(QUAD)]
-        return [codes(p, dy, k * 16) for p in range(pixels)], ws
-
-    def one(dy: Any, k: Any) -> None:
+    def _add_one(self, dy: Any, k: Any, chain: int) -> None:
         """One vector, widened at once."""
-        xs, ws = operands(dy, k)
-        for p in range(pixels):
+        xs, ws = self._operands(dy, k)
+        for p in range(self.pixels):
             for c in range(QUAD):
                 low, high = _products(xs[p], ws[c])
                 for part in (low, high) if chain == 1 else (low + high,):
-                    widen(p * QUAD + c, part)
+                    self._widen(p * QUAD + c, part)
 
-    def several(dy: Any, first: Any, count: int) -> None:
+    def _add_several(self, dy: Any, first: Any, count: int) -> None:
         """Products of `count` vectors added in int16."""
-        sums = zeros(pixels * QUAD, "int16", 8)
+        sums = zeros(self.pixels * QUAD, "int16", 8)
         with T.serial(count) as k:
-            xs, ws = operands(dy, first + k)
-            for p in range(pixels):
+            xs, ws = self._operands(dy, first + k)
+            for p in range(self.pixels):
                 for c in range(QUAD):
                     at, (low, high) = T.ramp((p * QUAD + c) * 8, 1, 8), _products(xs[p], ws[c])
                     T.buffer_store(sums, sums[at] + low + high, [at])
-        for i in range(pixels * QUAD):
-            widen(i, sums[T.ramp(i * 8, 1, 8)])
+        for i in range(self.pixels * QUAD):
+            self._widen(i, sums[T.ramp(i * 8, 1, 8)])
 
-    run = chain // 2  # whole vectors that fit one int16 chain
+
+def _pair(a: Any, b: Any) -> Any:
+    return neon("addp.v4i32", "int32x4", a, b)
+
+
+def _sums(codes: Any, filters: Any, pixels: int, kh: int, k16: int, chain: int) -> list[list[Any]]:
+    tile = _Tile(codes, filters, pixels, k16)
     with T.serial(kh) as dy:
-        if run <= 1:
-            with T.serial(k16) as k:
-                one(dy, k)
-        else:
-            whole, rest = divmod(k16, run)
-            if whole:
-                with T.serial(whole) as c:
-                    several(dy, c * run, run)
-            if rest:
-                several(dy, whole * run, rest)
-
-    def pair(a: Any, b: Any) -> Any:
-        return neon("addp.v4i32", "int32x4", a, b)
-
-    lanes = [acc[T.ramp(i * 4, 1, 4)] for i in range(pixels * QUAD)]
-    return [[pair(pair(*lanes[p * 4 : p * 4 + 2]), pair(*lanes[p * 4 + 2 : p * 4 + 4]))] for p in range(pixels)]
+        tile.add_row(dy, chain)
+    return tile.totals()

@@ -60,13 +60,13 @@ class Shape:
     @classmethod
     def parse(cls, text: str) -> "Shape":
         """Returns the shape of its str(). Raises ShapeError for any other text."""
-        found = _TEXT.fullmatch(text)
-        if found is None:
+        match = _TEXT.fullmatch(text)
+        if match is None:
             raise ShapeError(f"expected a shape such as 'conv 3x3/1 32x32x16 -> 32x32x16 skip border 1', got {text!r}")
-        kernel, source, output = (tuple(map(int, found[k].split("x"))) for k in ("kernel", "input", "output"))
-        groups = source[2] if found["kind"] == "depthwise" else int(found["groups"] or 1)
-        borders = tuple(map(int, (found["borders"] or "0").split("+")))
-        return cls(found["kind"], kernel, int(found["stride"]), source, output, groups, bool(found["skip"]), borders)
+        kernel, source, output = (tuple(map(int, match[k].split("x"))) for k in ("kernel", "input", "output"))
+        groups = source[2] if match["kind"] == "depthwise" else int(match["groups"] or 1)
+        borders = tuple(map(int, (match["borders"] or "0").split("+")))
+        return cls(match["kind"], kernel, int(match["stride"]), source, output, groups, bool(match["skip"]), borders)
 
     @property
     def outputs(self) -> int:
@@ -96,10 +96,10 @@ def format_bits(w_bits: int | None, a_bits: int) -> str:
 
 def parse_bits(text: str) -> tuple[int | None, int]:
     """Returns (w_bits or None, a_bits): the inverse of format_bits. Raises ShapeError for any other text."""
-    found = re.fullmatch(r"(?:w([2-8]))?a([2-8])", text)
-    if found is None:
+    match = re.fullmatch(r"(?:w([2-8]))?a([2-8])", text)
+    if match is None:
         raise ShapeError(f"expected bits such as w4a8, or a8 for a layer without weights, got {text!r}")
-    return None if found[1] is None else int(found[1]), int(found[2])
+    return None if match[1] is None else int(match[1]), int(match[2])
 
 
 def layer_calls(graph: Graph) -> list[LayerCall]:

@@ -33,8 +33,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Costs:
-    """The table of one target. unit: "us", or what a model of the processor counts; machine: what was measured, or how;
-    kernels: the version of bitgrade that made the kernels; entries: shape -> bits -> Entry."""
+    """The table of one target.
+
+    unit: "us", or what a model of the processor counts; machine: what was measured, or how; kernels: the version of
+    bitgrade that made the kernels; entries: shape -> bits -> Entry.
+    """
 
     target: str
     unit: str
@@ -43,7 +46,9 @@ class Costs:
     entries: dict[Shape, dict[str, Entry]] = field(default_factory=dict)
 
     def layer(self, shape: Shape, bits: str) -> tuple[float, str]:
-        """(time, MEASURED or INTERPOLATED). Bits that no layer of the kind was measured at count as the next wider.
+        """Returns (time, MEASURED or INTERPOLATED).
+
+        Bits that no layer of the kind was measured at count as the next wider.
 
         Raises CostsError where the table has no such kind, or not at bits as wide.
         """
@@ -58,8 +63,8 @@ class Costs:
         return model(shape), INTERPOLATED
 
     def predict(self, graph: Graph) -> list[tuple[str, float, str]]:
-        """(layer, time, MEASURED or INTERPOLATED) of everything that runs, in order; a network's time is the sum."""
-        return [(found.name, *self.layer(found.shape, found.bits)) for found in layer_calls(graph)]
+        """Returns (layer, time, MEASURED or INTERPOLATED) of all that runs, in order; a network's time is the sum."""
+        return [(call.name, *self.layer(call.shape, call.bits)) for call in layer_calls(graph)]
 
     def save(self, path: Path) -> None:
         """Writes the table, one line an entry, sorted."""
@@ -86,23 +91,23 @@ class Costs:
         known = {text: parse_bits(text) for k, text in self._models if k == kind}
         wider = {text: (v, b) for text, (v, b) in known.items() if b >= a and (v or 0) >= (w or 0)}
         if not wider:
-            found = ", ".join(sorted(known)) or "none"
+            texts = ", ".join(sorted(known)) or "none"
             raise CostsError(
-                f"{self.target}: expected costs of {kind} at {bits} or wider, got {found}; measure them: "
+                f"{self.target}: expected costs of {kind} at {bits} or wider, got {texts}; measure them: "
                 f"python -m compile.profile --target {self.target} RUN{' --bits ' + bits if w else ''}"
             )
         return min(wider, key=lambda text: ((wider[text][0] or 1) * wider[text][1], text))
 
     @functools.cached_property
     def _like(self) -> dict[Shape, list[Shape]]:
-        found = {}
+        alike: dict[Shape, list[Shape]] = {}
         for shape in self.entries:
-            found.setdefault(_geometry(shape), []).append(shape)
-        return found
+            alike.setdefault(_geometry(shape), []).append(shape)
+        return alike
 
     @functools.cached_property
     def _models(self) -> dict[tuple[str, str], "Model"]:
-        groups = {}
+        groups: dict[tuple[str, str], list[tuple[Shape, float]]] = {}
         for shape, widths in self.entries.items():
             for bits, entry in widths.items():
                 groups.setdefault((shape.kind, bits), []).append((shape, entry.time))
@@ -120,6 +125,7 @@ class Model:
     rates: np.ndarray
 
     def __call__(self, shape: Shape) -> float:
+        """Returns the time of a shape."""
         return float(self.rates @ _features(shape))
 
 
@@ -128,45 +134,47 @@ def _features(shape: Shape) -> np.ndarray:
 
 
 def fit(measured: list[tuple[Shape, float]]) -> Model:
-    """Least squares of the relative error over (shape, time); features that would cost less than nothing are left out,
-    and there are never more of them than measurements."""
+    """Returns the model of least squares of the relative error over (shape, time).
+
+    Features that would cost less than nothing are left out, and there are never more of them than measurements.
+    """
     rows = np.stack([_features(shape) / time for shape, time in measured])
     used = [k for k in range(rows.shape[1]) if rows[:, k].any()][: len(rows)]
     rates = np.zeros(rows.shape[1])
     while used:
         scale = np.abs(rows[:, used]).max(0)  # work is in millions where a call is one
-        found = np.linalg.lstsq(rows[:, used] / scale, np.ones(len(rows)), rcond=None)[0] / scale
-        if found.min() >= 0:
-            rates[used] = found
+        solution = np.linalg.lstsq(rows[:, used] / scale, np.ones(len(rows)), rcond=None)[0] / scale
+        if solution.min() >= 0:
+            rates[used] = solution
             break
-        used.pop(int(np.argmin(found * scale)))
+        used.pop(int(np.argmin(solution * scale)))
     return Model(rates)
 
 
 def path_of(target: str) -> Path:
-    """Where the table of a target lies, "x86:avx2" say."""
+    """Returns where the table of a target lies, "x86:avx2" say."""
     family, _, processor = target.partition(":")
     return Path(__file__).parents[1] / family / f"costs-{processor}.json"
 
 
 def load(target: str, path: Path | None = None) -> Costs:
-    """The table of a target, from its own place or from `path`; raises CostsError."""
+    """Returns the table of a target, from its own place or from `path`; raises CostsError."""
     path = path or path_of(target)
     try:
-        found = json.loads(path.read_text())
-        if found["format"] != FORMAT or found["target"] != target:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT or content["target"] != target:
             raise CostsError(
-                f"{path}: expected costs of {target}, format {FORMAT}; got {found['target']}, format "
-                f"{found['format']}; measure anew with python -m compile.profile"
+                f"{path}: expected costs of {target}, format {FORMAT}; got {content['target']}, format "
+                f"{content['format']}; measure anew with python -m compile.profile"
             )
         entries = {
             Shape.parse(shape): {bits: Entry(**entry) for bits, entry in widths.items()}
-            for shape, widths in found["entries"].items()
+            for shape, widths in content["entries"].items()
         }
-        return Costs(target, found["unit"], found["machine"], found["kernels"], entries)
+        return Costs(target, content["unit"], content["machine"], content["kernels"], entries)
     except FileNotFoundError as error:
         raise CostsError(
-            f"{target}: expected a table of costs in {path}, found none; measure one: "
+            f"{target}: expected a table of costs in {path}, content none; measure one: "
             f"python -m compile.profile --target {target} RUN"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:

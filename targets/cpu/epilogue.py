@@ -30,7 +30,9 @@ class Epilogue:
 
     def __init__(self, step: Step[Any], own: npt.NDArray[np.int32], base: int = 0):
         self.step, self.base = step, base
-        tables, at, self._copies = [own], base + own.size, []
+        self.table: npt.NDArray[np.int32]
+        self._copies: list[Epilogue] = []
+        tables, at = [own], base + own.size
         for copy in step.copies:
             zero_points = step.write.tensor.zero_points()
             part = self.ratio(Step(copy.node, (step.write,), copy.write), -zero_points, base=at)

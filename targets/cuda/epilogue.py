@@ -21,7 +21,9 @@ class Epilogue:
     """Base of both kinds; `base` is where its part of the kernel's table begins."""
 
     def __init__(self, step: Step[Any], own: npt.NDArray[Any], base: int = 0):
-        self.step, self.base, self._copies = step, base, []
+        self.step, self.base = step, base
+        self.table: npt.NDArray[np.int32]
+        self._copies: list[RatioEpilogue] = []
         tables, at = [own], base + own.size
         for copy in step.copies:
             offsets = -step.write.tensor.zero_points()

@@ -16,13 +16,13 @@ def cuobjdump() -> str:
     """Path of cuobjdump: PATH, the CUDA toolkit, or the Python package; raises TargetError where there is none."""
     packages = Path(sysconfig.get_paths()["purelib"]).glob("nvidia/*/bin/cuobjdump")
     places = [Path("/usr/local/cuda/bin/cuobjdump"), *sorted(packages)]
-    found = shutil.which("cuobjdump") or next((str(p) for p in places if p.exists()), None)
-    if found is None:
+    path = shutil.which("cuobjdump") or next((str(p) for p in places if p.exists()), None)
+    if path is None:
         raise TargetError(
             "expected cuobjdump in PATH, /usr/local/cuda/bin or the packages nvidia-cuda-cuobjdump and "
-            "nvidia-cuda-nvdisasm, found none"
+            "nvidia-cuda-nvdisasm, path none"
         )
-    return found
+    return path
 
 
 def instructions(library: Path, arch: int) -> dict[str, Counter]:

@@ -161,22 +161,29 @@ def _host(target: Target, scratch: Path) -> list[str]:
 
 def nvcc() -> str:
     """Path of nvcc: $NVCC, PATH, then the usual places; raises TargetError where there is none."""
-    found = os.environ.get("NVCC") or shutil.which("nvcc") or next((p for p in _PLACES if Path(p).exists()), None)
-    if found is None:
+    path = os.environ.get("NVCC") or shutil.which("nvcc") or next((p for p in _PLACES if Path(p).exists()), None)
+    if path is None:
         raise TargetError(
-            "expected nvcc (CUDA 11.8 or later) in $NVCC, PATH or /usr/local/cuda/bin, found none; "
+            "expected nvcc (CUDA 11.8 or later) in $NVCC, PATH or /usr/local/cuda/bin, path none; "
             "install the CUDA toolkit, or use --source-only and run lib/rebuild.sh on the GPU's machine"
         )
-    return found
+    return path
 
 
 def version() -> str:
-    """nvcc's release, like "13.0"."""
-    return re.search(r"release ([\d.]+)", llvm.run([nvcc(), "--version"])).group(1)
+    """Returns nvcc's release, like "13.0". Raises TargetError where it tells none."""
+    output = llvm.run([nvcc(), "--version"])
+    match = re.search(r"release ([\d.]+)", output)
+    if match is None:
+        raise TargetError(f"expected a release from nvcc --version, got:\n{output[:500]}")
+    return match[1]
 
 
 def statistics(log: str) -> dict:
-    """What `ptxas -v` said: {"archs", "kernels", "registers", "spilled", "stack", "shared"}."""
+    """Returns what `ptxas -v` said: {"archs", "kernels", "registers", "spilled", "stack", "shared"}.
+
+    Raises TargetError where the log is not as expected.
+    """
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     compiled = re.findall(r"Compiling entry function '(\w+)' for '(sm_\d+\w*)'", log)
     registers = [int(r) for r in re.findall(r"Used (\d+) registers", log)]
@@ -194,16 +201,16 @@ def statistics(log: str) -> dict:
 
 def check_library(library: Path, target: Target) -> None:
     """Raises TargetError unless the library is for the target's machine, exports main and needs nothing unexpected."""
-    found = elf.read(library)
-    extra = [n for n in found.needed if not n.startswith(_SYSTEM)]
-    if found.machine != target.machine or "__tvm_ffi_main" not in found.defined or extra:
+    linked = elf.read(library)
+    extra = [n for n in linked.needed if not n.startswith(_SYSTEM)]
+    if linked.machine != target.machine or "__tvm_ffi_main" not in linked.defined or extra:
         raise TargetError(
             f"{library.name}: expected main for {target.machine} that needs only libtvm_ffi and the C++ "
-            f"library, got machine {found.machine}, needed {found.needed}"
+            f"library, got machine {linked.machine}, needed {linked.needed}"
         )
 
 
-def runner(library: Path, target: Target, function: str = "main") -> emulate.Runner:
+def runner(library: Path, target: Target, function: str = "main") -> emulate.Runner:  # noqa: ARG001
     """Runs the source beside the library on the CPU: runner(x, weights, table, workspace bytes, classes)."""
     return emulate.Runner(library.with_suffix(".cu"))
 

@@ -25,8 +25,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Library:
-    """machine; segments; addresses of defined symbols; undefined symbols; relocations (offset, type, symbol or "",
-    value of the symbol, addend); names of libraries it needs."""
+    """What a shared library says of itself.
+
+    machine: a value of MACHINES; defined: addresses by symbol; undefined: symbols; relocations: (offset, type, symbol
+    or "", value of the symbol, addend); needed: names of libraries.
+    """
 
     machine: str
     segments: tuple[Segment, ...]
@@ -37,7 +40,7 @@ class Library:
 
 
 def read(path: Path) -> Library:
-    """Raises ElfError for anything but a 64-bit little-endian shared library of a known machine."""
+    """Returns the library. Raises ElfError for any but a 64-bit little-endian shared library of a known machine."""
     data = Path(path).read_bytes()
     if data[:6] != b"\x7fELF\x02\x01" or struct.unpack_from("<H", data, 16)[0] != 3:
         raise ElfError(f"{path}: expected a 64-bit little-endian ELF shared library, got {data[:18].hex()}")
@@ -59,12 +62,12 @@ def read(path: Path) -> Library:
 
 
 def _segments(data: bytes, phoff: int, count: int) -> tuple[Segment, ...]:
-    found = []
+    segments = []
     for i in range(count):
         kind, flags, offset, address, _, filesz, memsz, _ = struct.unpack_from("<IIQQQQQQ", data, phoff + 56 * i)
         if kind == _PT_LOAD:
-            found.append(Segment(address, data[offset : offset + filesz], memsz, flags))
-    return tuple(found)
+            segments.append(Segment(address, data[offset : offset + filesz], memsz, flags))
+    return tuple(segments)
 
 
 def _text(data: bytes, offset: int) -> str:
@@ -73,18 +76,18 @@ def _text(data: bytes, offset: int) -> str:
 
 def _symbols(data: bytes, sections: list) -> list[tuple[str, int, int]]:
     """(name, section or 0 where undefined, value) of each dynamic symbol, in the table's order."""
-    found = []
+    symbols = []
     for _, kind, _, _, offset, size, link, _, _, _ in sections:
         if kind == _SHT_DYNSYM:
             strings = sections[link][4]
             for at in range(offset, offset + size, 24):
                 name, _, _, section, value, _ = struct.unpack_from("<IBBHQQ", data, at)
-                found.append((_text(data, strings + name), section, value))
-    return found
+                symbols.append((_text(data, strings + name), section, value))
+    return symbols
 
 
 def _relocations(path: Path, data: bytes, sections: list, symbols: list) -> tuple:
-    found = []
+    relocations = []
     for _, kind, flags, _, offset, size, _, _, _, _ in sections:
         if kind == _SHT_RELR:
             raise ElfError(f"{path}: expected RELA relocations only, got packed ones (RELR); link without them")
@@ -92,16 +95,16 @@ def _relocations(path: Path, data: bytes, sections: list, symbols: list) -> tupl
             for at in range(offset, offset + size, 24):
                 where, info, addend = struct.unpack_from("<QQq", data, at)
                 name, _, value = symbols[info >> 32] if info >> 32 else ("", 0, 0)
-                found.append((where, info & 0xFFFFFFFF, name, value, addend))
-    return tuple(found)
+                relocations.append((where, info & 0xFFFFFFFF, name, value, addend))
+    return tuple(relocations)
 
 
 def _needed(data: bytes, sections: list) -> tuple[str, ...]:
-    found = []
+    names = []
     for _, kind, _, _, offset, size, link, _, _, _ in sections:
         if kind == _SHT_DYNAMIC:
             for at in range(offset, offset + size, 16):
                 tag, value = struct.unpack_from("<QQ", data, at)
                 if tag == _DT_NEEDED:
-                    found.append(_text(data, sections[link][4] + value))
-    return tuple(found)
+                    names.append(_text(data, sections[link][4] + value))
+    return tuple(names)

@@ -126,28 +126,28 @@ def check_features(module: tvm.IRModule, target: Target, tvm_target, features: M
 
 
 def _intrinsics(function) -> set[str]:
-    found = set()
+    names = set()
 
     def visit(call) -> None:
         if getattr(call.op, "name", "").startswith("tirx.call_llvm"):
-            found.add(codegen.llvm_get_intrinsic_name(int(call.args[0])))
+            names.add(codegen.llvm_get_intrinsic_name(int(call.args[0])))
 
     tvm_ffi.structural_walk(function.body, (tvm.ir.Call, visit), order="post")
-    return {name for name in found if name.startswith(("llvm.aarch64", "llvm.arm", "llvm.x86"))}
+    return {name for name in names if name.startswith(("llvm.aarch64", "llvm.arm", "llvm.x86"))}
 
 
 def check_library(library: Path, target: Target) -> None:
     """Raises TargetError unless the library is for the target's machine and needs only libtvm_ffi in the process."""
-    found = elf.read(library)
-    if found.machine != target.machine:
-        raise TargetError(f"{library.name}: expected a library for {target.machine}, got one for {found.machine}")
-    extra = sorted(s for s in found.undefined if not s.startswith("TVMFFI") and s not in _PROVIDED)
-    runtime = [s for s in found.undefined + tuple(found.defined) if s.startswith(("__TVMBackend", "TVMBackend"))]
+    linked = elf.read(library)
+    if linked.machine != target.machine:
+        raise TargetError(f"{library.name}: expected a library for {target.machine}, got one for {linked.machine}")
+    extra = sorted(s for s in linked.undefined if not s.startswith("TVMFFI") and s not in _PROVIDED)
+    runtime = [s for s in linked.undefined + tuple(linked.defined) if s.startswith(("__TVMBackend", "TVMBackend"))]
     if extra or runtime:
         raise TargetError(
             f"{library.name}: expected only TVMFFI* and {', '.join(_PROVIDED)} from outside, got "
             f"{', '.join(sorted({*extra, *runtime}))}. TVMBackend* comes from T.parallel or from a "
             f"scratch buffer of scope local without disable_lower_builtin; anything else from float code"
         )
-    if found.needed:
-        raise TargetError(f"{library.name}: expected no library of its own to load, got {', '.join(found.needed)}")
+    if linked.needed:
+        raise TargetError(f"{library.name}: expected no library of its own to load, got {', '.join(linked.needed)}")

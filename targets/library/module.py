@@ -18,7 +18,8 @@ def assemble(calls: list[Call], sizes: Sizes, device: tvm.target.Target | None =
     and `serve` (targets/library/threads.py), which do main's work with several threads.
     """
     functions: dict[StructuralKey, tvm.ir.GlobalVar] = {}
-    kernels, order = {}, []
+    kernels: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc] = {}
+    order = []
     for call in calls:
         function = kernel_function(call, device is None)
         if device is not None:

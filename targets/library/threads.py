@@ -190,12 +190,12 @@ def _stage(control: _Control, calls: list[Call], invoke: Callable, position: int
     first = T.bind(control.get(position))
     end = T.bind(first + chunks)
     with T.While(control.is_below(CLAIMED, end)):
-        mine = control.load(CLAIMED)
-        with T.If(mine < end), T.Then():
-            with T.If(control.replaced(CLAIMED, mine, mine + T.int64(1))), T.Then():
+        claimed = control.load(CLAIMED)
+        with T.If(claimed < end), T.Then():
+            with T.If(control.replaced(CLAIMED, claimed, claimed + T.int64(1))), T.Then():
                 if most > 1:
                     share_of = lambda k: T.cast(T.floordiv(k * T.int64(units), chunks), "int32")  # noqa: E731
-                    invoke(calls[0], share_of(mine - first), share_of(mine - first + T.int64(1)))
+                    invoke(calls[0], share_of(claimed - first), share_of(claimed - first + T.int64(1)))
                 else:
                     for call in calls:
                         invoke(call, T.int32(0), T.int32(call.kernel.units))

@@ -1,5 +1,6 @@
 """Whether an integer graph can be computed exactly: shapes, ranges and widths, and the proof that nothing overflows."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -19,11 +20,13 @@ from targets.reference.nodes import (
     Tensor,
 )
 
+Tensors = Mapping[str, Tensor]
+
 ACC_BITS = 30  # |acc| < 2**30, so that adding the rounding half (at most 2**30) stays inside int32
 
 
 def output_shape(node: Node, shape: tuple[int, int, int], channels: int) -> tuple[int, int, int]:
-    """Shape of a node's output for an input [H, W, C]."""
+    """Returns the shape of a node's output for an input [H, W, C]."""
     h, w, _ = shape
     if isinstance(node, (Add, Rescale)):
         return shape
@@ -34,44 +37,45 @@ def output_shape(node: Node, shape: tuple[int, int, int], channels: int) -> tupl
     return (h + top + bottom - kh) // node.stride + 1, (w + left + right - kw) // node.stride + 1, channels
 
 
-def acc_bound(graph, conv: Conv) -> int:
-    """Largest |acc| any kernel can meet in a convolution, in any order of summation, with the real weights.
+def acc_bound(tensors: Tensors, conv: Conv) -> int:
+    """Returns the largest |acc| any kernel can meet in a convolution, in any order of summation, with the real weights.
 
     Covers both ways to treat the zero point: subtracted from the codes, or folded into the bias.
     """
-    x, weight = graph.tensors[conv.input], np.abs(conv.weight.astype(np.int64))
+    x, weight = tensors[conv.input], np.abs(conv.weight.astype(np.int64))
     per_group = x.zero_points().reshape(conv.groups, -1)
     out_per_group = weight.shape[0] // conv.groups
     zero = np.repeat(per_group, out_per_group, axis=0)[:, None, None, :]  # [O, 1, 1, I / groups]
     folded = (weight * (x.qmax + zero)).sum((1, 2, 3))
     left = 0 if conv.requant is None else conv.requant.left
     bound = np.ldexp(folded.astype(np.float64), left) + np.abs(conv.bias.astype(np.float64))  # floats cannot wrap round
-    if conv.skip is not None:
-        skip = graph.tensors[conv.skip]
+    if conv.skip is not None and conv.skip_multiplier is not None:
+        skip = tensors[conv.skip]
         bound = bound + np.abs(conv.skip_multiplier.astype(np.float64)) * (skip.qmax + skip.zero_points())
     return int(bound.max())
 
 
-def check(graph) -> None:
-    """Raises GraphError unless shapes, ranges and widths fit and no accumulator can overflow."""
-    known = {graph.input}
-    _require(graph.input in graph.tensors, graph.name, "its input among the tensors", graph.input)
-    for tensor in graph.tensors.values():
-        _check_tensor(tensor, graph.output)
-    for node in graph.nodes:
-        for name in node.inputs:
-            _require(name in known, node.name, "inputs computed before it", name)
-        _require(
-            node.output in graph.tensors and node.output not in known, node.name, "an output of its own", node.output
-        )
-        _check_node(graph, node)
+def check(name: str, tensors: Tensors, nodes: Sequence[Node], picture: str, output: str) -> None:
+    """Raises GraphError unless shapes, ranges and widths fit and no accumulator can overflow.
+
+    name: of the graph. picture, output: names of the tensors that it reads and gives.
+    """
+    known = {picture}
+    _require(picture in tensors, name, "its input among the tensors", picture)
+    for tensor in tensors.values():
+        _check_tensor(tensor, output)
+    for node in nodes:
+        for read in node.inputs:
+            _require(read in known, node.name, "inputs computed before it", read)
+        _require(node.output in tensors and node.output not in known, node.name, "an output of its own", node.output)
+        _check_node(tensors, node)
         known.add(node.output)
-    _require(graph.output in known, graph.name, "its output computed by a node", graph.output)
+    _require(output in known, name, "its output computed by a node", output)
 
 
-def _require(fits: bool, where: str, expected: str, came) -> None:
+def _require(fits: bool | np.bool_, where: str, expected: str, value: object) -> None:
     if not fits:
-        raise GraphError(f"{where}: expected {expected}, got {came}")
+        raise GraphError(f"{where}: expected {expected}, got {value}")
 
 
 def _check_tensor(t: Tensor, output: str) -> None:
@@ -85,8 +89,8 @@ def _check_tensor(t: Tensor, output: str) -> None:
     _require(all(0 <= z <= t.qmax for z in t.zero_point), t.name, f"zero points in 0..{t.qmax}", t.zero_point)
 
 
-def _check_node(graph, node: Node) -> None:
-    x, out = graph.tensors[node.inputs[0]], graph.tensors[node.output]
+def _check_node(tensors: Tensors, node: Node) -> None:
+    x, out = tensors[node.inputs[0]], tensors[node.output]
     _require(min(output_shape(node, x.shape, out.shape[2])) >= 1, node.name, "a window that fits its input", x.shape)
     _require(
         output_shape(node, x.shape, out.shape[2]) == out.shape,
@@ -95,7 +99,7 @@ def _check_node(graph, node: Node) -> None:
         out.shape,
     )
     if isinstance(node, Conv):
-        _check_conv(graph, node, x, out)
+        _check_conv(tensors, node, x, out)
     elif isinstance(node, (MaxPool, Shortcut)):
         same = (x.bits, x.scale, x.zero_point) == (out.bits, out.scale, out.zero_point)
         _require(same, node.name, "input and output of one scale, zero point and width", (x, out))
@@ -111,10 +115,10 @@ def _check_node(graph, node: Node) -> None:
         else:
             _require(0 <= node.before <= out.shape[2] - x.shape[2], node.name, "room for its channels", node.before)
     else:
-        _check_pointwise(graph, node, x, out)
+        _check_pointwise(tensors, node, x, out)
 
 
-def _check_conv(graph, node: Conv, x: Tensor, out: Tensor) -> None:
+def _check_conv(tensors: Tensors, node: Conv, x: Tensor, out: Tensor) -> None:
     o, _, _, i = node.weight.shape
     _require(node.weight.dtype == np.int8, node.name, "int8 weight codes", node.weight.dtype)
     _require(node.w_bits in BITS, node.name, f"w_bits in {BITS.start}..{BITS.stop - 1}", node.w_bits)
@@ -132,14 +136,14 @@ def _check_conv(graph, node: Conv, x: Tensor, out: Tensor) -> None:
         node.weight.shape,
     )
     _require(min(node.padding) >= 0 and node.stride >= 1, node.name, "padding >= 0 and stride >= 1", node.padding)
-    for array in (node.bias, node.w_scale) + (() if node.skip is None else (node.skip_multiplier,)):
-        _require(array.shape == (o,), node.name, f"{o} values per channel", array.shape)
+    for array in (node.bias, node.w_scale, *(() if node.skip is None else (node.skip_multiplier,))):
+        _require(np.shape(array) == (o,), node.name, f"{o} values per channel", np.shape(array))
     if node.skip is not None:
         _require(
-            graph.tensors[node.skip].shape == out.shape,
+            tensors[node.skip].shape == out.shape,
             node.name,
             f"a residual operand of {out.shape}",
-            graph.tensors[node.skip].shape,
+            tensors[node.skip].shape,
         )
         _require(node.requant is not None, node.name, "a requantized sum with its residual operand", "logits")
     _require(
@@ -150,15 +154,14 @@ def _check_conv(graph, node: Conv, x: Tensor, out: Tensor) -> None:
     )
     if node.requant is not None:
         _check_requant(node, node.requant, o, out)
-    _require(
-        acc_bound(graph, node) < 1 << ACC_BITS, node.name, f"an accumulator below 2**{ACC_BITS}", acc_bound(graph, node)
-    )
+    bound = acc_bound(tensors, node)
+    _require(bound < 1 << ACC_BITS, node.name, f"an accumulator below 2**{ACC_BITS}", bound)
 
 
-def _check_pointwise(graph, node: Add | AvgPool | Rescale, x: Tensor, out: Tensor) -> None:
+def _check_pointwise(tensors: Tensors, node: Add | AvgPool | Rescale, x: Tensor, out: Tensor) -> None:
     bound = _reach(x)
     if isinstance(node, Add):
-        b = graph.tensors[node.b]
+        b = tensors[node.b]
         _require(b.shape == out.shape, node.name, f"operands of {out.shape}", b.shape)
         bound = abs(node.multipliers[0]) * _reach(x) + abs(node.multipliers[1]) * _reach(b)
     elif isinstance(node, AvgPool):
@@ -174,7 +177,7 @@ def _reach(x: Tensor) -> int:
     return x.qmax + int(x.zero_points().max())
 
 
-def _check_requant(node: Node, r: Requant, channels: int, out: Tensor) -> None:
+def _check_requant(node: Conv | Add | AvgPool | Rescale, r: Requant, channels: int, out: Tensor) -> None:
     for field in fields(r):
         _require(
             getattr(r, field.name).shape == (channels,),

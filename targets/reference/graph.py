@@ -1,7 +1,8 @@
 """The integer network: what training exports, what compile lowers, and what every kernel must compute.
 
 A graph is a list of nodes (targets/reference/nodes.py) over named tensors of codes; targets/reference/interpreter.py
-gives it its meaning, and targets/reference/checks.py proves that it can be computed exactly before anyone sees it."""
+gives it its meaning, and targets/reference/checks.py proves that it can be computed exactly before anyone sees it.
+"""
 
 from dataclasses import dataclass
 
@@ -23,24 +24,25 @@ class Graph:
     input: str
     output: str
 
-    def __post_init__(self):
-        check(self)
+    def __post_init__(self) -> None:
+        check(self.name, self.tensors, self.nodes, self.input, self.output)
 
     def convs(self) -> list[Conv]:
+        """Returns the convolutions, classifier included, in order."""
         return [n for n in self.nodes if isinstance(n, Conv)]
 
     def bit_config(self) -> dict[str, tuple[int, int]]:
-        """Layer name -> (w_bits, a_bits), a_bits being the width of the layer's input."""
+        """Returns layer name -> (w_bits, a_bits), a_bits being the width of the layer's input."""
         return {n.name: (n.w_bits, self.tensors[n.input].bits) for n in self.convs()}
 
 
 def macs(graph: Graph) -> dict[str, int]:
-    """Multiply-adds per convolution, for one picture."""
+    """Returns multiply-adds per convolution, for one picture."""
     return {n.name: int(np.prod(graph.tensors[n.output].shape) * np.prod(n.weight.shape[1:])) for n in graph.convs()}
 
 
 def bit_operations(graph: Graph) -> int:
-    """BitOPs of one picture: multiply-adds, each times the widths of its operands."""
+    """Returns the BitOPs of one picture: multiply-adds, each times the widths of its operands."""
     bits = graph.bit_config()
     return sum(count * bits[name][0] * bits[name][1] for name, count in macs(graph).items())
 

@@ -10,6 +10,7 @@ is (`requantize` in targets/reference/interpreter.py):
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 BITS = range(2, 9)
 ONE_31 = 1 << 31
@@ -32,10 +33,11 @@ class Tensor:
 
     @property
     def qmax(self) -> int:
+        """The largest code."""
         return (1 << self.bits) - 1
 
-    def zero_points(self) -> np.ndarray:
-        """int64 [C]."""
+    def zero_points(self) -> npt.NDArray[np.int64]:
+        """Returns int64 [C]."""
         return np.broadcast_to(np.asarray(self.zero_point, np.int64), (self.shape[2],))
 
 
@@ -48,9 +50,9 @@ class Requant:
     shifts its whole accumulator.
     """
 
-    left: np.ndarray
-    multiplier: np.ndarray
-    shift: np.ndarray
+    left: npt.NDArray[np.int64]
+    multiplier: npt.NDArray[np.int64]
+    shift: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +68,10 @@ class Conv:
     name: str
     input: str
     output: str
-    weight: np.ndarray
+    weight: npt.NDArray[np.int8]
     w_bits: int
-    bias: np.ndarray
-    w_scale: np.ndarray
+    bias: npt.NDArray[np.int64]
+    w_scale: npt.NDArray[np.float32]
     requant: Requant | None = None
     stride: int = 1
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -77,10 +79,11 @@ class Conv:
     qmin: int = 0
     qmax: int = 255
     skip: str | None = None
-    skip_multiplier: np.ndarray | None = None
+    skip_multiplier: npt.NDArray[np.int64] | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
         return (self.input,) if self.skip is None else (self.input, self.skip)
 
 
@@ -99,6 +102,7 @@ class Add:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
         return (self.a, self.b)
 
 
@@ -109,6 +113,7 @@ class _OneInput:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
         return (self.input,)
 
 
@@ -164,16 +169,17 @@ class Rescale(_OneInput):
 Node = Conv | Add | AvgPool | MaxPool | Shortcut | Rescale
 
 
-def requant_from_ratio(ratio, min_shift: int = 1) -> Requant:
-    """The `Requant` nearest to positive real ratios, with shift >= min_shift reached by shifting left first.
+def requant_from_ratio(ratio: npt.ArrayLike, min_shift: int = 1) -> Requant:
+    """Returns the `Requant` nearest to positive real ratios, with shift >= min_shift reached by shifting left first.
 
     ratio: float or float64 [C]. min_shift 1 shifts left only for ratios of 1/2 or more. Ratios below 2**-32 send
     every accumulator to the zero point, as does the smallest ratio that can be held, which they become.
+    Raises GraphError for ratios that are not positive and finite.
     """
-    ratio = np.atleast_1d(np.asarray(ratio, np.float64))
-    if not (np.isfinite(ratio).all() and (ratio > 0).all()):
-        raise GraphError(f"a ratio of scales must be positive and finite, got {ratio.min()} .. {ratio.max()}")
-    mantissa, exponent = np.frexp(ratio)
+    ratios = np.atleast_1d(np.asarray(ratio, np.float64))
+    if not (np.isfinite(ratios).all() and (ratios > 0).all()):
+        raise GraphError(f"a ratio of scales must be positive and finite, got {ratios.min()} .. {ratios.max()}")
+    mantissa, exponent = np.frexp(ratios)
     multiplier = np.rint(mantissa * ONE_31).astype(np.int64)
     carry = multiplier == ONE_31
     multiplier, exponent = np.where(carry, ONE_31 // 2, multiplier), exponent.astype(np.int64) + carry
@@ -183,12 +189,17 @@ def requant_from_ratio(ratio, min_shift: int = 1) -> Requant:
     return Requant(left, np.where(tiny, ONE_31 // 2, multiplier), np.minimum(shift, 31))
 
 
-def conv_ratio(x_scale: float, w_scale: np.ndarray, out_scale: float) -> np.ndarray:
-    """float64 [O], from scales that are exact in float32: the one formula that training and import share."""
-    return np.float64(np.float32(x_scale)) * np.float32(w_scale).astype(np.float64) / np.float64(np.float32(out_scale))
+def conv_ratio(x_scale: float, w_scale: npt.NDArray[np.float32], out_scale: float) -> npt.NDArray[np.float64]:
+    """Returns float64 [O], from scales that are exact in float32: the one formula that training and import share."""
+    exact = np.asarray(w_scale, np.float32).astype(np.float64)
+    ratio: npt.NDArray[np.float64] = np.float64(np.float32(x_scale)) * exact / np.float64(np.float32(out_scale))
+    return ratio
 
 
-def skip_multiplier(x_scale: float, w_scale: np.ndarray, left: np.ndarray, skip_scale: float) -> np.ndarray:
-    """int64 [O]: how many units of the shifted accumulator one code of the residual operand is worth."""
-    unit = np.float64(np.float32(x_scale)) * np.float32(w_scale).astype(np.float64) / np.exp2(left)
-    return np.rint(np.float64(np.float32(skip_scale)) / unit).astype(np.int64)
+def skip_multiplier(
+    x_scale: float, w_scale: npt.NDArray[np.float32], left: npt.NDArray[np.int64], skip_scale: float
+) -> npt.NDArray[np.int64]:
+    """Returns int64 [O]: how many units of the shifted accumulator one code of the residual operand is worth."""
+    unit = np.float64(np.float32(x_scale)) * np.asarray(w_scale, np.float32).astype(np.float64) / np.exp2(left)
+    units: npt.NDArray[np.int64] = np.rint(np.float64(np.float32(skip_scale)) / unit).astype(np.int64)
+    return units

@@ -1,10 +1,13 @@
 """The integers that follow from scales, for nodes other than convolutions: shared by training, export and import.
 
 Scales are exact in float32 and combined in float64, so that a file of float32 scales brings every integer back.
-Convolutions have `conv_ratio`, `requant_from_ratio` and `skip_multiplier` in targets/reference/graph.py.
+Convolutions have `conv_ratio`, `requant_from_ratio` and `skip_multiplier` in targets/reference/nodes.py.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from targets.reference.nodes import CONV_MIN_SHIFT, Requant, conv_ratio, requant_from_ratio
 
@@ -12,29 +15,30 @@ ADD_BITS = 20  # width of the larger multiplier of an Add: two 8-bit operands st
 
 
 def float32(scale: float) -> float:
-    """The scale that a file can hold."""
+    """Returns the scale that a file can hold."""
     return float(np.float32(scale))
 
 
-def conv_requant(x_scale: float, w_scale: np.ndarray, out_scale: float) -> Requant:
-    """`Requant` [O] of a convolution."""
+def conv_requant(x_scale: float, w_scale: npt.NDArray[np.float32], out_scale: float) -> Requant:
+    """Returns the `Requant` [O] of a convolution."""
     return requant_from_ratio(conv_ratio(x_scale, w_scale, out_scale), CONV_MIN_SHIFT)
 
 
 def rescale_requant(x_scale: float, out_scale: float, area: int = 1) -> Requant:
-    """`Requant` [1] of a Rescale, or of an AvgPool over `area` pixels."""
+    """Returns the `Requant` [1] of a Rescale, or of an AvgPool over `area` pixels."""
     return requant_from_ratio(float32(x_scale) / (float32(out_scale) * area))
 
 
 def add_integers(a_scale: float, b_scale: float, out_scale: float) -> tuple[tuple[int, int], Requant]:
-    """Multipliers of an Add and its `Requant` [1], a power of two."""
+    """Returns the multipliers of an Add and its `Requant` [1], a power of two."""
     ratios = np.array([float32(a_scale), float32(b_scale)]) / float32(out_scale)
     unit = ADD_BITS - int(np.frexp(ratios.max())[1])
-    return tuple(int(m) for m in np.rint(np.ldexp(ratios, unit))), requant_from_ratio(2.0**-unit)
+    a, b = np.rint(np.ldexp(ratios, unit))
+    return (int(a), int(b)), requant_from_ratio(2.0**-unit)
 
 
 def logit_scale(x_scale: float, w_scale: float) -> float:
-    """Scale of the int32 logits: the product, rounded to float32."""
+    """Returns the scale of the int32 logits: the product, rounded to float32."""
     return float(np.float32(x_scale) * np.float32(w_scale))
 
 
@@ -43,25 +47,31 @@ LARGEST_P, LARGEST_POINTWISE_Q = 64, 511  # a float average of many codes is rou
 
 
 def odd_ratio(ratio: float) -> tuple[int, int]:
-    """(P, Q), P <= 64 and Q <= 511 odd, whose quotient is nearest to a positive ratio; the smallest P of equals."""
+    """Returns (P, Q), P <= 64 and Q <= 511 odd, whose quotient is nearest to a ratio above 0; the smallest P of equals."""
     p = np.arange(1, LARGEST_P + 1)
     q = np.clip(_nearest_odd(p / ratio), 1, LARGEST_POINTWISE_Q)
     best = int(np.argmin(np.abs(np.log(p / q / ratio)).round(12)))
     return int(p[best]), int(q[best])
 
 
-def _odd_floor(value):
+def _odd_floor(value: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Largest odd integer <= value (values of at least 1)."""
-    return 2 * np.floor((np.asarray(value, np.float64) - 1) / 2).astype(np.int64) + 1
+    halves: npt.NDArray[np.int64] = np.floor((np.asarray(value, np.float64) - 1) / 2).astype(np.int64)
+    return 2 * halves + 1
 
 
-def _nearest_odd(value: np.ndarray) -> np.ndarray:
+def _nearest_odd(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     below = _odd_floor(value)
-    return np.where(value - below <= 1, below, below + 2)
+    nearest: npt.NDArray[Any] = np.where(value - below <= 1, below, below + 2)
+    return nearest
 
 
-def tie_free(weight: np.ndarray, ratio: np.ndarray, divisor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weight, left, Q) of int64 codes [O, ...] and natural ratios float64 [O]: acc * ratio is about acc * 2**left / Q.
+def tie_free(
+    weight: npt.NDArray[np.int64], ratio: npt.NDArray[np.float64], divisor: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Returns (weight, left, Q) of int64 codes [O, ...] and natural ratios float64 [O].
+
+    acc * ratio is about acc * 2**left / Q.
 
     Q is `divisor` times an odd integer. A channel of so small a ratio that Q would pass LARGEST_Q gets smaller codes,
     by a power of two: variants that share their weights then mostly share those codes too, though their ratios differ.

@@ -23,7 +23,7 @@ MOST_GROUPS = 2  # of byte pairs, beyond which nibbles are as fast
 
 
 def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX2: the route depends on the layer's real weights."""
+    """Depthwise convolution on AVX2; the route depends on the layer's real weights."""
     if not applies(step):
         return None
     for route in (byte_pairs, nibbles):
@@ -33,12 +33,12 @@ def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
 
 
 def depthwise_dot_product(step: Step, epilogues: Epilogues) -> Kernel | None:
-    """AVX-VNNI and AVX-512 VNNI."""
+    """Depthwise convolution on AVX-VNNI and AVX-512 VNNI."""
     return kernel(step, epilogues, *(quads(step, lanes) for lanes in WIDTHS)) if applies(step) else None
 
 
 def byte_pairs(step: Step, lanes: int) -> Route | None:
-    """None where a pair could saturate, or where sums are so large that other routes are as fast."""
+    """Returns the route; None where a pair could saturate, or sums are so large that others are as fast."""
     terms, qmax = _pairs(step), step.reads[0].tensor.qmax
     weight = arrange(step, terms, 2)
     if not _fits(weight * qmax):
@@ -68,7 +68,7 @@ def byte_pairs(step: Step, lanes: int) -> Route | None:
 
 
 def nibbles(step: Step, lanes: int) -> Route | None:
-    """None where a sum could leave int16: kernels of more than 16 taps with the largest weights and codes."""
+    """Returns the route; None where a sum could leave int16: more than 16 taps of the largest weights and codes."""
     terms, qmax, vectors = _pairs(step), step.reads[0].tensor.qmax, lanes // LANES
     weight = arrange(step, terms, 2)
     high = (weight + 8) >> 4
@@ -91,6 +91,7 @@ def nibbles(step: Step, lanes: int) -> Route | None:
 
 
 def word_pairs(step: Step) -> Route:
+    """Returns the route for any weights."""
     terms = _pairs(step)
 
     def multiply(sums, xs, ws, _):
@@ -107,7 +108,7 @@ def word_pairs(step: Step) -> Route:
 
 
 def quads(step: Step, lanes: int) -> Route:
-    """Up to four rows of a column, a byte of a 32-bit lane each."""
+    """Returns the route that takes up to four rows of a column, a byte of a 32-bit lane each."""
     _, kh, kw, _ = step.node.weight.shape
     each = -(-kh // -(-kh // 4))
     rows = [range(dy, min(dy + each, kh)) for dy in range(0, kh, each)]

@@ -65,7 +65,7 @@ def rows(bits: int) -> np.ndarray:
 
 def arrange(pairs: np.ndarray, registers: int) -> np.ndarray:
     """Returns int8 [blocks, kH, K2, registers, 32], places in a row, of pairs int64 [O, kH, K2, 2]."""
-    o, kh, k2, _ = pairs.shape
+    _, kh, k2, _ = pairs.shape
     index = (pairs[..., 0] & 3 | (pairs[..., 1] & 3) << 2).astype(np.int8)
     return index.reshape(-1, registers, 2, LANES, kh, k2).transpose(0, 4, 5, 1, 3, 2)
 

@@ -27,7 +27,7 @@ class Scaling:
     offset: np.ndarray
 
     def rows(self) -> list[np.ndarray]:
-        """As int32 words of a kernel's table."""
+        """Returns scale and offset, int64 [C] each, as int32 words of a kernel's table."""
         return [a.view(np.int32).astype(np.int64) for a in (self.scale, self.offset)]
 
 
@@ -124,7 +124,7 @@ def fraction(ratio: Requant, zero_point: int, codes: Range) -> Fraction | None:
         nearest = round(real * 2.0 ** (15 - left))
         for multiplier in (nearest, nearest + 1, nearest - 1):
             if 0 < multiplier < 1 << 15:
-                found = ((centred << left) * multiplier + (1 << 14) >> 15) + codes.zero_point
-                if np.array_equal(np.clip(found, codes.qmin, codes.qmax), expected):
+                codes_given = ((centred << left) * multiplier + (1 << 14) >> 15) + codes.zero_point
+                if np.array_equal(np.clip(codes_given, codes.qmin, codes.qmax), expected):
                     return Fraction(left, multiplier)
     return None

@@ -16,8 +16,11 @@ WORTH = 0.4  # more extra steps than this share of all gain too little for what 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """first: int8 as arranged, [blocks, kH, K4, 2, 8, 4]; extra: int8 [n, 8, 4]; the extra steps of half block h of
-    the layer are starts[h] .. starts[h + 1] - 1, and step i reads at positions[i] = (dy, k)."""
+    """Weights in two parts.
+
+    first: int8 as arranged, [blocks, kH, K4, 2, 8, 4]. extra: int8 [n, 8, 4]. The extra steps of half block h of the
+    layer are starts[h] .. starts[h + 1] - 1, and step i reads at positions[i] = (dy, k).
+    """
 
     first: np.ndarray
     extra: np.ndarray
@@ -26,7 +29,10 @@ class Split:
 
 
 def split(weight: np.ndarray, qmax: int) -> Split | None:
-    """None where too many weights would have to be cut. weight: int8 [blocks, kH, K4, 2, 8, 4]."""
+    """Returns the parts, or None where too many weights would have to be cut.
+
+    weight: int8 [blocks, kH, K4, 2, 8, 4].
+    """
     pairs = weight.astype(np.int64).reshape(*weight.shape[:5], 2, 2)
     high, low = np.maximum(pairs, 0).sum(-1) * qmax, np.minimum(pairs, 0).sum(-1) * qmax
     large = (high > INT16[1]) | (low < INT16[0])

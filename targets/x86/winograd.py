@@ -72,7 +72,7 @@ def cost(plan: Plan) -> float:
 
 def direct_cost(step: Step, vnni: bool) -> float:
     """Returns about what the direct kernel (targets/x86/multiply_add.py) costs, likewise."""
-    oh, ow, o = step.write.tensor.shape
+    oh, ow, _ = step.write.tensor.shape
     weight = arrange_direct(step.node.weight)
     chain = 0 if vnni else longest_chain(weight, step.reads[0].tensor.qmax)
     each = 1.0 if vnni else 1.0 + 0.7 / chain if chain else 2.8

@@ -64,7 +64,7 @@ def test_codes_spread_over_their_range(graphs, name, bits):
     """On a picture that calibration has not seen: no tensor is dead or clipped flat."""
     graph = graphs[name, bits]
     picture = random_networks.clouds(graph.tensors["image"].shape, 1, 77)
-    logits, values = interpreter.run(graph, picture, keep=True)
+    logits, values = interpreter.run_all(graph, picture)
     np.testing.assert_array_equal(logits, evaluate(graph, picture))
     for node in graph.nodes[:-1]:
         tensor, codes = graph.tensors[node.output], values[node.output]

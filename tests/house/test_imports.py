@@ -74,8 +74,8 @@ ARROWS = {
     "targets.reference runtime.choice runtime.files numpy torch",
     "train.choice": "train.evidence compile.source runtime.choice numpy torch",
     "train.report.plots": "train.choice train.evidence train.bits compile.source runtime.files numpy matplotlib",
-    "train.report": "train.report.plots train.choice train.evidence train.kinds train.bits train.settings compile.source "
-    "runtime.files runtime.terminal numpy scipy rich matplotlib",
+    "train.report": "train.report.plots train.choice train.evidence train.kinds train.bits train.settings "
+    "compile.source runtime.files runtime.terminal numpy scipy rich matplotlib",
     "train.finish": "train.report train.choice train.evidence train.integers train.loop train.bits train.settings "
     "train.network train.data compile.source targets.reference numpy torch rich",
     "train.recost": "train.report train.choice train.evidence train.loop train.bits train.settings train.network "

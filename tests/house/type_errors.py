@@ -1,6 +1,6 @@
 """Holds type errors to type_errors.json, which may only shrink: `python -m tests.house.type_errors [--write]`.
 
-runtime/ and targets/reference/ are strict and have none (pyproject.toml). --write lowers the file to the present counts.
+runtime/ and targets/reference/ are strict and have none (pyproject.toml). --write lowers the file to today's counts.
 """
 
 import argparse

@@ -85,7 +85,7 @@ def steps(graphs: dict[str, Graph], target: Target, picture: np.ndarray, picture
         ]
         shape = graph.tensors[graph.input].shape
         x = picture[: pictures * int(np.prod(shape))].reshape(pictures, *shape)
-        places[name] = (base + kept[-1].writes[0], interpreter.run(graph, x, keep=True)[1][graph.output])
+        places[name] = (base + kept[-1].writes[0], interpreter.run_all(graph, x)[1][graph.output])
         rules[name] = [c.kernel.rule for c in kept]
         weights.append(lowered.weights())
         tables.append(lowered.table)

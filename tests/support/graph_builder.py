@@ -36,7 +36,7 @@ class Builder:
         self.tensors[tensor.name] = tensor
         self.nodes.append(node)
         graph = Graph(self.name, dict(self.tensors), tuple(self.nodes), self.input, tensor.name)
-        self.values = interpreter.run(graph, self.values[self.input], keep=True)[1]
+        self.values = interpreter.run_all(graph, self.values[self.input])[1]
         return tensor.name
 
     def _sums(self, name) -> np.ndarray:

@@ -96,13 +96,11 @@ def test_byte_chain_never_exceeds_int16_and_is_no_shorter_than_it_could_be(w_bit
     u = arrange(TILINGS[0].transform(rng.integers(-half, half, (24, 3, 3, 200)).astype(np.int8)), 16, 4, 4)
     chain = byte_chain(u, largest)
     pairs = u.reshape(*u.shape[:3], -1, 2)
-    runs = lambda n: (
-        np.lib.stride_tricks.sliding_window_view(
-            [np.maximum(pairs, 0).sum(-1) * largest, -np.minimum(pairs, 0).sum(-1) * largest], n, axis=3
-        )
-        .sum(-1)
-        .max()
-    )
+    ends = [np.maximum(pairs, 0).sum(-1) * largest, -np.minimum(pairs, 0).sum(-1) * largest]
+
+    def runs(n):
+        return np.lib.stride_tricks.sliding_window_view(ends, n, axis=3).sum(-1).max()
+
     assert chain >= 1 and runs(chain) <= (1 << 15) - 1
     assert chain == u.shape[2] or runs(chain + 1) > (1 << 15) - 1
 
@@ -146,8 +144,10 @@ def assert_equal(graph, target, monkeypatch, x, first):
 
 
 def network(seed, w_bits, extreme):
-    """3x3 convolutions of stride 1 behind codes of every width: an odd size, ragged channels, unequal padding, residual
-    operands, and outputs written in other widths alongside."""
+    """3x3 convolutions of stride 1 behind codes of every width.
+
+    With an odd size, ragged channels, unequal padding, residual operands, and copies in other widths.
+    """
     rng = np.random.default_rng(seed)
     size = tuple(int(s) for s in rng.integers(5, 12, 2))
     b = Builder(f"winograd{seed}", rng, size, bool(seed % 2), extreme, [w_bits])

@@ -80,10 +80,10 @@ class Runner:
 
     def code(self) -> Counter[bytes]:
         """Machine code of the last call's blocks -> how often it ran."""
-        found: Counter[bytes] = Counter()
+        counts: Counter[bytes] = Counter()
         for (address, size), count in self.blocks.items():
-            found[bytes(self._uc.mem_read(address, size))] += count
-        return found
+            counts[bytes(self._uc.mem_read(address, size))] += count
+        return counts
 
     def _load(self, library: elf.Library, symbol: str) -> None:
         if library.machine != "aarch64":
@@ -124,7 +124,7 @@ class Runner:
         self._uc.mem_write(_STUBS, _RETURN * (len(names) + 1))
         self._return_to = _STUBS + 4 * len(names)
 
-        def enter(uc, address, size, _) -> None:
+        def enter(uc, address, _size, _data) -> None:
             index = (address - _STUBS) // 4
             if index < len(names):
                 try:
@@ -152,10 +152,10 @@ class Runner:
         self._raised = f"{self._text(kind)}: {''.join(self._text(p) for p in pointers)}"
 
     def _text(self, address: int) -> str:
-        found = bytearray()
-        while (byte := self._uc.mem_read(address + len(found), 1)[0]) and len(found) < 1000:
-            found.append(byte)
-        return found.decode(errors="replace")
+        text = bytearray()
+        while (byte := self._uc.mem_read(address + len(text), 1)[0]) and len(text) < 1000:
+            text.append(byte)
+        return text.decode(errors="replace")
 
     def _keep(self, name: str, array: np.ndarray, dtype) -> None:
         held = self._buffers.get(name)

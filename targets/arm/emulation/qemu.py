@@ -122,9 +122,9 @@ def _apt(state: Path, arch: str) -> list[str]:
 
 
 def _emulator(work: Path) -> None:
-    found = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-    if found:
-        shutil.copy(found, work / "qemu")
+    installed = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if installed:
+        shutil.copy(installed, work / "qemu")
         return
     arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     apt = _apt(work / "apt" / "host", arch)

@@ -39,10 +39,10 @@ def repeated(
         command = [*_command(cpu, search, options), str(script), library, *arguments, str(n)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
-    found = run(1)
-    if found.returncode:
-        raise qemu.BoxError(f"{script.name} in the box: {found.stdout}{found.stderr}")
-    low, high = found.stdout.split()[-2:]
+    trial = run(1)
+    if trial.returncode:
+        raise qemu.BoxError(f"{script.name} in the box: {trial.stdout}{trial.stderr}")
+    low, high = trial.stdout.split()[-2:]
     counts = []
     for n in repetitions:
         with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,9 @@ class _Log(threading.Thread):
 
     def __init__(self, pipe: Path):
         super().__init__(daemon=True)
-        self._pipe, self._texts, self._ran = pipe, {}, Counter()
+        self._pipe = pipe
+        self._texts: dict[int, bytearray] = {}
+        self._ran: Counter[bytes] = Counter()
 
     def run(self) -> None:
         block, expected = None, None
@@ -104,15 +106,15 @@ class _Log(threading.Thread):
                     block = None
                 elif line.startswith(b"IN:"):
                     block = None
-                elif found := _INSTRUCTION.match(line):
-                    address = int(found[1], 16)
+                elif instruction := _INSTRUCTION.match(line):
+                    address = int(instruction[1], 16)
                     if block is None or address != expected:
                         block = self._texts[address] = bytearray()
-                    block += bytes.fromhex(found[2].decode())[::-1]
+                    block += bytes.fromhex(instruction[2].decode())[::-1]
                     expected = address + 4
 
     def code(self) -> Counter[bytes]:
-        found: Counter[bytes] = Counter()
+        counts: Counter[bytes] = Counter()
         for address, count in self._ran.items():
-            found[bytes(self._texts[int(address, 16)])] += count
-        return found
+            counts[bytes(self._texts[int(address, 16)])] += count
+        return counts

@@ -37,18 +37,20 @@ class Form:
 
     @property
     def outputs(self) -> int:
+        """Outputs m of one application."""
         return self.sums.shape[0]
 
     @property
     def inputs(self) -> int:
+        """Codes n that it reads."""
         return self.sums.shape[1]
 
 
-def _two_apart(d: list, keep) -> list:
+def _two_apart(d: list, _: Callable) -> list:
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
 
-def _two_together(m: list, keep) -> list:
+def _two_together(m: list, _: Callable) -> list:
     return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
 
 
@@ -108,10 +110,12 @@ class Tiling:
 
     @property
     def outputs(self) -> tuple[int, int]:
+        """Rows and columns of a tile."""
         return self.down.outputs, self.across.outputs
 
     @cached_property
     def positions(self) -> int:
+        """Elements of V, U and M."""
         return self.down.inputs * self.across.inputs
 
     @cached_property

@@ -34,7 +34,7 @@ _INSTRUCTIONS = [
     ),
     (re.compile(r"cp\.async\.cg\.shared\.global \[%0\], \[%1\], (16);"), lambda m: f"copy_async<{m[1]}>"),
     (re.compile(r"cp\.async\.ca\.shared\.global \[%0\], \[%1\], (4|8|16);"), lambda m: f"copy_async<{m[1]}>"),
-    (re.compile(r"cp\.async\.commit_group;"), lambda m: "commit_group"),
+    (re.compile(r"cp\.async\.commit_group;"), lambda _: "commit_group"),
     (re.compile(r"cp\.async\.wait_group (\d+);"), lambda m: f"wait_group<{m[1]}>"),
 ]
 
@@ -92,9 +92,9 @@ class Runner:
 
     def _compile(self) -> None:
         text = _described(self.source.read_text())
-        if found := _ASM.search(text):
+        if assembly := _ASM.search(text):
             raise EmulationError(
-                f"{self.source}: expected no inline assembly, got {found.group(0).strip()[:100]!r}; "
+                f"{self.source}: expected no inline assembly, got {assembly.group(0).strip()[:100]!r}; "
                 "describe the instruction in targets/cuda/emulation/ first"
             )
         compiler, prelude = _prelude()
@@ -170,8 +170,8 @@ def _described(text: str) -> str:
 
     def call(statement: re.Match) -> str:
         for pattern, name in _INSTRUCTIONS:
-            if found := pattern.fullmatch(statement[1]):
-                return f"emulated::{name(found)}({', '.join(_OPERAND.findall(statement[2]))});"
+            if match := pattern.fullmatch(statement[1]):
+                return f"emulated::{name(match)}({', '.join(_OPERAND.findall(statement[2]))});"
         return statement[0]
 
     return _STATEMENT.sub(call, text)

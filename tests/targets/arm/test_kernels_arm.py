@@ -177,11 +177,14 @@ def test_outer_products_stay_in_int16_exactly_as_long_as_they_can():
         half = 1 << (w_bits - 1)
         weight = rows_of(rng.integers(-half, half, (16, 3, 3, 64)).astype(np.int8), 16, 8)
         run, steps = outer_product.longest_run(weight, qmax), weight.astype(np.int64).reshape(16, -1, 8) * qmax
-        largest = lambda n, sign: (
-            np.lib.stride_tricks.sliding_window_view(np.maximum(sign * steps, 0).sum(2), n, axis=1).sum(-1).max()
-        )
-        assert max(largest(run, 1), largest(run, -1)) <= INT16_MAX
-        assert run == steps.shape[1] or max(largest(run + 1, 1), largest(run + 1, -1)) > INT16_MAX
+        sums = [np.maximum(sign * steps, 0).sum(2) for sign in (1, -1)]
+        assert _largest(sums, run) <= INT16_MAX
+        assert run == steps.shape[1] or _largest(sums, run + 1) > INT16_MAX
+
+
+def _largest(sums, n):
+    """The largest sum of n neighbours, in any of the arrays."""
+    return max(np.lib.stride_tricks.sliding_window_view(s, n, axis=1).sum(-1).max() for s in sums)
 
 
 @pytest.mark.parametrize(
