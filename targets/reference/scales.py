@@ -47,7 +47,7 @@ LARGEST_P, LARGEST_POINTWISE_Q = 64, 511  # a float average of many codes is rou
 
 
 def odd_ratio(ratio: float) -> tuple[int, int]:
-    """Returns (P, Q), P <= 64 and Q <= 511 odd, whose quotient is nearest to a ratio above 0; the smallest P of equals."""
+    """Returns (P, Q), P <= 64 and Q <= 511 odd, whose quotient is nearest to a ratio; the smallest P of equals."""
     p = np.arange(1, LARGEST_P + 1)
     q = np.clip(_nearest_odd(p / ratio), 1, LARGEST_POINTWISE_Q)
     best = int(np.argmin(np.abs(np.log(p / q / ratio)).round(12)))

@@ -24,40 +24,58 @@ ARROWS = {
     "runtime.machine": "runtime.fields runtime.abi numpy",
     "runtime.bundle": "runtime.choice runtime.machine runtime.fields runtime.abi numpy",
     "runtime.execution": "runtime.bundle runtime.machine runtime.fields runtime.abi numpy tvm_ffi",
-    "runtime.engine": "runtime.execution runtime.bundle runtime.choice runtime.pictures runtime.fields numpy",
-    "runtime": "runtime.engine runtime.bundle",
+    "runtime.policy": "runtime.bundle runtime.choice runtime.fields numpy",
+    "runtime.engine": "runtime.policy runtime.execution runtime.bundle runtime.pictures numpy",
+    "runtime": "runtime.engine runtime.bundle runtime.fields runtime.version",
     "runtime.commands": "runtime.engine runtime.execution runtime.bundle runtime.machine runtime.choice "
     "runtime.pictures numpy",
-    "runtime.__main__": "runtime.commands runtime.engine runtime.bundle runtime.choice runtime.pictures "
-    "runtime.fields runtime.files runtime.terminal",
+    "runtime.tables": "runtime.commands runtime.choice",
+    "runtime.json_output": "runtime.files runtime.terminal",
+    "runtime.arguments": "runtime.bundle runtime.pictures runtime.fields runtime.terminal",
+    "runtime.__main__": "runtime.arguments runtime.tables runtime.json_output runtime.commands runtime.engine "
+    "runtime.pictures runtime.fields runtime.terminal",
     "targets": "",
     "targets.reference": "numpy",
-    "targets.costs": "targets.reference runtime.files numpy",
+    "targets.costs": "targets.reference runtime.files targets.kernel targets.schedule numpy",
+    "targets.schedule": "targets.kernel targets.reference",
+    "targets.tables": "targets.kernel targets.reference numpy",
     "targets.kernel": "targets.reference numpy",
     "targets.library": "targets targets.kernel targets.reference runtime.abi tvm tvm_ffi",
-    "targets.cpu": "targets.kernel targets.reference numpy tvm",
+    "targets.family": "targets targets.kernel numpy",
+    "targets.cpu": "targets.kernel targets.reference targets.tables numpy tvm",
     "targets.cpu.winograd": "targets.cpu targets.kernel targets.reference numpy tvm",
     "targets.x86": "targets targets.cpu targets.cpu.winograd targets.library targets.kernel targets.reference "
-    "runtime.abi numpy tvm tvm_ffi",
+    "runtime.abi targets.family targets.tables numpy tvm tvm_ffi",
     "targets.arm": "targets targets.arm.emulation targets.cpu targets.cpu.winograd targets.library targets.kernel "
-    "targets.reference numpy tvm",
+    "targets.reference targets.family targets.tables numpy tvm",
     "targets.arm.emulation": "targets targets.library numpy unicorn",
-    "targets.cuda": "targets targets.cuda.emulation targets.cpu targets.library targets.kernel targets.reference "
-    "numpy tvm tvm_ffi",
+    "targets.cuda": "targets targets.cuda.emulation targets.library targets.kernel targets.reference targets.family "
+    "targets.tables numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
-    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.choice runtime.fields runtime.files numpy",
-    "compile.lowering": "targets targets.kernel targets.reference runtime.abi numpy",
+    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.fields runtime.files numpy",
+    "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family targets.schedule numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
-    "runtime.abi numpy tvm_ffi",
+    "runtime.abi targets.family numpy tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
-    "runtime.machine runtime.abi numpy tvm tvm_ffi rich",
-    "compile.verify": "compile.lowering compile.source targets.reference numpy onnxruntime",
+    "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi",
+    "compile.settings": "compile.bundle compile.qdq targets",
+    "compile.command_line": "compile.settings compile.qdq targets targets.costs targets.reference runtime.machine "
+    "runtime.terminal",
+    "compile.verify": "compile.bundle compile.lowering compile.source targets.reference numpy onnxruntime",
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
-    "compile.build": "compile.bundle compile.dump compile.lowering compile.qdq compile.source compile.times "
-    "compile.verify targets runtime.machine runtime.terminal runtime.version numpy rich",
-    "compile.profile": "compile.bundle compile.lowering compile.source compile.times targets targets.costs "
-    "targets.kernel targets.reference runtime.terminal runtime.version rich",
+    "compile.report": "compile.source compile.times compile.verify",
+    "compile.text_table": "",
+    "compile.tables": "compile.report compile.text_table compile.times compile.verify",
+    "compile.printing": "compile.tables compile.report compile.source compile.text_table compile.times "
+    "compile.verify runtime.terminal",
+    "compile.stages": "compile.bundle compile.dump compile.lowering compile.report compile.settings compile.source "
+    "compile.times compile.verify runtime.version targets numpy",
+    "compile.build": "compile.stages compile.printing compile.report compile.dump compile.command_line "
+    "compile.settings compile.bundle compile.source runtime.terminal",
+    "compile.profile": "compile.command_line compile.settings compile.bundle compile.lowering compile.source "
+    "compile.times targets targets.costs targets.kernel targets.reference runtime.terminal "
+    "runtime.version rich",
     "train.data": "runtime.pictures runtime.files numpy torch rich PIL albumentations cv2 sklearn",
     "train.network": "runtime.files numpy torch safetensors",
     "train.settings": "train.data train.network targets runtime.files runtime.terminal targets.reference rich tomli "
@@ -68,20 +86,20 @@ ARROWS = {
     "train.search": "train.kinds train.loop train.bits train.settings train.network train.data runtime.choice numpy "
     "torch scipy",
     "train.phases": "train.search train.kinds train.loop train.bits train.settings train.network train.data torch",
-    "train.integers": "train.bits train.network compile.qdq compile.source targets.reference runtime.files numpy torch "
-    "onnx",
+    "train.integers": "train.bits train.network compile.qdq targets.reference runtime.files compile.source numpy "
+    "torch onnx",
     "train.evidence": "train.integers train.kinds train.bits train.settings train.network train.data "
     "targets.reference runtime.choice runtime.files numpy torch",
-    "train.choice": "train.evidence compile.source runtime.choice numpy torch",
+    "train.choice": "train.evidence runtime.choice compile.source numpy torch",
     "train.report.plots": "train.choice train.evidence train.bits compile.source runtime.files numpy matplotlib",
-    "train.report": "train.report.plots train.choice train.evidence train.kinds train.bits train.settings "
-    "compile.source runtime.files runtime.terminal numpy scipy rich matplotlib",
+    "train.report": "train.choice train.evidence train.kinds train.bits train.settings runtime.files "
+    "runtime.terminal compile.source train.report.plots numpy scipy rich matplotlib",
     "train.finish": "train.report train.choice train.evidence train.integers train.loop train.bits train.settings "
-    "train.network train.data compile.source targets.reference numpy torch rich",
+    "train.network train.data targets.reference compile.source numpy torch rich",
     "train.recost": "train.report train.choice train.evidence train.loop train.bits train.settings train.network "
-    "compile.source runtime.files runtime.terminal",
+    "runtime.files runtime.terminal compile.source",
     "train.learn": "runtime.files train.data train.evidence train.kinds train.loop train.phases train.settings "
-    "numpy rich torch",
+    "train.bits train.network numpy rich torch",
     "train.run": "train.finish train.loop train.settings runtime.terminal train.learn torch",
     "benchmarks": "train.* compile.* targets.* runtime.* numpy torch tvm tvm_ffi onnx onnxruntime openvino nncf "
     "rich matplotlib",
@@ -90,15 +108,22 @@ ARROWS = {
 ONLY = {
     "compile/bundle/packing.py": "numpy",
     # on a GPU's machine there are numpy, torch and tvm_ffi alone
-    "benchmarks/cuda/everything.py": "benchmarks.cuda.case runtime.files torch",
+    "benchmarks/cuda/records.py": "runtime.files",
     "benchmarks/cuda/case.py": "numpy",
-    "benchmarks/cuda/checks.py": "benchmarks.cuda.case runtime.* numpy torch tvm_ffi",
-    "benchmarks/cuda/times.py": "benchmarks.cuda.case benchmarks.cuda.checks runtime.files numpy torch",
+    "benchmarks/cuda/nvcc.py": "",
+    "benchmarks/cuda/jobs.py": "benchmarks.cuda.case benchmarks.cuda.records",
+    "benchmarks/cuda/results.py": "benchmarks.cuda.case benchmarks.cuda.jobs benchmarks.cuda.records",
+    "benchmarks/cuda/everything.py": "benchmarks.cuda.case benchmarks.cuda.jobs benchmarks.cuda.nvcc "
+    "benchmarks.cuda.results runtime.terminal torch",
+    "benchmarks/cuda/checks.py": "benchmarks.cuda.case benchmarks.cuda.records runtime.* numpy torch tvm_ffi",
+    "benchmarks/cuda/peer.py": "benchmarks.cuda.case torch",
+    "benchmarks/cuda/times.py": "benchmarks.cuda.case benchmarks.cuda.checks benchmarks.cuda.peer "
+    "benchmarks.cuda.records runtime.terminal numpy torch",
 }
 # module -> packages that it imports inside a function only
 LAZY = {
     "train/run.py": {"torch"},
-    "runtime/execution/library.py": {"tvm_ffi"},
+    "runtime/execution/ffi.py": {"tvm_ffi"},
     "runtime/pictures/files.py": {"PIL"},
     "benchmarks/cuda/everything.py": {"torch"},
 }
@@ -223,7 +248,8 @@ def reachable(start: str) -> set[str]:
         ("train.recost", {"tvm", "tvm_ffi"}),
         ("train.report.__main__", {"tvm", "tvm_ffi"}),
         ("train.integers.export", {"tvm", "tvm_ffi"}),
-        ("compile.build", {"torch", "train"}),
+        ("compile.build", {"torch", "train", "tvm", "tvm_ffi"}),
+        ("compile.profile", {"torch", "train", "tvm", "tvm_ffi", "onnxruntime"}),
         ("targets.reference.interpreter", {"tvm", "torch", "onnx", "train", "runtime", "compile"}),
         ("targets", {"tvm", "numpy", "torch", "compile"}),
     ],
