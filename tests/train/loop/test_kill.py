@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train.learn import learn
-from train.loop.checkpoint import CHECKPOINT_FILE, CheckpointError, load_checkpoint
+from train.loop.checkpoint import CHECKPOINT_FILE, METADATA_ENTRY, CheckpointError, load_checkpoint
+from train.loop.state import CheckpointState
 from train.run import run_training
 from train.settings.command_line import parse
 
@@ -83,7 +85,10 @@ def reached(folder: Path, phase: str, step: int) -> bool:
     """Whether the run's checkpoint was taken inside the phase, at that step or later."""
     if not (folder / CHECKPOINT_FILE).exists():
         return False
-    state = load_checkpoint(folder)[1]
+    # The metadata alone: tensors are read from the path once more, where the run may have put its next checkpoint.
+    with safe_open(folder / CHECKPOINT_FILE, "pt") as file:
+        entry = json.loads(file.metadata()[METADATA_ENTRY])
+    state = CheckpointState.from_dict(json.loads(entry["state"]))
     if state.phase != phase or state.position is None:
         return False
     return EPOCH_STEPS * state.position.epoch + state.position.step >= step
