@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "options.md"
 COMMANDS = {
     "train.run": "train.settings.command_line:make_full_parser",
     "train.recost": "train.recost:make_parser",
-    "train.report": "train.report.write:make_parser",
+    "train.report": "train.report.command_line:make_parser",
     "compile.build": "compile.command_line:make_build_parser",
     "compile.profile": "compile.command_line:make_profile_parser",
     "runtime": "runtime.__main__:make_parser",

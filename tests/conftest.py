@@ -54,9 +54,10 @@ def small_bundle(tmp_path_factory) -> Path:
     return root / "bundles" / "small"
 
 
-def _facts(graph, cost: float) -> dict:
-    bits = {layer: list(pair) for layer, pair in graph.bit_config().items()}
-    return {"bits": bits, "macs": 1000, "bitops": 64000, "cost": cost, "accuracy": {"clean": 0.5, "jpeg": cost / 4}}
+def _facts(graph, cost: float):
+    from compile.source.run_folder import NetworkFacts
+
+    return NetworkFacts(graph.bit_config(), 1000, 64000, cost, {"clean": 0.5, "jpeg": cost / 4})
 
 
 def _selector(luma: int):

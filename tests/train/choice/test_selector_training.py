@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from runtime.choice.budgets import entry_for
 from runtime.choice.quality import D
-from runtime.choice.selector import ONE, Selector, entry_for
+from runtime.choice.selector import ONE, Selector
 from tests.support.families import make_family, three_kinds
 from train.choice.budgets import budget_table, row_within
 from train.choice.selector import train_selector
@@ -75,15 +76,14 @@ def test_budget_table(trained):
     assert budgets == sorted(set(budgets)) and accuracies == sorted(set(accuracies)) and len(table) >= 5
     assert budgets[0] == pytest.approx(0.1) and accuracies[0] == correct[:, 2].mean()
     assert accuracies[-1] > correct.mean(0).max() + 0.2
-    entries = [row.to_dict() for row in table]
     for row in table:
         chosen = trained.choose(validation.features, row.lam)
         assert row.budget == costs[chosen].mean()
         assert row.accuracy == correct[np.arange(len(chosen)), chosen].mean()
-        assert entry_for(entries, row.budget) == row.to_dict() and row_within(table, row.budget) == row
-    assert entry_for(entries, 99) == entries[-1] and row_within(table, 99) == table[-1]
+        assert entry_for(table, row.budget) == row and row_within(table, row.budget) == row
+    assert entry_for(table, 99) == table[-1] and row_within(table, 99) == table[-1]
     with pytest.raises(ValueError, match="budget 0.01"):
-        entry_for(entries, 0.01)
+        entry_for(table, 0.01)
     assert row_within(table, 0.01) == table[0]
 
 

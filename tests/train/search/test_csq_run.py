@@ -17,11 +17,12 @@ from train.bits import configs
 from train.bits.cost import CostTable, bitops
 from train.data.datasets import load, spread, thin
 from train.data.views import evaluation_views
+from train.evidence.metrics import MetricsRecord
 from train.finish import finish
 from train.learn import learn
 from train.network.architectures import open_layers
 from train.network.network import Network
-from train.report.write import hardness
+from train.report.exact_bits import exact_bits
 from train.search import csq
 from train.search.csq import CsqPhase
 from train.search.depths import mix_exactly
@@ -125,7 +126,8 @@ def test_what_a_search_leaves(whole):
 @pytest.mark.parametrize("gap,message", [(0.3, "over 0.1 point: planes are not sharp"), (0.1, "not over 0.1 point.")])
 def test_report_says_whether_planes_were_sharp_enough(gap, message):
     end = {"accuracy/soft": 0.5 + gap / 100, "accuracy/hard": 0.5, "gap": gap}
-    assert message in hardness([end, {"phase": "joint"}])[2] and hardness([{"phase": "joint"}]) == []
+    joint = MetricsRecord("joint", 1, {})
+    assert message in exact_bits([MetricsRecord("search", 1, end), joint])[2] and exact_bits([joint]) == []
 
 
 def test_files_compute_what_the_run_says(whole):
