@@ -5,6 +5,7 @@ default first. A new board is one more literal; a new family is one more folder.
 targets of the family: its libraries hold code for each, and the machine that loads one takes the best it can run.
 """
 
+import difflib
 import importlib
 import re
 from dataclasses import dataclass, field
@@ -13,6 +14,14 @@ from dataclasses import dataclass, field
 # once they are inlined into main LLVM drops or moves their stores; so its type-based alias analysis stays off.
 NO_TBAA = ["-enable-tbaa:bool=false"]
 FAMILIES = ("arm", "cuda", "x86")  # folders of hardware
+# what boards are called -> the target that builds for them
+ALIASES = {
+    "raspberrypi": "arm",
+    "pi4": "arm:cortex-a72",
+    "pi5": "arm:cortex-a76",
+    "jetson": "cuda:orin",
+    "orin": "cuda:orin",
+}
 
 
 class TargetError(ValueError):
@@ -52,23 +61,28 @@ class Target:
         return self.levels or (self,)
 
     def suffix(self, level: "Target") -> str:
-        """How names of functions in its libraries end that are code for `level`."""
+        """Returns how names of functions in its libraries end that are code for `level`."""
         return "_" + re.sub(r"\W", "_", level.name.partition(":")[2]) if self.levels else ""
 
 
 def targets() -> list[Target]:
-    """Every target there is, by family, each family's default first."""
+    """Returns every target there is, by family, each family's default first."""
     return [t for f in FAMILIES for t in importlib.import_module(f"targets.{f}").TARGETS]
 
 
 def find(text: str) -> Target:
-    """The target of that name; the name of a family alone is its default. Raises TargetError for any other text."""
+    """Returns the target of that name or alias; the name of a family alone is its default.
+
+    Raises TargetError for any other text.
+    """
     known = targets()
+    name = ALIASES.get(text, text)
     for target in known:
-        if text in (target.name, target.family):
+        if name in (target.name, target.family):
             return target
-    names = sorted({t.family for t in known} | {t.name for t in known})
+    near = difflib.get_close_matches(text, [*ALIASES, *FAMILIES, *(t.name for t in known)], n=1)
+    guess = f" Did you mean {near[0]}?" if near else ""
     raise TargetError(
-        f"expected a target among {', '.join(names)}; got {text!r}. "
-        "A new one is a literal in targets/<family>/__init__.py"
+        f"there is no target {text!r}.{guess} Families: {', '.join(FAMILIES)}. Processors: "
+        f"{', '.join(t.name for t in known if t.name not in FAMILIES)}. Boards: {', '.join(ALIASES)}"
     )

@@ -27,7 +27,7 @@ def refused(capsys, *words: str) -> str:
 def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "python -m train.run" in refused(capsys, "--target", "x86")
-    assert "expected a target among" in refused(capsys, str(run_folder), "--target", "z80")
+    assert "there is no target" in refused(capsys, str(run_folder), "--target", "z80")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep me")
     assert "or a bundle to replace" in refused(capsys, str(run_folder), "--target", "x86", "--out", "mine")

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
         ({"bits": "w８a8"}, "--bits: expected widths"),
         ({"widths": "2,８"}, "--widths: expected"),
         ({"kinds": "３"}, "--kinds: expected families"),
-        ({"target": "nope"}, "--target: expected a target among"),
+        ({"target": "nope"}, "--target: there is no target"),
         ({"policy_gradient": float("inf")}, "--policy-gradient: expected a finite"),
         ({"seed": 2**63}, "--seed: expected at most 4294967295"),
         ({"dataset": "folder:"}, "there is no such folder"),
