@@ -13,10 +13,10 @@ from runtime.pictures.files import pictures_inside
 from runtime.terminal import OneLineParser
 
 COMMANDS = {
-    "check": "replay the golden pictures: do all logits come out the same here?",
-    "infer": "classify picture files",
-    "bench": "measure latency",
-    "info": "what is in the bundle, and which of its code runs here?",
+    "check": "Replays the golden pictures: do all logits come out the same here?",
+    "infer": "Classifies picture files.",
+    "bench": "Measures latency.",
+    "info": "Lists what is in the bundle, and which of its code runs here.",
 }
 
 
@@ -42,35 +42,39 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     for name, about in COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
-        command.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
         command.add_argument(
-            "--json", metavar="FILE", help="write what was found there too; - writes it to standard output alone"
+            "bundle", nargs="?", type=Path, help="The bundle's folder (default: the newest under ./bundles)."
+        )
+        command.add_argument(
+            "--json", metavar="FILE", help="Writes the result there too; - writes it to standard output alone."
         )
         if name == "infer":
             _add_infer_options(command)
         if name in ("infer", "bench"):
             _add_engine_options(command)
         if name == "bench":
-            command.add_argument("--calls", type=_parse_count, default=200, help="calls of each step (default 200)")
+            command.add_argument("--calls", type=_parse_count, default=200, help="Calls of each step (default 200).")
     return parser
 
 
 def _add_infer_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP, .npy, with Pillow any; or folders of them"
+        "pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP or .npy, with Pillow any; or folders of them."
     )
-    command.add_argument("--variant", help="run this one whatever the quality")
-    command.add_argument("--no-escalate", dest="escalate", action="store_false", help="one pass a picture, sure or not")
+    command.add_argument("--variant", help="Runs this variant whatever the quality.")
+    command.add_argument(
+        "--no-escalate", dest="escalate", action="store_false", help="Runs one pass a picture, sure or not."
+    )
 
 
 def _add_engine_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--budget",
         type=float,
-        help="mean cost a picture may take, 1 = 8 bits everywhere, inf = any; left out: that of the bundle's run",
+        help="Mean cost a picture may take, 1 for 8 bits everywhere, inf for any (default: that of the bundle's run).",
     )
-    command.add_argument("--level", help="whose code to run; left out: the best that this machine can run")
-    command.add_argument("--threads", type=int, default=1, help="that work on a picture together (default 1)")
+    command.add_argument("--level", help="The level whose code runs (default: the best that this machine can run).")
+    command.add_argument("--threads", type=int, default=1, help="Threads that work on a picture together (default 1).")
 
 
 def _parse_count(text: str) -> int:
