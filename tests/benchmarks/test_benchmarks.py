@@ -94,7 +94,7 @@ def test_mixed_has_more_bits_at_both_ends():
 @pytest.mark.parametrize("name", ["w9a8", "w1a1", "int8", "w4a4-dw", "mixed8", ""])
 def test_other_bits_are_refused(name):
     with pytest.raises(ValueError, match="expected bits among w8a8"):
-        random_networks.Bits(name)
+        random_networks.WidthPattern(name)
 
 
 def test_peers_get_the_same_network_from_any_variant(graphs, tmp_path):

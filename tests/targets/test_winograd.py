@@ -17,10 +17,10 @@ from targets.reference import interpreter
 from targets.reference.graph import Graph
 from targets.reference.nodes import Conv, Tensor
 from targets.schedule import lay_out
-from targets.x86 import kernels
 from targets.x86.winograd import byte_chain, cost, direct_cost, plans
 from tests.support.graph_builder import Builder
 from tests.support.graphs import pictures
+from tests.support.rules import set_rules
 from tests.targets.x86.test_kernels_x86 import in_process
 
 FORMS = (TWO, FOUR)
@@ -118,16 +118,16 @@ def _step(node, placed):
     return Step(node, tuple(placed[n] for n in node.inputs), placed[node.output])
 
 
-def lowered_with(graph, target, monkeypatch, kernels, epilogues, plans, first):
+def lowered_with(graph, target, monkeypatch, epilogues, plans, first):
     """With Winograd wherever it applies: the plans of a step take turns, from number `first` on."""
-    own, turn = kernels.rules(target), itertools.count(first)
+    turn = itertools.count(first)
 
     def forced(step, epilogues):
         found = plans(step) if isinstance(step.node, Conv) else []
         return winograd(found[next(turn) % len(found)], epilogues) if found else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "rules", lambda _: [bound(forced, epilogues), *own])
+        set_rules(patch, target.family, lambda _, own: [bound(forced, epilogues), *own])
         return lower(graph, target)
 
 
@@ -138,7 +138,7 @@ def served(lowered):
 def assert_equal(graph, target, monkeypatch, x, first):
     """Returns the rules that served."""
     every = lambda step: plans(step, *TARGETS[target.name])  # noqa: E731
-    lowered = lowered_with(graph, target, monkeypatch, kernels, Epilogues(), every, first)
+    lowered = lowered_with(graph, target, monkeypatch, Epilogues(), every, first)
     np.testing.assert_array_equal(run_compiled(lowered, in_process(lowered, target), x), interpreter.run(graph, x))
     return served(lowered)
 
@@ -262,7 +262,6 @@ def test_cost_decides_as_measured():
 )
 def test_arm(name, w_bits, monkeypatch, tmp_path):
     """On emulated processors."""
-    from targets.arm import kernels as arm
     from targets.arm import toolchain
     from targets.arm.epilogue import EPILOGUES
     from targets.arm.winograd import plans
@@ -273,7 +272,7 @@ def test_arm(name, w_bits, monkeypatch, tmp_path):
         pytest.skip(f"no linker for aarch64: {error}")
     target, graph = find(name), network(w_bits, w_bits, extreme=w_bits == 4)
     every = lambda step: plans(step, "asimddp" in target.requires)  # noqa: E731
-    lowered = lowered_with(graph, target, monkeypatch, arm, EPILOGUES, every, w_bits)
+    lowered = lowered_with(graph, target, monkeypatch, EPILOGUES, every, w_bits)
     assert served(lowered)
     toolchain.build([lowered.module], target, tmp_path / "net.so", tmp_path)
     x = pictures(graph, 3, w_bits)

@@ -11,6 +11,7 @@ from tvm_ffi import StructuralKey
 from compile.build import build
 from compile.lowering.lower import lower
 from compile.qdq.importer import load
+from compile.settings import BuildSettings
 from compile.source.run_folder import read_golden, read_run
 from runtime import Engine
 from runtime.choice.selector import Selector
@@ -90,7 +91,8 @@ def test_variants_of_the_zoo_compile_and_run(tmp_path):
     run = read_run(folder)
     golden = read_golden(folder, run)
     names = [next(v.name for v in run.variants if v.base == "w4a4"), "w4a4", "w2a2"]
-    build([folder / f"{name}.onnx" for name in names], find("x86:avx2"), tmp_path / "bundle", golden=1, times=False)
+    files = tuple(folder / f"{name}.onnx" for name in names)
+    build(BuildSettings(find("x86:avx2"), files, tmp_path / "bundle", golden=1, times=False))
     with Engine(tmp_path / "bundle") as engine:
         for name in names:
             logits = [engine.infer(picture, variant=name).logits for picture in golden.pictures[:8]]

@@ -18,7 +18,7 @@ from targets import find
 from targets.cuda.emulation import host
 from targets.reference import interpreter
 from tests.support.graphs import pictures, resnet_like
-from train.integers.export import export_run
+from tests.support.runs import write_run
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "c++", "clang++"))),
@@ -36,20 +36,8 @@ def graphs() -> dict:
 @pytest.fixture(scope="module")
 def bundle(graphs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("batch")
-    run = {
-        "format": 1,
-        "name": "small",
-        "arch": "resnet",
-        "dataset": "none",
-        "method": "fixed",
-        "selector": None,
-        "labels": [f"c{i}" for i in range(10)],
-        "variants": [{"name": n, "cost": 1.0, "accuracy": {"clean": 0.5}} for n in graphs],
-    }
-    export_run(folder / "run", graphs, run, pictures(graphs["w8a8"], 4, 3))
-    settings = BuildSettings(
-        find("cuda:sm_80"), (folder / "run",), folder / "bundle", source_only=True, times=False, batch=BATCH
-    )
+    run = write_run(folder / "small", graphs, pictures(graphs["w8a8"], 4, 3))
+    settings = BuildSettings(find("cuda:sm_80"), (run,), folder / "bundle", source_only=True, times=False, batch=BATCH)
     return builder.build(settings).bundle
 
 
@@ -91,6 +79,6 @@ def test_pictures_of_one_variant_go_together():
 
 
 def test_a_processor_takes_one_picture(bundle, graphs, tmp_path, capsys):
-    words = [str(bundle.parent / "run"), "--target", "x86:avx2", "--out", str(tmp_path / "b"), "--batch", "2"]
+    words = [str(bundle.parent / "small"), "--target", "x86:avx2", "--out", str(tmp_path / "b"), "--batch", "2"]
     assert builder.main(words) == 2
     assert "expected one picture at a time, got 2" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from targets.x86 import kernels
 from targets.x86.multiply_add import arrange, longest_chain
 from targets.x86.split import split
 from tests.support.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
+from tests.support.rules import set_rules
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
 
@@ -122,8 +123,7 @@ def assert_layer(graph, target, rule):
 @pytest.fixture
 def direct(monkeypatch):
     """Without Winograd's rules, which would take these layers."""
-    every = kernels.rules
-    monkeypatch.setattr(kernels, "rules", lambda t: [r for r in every(t) if not r.__name__.startswith("winograd")])
+    set_rules(monkeypatch, "x86", lambda _, own: [r for r in own if not r.__name__.startswith("winograd")])
 
 
 @pytest.mark.parametrize("a_bits", (2, 3))

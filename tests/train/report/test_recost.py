@@ -135,6 +135,6 @@ def test_in_another_cost_the_pareto_list_is_one_again(run, tmp_path):
         )
         for w, a, cost, loss in ((8, 2, 0.3, 3.0), (4, 5, 0.4, 2.0), (5, 8, 0.7, 1.0))
     )
-    replace(trained, seen=seen).write(source)
-    listed = read(recost(source, tmp_path / "b", Changes(cost="size")) / CONFIGS).seen
+    replace(trained, pareto=seen).write(source)
+    listed = read(recost(source, tmp_path / "b", Changes(cost="size")) / CONFIGS).pareto
     assert [v.name for v in listed] == ["s45", "s58"] and listed[0].cost < listed[1].cost
