@@ -79,7 +79,7 @@ def version() -> int:
             return number
     raise CyclesError(
         f"cycles are modelled by llvm-mca and llvm-mc of LLVM {VERSIONS[0]} or later (named "
-        f"llvm-mca-{VERSIONS[0]} and so on), number none; install them: apt install llvm-{VERSIONS[0]}"
+        f"llvm-mca-{VERSIONS[0]} and so on), found none; install them: apt install llvm-{VERSIONS[0]}"
     )
 
 

@@ -20,7 +20,7 @@ def cuobjdump() -> str:
     if path is None:
         raise TargetError(
             "expected cuobjdump in PATH, /usr/local/cuda/bin or the packages nvidia-cuda-cuobjdump and "
-            "nvidia-cuda-nvdisasm, path none"
+            "nvidia-cuda-nvdisasm, found none"
         )
     return path
 

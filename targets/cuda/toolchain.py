@@ -164,7 +164,7 @@ def nvcc() -> str:
     path = os.environ.get("NVCC") or shutil.which("nvcc") or next((p for p in _PLACES if Path(p).exists()), None)
     if path is None:
         raise TargetError(
-            "expected nvcc (CUDA 11.8 or later) in $NVCC, PATH or /usr/local/cuda/bin, path none; "
+            "expected nvcc (CUDA 11.8 or later) in $NVCC, PATH or /usr/local/cuda/bin, found none; "
             "install the CUDA toolkit, or use --source-only and run lib/rebuild.sh on the GPU's machine"
         )
     return path
