@@ -174,7 +174,7 @@ def load(target: str, path: Path | None = None) -> Costs:
         return Costs(target, content["unit"], content["machine"], content["kernels"], entries)
     except FileNotFoundError as error:
         raise CostsError(
-            f"{target}: expected a table of costs in {path}, content none; measure one: "
+            f"{target}: expected a table of costs in {path}, found none; measure one: "
             f"python -m compile.profile --target {target} RUN"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
