@@ -7,18 +7,21 @@ from dataclasses import replace
 
 from targets.kernel import Entry, Exit, Layout, RescaledCopy, Step
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, Conv, Node, Rescale
+from targets.reference.nodes import Add, AvgPool, Conv, Node, Rescale
 
 
 def lay_out(graph: Graph, pictures: int = 1) -> dict[str, Layout]:
-    """Returns how each tensor lies: its border is as wide as the widest padding among the convolutions that read it.
+    """Returns how each tensor lies: its border is as wide as the widest padding among the layers that read it.
+
+    Only convolutions and average pools read padding; of it a max pool takes no code.
 
     pictures: how many run together.
     """
     borders = dict.fromkeys(graph.tensors, (0, 0, 0, 0))
-    for conv in graph.convs():
-        top, left, bottom, right = map(max, borders[conv.input], conv.padding)
-        borders[conv.input] = (top, left, bottom, right)
+    for node in graph.nodes:
+        if isinstance(node, (Conv, AvgPool)):
+            top, left, bottom, right = map(max, borders[node.input], node.padding)
+            borders[node.input] = (top, left, bottom, right)
     return {name: Layout(tensor, borders[name], pictures) for name, tensor in graph.tensors.items()}
 
 

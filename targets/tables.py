@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from targets.kernel import Layout
-from targets.reference.nodes import Conv, Requant
+from targets.reference.nodes import BITS, Conv, Requant
 
 BLOCK = 16  # channels that a row of a table is padded to
 OFFSETS = 16  # where the channels of a ratio's table begin
@@ -43,6 +43,14 @@ def folded_bias(node: Conv, reads: tuple[Layout, ...], offset: int = 0) -> npt.N
     if node.skip_multiplier is not None:
         bias = bias - node.skip_multiplier * reads[1].tensor.zero_points()
     return bias
+
+
+def two_planes(weight: npt.NDArray[Any], w_bits: int) -> npt.NDArray[np.int8]:
+    """Returns int8 [n] of weights [n]; of those of 9 bits [2 * n], w - 2 * (w >> 1) and then w >> 1."""
+    if w_bits in BITS:
+        return weight.astype(np.int8)
+    half = weight >> 1
+    return np.concatenate([weight - 2 * half, half]).astype(np.int8)
 
 
 def ratio_table(requant: Requant, offsets: npt.NDArray[np.int64], *values: int) -> npt.NDArray[np.int32]:

@@ -22,7 +22,7 @@ class FloatLayer:
     output: str
     inputs: tuple[str, ...]
     channels: int
-    stride: int = 1
+    stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
     kernel: tuple[int, int] = (1, 1)

@@ -49,7 +49,7 @@ class FloatPeer(nn.Module):
             return F.max_pool2d(x, layer.kernel, layer.stride, padding)
         if layer.op == "Shortcut":
             after = layer.channels - layer.before - x.shape[1]
-            return F.pad(x[:, :, :: layer.stride, :: layer.stride], (0, 0, 0, 0, layer.before, after))
+            return F.pad(x[:, :, :: layer.stride[0], :: layer.stride[1]], (0, 0, 0, 0, layer.before, after))
         raise ValueError(f"{layer.output}: expected a layer that a peer knows, got {layer.op}")
 
     def _run_conv(self, index: int, layer: FloatLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
@@ -69,10 +69,9 @@ def pad_unevenly(x: torch.Tensor, layer: FloatLayer, value: float = 0.0) -> tupl
     """
     top, left, bottom, right = layer.padding
     even = (max(top, bottom), max(left, right))
-    sizes = zip(x.shape[2:], layer.kernel, (top + bottom, left + right), even, strict=True)
+    sizes = zip(x.shape[2:], layer.kernel, (top + bottom, left + right), even, layer.stride, strict=True)
     same_shape = [
-        2 * e <= k and (size + both - k) // layer.stride == (size + 2 * e - k) // layer.stride
-        for size, k, both, e in sizes
+        2 * e <= k and (size + both - k) // stride == (size + 2 * e - k) // stride for size, k, both, e, stride in sizes
     ]
     if all(same_shape):
         return x, even

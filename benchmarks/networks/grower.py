@@ -8,8 +8,16 @@ import torch.nn.functional as F
 
 from targets.reference.checks import output_shape
 from targets.reference.graph import Graph
-from targets.reference.nodes import AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
-from targets.reference.scales import conv_requant, float32, logit_scale, odd_ratio, rescale_requant, tie_free
+from targets.reference.nodes import AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor
+from targets.reference.scales import (
+    conv_requant,
+    float32,
+    logit_scale,
+    odd_ratio,
+    rescale_requant,
+    skip_multiplier,
+    tie_free,
+)
 from train.network.architectures import INPUT_SCALE
 from train.network.quantizers import nearest_skip_ratio
 
@@ -97,7 +105,7 @@ class Grower:
             np.rint(offset * q / scale).astype(np.int64),
             w_scale,
             conv_requant(source.scale, w_scale, scale),
-            layer.stride,
+            (layer.stride, layer.stride),
             padding,
             layer.groups,
             0,
@@ -124,17 +132,17 @@ class Grower:
         source, mean = self.tensors[x], self._real(x).mean((2, 3), keepdim=True)
         area = source.shape[0] * source.shape[1]
         scale, requant = self._pointwise(source.scale, float(mean.max()) / 255, area)
-        return self._append(AvgPool("pool", x, "pool", source.shape[:2], 1, requant), 8, scale, 0, mean)
+        return self._append(AvgPool("pool", x, "pool", source.shape[:2], (1, 1), requant), 8, scale, 0, mean)
 
     def max_pool(self, x: str) -> str:
         """3x3 windows at every second pixel."""
-        node, source = MaxPool("max_pool", x, "max_pool", (3, 3), 2, (1, 1, 1, 1)), self.tensors[x]
+        node, source = MaxPool("max_pool", x, "max_pool", (3, 3), (2, 2), (1, 1, 1, 1)), self.tensors[x]
         return self._append(node, 8, source.scale, 0, F.max_pool2d(self._real(x), 3, 2, 1))
 
     def shortcut(self, name: str, x: str, stride: int, before: int, after: int) -> str:
         """Every stride-th pixel, among empty channels."""
         real = F.pad(self._real(x)[:, :, ::stride, ::stride], (0, 0, 0, 0, before, after))
-        return self._append(Shortcut(name, x, name, stride, before), 8, self.tensors[x].scale, 0, real)
+        return self._append(Shortcut(name, x, name, (stride, stride), before), 8, self.tensors[x].scale, 0, real)
 
     def finish(self, x: str, classes: int) -> Graph:
         """Average and 8-bit classifier of the last map."""

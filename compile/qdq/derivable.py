@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Requant, Shortcut, skip_multiplier
-from targets.reference.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Requant, Shortcut
+from targets.reference.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant, skip_multiplier
 
 
 class ExportError(ValueError):

@@ -21,8 +21,8 @@ from compile.qdq.values import (
     require,
 )
 from targets.reference.checks import ACC_BITS
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
-from targets.reference.scales import add_integers, conv_requant, logit_scale, rescale_requant
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor
+from targets.reference.scales import add_integers, conv_requant, logit_scale, rescale_requant, skip_multiplier
 
 UNIT = 64  # the code of weight 1 in convolutions that only scale and shift
 MOST_LEFT = 30  # bits that a convolution's sum can be shifted left by before it is requantized
@@ -69,7 +69,9 @@ def emit_moved(pending: PendingMaxPool | PendingShortcut, out: Tensor, where: st
     """Returns the node of a tensor [H, W, C] that keeps the scale and width of its input; raises OnnxError."""
     if isinstance(pending, PendingMaxPool):
         window = pending.window
-        return MaxPool(pending.name, pending.source, out.name, window.kernel, window.stride, window.padding)
+        return MaxPool(
+            pending.name, pending.source, out.name, window.kernel, window.stride, window.padding, window.dilation
+        )
     advice = "put the zeros into the pads of the next Conv before quantizing"
     require(pending.pads == NO_PADDING, where, "padded pixels only in front of a Conv", pending.pads, advice)
     return Shortcut(pending.name, pending.source, out.name, pending.stride, pending.before)
@@ -144,6 +146,7 @@ def _conv(tensors: Tensors, pending: PendingConv, output: Output) -> Conv:
         stride=pending.stride,
         padding=pending.padding,
         groups=pending.groups,
+        dilation=pending.dilation,
         qmin=output.low,
         qmax=output.high,
         skip=pending.skip,

@@ -164,7 +164,7 @@ def _write_conv(writer: _ModelWriter, node: Conv) -> None:
         node.name,
         group=node.groups,
         kernel_shape=[height, width],
-        strides=[node.stride] * 2,
+        strides=list(node.stride),
         pads=list(node.padding),
     )
     if node.requant is None:
@@ -182,22 +182,22 @@ def _write_add(writer: _ModelWriter, node: Add) -> None:
 def _write_avg_pool(writer: _ModelWriter, node: AvgPool) -> None:
     operands = [f"{node.input}/real"]
     mean = f"{node.name}/mean"
-    if node.kernel == writer.graph.tensors[node.input].shape[:2] and node.stride == 1:
+    if node.kernel == writer.graph.tensors[node.input].shape[:2] and node.stride == (1, 1):
         writer.add_node("GlobalAveragePool", mean, operands, node.name)
     else:
-        window = {"kernel_shape": list(node.kernel), "strides": [node.stride] * 2}
+        window = {"kernel_shape": list(node.kernel), "strides": list(node.stride)}
         writer.add_node("AveragePool", mean, operands, node.name, **window)
     writer.quantize(node, mean)
 
 
 def _write_max_pool(writer: _ModelWriter, node: MaxPool) -> None:
-    window = {"kernel_shape": list(node.kernel), "strides": [node.stride] * 2, "pads": list(node.padding)}
+    window = {"kernel_shape": list(node.kernel), "strides": list(node.stride), "pads": list(node.padding)}
     writer.quantize(node, writer.add_node("MaxPool", f"{node.name}/max", [f"{node.input}/real"], node.name, **window))
 
 
 def _write_shortcut(writer: _ModelWriter, node: Shortcut) -> None:
     x, out = writer.graph.tensors[node.input], writer.graph.tensors[node.output]
-    bounds = {"starts": [0, 0], "ends": list(x.shape[:2]), "axes": [2, 3], "steps": [node.stride] * 2}
+    bounds = {"starts": [0, 0], "ends": list(x.shape[:2]), "axes": [2, 3], "steps": list(node.stride)}
     limits = [writer.add_constant(f"{node.name}/{k}", np.array(v, np.int64)) for k, v in bounds.items()]
     sliced = writer.add_node("Slice", f"{node.name}/sliced", [f"{node.input}/real", *limits])
     after = out.shape[2] - node.before - x.shape[2]

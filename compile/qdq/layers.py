@@ -40,6 +40,7 @@ def read_conv(reader: Reader, node: FileNode) -> PendingConv:
         w_bits=weights.bits,
         bias=node.bias(),
         stride=window.stride,
+        dilation=window.dilation,
         padding=(top, left, bottom, right),
         groups=int(node.attributes.get("group", 1)),
     )

@@ -7,19 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from compile.qdq.values import (
-    NO_PADDING,
-    Constant,
-    MapSize,
-    Padding,
-    SlidingWindow,
-    Value,
-    Weights,
-    describe,
-    padded_size,
-    refusal,
-    require,
-)
+from compile.qdq.values import Constant, MapSize, SlidingWindow, Value, Weights, describe, padded_size, refusal, require
+from targets.reference.nodes import NO_PADDING, Padding, Pair, reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +86,18 @@ class FileNode:
     def window(self, kernel: MapSize, size: MapSize) -> SlidingWindow:
         """Returns how a window of `kernel` pixels moves over a map of that size.
 
-        Raises OnnxError for dilation, and for strides that differ.
+        Raises OnnxError for anything but positive numbers of two dimensions.
         """
         strides = self.attributes.get("strides", [1, 1])
-        require(len(set(strides)) == 1, self.where, "one stride for both directions", strides)
-        dilations = self.attributes.get("dilations", [1])
-        require(set(dilations) == {1}, self.where, "no dilation", dilations)
-        stride = int(strides[0])
-        require(min(kernel) >= 1 and stride >= 1, self.where, "a positive window and stride", (kernel, stride))
-        return SlidingWindow(kernel, stride, self._padding(size, kernel, stride))
+        dilations = self.attributes.get("dilations", [1, 1])
+        two = len(strides) == len(dilations) == 2
+        require(two, self.where, "strides and dilations of two dimensions", (strides, dilations))
+        sizes = (*kernel, *strides, *dilations)
+        require(min(sizes) >= 1, self.where, "a positive window, stride and dilation", sizes)
+        stride, dilation = (int(strides[0]), int(strides[1])), (int(dilations[0]), int(dilations[1]))
+        return SlidingWindow(kernel, stride, self._padding(size, reach(kernel, dilation), stride), dilation)
 
-    def _padding(self, size: MapSize, kernel: MapSize, stride: int) -> Padding:
+    def _padding(self, size: MapSize, kernel: MapSize, stride: Pair) -> Padding:
         """What pads or auto_pad say."""
         auto = self.attributes.get("auto_pad", b"NOTSET")
         if auto == b"NOTSET":
@@ -117,7 +107,7 @@ class FileNode:
         if auto == b"VALID":
             return NO_PADDING
         require(auto in (b"SAME_UPPER", b"SAME_LOWER"), self.where, "auto_pad NOTSET, VALID or SAME", auto)
-        rows, columns = (max((-(-n // stride) - 1) * stride + k - n, 0) for n, k in zip(size, kernel, strict=True))
+        rows, columns = (max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True))
         small = (rows // 2, columns // 2)
         large = (rows - rows // 2, columns - columns // 2)
         return (*small, *large) if auto == b"SAME_UPPER" else (*large, *small)
@@ -125,7 +115,7 @@ class FileNode:
     def require_whole_windows(self, window: SlidingWindow, size: MapSize) -> None:
         """Raises OnnxError where ceil_mode would add windows that reach beyond the edge."""
         padded = padded_size(size, window.padding)
-        rest = [(n - k) % window.stride for n, k in zip(padded, window.kernel, strict=True)]
+        rest = [(n - k) % s for n, k, s in zip(padded, window.reach, window.stride, strict=True)]
         ceil_mode = self.attributes.get("ceil_mode", 0)
         require(not ceil_mode or not any(rest), self.where, "ceil_mode 0", "windows beyond the edge")
 

@@ -81,7 +81,7 @@ def padded_source(reader: Reader, value: Value | None, where: str) -> tuple[Tens
     if not isinstance(value, PendingShortcut) or value.pads == NO_PADDING:
         return reader.tensor_of(value, where), NO_PADDING
     source = reader.tensors[value.source]
-    pixels_alone = value.stride == 1 and value.shape[2] == source.shape[2]
+    pixels_alone = value.stride == (1, 1) and value.shape[2] == source.shape[2]
     require(pixels_alone, where, "a Pad of pixels alone", "one with a Slice")
     return source, value.pads
 

@@ -25,7 +25,7 @@ def read_reduce_mean(reader: Reader, node: FileNode) -> PendingAvgPool:
 
 def _mean_of_map(reader: Reader, node: FileNode, layout: DataLayout) -> PendingAvgPool:
     source = reader.tensor_of(node.inputs[0], node.where)
-    window = SlidingWindow(source.shape[:2], 1)
+    window = SlidingWindow(source.shape[:2])
     shape = (1, 1, source.shape[2])
     name = reader.take_name(node.proto)
     return PendingAvgPool(name=name, shape=shape, layout=layout, source=source.name, window=window)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from targets.reference.nodes import NO_PADDING, Padding, Pair, reach
+
 DataLayout = Literal["NCHW", "NHWC", "flat"]  # flat: [N, everything], in the order of NCHW
 MapShape = tuple[int, int, int]  # height, width, channels
 MapSize = tuple[int, int]  # height, width
-Padding = tuple[int, int, int, int]  # top, left, bottom, right
-NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,21 @@ class SlidingWindow:
     """The window of a convolution or pool, and how it moves over the map."""
 
     kernel: MapSize
-    stride: int
+    stride: Pair = (1, 1)
     padding: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
+
+    @property
+    def reach(self) -> Pair:
+        """Rows and columns from the first tap to the last."""
+        return reach(self.kernel, self.dilation)
 
     def output_size(self, size: MapSize) -> MapSize:
         """Returns the height and width of what comes out for a map of that size."""
-        height, width = padded_size(size, self.padding)
-        return (height - self.kernel[0]) // self.stride + 1, (width - self.kernel[1]) // self.stride + 1
+        rows, columns = (
+            (n - k) // s + 1 for n, k, s in zip(padded_size(size, self.padding), self.reach, self.stride, strict=True)
+        )
+        return rows, columns
 
 
 def padded_size(size: MapSize, padding: Padding) -> MapSize:
@@ -160,8 +168,9 @@ class PendingConv(Pending):
     w_scale: np.ndarray
     w_bits: int
     bias: Constant | Weights | None = None
-    stride: int = 1
+    stride: Pair = (1, 1)
     padding: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
     groups: int = 1
     skip: str | None = None
 
@@ -205,7 +214,7 @@ class PendingShortcut(Pending):
     """
 
     source: str
-    stride: int = 1
+    stride: Pair = (1, 1)
     before: int = 0
     pads: Padding = NO_PADDING
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from targets.costs.shapes import Shape, parse_bits
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, skip_multiplier
-from targets.reference.scales import add_integers, conv_requant, float32, rescale_requant
+from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, reach
+from targets.reference.scales import add_integers, conv_requant, float32, rescale_requant, skip_multiplier
 
 LAYER = "layer"  # the name of the node in question; "picture" and "logits" are steps of every network
 SIGMAS = 3.5  # standard deviations of weights within their range, as training leaves them: they decide int16 chains
@@ -54,7 +54,7 @@ class _Nodes:
             return self._append(node, out)
         if shape.kind == "max-pool":
             padding = _padding(shape)
-            return self._append(MaxPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, padding), out)
+            return self._append(MaxPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, padding, shape.dilation), out)
         if shape.kind == "shortcut":
             before = (shape.output[2] - shape.input[2]) // 2
             return self._append(Shortcut(LAYER, x.name, LAYER, shape.stride, before), Tensor(LAYER, out.shape, a_bits))
@@ -87,6 +87,7 @@ class _Nodes:
             min(out.qmax, 255),
             skip,
             units,
+            shape.dilation,
         )
         return self._append(node, out)
 
@@ -98,7 +99,7 @@ class _Nodes:
         """A depthwise reader for each (tensor, border)."""
         for name, border in written:
             x, side = self.tensors[name], 2 * border + 1
-            reader = Shape("depthwise", (side, side), 1, x.shape, x.shape, x.shape[2])
+            reader = Shape("depthwise", (side, side), (1, 1), x.shape, x.shape, x.shape[2])
             self.conv(f"{name}:reader", x, Tensor("", x.shape, 8), reader, 2)
         return self.graph(self.nodes[-1].output)
 
@@ -113,7 +114,9 @@ class _Nodes:
 
 def _padding(shape: Shape) -> tuple[int, int, int, int]:
     """What the output's size takes, as even as it can be."""
-    total = [
-        max(0, (o - 1) * shape.stride + k - i) for i, o, k in zip(shape.input, shape.output, shape.kernel, strict=False)
-    ]
-    return total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2
+    window = reach(shape.kernel, shape.dilation)
+    rows, columns = (
+        max(0, (o - 1) * s + k - i)
+        for i, o, k, s in zip(shape.input[:2], shape.output[:2], window, shape.stride, strict=True)
+    )
+    return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2

@@ -70,7 +70,7 @@ def cheaper(step: Step[Any]) -> bool:
     _, kh, kw, i = node.weight.shape
     lanes = -(-oh // rows) * rows * -(-ow // segment) * segment
     counted = lanes / LANES * -(-o // OUTPUTS) * OUTPUTS * kh * kw * -(-i // BYTE) * (3 * node.w_bits * a_bits + 1) / 2
-    ends = lanes * o * 1.5 + lanes * node.stride**2 * i * 0.5  # transposing, and packing codes
+    ends = lanes * o * 1.5 + lanes * node.stride[0] ** 2 * i * 0.5  # transposing, and packing codes
     others = (long_multiply.cycles(step), outer_product.cycles(step), winograd.cycles(step))
     return 1.1 * (counted + ends) < min(others)
 
@@ -112,7 +112,7 @@ class _BitSerial:
         self.height, self.width, self.outputs = step.write.tensor.shape
         self.segment, self.rows = _shape(self.width)
         self.tiles = -(-self.width // self.segment)
-        self.stride = step.node.stride
+        self.stride = step.node.stride[0]
         # columns of one phase: those that the last tile reads, in whole registers
         last = max(0, self.width - self.segment)
         self.columns = -(-(last + self.segment + (self.kw - 1) // self.stride) // LANES) * LANES

@@ -146,6 +146,12 @@ class NeonEpilogue(Epilogue):
                 at = layout.at(*pixels[i // quads], channel + q * QUAD)
                 store(write, at, acc, min(QUAD, count - q * QUAD), QUAD)
             return None
+        if layout.dtype == "int32":
+            for i, acc in enumerate(sums):
+                q = i % quads
+                at = layout.at(*pixels[i // quads], channel + q * QUAD)
+                store(write, at, self._scaled(acc, constants[q]), min(QUAD, count - q * QUAD), QUAD)
+            return None
         codes = T.bind(self._narrowed([self._scaled(acc, constants[i % quads]) for i, acc in enumerate(sums)]))
         self._spread(codes, quads, write, pixels, channel, count)
         return codes

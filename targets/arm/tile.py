@@ -15,7 +15,7 @@ from targets.arm.epilogue import NeonConv, Tile
 from targets.cpu.epilogue import Epilogues
 from targets.cpu.vector import over_rows
 from targets.cpu.winograd.plan import at_once
-from targets.kernel import Buffers, Kernel, Step
+from targets.kernel import Buffers, Kernel, Step, is_step_of
 from targets.reference.nodes import Conv
 
 
@@ -35,8 +35,8 @@ class Multiply:
 
 
 def applies(step: Step[Any]) -> bool:
-    """Returns whether the step is a dense convolution."""
-    return isinstance(step.node, Conv) and step.node.groups == 1
+    """Returns whether the step is a dense convolution of neighbouring taps."""
+    return is_step_of(step, Conv) and step.node.groups == 1 and step.node.is_regular
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class PixelRuns:
         node, (oh, ow, _), (_, left, _, right) = step.node, step.write.tensor.shape, step.reads[0].border
         own = cls(oh, ow, at_once(ow, most))
         one = cls(1, oh * ow, at_once(oh * ow, most))
-        alone = node.weight.shape[1:3] == (1, 1) and node.stride == 1 and not any(node.padding) and left + right == 0
+        alone = (
+            node.weight.shape[1:3] == (1, 1) and node.stride == (1, 1) and not any(node.padding) and left + right == 0
+        )
         return one if alone and one.computed < own.computed else own
 
     @property
@@ -148,7 +150,7 @@ class Window:
 
     def _at(self, y: Any, x: Any, dy: Any) -> Any:
         node = self.node
-        return self.step.reads[0].at(y * node.stride + dy - node.padding[0], x * node.stride - node.padding[1])
+        return self.step.reads[0].at(y * node.stride[0] + dy - node.padding[0], x * node.stride[1] - node.padding[1])
 
 
 def tiled(

@@ -8,7 +8,7 @@ import numpy as np
 
 from targets.kernel import Entry, Exit, Step, is_step_of
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
+from targets.reference.nodes import Add, AvgPool, Concat, Conv, Gather, Lookup, MaxPool, Mul, Pair, Rescale, Shortcut
 from targets.schedule import schedule
 
 CONVOLUTIONS = ("conv", "depthwise", "grouped", "linear")  # kinds with weights; linear: int32 logits
@@ -18,12 +18,16 @@ KINDS = {
     MaxPool: "max-pool",
     Shortcut: "shortcut",
     Rescale: "rescale",
+    Mul: "mul",
+    Gather: "gather",
+    Concat: "concat",
+    Lookup: "lookup",
     Entry: "picture",
     Exit: "logits",
 }
 _TEXT = re.compile(
-    r"(?P<kind>[a-z-]+)(:(?P<groups>\d+))? (?P<kernel>\d+x\d+)/(?P<stride>\d+) (?P<input>\d+x\d+x\d+)"
-    r" -> (?P<output>\d+x\d+x\d+)(?P<skip> skip)?( border (?P<borders>\d+(\+\d+)*))?"
+    r"(?P<kind>[a-z-]+)(:(?P<groups>\d+))? (?P<kernel>\d+x\d+)/(?P<stride>\d+(x\d+)?)( gap (?P<dilation>\d+x\d+))?"
+    r" (?P<input>\d+x\d+x\d+) -> (?P<output>\d+x\d+x\d+)(?P<skip> skip)?( border (?P<borders>\d+(\+\d+)*))?"
 )
 
 
@@ -35,19 +39,20 @@ class ShapeError(ValueError):
 class Shape:
     """All of a layer that its time depends on, but for bits.
 
-    kind: one of CONVOLUTIONS, or add, average-pool, max-pool, shortcut, rescale, picture, logits. input, output
-    (H, W, C). skip: with a residual operand. borders: the widest border of each tensor the layer writes, its own output
-    first, then the copies in other widths (rescaled codes leave from the registers of the layer that computes them).
+    kind: one of CONVOLUTIONS or of the values of KINDS. stride, dilation: of rows and columns. input, output (H, W, C).
+    skip: with a residual operand. borders: the widest border of each tensor the layer writes, its own output first,
+    then the copies in other widths (rescaled codes leave from the registers of the layer that computes them).
     """
 
     kind: str
     kernel: tuple[int, int]
-    stride: int
+    stride: Pair
     input: tuple[int, int, int]
     output: tuple[int, int, int]
     groups: int = 1
     skip: bool = False
     borders: tuple[int, ...] = (0,)
+    dilation: Pair = (1, 1)
 
     def __str__(self) -> str:
         """Such as "conv 3x3/1 32x32x16 -> 32x32x16 skip border 0+1"."""
@@ -55,7 +60,9 @@ class Shape:
         kernel, source, output = sizes
         kind = f"{self.kind}:{self.groups}" if self.kind == "grouped" else self.kind
         border = f" border {'+'.join(map(str, self.borders))}" if self.borders != (0,) else ""
-        return f"{kind} {kernel}/{self.stride} {source} -> {output}{' skip' * self.skip}{border}"
+        stride = "x".join(map(str, self.stride[: 1 if self.stride[0] == self.stride[1] else 2]))
+        gap = " gap " + "x".join(map(str, self.dilation)) if self.dilation != (1, 1) else ""
+        return f"{kind} {kernel}/{stride}{gap} {source} -> {output}{' skip' * self.skip}{border}"
 
     @classmethod
     def parse(cls, text: str) -> "Shape":
@@ -63,10 +70,15 @@ class Shape:
         match = _TEXT.fullmatch(text)
         if match is None:
             raise ShapeError(f"expected a shape such as 'conv 3x3/1 32x32x16 -> 32x32x16 skip border 1', got {text!r}")
-        kernel, source, output = (tuple(map(int, match[k].split("x"))) for k in ("kernel", "input", "output"))
+        kernel, source, output, stride, dilation = (
+            tuple(map(int, (match[key] or "1x1").split("x")))
+            for key in ("kernel", "input", "output", "stride", "dilation")
+        )
         groups = source[2] if match["kind"] == "depthwise" else int(match["groups"] or 1)
         borders = tuple(map(int, (match["borders"] or "0").split("+")))
-        return cls(match["kind"], kernel, int(match["stride"]), source, output, groups, bool(match["skip"]), borders)
+        skip = bool(match["skip"])
+        stride = (stride[0], stride[-1])
+        return cls(match["kind"], kernel, stride, source, output, groups, skip, borders, dilation)
 
     @property
     def outputs(self) -> int:
@@ -109,14 +121,16 @@ def layer_calls(graph: Graph) -> list[LayerCall]:
 
 def _layer_call(step: Step[Any]) -> LayerCall:
     node, source, output = step.node, step.reads[0].tensor, step.write.tensor.shape
+    output_bits = step.write.tensor.bits
     borders = tuple(max(layout.border) for layout in step.writes)
-    kernel, stride = getattr(node, "kernel", (1, 1)), getattr(node, "stride", 1)
+    kernel, stride = getattr(node, "kernel", (1, 1)), getattr(node, "stride", (1, 1))
+    dilation = getattr(node, "dilation", (1, 1))
     if not is_step_of(step, Conv):
-        shape = Shape(KINDS[type(node)], kernel, stride, source.shape, output, borders=borders)
+        shape = Shape(KINDS[type(node)], kernel, stride, source.shape, output, borders=borders, dilation=dilation)
         return LayerCall(node.name, shape, format_bits(None, source.bits))
     conv = step.node
     kind = "conv" if conv.groups == 1 else "depthwise" if conv.groups == source.shape[2] == output[2] else "grouped"
-    kind = "linear" if conv.requant is None else kind
+    kind = "linear" if output_bits == 32 else kind
     kernel, skip = (conv.weight.shape[1], conv.weight.shape[2]), conv.skip is not None
-    shape = Shape(kind, kernel, stride, source.shape, output, conv.groups, skip, borders)
+    shape = Shape(kind, kernel, stride, source.shape, output, conv.groups, skip, borders, dilation)
     return LayerCall(conv.name, shape, format_bits(conv.w_bits, source.bits))

@@ -68,7 +68,8 @@ def in_pieces(row: np.ndarray, vectors: int) -> np.ndarray:
 def applies(step: Step) -> bool:
     """Returns whether the step is a convolution with one filter a channel."""
     node = step.node
-    return isinstance(node, Conv) and node.groups > 1 and node.weight.shape[::3] == (node.groups, 1)
+    one_filter = isinstance(node, Conv) and node.groups > 1 and node.weight.shape[::3] == (node.groups, 1)
+    return one_filter and node.is_regular
 
 
 def depthwise(step: Step, epilogues: Epilogues) -> Kernel | None:
@@ -217,14 +218,14 @@ def _tile(width: int, most: int) -> int:
 def _window(step: Step, read, y, x0, c, lanes: int):
     """code(row, column): uint8 vector of the tile's window."""
     node, layout = step.node, step.reads[0]
-    top = T.bind(layout.at(y * node.stride - node.padding[0], x0 * node.stride - node.padding[1], c))
+    top = T.bind(layout.at(y * node.stride[0] - node.padding[0], x0 * node.stride[1] - node.padding[1], c))
     pixel = layout.tensor.shape[2]
     return lambda dy, x: read[T.ramp(top + (dy * layout.row_stride + x * pixel), 1, lanes)]
 
 
 def _sums(step: Step, route: Route, tile: int, code, filters, starts) -> list:
     """int32 vectors of every pixel of the tile, column of codes by column."""
-    stride = step.node.stride
+    stride = step.node.stride[1]
     columns = (tile - 1) * stride + step.node.weight.shape[2]
     operands, sums = {}, [_Sum(route, starts) for _ in range(tile)]
     for column in range(columns):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm.tirx.script import builder as T
 
-from targets.cpu.vector import LANES, load, requantize, splat, store
+from targets.cpu.vector import LANES, Ratio, load, requantize, splat, store
 from targets.kernel import Buffers, Kernel, Rule, Span, Step
 from targets.tables import OFFSETS, folded_bias, padded, ratio_table
 
@@ -25,7 +25,6 @@ class Epilogue:
     base: where the epilogue's part of the kernel's table begins. note: what a rule's name should say of it.
     """
 
-    requantize = staticmethod(requantize)
     note = ""
 
     def __init__(self, step: Step[Any], own: npt.NDArray[np.int32], base: int = 0):
@@ -95,8 +94,7 @@ class ConvEpilogue(Epilogue):
         if node.skip is not None:
             skip = self.step.reads[1].at(span.y, span.x, span.channel)
             acc = acc + load(buffers.reads[-1], skip, lanes) * entry(5)
-        zero_point = self.step.write.tensor.zero_point[0]
-        return self.requantize(acc, entry(2), entry(3), entry(4), node, zero_point, lanes)
+        return requantize(acc, Ratio(entry(2), entry(3), entry(4)), self.step, lanes)
 
     def entry(self, buffers: Buffers, k: int, column: Any, lanes: int = LANES) -> Any:
         """Returns row k of the table at a column, int32."""
@@ -121,9 +119,7 @@ class RatioEpilogue(Epilogue):
         """Returns the int32 vector of codes."""
         left, multiplier, half, shift = (splat(self._value(buffers, k), span.lanes) for k in range(4))
         offsets = load(buffers.table, self.base + OFFSETS + span.channel, span.lanes)
-        acc = T.shift_left(acc + offsets, left)
-        zero_point = self.step.write.tensor.zero_point[0]
-        return self.requantize(acc, multiplier, half, shift, self.step.node, zero_point, span.lanes)
+        return requantize(T.shift_left(acc + offsets, left), Ratio(multiplier, half, shift), self.step, span.lanes)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """What CPU kernels share: vectors of 16 channels, requantization, borders, and loops over pixels and blocks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tvm.tirx.script import builder as T
 
-from targets.kernel import Buffers, Layout, Span, Step
+from targets.kernel import Buffers, Kernel, Layout, Span, Step
+from targets.tables import NO_TABLE, NO_WEIGHTS
 
 LANES = 16
 WIDEST = 64  # bytes moved at once
@@ -80,15 +84,25 @@ def local(count: int, dtype: str) -> Any:
     return T.alloc_buffer((count * int(lanes),), element, scope="local", annotations={"disable_lower_builtin": True})
 
 
-def requantize(acc: Any, multiplier: Any, half: Any, shift: Any, node: Any, zero_point: int, lanes: int = LANES) -> Any:
-    """Returns int32 codes of an int32 vector by the reference's rule; multiplier, half and shift are vectors.
+@dataclass(frozen=True)
+class Ratio:
+    """What a requantization multiplies by: int32 vectors."""
+
+    multiplier: Any
+    half: Any
+    shift: Any
+
+
+def requantize(acc: Any, ratio: Ratio, step: Step[Any], lanes: int = LANES) -> Any:
+    """Returns int32 codes of an int32 vector by the reference's rule; int32 logits are not clamped.
 
     Source: `requantize` in targets/reference/interpreter.py.
     """
-    product = T.cast(acc, f"int64x{lanes}") * T.cast(multiplier, f"int64x{lanes}")
+    node, zero_point, unclamped = step.node, step.write.tensor.zero_point[0], step.write.dtype == "int32"
+    product = T.cast(acc, f"int64x{lanes}") * T.cast(ratio.multiplier, f"int64x{lanes}")
     high = T.cast(T.shift_right(product, splat(31, lanes, "int64")), f"int32x{lanes}")
-    code = T.shift_right(high + half, shift) + splat(zero_point, lanes)
-    return T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes))
+    code = T.shift_right(high + ratio.half, ratio.shift) + splat(zero_point, lanes)
+    return code if unclamped else T.max(T.min(code, splat(node.qmax, lanes)), splat(node.qmin, lanes))
 
 
 def fill_border(write: Layout, out: Any) -> None:
@@ -157,6 +171,17 @@ def units(step: Step[Any], lanes: int = LANES) -> int:
     """Returns how many units `over_blocks` has."""
     h, _, channels = step.write.tensor.shape
     return -(-channels // lanes) if _is_pixel(step) else h
+
+
+def by_blocks(
+    name: str,
+    step: Step[Any],
+    block: Callable[[Buffers, Span], None],
+    table: npt.NDArray[np.int32] = NO_TABLE,
+    lanes: int = LANES,
+) -> Kernel:
+    """Returns a kernel without weights that calls block(buffers, span) for every pixel and block of channels."""
+    return Kernel(f"portable {name}", NO_WEIGHTS, 8, table, over_blocks(step, block, lanes), units(step, lanes))
 
 
 def _is_pixel(step: Step[Any]) -> bool:

@@ -50,11 +50,12 @@ class Epilogue:
         return quads(buffers.table[T.ramp(self.base + at + channel, 1, QUAD)])
 
     def _requantize(self, acc: Any, multiplier: Any, half: Any, shift: Any) -> Any:
-        """targets/reference/interpreter.py: requantize."""
+        """The reference's rule (targets/reference/interpreter.py); logits are not clamped."""
         node, zero_point = self.step.node, self.step.write.tensor.zero_point[0]
         high = T.cast(T.shift_right(T.cast(acc, "int64") * T.cast(multiplier, "int64"), T.int64(31)), "int32")
         value = T.shift_right(high + half, shift) + T.int32(zero_point)
-        return T.max(T.min(value, T.int32(node.qmax)), T.int32(node.qmin))
+        is_logit = self.step.write.dtype == "int32"
+        return value if is_logit else T.max(T.min(value, T.int32(node.qmax)), T.int32(node.qmin))
 
 
 class ConvEpilogue(Epilogue):
@@ -101,9 +102,13 @@ class RatioEpilogue(Epilogue):
         """Returns the rule's k-th own value."""
         return buffers.table[self.base + 4 + k]
 
-    def codes(self, sums: Sequence[Any], buffers: Buffers, place: Place, channel: Any) -> list[Any]:  # noqa: ARG002
+    def ratio(self, buffers: Buffers, place: Place) -> list[Any]:  # noqa: ARG002  (every pixel has the same)
+        """Returns the left shift, multiplier, half and right shift of an output pixel."""
+        return [buffers.table[self.base + k] for k in range(4)]
+
+    def codes(self, sums: Sequence[Any], buffers: Buffers, place: Place, channel: Any) -> list[Any]:
         """Returns int32 codes."""
-        left, multiplier, half, shift = (buffers.table[self.base + k] for k in range(4))
+        left, multiplier, half, shift = self.ratio(buffers, place)
         offsets = self._row(buffers, OFFSETS, channel)
         return [
             self._requantize(T.bind(T.shift_left(acc + offset, left)), multiplier, half, shift)

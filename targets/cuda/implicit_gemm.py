@@ -33,7 +33,7 @@ def implicit_gemm(step: Step[Any], processors: int, containers: tuple[int, ...] 
     processors: multiprocessors of the GPU that tiles are chosen for.
     containers: see `routes.choose`.
     """
-    if not is_step_of(step, Conv) or step.node.groups > 1:
+    if not is_step_of(step, Conv) or step.node.groups > 1 or not step.node.is_regular:
         return None
     node = step.node
     window = Window.of(node)
@@ -70,7 +70,7 @@ class Product:
         layout, node = self.step.reads[0], self.step.node
         place = Place.of(row, self.step.write.tensor.shape)
         top, left = node.padding[:2]
-        return Place(place.picture, place.y * node.stride - top, place.x * node.stride - left).at(layout, 0)
+        return Place(place.picture, place.y * node.stride[0] - top, place.x * node.stride[1] - left).at(layout, 0)
 
 
 def _emit(product: Product, epilogue: ConvEpilogue) -> Callable[[Buffers, tuple[Any, Any]], None]:

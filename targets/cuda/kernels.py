@@ -5,7 +5,7 @@ from functools import partial
 import tvm
 
 from targets import Target
-from targets.cuda import quads
+from targets.cuda import moves, pools, quads
 from targets.cuda.implicit_gemm import implicit_gemm
 from targets.cuda.routes import INT4_UNTIL
 from targets.kernel import Call, Rule, Sizes
@@ -30,10 +30,14 @@ def rules(target: Target) -> list[Rule]:
         quads.depthwise,
         quads.conv,
         quads.add,
-        quads.average_pool,
-        quads.max_pool,
+        quads.mul,
         quads.rescale,
-        quads.picture,
-        quads.shortcut,
         quads.logits,
+        pools.average_pool,
+        pools.max_pool,
+        moves.picture,
+        moves.shortcut,
+        moves.gather,
+        moves.concat,
+        moves.lookup,
     ]

@@ -12,9 +12,9 @@ from tvm.tirx.script import builder as T
 
 from targets.cuda.epilogue import ConvEpilogue, RatioEpilogue
 from targets.cuda.memory import QUAD, THREADS, Place, fill_borders, load, quads, store, words
-from targets.kernel import Buffers, Entry, Exit, Kernel, Step, is_step_of
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Rescale, Shortcut
-from targets.tables import NO_TABLE, NO_WEIGHTS
+from targets.kernel import Buffers, Exit, Kernel, Step, is_step_of
+from targets.reference.nodes import BITS, NO_PADDING, Add, Conv, Mul, Padding, Pair, Rescale
+from targets.tables import NO_WEIGHTS, two_planes
 
 STRIPS = (4, 2, 1)  # pixels a thread of a depthwise convolution takes
 
@@ -74,23 +74,25 @@ def registers(start: Sequence[Any]) -> Any:
 
 def depthwise(step: Step[Any]) -> Kernel | None:
     """One filter a channel, channels in fours: each column of codes is read once for all pixels of the strip."""
-    node = step.node
-    if not isinstance(node, Conv) or node.weight.shape[3] > 1 or node.groups != len(node.weight) or node.groups % QUAD:
+    if not is_step_of(step, Conv) or not step.node.is_regular:
         return None
-    o, kh, kw, _ = node.weight.shape
+    node = step.node
+    if node.weight.shape[3] > 1 or node.groups != len(node.weight) or node.groups % QUAD:
+        return None
+    (o, kh, kw, _), across = node.weight.shape, node.stride[1]
     epilogue, layout = ConvEpilogue(step), step.reads[0]
     strip = next(s for s in STRIPS if step.write.tensor.shape[1] % s == 0)
 
     def compute(buffers: Buffers, place: Place, channel: Any) -> None:
         accs = [registers([T.int32(0)] * QUAD) for _ in range(strip)]
-        corner = Place(place.picture, place.y * node.stride - node.padding[0], place.x * node.stride - node.padding[1])
-        at = T.bind(corner.at(layout, channel))
+        first = corner(place, node.stride, node.padding)
+        at = T.bind(first.at(layout, channel))
         for dy in range(kh):
             filters = [
                 _signed(T.bind(words(buffers.weights)[((dy * kw + dx) * o + channel) // QUAD])) for dx in range(kw)
             ]
-            for column in range((strip - 1) * node.stride + kw):
-                taps = [(p, column - p * node.stride) for p in range(strip) if 0 <= column - p * node.stride < kw]
+            for column in range((strip - 1) * across + kw):
+                taps = [(p, column - p * across) for p in range(strip) if 0 <= column - p * across < kw]
                 if taps:
                     codes = load(buffers.reads[0], layout, at + dy * layout.row_stride + column * o, channel)
                 for p, dx in taps:
@@ -123,21 +125,33 @@ def conv(step: Step[Any]) -> Kernel | None:
     node = step.node
     o, kh, kw, inputs = node.weight.shape
     epilogue, layout, outputs = ConvEpilogue(step), step.reads[0], o // node.groups
+    down, right = node.dilation[0] * layout.row_stride, node.dilation[1] * layout.tensor.shape[2]
+
+    def weight_at(buffers: Buffers, index: Any) -> Any:
+        low = T.cast(buffers.weights[index], "int32")
+        if node.w_bits in BITS:
+            return low
+        return low + T.int32(2) * T.cast(buffers.weights[node.weight.size + index], "int32")
 
     def compute(buffers: Buffers, place: Place, channel: Any) -> None:
         accs = registers([T.int32(0)] * QUAD)
-        corner = Place(place.picture, place.y * node.stride - node.padding[0], place.x * node.stride - node.padding[1])
+        first = corner(place, node.stride, node.padding)
         for i in range(QUAD):
             c = T.bind(T.min(channel + i, o - 1))
-            at = T.bind(corner.at(layout, c // outputs * inputs))
+            at = T.bind(first.at(layout, c // outputs * inputs))
             with T.grid(kh, kw, inputs) as (dy, dx, ci):
-                code = buffers.reads[0][at + dy * layout.row_stride + dx * layout.tensor.shape[2] + ci]
-                weight = buffers.weights[((dy * kw + dx) * inputs + ci) * o + c]
-                T.buffer_store(accs, accs[i] + T.cast(code, "int32") * T.cast(weight, "int32"), [i])
+                code = buffers.reads[0][at + dy * down + dx * right + ci]
+                weight = weight_at(buffers, ((dy * kw + dx) * inputs + ci) * o + c)
+                T.buffer_store(accs, accs[i] + T.cast(code, "int32") * weight, [i])
         epilogue.put([accs[i] for i in range(QUAD)], buffers, place, channel)
 
-    weights = np.ascontiguousarray(node.weight.transpose(1, 2, 3, 0)).reshape(-1)
-    return Kernel("plain conv", weights, node.w_bits, epilogue.table, each_quad(step, compute))
+    weights = two_planes(node.weight.transpose(1, 2, 3, 0).reshape(-1), node.w_bits)
+    return Kernel("plain conv", weights, min(node.w_bits, 8), epilogue.table, each_quad(step, compute))
+
+
+def corner(place: Place, stride: Pair, padding: Padding = NO_PADDING) -> Place:
+    """Returns the first pixel of the window of an output pixel."""
+    return Place(place.picture, place.y * stride[0] - padding[0], place.x * stride[1] - padding[1])
 
 
 def add(step: Step[Any]) -> Kernel | None:
@@ -158,6 +172,25 @@ def add(step: Step[Any]) -> Kernel | None:
     return ratio(step, "add", epilogue, sums)
 
 
+def mul(step: Step[Any]) -> Kernel | None:
+    """The product of two maps, or of a map and one value a channel."""
+    if not is_step_of(step, Mul):
+        return None
+    a, b = step.reads
+    is_vector = b.tensor.shape[:2] == (1, 1)
+    epilogue = RatioEpilogue(step, np.zeros(a.tensor.shape[2], np.int64))
+
+    def sums(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
+        places = (place, Place(place.picture, 0, 0) if is_vector else place)
+        first, second = (
+            [code - layout.tensor.zero_point[0] for code in load(read, layout, at.at(layout, channel), channel)]
+            for read, layout, at in zip(buffers.reads, (a, b), places, strict=True)
+        )
+        return [x * y for x, y in zip(first, second, strict=True)]
+
+    return ratio(step, "mul", epilogue, sums)
+
+
 def rescale(step: Step[Any]) -> Kernel | None:
     """The same values in another scale or width."""
     if not is_step_of(step, Rescale):
@@ -168,93 +201,6 @@ def rescale(step: Step[Any]) -> Kernel | None:
         "rescale",
         RatioEpilogue(step, -layout.tensor.zero_points()),
         lambda buffers, place, channel: load(buffers.reads[0], layout, place.at(layout, channel), channel),
-    )
-
-
-def average_pool(step: Step[Any]) -> Kernel | None:
-    """Sums of windows."""
-    if not is_step_of(step, AvgPool):
-        return None
-    node = step.node
-    (layout,), (kh, kw), stride = step.reads, node.kernel, node.stride
-
-    def sums(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
-        accs = registers([T.int32(0)] * QUAD)
-        at = T.bind(Place(place.picture, place.y * stride, place.x * stride).at(layout, channel))
-        with T.serial(kh) as dy, T.unroll(kw) as dx:
-            place = at + dy * layout.row_stride + dx * layout.tensor.shape[2]
-            for i, code in enumerate(load(buffers.reads[0], layout, place, channel)):
-                T.buffer_store(accs, accs[i] + code, [i])
-        return [accs[i] for i in range(QUAD)]
-
-    return ratio(step, "average pool", RatioEpilogue(step, -kh * kw * layout.tensor.zero_points()), sums)
-
-
-def max_pool(step: Step[Any]) -> Kernel | None:
-    """Coordinates are clipped to the map: the nearest edge pixel lies in every window that reaches over the edge."""
-    if not is_step_of(step, MaxPool):
-        return None
-    node = step.node
-    (layout,), (kh, kw) = step.reads, node.kernel
-    h, w, _ = layout.tensor.shape
-
-    def values(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
-        best = registers([T.int32(0)] * QUAD)
-        with T.unroll(kh) as dy, T.unroll(kw) as dx:
-            y = T.max(T.min(place.y * node.stride + dy - node.padding[0], h - 1), 0)
-            x = T.max(T.min(place.x * node.stride + dx - node.padding[1], w - 1), 0)
-            at = Place(place.picture, y, x).at(layout, channel)
-            for i, code in enumerate(load(buffers.reads[0], layout, at, channel)):
-                T.buffer_store(best, T.max(best[i], code), [i])
-        return [best[i] for i in range(QUAD)]
-
-    return Kernel("max pool", NO_WEIGHTS, 8, NO_TABLE, plain(step, values))
-
-
-def shortcut(step: Step[Any]) -> Kernel | None:
-    """Every stride-th pixel, with channels of the zero point before and behind."""
-    if not is_step_of(step, Shortcut):
-        return None
-    node = step.node
-    (layout,), zero = step.reads, step.write.tensor.zero_point[0]
-    copied = layout.tensor.shape[2]
-
-    def values(buffers: Buffers, place: Place, channel: Any) -> list[Any]:
-        from_channel = channel - node.before
-        at = Place(place.picture, place.y * node.stride, place.x * node.stride).at(layout, from_channel)
-        if node.before % QUAD == copied % QUAD == 0:
-            inside = T.And(from_channel >= 0, from_channel < copied)
-            splat = int.from_bytes(bytes([zero] * QUAD), "little", signed=True)
-            word = T.bind(T.if_then_else(inside, words(buffers.reads[0])[at // QUAD], T.int32(splat)))
-            return [T.bitwise_and(T.shift_right(word, T.int32(8 * i)), T.int32(255)) for i in range(QUAD)]
-        return [
-            T.if_then_else(
-                T.And(from_channel + i >= 0, from_channel + i < copied),
-                T.cast(buffers.reads[0][at + i], "int32"),
-                T.int32(zero),
-            )
-            for i in range(QUAD)
-        ]
-
-    return Kernel("shortcut", NO_WEIGHTS, 8, NO_TABLE, plain(step, values))
-
-
-def picture(step: Step[Any]) -> Kernel | None:
-    """The picture into its bordered place; the table holds its zero points, one a channel."""
-    if not is_step_of(step, Entry):
-        return None
-    (layout,) = step.reads
-    table = step.write.tensor.zero_points().astype(np.int32)
-    return Kernel(
-        "picture",
-        NO_WEIGHTS,
-        8,
-        table,
-        plain(
-            step,
-            lambda buffers, place, channel: load(buffers.reads[0], layout, place.at(layout, channel), channel),
-            zeros=True,
-        ),
     )
 
 

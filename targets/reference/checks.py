@@ -7,18 +7,25 @@ import numpy as np
 
 from targets.reference.nodes import (
     BITS,
-    ONE_31,
+    SIGNED_BYTE_BITS,
     Add,
     AvgPool,
+    Concat,
     Conv,
+    Gather,
     GraphError,
+    Lookup,
     MaxPool,
+    Mul,
     Node,
+    Pair,
     Requant,
     Rescale,
     Shortcut,
     Tensor,
 )
+from targets.reference.pools import window_areas
+from targets.reference.scales import ONE_31
 
 Tensors = Mapping[str, Tensor]
 
@@ -26,15 +33,21 @@ ACC_BITS = 30  # |acc| < 2**30, so that adding the rounding half (at most 2**30)
 
 
 def output_shape(node: Node, shape: tuple[int, int, int], channels: int) -> tuple[int, int, int]:
-    """Returns the shape of a node's output for an input [H, W, C]."""
+    """Returns the shape of a node's output for an input [H, W, C]; channels: those of an output with others."""
     h, w, _ = shape
-    if isinstance(node, (Add, Rescale)):
-        return shape
-    if isinstance(node, Shortcut):
-        return -(-h // node.stride), -(-w // node.stride), channels
-    kh, kw = node.weight.shape[1:3] if isinstance(node, Conv) else node.kernel
-    top, left, bottom, right = getattr(node, "padding", (0, 0, 0, 0))
-    return (h + top + bottom - kh) // node.stride + 1, (w + left + right - kw) // node.stride + 1, channels
+    match node:
+        case Add() | Mul() | Rescale() | Lookup():
+            return shape
+        case Concat():
+            return h, w, channels
+        case Gather():
+            return len(node.rows), len(node.columns), len(node.channels)
+        case Shortcut():
+            return -(-h // node.stride[0]), -(-w // node.stride[1]), channels
+    window = node.kernel if isinstance(node, AvgPool) else node.window
+    top, left, bottom, right = node.padding
+    rows, columns = (h + top + bottom - window[0]), (w + left + right - window[1])
+    return rows // node.stride[0] + 1, columns // node.stride[1] + 1, channels
 
 
 def acc_bound(tensors: Tensors, conv: Conv) -> int:
@@ -91,37 +104,67 @@ def _check_tensor(t: Tensor, output: str) -> None:
 
 def _check_node(tensors: Tensors, node: Node) -> None:
     x, out = tensors[node.inputs[0]], tensors[node.output]
-    _require(min(output_shape(node, x.shape, out.shape[2])) >= 1, node.name, "a window that fits its input", x.shape)
-    _require(
-        output_shape(node, x.shape, out.shape[2]) == out.shape,
-        node.name,
-        f"an output of shape {output_shape(node, x.shape, out.shape[2])}",
-        out.shape,
-    )
-    if isinstance(node, Conv):
-        _check_conv(tensors, node, x, out)
-    elif isinstance(node, (MaxPool, Shortcut)):
-        same = (x.bits, x.scale, x.zero_point) == (out.bits, out.scale, out.zero_point)
-        _require(same, node.name, "input and output of one scale, zero point and width", (x, out))
-        _require(len(x.zero_point) == 1, node.name, "one zero point", x.zero_point)
-        if isinstance(node, MaxPool):
-            kernel, (top, left, bottom, right) = node.kernel, node.padding
-            _require(
-                max(top, bottom) < kernel[0] and max(left, right) < kernel[1],
-                node.name,
-                "padding smaller than its window",
-                node.padding,
-            )
-        else:
+    stride = getattr(node, "stride", (1, 1))
+    gap = getattr(node, "dilation", (1, 1))
+    _require(min(*stride, *gap) >= 1, node.name, "a stride and dilation of at least 1", (stride, gap))
+    shape = output_shape(node, x.shape, out.shape[2])
+    _require(min(shape) >= 1, node.name, "a window that fits its input", x.shape)
+    _require(shape == out.shape, node.name, f"an output of shape {shape}", out.shape)
+    match node:
+        case Conv():
+            _check_conv(tensors, node, x, out)
+        case MaxPool() | Shortcut() | Gather() | Concat():
+            for name in node.inputs:
+                _check_moved(node, tensors[name], out)
+            _check_places(tensors, node, x, out)
+        case Lookup():
+            _check_table(node, x, out)
+        case _:
+            _check_pointwise(tensors, node, x, out)
+
+
+def _check_moved(node: Node, x: Tensor, out: Tensor) -> None:
+    same = (x.bits, x.scale, x.zero_point) == (out.bits, out.scale, out.zero_point)
+    _require(same, node.name, "input and output of one scale, zero point and width", (x, out))
+    _require(len(x.zero_point) == 1, node.name, "one zero point", x.zero_point)
+
+
+def _check_places(tensors: Tensors, node: MaxPool | Shortcut | Gather | Concat, x: Tensor, out: Tensor) -> None:
+    match node:
+        case MaxPool():
+            _check_padding(node, node.window)
+        case Shortcut():
             _require(0 <= node.before <= out.shape[2] - x.shape[2], node.name, "room for its channels", node.before)
-    else:
-        _check_pointwise(tensors, node, x, out)
+        case Gather():
+            for index, size in zip((node.rows, node.columns, node.channels), x.shape, strict=True):
+                inside = all(-1 <= i < size for i in index)
+                _require(inside, node.name, f"places in -1..{size - 1}", (min(index), max(index)))
+        case Concat():
+            shapes = [tensors[name].shape for name in node.inputs]
+            _require(len({shape[:2] for shape in shapes}) == 1, node.name, "inputs of one size", shapes)
+            _require(sum(s[2] for s in shapes) == out.shape[2], node.name, f"{out.shape[2]} channels", shapes)
+
+
+def _check_padding(node: MaxPool | AvgPool, window: Pair) -> None:
+    top, left, bottom, right = node.padding
+    smaller = min(node.padding) >= 0 and max(top, bottom) < window[0] and max(left, right) < window[1]
+    _require(smaller, node.name, "padding smaller than its window", node.padding)
+
+
+def _check_table(node: Lookup, x: Tensor, out: Tensor) -> None:
+    table = node.table
+    _require(table.dtype == np.uint8 and table.ndim == 2, node.name, "a table uint8 [C, n]", (table.dtype, table.shape))
+    fits = len(table) in (1, x.shape[2]) and table.shape[1] == 1 << x.bits
+    _require(fits, node.name, f"a table [1 or {x.shape[2]}, {1 << x.bits}]", table.shape)
+    _require(int(table.max()) <= out.qmax, node.name, f"codes up to {out.qmax}", int(table.max()))
 
 
 def _check_conv(tensors: Tensors, node: Conv, x: Tensor, out: Tensor) -> None:
     o, _, _, i = node.weight.shape
-    _require(node.weight.dtype == np.int8, node.name, "int8 weight codes", node.weight.dtype)
-    _require(node.w_bits in BITS, node.name, f"w_bits in {BITS.start}..{BITS.stop - 1}", node.w_bits)
+    dtype = np.int16 if node.w_bits == SIGNED_BYTE_BITS else np.int8
+    _require(node.weight.dtype == dtype, node.name, f"{np.dtype(dtype)} weight codes", node.weight.dtype)
+    known = (*BITS, SIGNED_BYTE_BITS)
+    _require(node.w_bits in known, node.name, f"w_bits in {known[0]}..{known[-1]}", node.w_bits)
     half = 1 << (node.w_bits - 1)
     _require(
         -half <= node.weight.min() and node.weight.max() < half,
@@ -135,7 +178,7 @@ def _check_conv(tensors: Tensors, node: Conv, x: Tensor, out: Tensor) -> None:
         f"weights for {x.shape[2]} -> {out.shape[2]} channels in {node.groups} groups",
         node.weight.shape,
     )
-    _require(min(node.padding) >= 0 and node.stride >= 1, node.name, "padding >= 0 and stride >= 1", node.padding)
+    _require(min(node.padding) >= 0, node.name, "padding of at least 0", node.padding)
     for array in (node.bias, node.w_scale, *(() if node.skip is None else (node.skip_multiplier,))):
         _require(np.shape(array) == (o,), node.name, f"{o} values per channel", np.shape(array))
     if node.skip is not None:
@@ -147,28 +190,34 @@ def _check_conv(tensors: Tensors, node: Conv, x: Tensor, out: Tensor) -> None:
         )
         _require(node.requant is not None, node.name, "a requantized sum with its residual operand", "logits")
     _require(
-        (node.requant is None) == (out.bits == 32),
-        node.name,
-        "int32 codes exactly where nothing is requantized",
-        out.bits,
+        node.requant is not None or out.bits == 32, node.name, "int32 codes where nothing is requantized", out.bits
     )
     if node.requant is not None:
-        _check_requant(node, node.requant, o, out)
+        _check_ratios(node, node.requant, o)
+        if out.bits != 32:
+            _check_clamp(node, out)
     bound = acc_bound(tensors, node)
     _require(bound < 1 << ACC_BITS, node.name, f"an accumulator below 2**{ACC_BITS}", bound)
 
 
-def _check_pointwise(tensors: Tensors, node: Add | AvgPool | Rescale, x: Tensor, out: Tensor) -> None:
-    bound = _reach(x)
+def _check_pointwise(tensors: Tensors, node: Add | Mul | AvgPool | Rescale, x: Tensor, out: Tensor) -> None:
+    bound, ratios = _reach(x), 1
     if isinstance(node, Add):
         b = tensors[node.b]
         _require(b.shape == out.shape, node.name, f"operands of {out.shape}", b.shape)
         bound = abs(node.multipliers[0]) * _reach(x) + abs(node.multipliers[1]) * _reach(b)
+    elif isinstance(node, Mul):
+        b = tensors[node.b]
+        fits = b.shape in (out.shape, (1, 1, out.shape[2]))
+        _require(fits, node.name, f"an operand of {out.shape} or of one pixel", b.shape)
+        bound *= _reach(b)
     elif isinstance(node, AvgPool):
         bound *= node.kernel[0] * node.kernel[1]
+        ratios = _check_areas(node, x)
     _require(x.shape[2] == out.shape[2], node.name, f"{x.shape[2]} channels", out.shape[2])
-    _check_requant(node, node.requant, 1, out)
-    bound <<= int(node.requant.left[0])
+    _check_ratios(node, node.requant, ratios)
+    _check_clamp(node, out)
+    bound <<= int(node.requant.left.max())
     _require(bound < 1 << ACC_BITS, node.name, f"an accumulator below 2**{ACC_BITS}", bound)
 
 
@@ -177,7 +226,19 @@ def _reach(x: Tensor) -> int:
     return x.qmax + int(x.zero_points().max())
 
 
-def _check_requant(node: Conv | Add | AvgPool | Rescale, r: Requant, channels: int, out: Tensor) -> None:
+def _check_areas(node: AvgPool, x: Tensor) -> int:
+    """How many ratios the pool needs."""
+    _check_padding(node, node.kernel)
+    counted = all(0 <= c <= p for c, p in zip(node.counted, node.padding, strict=True))
+    _require(counted, node.name, "padding that counts within the padding", node.counted)
+    areas = np.unique(window_areas(x.shape[:2], node.kernel, node.stride, node.padding, node.counted))
+    expected = tuple(areas.tolist())
+    whole = not node.areas and expected == (node.kernel[0] * node.kernel[1],)
+    _require(whole or node.areas == expected, node.name, f"the areas {expected}", node.areas)
+    return len(areas)
+
+
+def _check_ratios(node: Node, r: Requant, channels: int) -> None:
     for field in fields(r):
         _require(
             getattr(r, field.name).shape == (channels,),
@@ -193,6 +254,9 @@ def _check_requant(node: Conv | Add | AvgPool | Rescale, r: Requant, channels: i
         r.multiplier,
     )
     _require(r.shift.min() >= 1 and r.shift.max() <= 31, node.name, "shifts in 1..31", r.shift)
+
+
+def _check_clamp(node: Conv | Add | Mul | AvgPool | Rescale, out: Tensor) -> None:
     _require(
         0 <= node.qmin <= node.qmax <= out.qmax, node.name, f"a clamp within 0..{out.qmax}", (node.qmin, node.qmax)
     )

@@ -7,14 +7,19 @@ is (`requantize` in targets/reference/interpreter.py):
     code = clamp(((((acc * multiplier) >> 31) + (1 << (shift - 1))) >> shift) + zero_point, qmin, qmax)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 BITS = range(2, 9)
-ONE_31 = 1 << 31
-CONV_MIN_SHIFT = 10  # convolutions keep ten bits below the output code: room for exact biases and skip multipliers
+SIGNED_BYTE_BITS = 9  # of uint8 weights less their zero point
+
+Pair = tuple[int, int]  # of rows, of columns
+Padding = tuple[int, int, int, int]  # top, left, bottom, right
+NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 class GraphError(ValueError):
@@ -59,46 +64,54 @@ class Requant:
 class Conv:
     """Convolution (dense or grouped) with an optional residual operand; a classifier is a 1x1 one on a 1x1 map.
 
-    weight int8 [O, kH, kW, I / groups] in -2**(w_bits-1) .. 2**(w_bits-1)-1; bias int64 [O] in units of the
-    accumulator after `requant.left`; padding (top, left, bottom, right), filled with the input's zero point;
-    skip_multiplier int64 [O] where `skip` names a tensor of the output's shape. `requant` None: the output is the
-    int32 accumulator itself (logits). w_scale float32 [O] is what the integers were derived from.
+    weight int8 [O, kH, kW, I / groups] in -2**(w_bits-1) .. 2**(w_bits-1)-1, int16 where w_bits is 9 (uint8 codes less
+    their zero point); bias int64 [O] in units of the accumulator after `requant.left`; padding is filled with the
+    input's zero point; skip_multiplier int64 [O] where `skip` names a tensor of the output's shape. `requant` None: the
+    output is the int32 accumulator itself (logits); an int32 output with a `requant` is not clamped. w_scale float32
+    [O] is what the integers were derived from.
     """
 
     name: str
     input: str
     output: str
-    weight: npt.NDArray[np.int8]
+    weight: npt.NDArray[Any]
     w_bits: int
     bias: npt.NDArray[np.int64]
     w_scale: npt.NDArray[np.float32]
     requant: Requant | None = None
-    stride: int = 1
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    stride: Pair = (1, 1)
+    padding: Padding = NO_PADDING
     groups: int = 1
     qmin: int = 0
     qmax: int = 255
     skip: str | None = None
     skip_multiplier: npt.NDArray[np.int64] | None = None
+    dilation: Pair = (1, 1)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the tensors that it reads."""
         return (self.input,) if self.skip is None else (self.input, self.skip)
 
+    @property
+    def window(self) -> Pair:
+        """Rows and columns that the kernel reaches over."""
+        return reach(self.weight.shape[1:3], self.dilation)
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether taps are neighbours, weights are signed bytes and both strides are equal, as most kernels need it."""
+        return self.dilation == (1, 1) and self.w_bits in BITS and self.stride[0] == self.stride[1]
+
 
 @dataclass(frozen=True, eq=False)
-class Add:
-    """acc = (a - za) * multipliers[0] + (b - zb) * multipliers[1], then requantized with one ratio for all channels."""
+class _TwoInputs:
+    """What nodes that read tensors `a` and `b` have in common; one ratio for all channels."""
 
     name: str
     a: str
     b: str
     output: str
-    multipliers: tuple[int, int]
-    requant: Requant
-    qmin: int = 0
-    qmax: int = 255
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -106,10 +119,32 @@ class Add:
         return (self.a, self.b)
 
 
-class _OneInput:
-    """What nodes that read one tensor, their `input`, have in common."""
+@dataclass(frozen=True, eq=False)
+class Add(_TwoInputs):
+    """acc = (a - za) * multipliers[0] + (b - zb) * multipliers[1], then requantized; a multiplier may be negative."""
 
+    multipliers: Pair
+    requant: Requant
+    qmin: int = 0
+    qmax: int = 255
+
+
+@dataclass(frozen=True, eq=False)
+class Mul(_TwoInputs):
+    """acc = (a - za) * (b - zb), then requantized; b may have one pixel, which counts for all (squeeze and excite)."""
+
+    requant: Requant
+    qmin: int = 0
+    qmax: int = 255
+
+
+@dataclass(frozen=True, eq=False)
+class _OneInput:
+    """What nodes that read one tensor have in common."""
+
+    name: str
     input: str
+    output: str
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -119,87 +154,86 @@ class _OneInput:
 
 @dataclass(frozen=True, eq=False)
 class AvgPool(_OneInput):
-    """acc = sum of (x - zero_point) over a window without padding; the ratio holds the division by its area."""
+    """acc = sum of (x - zero_point) over a window; the ratio holds the division by the window's area.
 
-    name: str
-    input: str
-    output: str
-    kernel: tuple[int, int]
-    stride: int
+    Padded pixels add nothing. Of the padding only `counted` belongs to a window's area: none of it where pixels outside
+    the map do not count. `requant` has a ratio for each of `areas`, ascending, which are all that occur.
+    """
+
+    kernel: Pair
+    stride: Pair
     requant: Requant
     qmin: int = 0
     qmax: int = 255
+    padding: Padding = NO_PADDING
+    counted: Padding = NO_PADDING
+    areas: tuple[int, ...] = ()  # () for the one of a whole window
 
 
 @dataclass(frozen=True, eq=False)
 class MaxPool(_OneInput):
     """Largest code of a window; padding never wins. Input and output share scale, zero point and bits."""
 
-    name: str
-    input: str
-    output: str
-    kernel: tuple[int, int]
-    stride: int
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    kernel: Pair
+    stride: Pair
+    padding: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
+
+    @property
+    def window(self) -> Pair:
+        """Rows and columns that a window reaches over."""
+        return reach(self.kernel, self.dilation)
 
 
 @dataclass(frozen=True, eq=False)
 class Shortcut(_OneInput):
     """Every stride-th pixel, `before` channels of the zero point in front and the rest behind (ResNet's option A)."""
 
-    name: str
-    input: str
-    output: str
-    stride: int = 1
+    stride: Pair = (1, 1)
     before: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(_OneInput):
+    """out[y, x, c] = in[rows[y], columns[x], channels[c]], the zero point where an index is -1.
+
+    Slices, splits, shuffled channels, padding and resizing to the nearest pixel. Input and output share scale, zero
+    point and bits.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Channels of several maps one after the other; all of them and the output share scale, zero point and bits."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(_OneInput):
+    """out = table[c, in]: any function of one value; table uint8 [1 or C, 2**bits of the input]."""
+
+    table: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class Rescale(_OneInput):
     """The same values in another scale or width: acc = x - zero_point, requantized with one ratio for all channels."""
 
-    name: str
-    input: str
-    output: str
     requant: Requant
     qmin: int = 0
     qmax: int = 255
 
 
-Node = Conv | Add | AvgPool | MaxPool | Shortcut | Rescale
+Node = Conv | Add | Mul | AvgPool | MaxPool | Shortcut | Gather | Concat | Lookup | Rescale
 
 
-def requant_from_ratio(ratio: npt.ArrayLike, min_shift: int = 1) -> Requant:
-    """Returns the `Requant` nearest to positive real ratios, with shift >= min_shift reached by shifting left first.
-
-    ratio: float or float64 [C]. min_shift 1 shifts left only for ratios of 1/2 or more. Ratios below 2**-32 send
-    every accumulator to the zero point, as does the smallest ratio that can be held, which they become.
-    Raises GraphError for ratios that are not positive and finite.
-    """
-    ratios = np.atleast_1d(np.asarray(ratio, np.float64))
-    if not (np.isfinite(ratios).all() and (ratios > 0).all()):
-        raise GraphError(f"a ratio of scales must be positive and finite, got {ratios.min()} .. {ratios.max()}")
-    mantissa, exponent = np.frexp(ratios)
-    multiplier = np.rint(mantissa * ONE_31).astype(np.int64)
-    carry = multiplier == ONE_31
-    multiplier, exponent = np.where(carry, ONE_31 // 2, multiplier), exponent.astype(np.int64) + carry
-    left = np.maximum(0, min_shift + exponent)
-    shift = left - exponent
-    tiny = shift > 31
-    return Requant(left, np.where(tiny, ONE_31 // 2, multiplier), np.minimum(shift, 31))
-
-
-def conv_ratio(x_scale: float, w_scale: npt.NDArray[np.float32], out_scale: float) -> npt.NDArray[np.float64]:
-    """Returns float64 [O], from scales that are exact in float32: the one formula that training and import share."""
-    exact = np.asarray(w_scale, np.float32).astype(np.float64)
-    ratio: npt.NDArray[np.float64] = np.float64(np.float32(x_scale)) * exact / np.float64(np.float32(out_scale))
-    return ratio
-
-
-def skip_multiplier(
-    x_scale: float, w_scale: npt.NDArray[np.float32], left: npt.NDArray[np.int64], skip_scale: float
-) -> npt.NDArray[np.int64]:
-    """Returns int64 [O]: how many units of the shifted accumulator one code of the residual operand is worth."""
-    unit = np.float64(np.float32(x_scale)) * np.asarray(w_scale, np.float32).astype(np.float64) / np.exp2(left)
-    units: npt.NDArray[np.int64] = np.rint(np.float64(np.float32(skip_scale)) / unit).astype(np.int64)
-    return units
+def reach(kernel: Sequence[int], dilation: Pair) -> Pair:
+    """Returns the rows and columns that a window with gaps between its taps reaches over."""
+    return (kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1

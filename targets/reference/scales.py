@@ -1,7 +1,6 @@
-"""The integers that follow from scales, for nodes other than convolutions: shared by training, export and import.
+"""The integers that follow from scales: shared by training, export and import.
 
 Scales are exact in float32 and combined in float64, so that a file of float32 scales brings every integer back.
-Convolutions have `conv_ratio`, `requant_from_ratio` and `skip_multiplier` in targets/reference/nodes.py.
 """
 
 from typing import Any
@@ -9,14 +8,52 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from targets.reference.nodes import CONV_MIN_SHIFT, Requant, conv_ratio, requant_from_ratio
+from targets.reference.nodes import GraphError, Requant
 
+ONE_31 = 1 << 31
+CONV_MIN_SHIFT = 10  # convolutions keep ten bits below the output code: room for exact biases and skip multipliers
 ADD_BITS = 20  # width of the larger multiplier of an Add: two 8-bit operands stay below 2**29
 
 
 def float32(scale: float) -> float:
     """Returns the scale that a file can hold."""
     return float(np.float32(scale))
+
+
+def requant_from_ratio(ratio: npt.ArrayLike, min_shift: int = 1) -> Requant:
+    """Returns the `Requant` nearest to positive real ratios, with shift >= min_shift reached by shifting left first.
+
+    ratio: float or float64 [C]. min_shift 1 shifts left only for ratios of 1/2 or more. Ratios below 2**-32 send
+    every accumulator to the zero point, as does the smallest ratio that can be held, which they become.
+    Raises GraphError for ratios that are not positive and finite.
+    """
+    ratios = np.atleast_1d(np.asarray(ratio, np.float64))
+    if not (np.isfinite(ratios).all() and (ratios > 0).all()):
+        raise GraphError(f"a ratio of scales must be positive and finite, got {ratios.min()} .. {ratios.max()}")
+    mantissa, exponent = np.frexp(ratios)
+    multiplier = np.rint(mantissa * ONE_31).astype(np.int64)
+    carry = multiplier == ONE_31
+    multiplier, exponent = np.where(carry, ONE_31 // 2, multiplier), exponent.astype(np.int64) + carry
+    left = np.maximum(0, min_shift + exponent)
+    shift = left - exponent
+    tiny = shift > 31
+    return Requant(left, np.where(tiny, ONE_31 // 2, multiplier), np.minimum(shift, 31))
+
+
+def conv_ratio(x_scale: float, w_scale: npt.NDArray[np.float32], out_scale: float) -> npt.NDArray[np.float64]:
+    """Returns float64 [O], from scales that are exact in float32: the one formula that training and import share."""
+    exact = np.asarray(w_scale, np.float32).astype(np.float64)
+    ratio: npt.NDArray[np.float64] = np.float64(np.float32(x_scale)) * exact / np.float64(np.float32(out_scale))
+    return ratio
+
+
+def skip_multiplier(
+    x_scale: float, w_scale: npt.NDArray[np.float32], left: npt.NDArray[np.int64], skip_scale: float
+) -> npt.NDArray[np.int64]:
+    """Returns int64 [O]: how many units of the shifted accumulator one code of the residual operand is worth."""
+    unit = np.float64(np.float32(x_scale)) * np.asarray(w_scale, np.float32).astype(np.float64) / np.exp2(left)
+    units: npt.NDArray[np.int64] = np.rint(np.float64(np.float32(skip_scale)) / unit).astype(np.int64)
+    return units
 
 
 def conv_requant(x_scale: float, w_scale: npt.NDArray[np.float32], out_scale: float) -> Requant:

@@ -17,7 +17,7 @@ from targets import Target
 from targets.cpu.epilogue import ConvEpilogue, Epilogues, RatioEpilogue
 from targets.cpu.vector import LANES, load, splat, store
 from targets.kernel import Buffers, Span, Step
-from targets.reference.nodes import Add, AvgPool
+from targets.reference.nodes import Add, AvgPool, Mul
 from targets.tables import OFFSETS, folded_bias
 from targets.x86.proof import LARGEST, Range, Scaling, float_scaling, fraction
 
@@ -115,7 +115,7 @@ class X86Conv(_Scaled, ConvEpilogue):
 
 def _conv_scaling(step: Step[Any], offset: int) -> Scaling | None:
     node = step.node
-    if node.requant is None:
+    if node.requant is None or step.write.dtype == "int32":
         return None
     codes = Range(step.write.tensor.zero_point[0], node.qmin, node.qmax)
     if node.skip is not None:
@@ -181,6 +181,10 @@ def _ratio_scaling(step: Step[Any], offsets: npt.NDArray[np.int64], codes: Range
         products = [np.arange(x.tensor.qmax + 1) * m for x, m in zip(step.reads, node.multipliers, strict=True)]
         only = np.unique(products[0][:, None] + products[1])
         low, high = only[0], only[-1]
+    elif isinstance(node, Mul):
+        a, b = (np.array([0, x.tensor.qmax]) - x.tensor.zero_point[0] for x in step.reads)
+        corners = np.multiply.outer(a, b)
+        low, high = corners.min(), corners.max()
     else:
         low, high = 0, step.reads[0].tensor.qmax * (int(np.prod(node.kernel)) if isinstance(node, AvgPool) else 1)
     return float_scaling(node.requant, offsets << node.requant.left, low, high, codes, only=only)

@@ -90,13 +90,13 @@ def _kernel(step: Step, epilogues: Epilogues, pairs: np.ndarray, run: int) -> Ke
     (tile, registers), stride = _tile(ow, o // WIDTH), _stride(step)
     table = rows(x.tensor.bits).view(np.int32).reshape(-1)
     epilogue, index = epilogues.conv(step, base=table.size), arrange(pairs, registers)
-    pixel = node.stride * x.tensor.shape[2] // 2
+    pixel = node.stride[1] * x.tensor.shape[2] // 2
 
     def prepare(codes, scratch, y):
         """int16: where the row of each pair of codes begins in the table."""
         ones = T.reinterpret(T.broadcast(T.int16(1 + (1 << 8 + x.tensor.bits)), LANES), dtype="uint8x32")
         with T.grid(kh, stride // LANES) as (dy, j):
-            at = x.at(y * node.stride + dy - node.padding[0], -x.border[1]) + j * WIDTH
+            at = x.at(y * node.stride[0] + dy - node.padding[0], -x.border[1]) + j * WIDTH
             signed = T.reinterpret(codes[T.ramp(at, 1, WIDTH)], dtype="int8x32")
             pair = intrinsic("x86.avx2.pmadd.ub.sw", "int16x16", ones, signed)
             T.buffer_store(
@@ -104,7 +104,7 @@ def _kernel(step: Step, epilogues: Epilogues, pairs: np.ndarray, run: int) -> Ke
             )
 
     def block(buffers: Buffers, scratch: Any, y: Any, x0: Any, b: Any) -> None:
-        first = (x0 * node.stride - node.padding[1] + x.border[1]) * (x.tensor.shape[2] // 2)
+        first = (x0 * node.stride[1] - node.padding[1] + x.border[1]) * (x.tensor.shape[2] // 2)
 
         def products(dy, k):
             at = ((b * kh + dy) * k2 + k) * registers * WIDTH

@@ -90,7 +90,7 @@ def wide_dot_product(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
 
 
 def _applies(step: Step[Any]) -> bool:
-    return is_step_of(step, Conv) and step.node.groups == 1
+    return is_step_of(step, Conv) and step.node.groups == 1 and step.node.is_regular
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ class _Emitter:
         """The tile's sums for block b of channels, of which `count` exist."""
         node, x, lanes = self.step.node, self.step.reads[0], self.lanes
         _, kh, k4 = self.weight.shape[:3]
-        starts = [x.at(y * node.stride - node.padding[0], xx * node.stride - node.padding[1]) for y, xx in pixels]
+        starts = [x.at(y * node.stride[0] - node.padding[0], xx * node.stride[1] - node.padding[1]) for y, xx in pixels]
         starts = [T.bind(start) for start in starts]
         acc = int32_registers(self.tile * self.registers * lanes // LANES)
         for v in range(self.tile * self.registers):

@@ -8,7 +8,7 @@ import pytest
 from targets import TargetError, find
 from targets.costs.shapes import Shape, layer_calls
 from targets.costs.table import MEASURED, CostsError, Entry, load
-from tests.support.graphs import OPS, quantized_to_the_end, random_graph, resnet_like
+from tests.support.graphs import FOREIGN_OPS, OPS, quantized_to_the_end, random_graph, resnet_like
 from tests.support.layers import TEXTS, own_bits
 
 tvm = pytest.importorskip("tvm")
@@ -33,6 +33,7 @@ def test_layers_are_the_calls_of_a_network(seed):
     """And every layer alone is the same layer: its own shape, and the kernel rule that it has in the network."""
     for graph in (
         random_graph(seed, ops=OPS[seed::2]),
+        random_graph(seed, ops=FOREIGN_OPS[seed::4], tie_free=False),
         quantized_to_the_end(seed),
         resnet_like(((8, 8), (4, 4), (2, 2)), seed),
     ):

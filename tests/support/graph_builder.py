@@ -5,18 +5,30 @@ import numpy as np
 from targets.reference import interpreter
 from targets.reference.graph import Graph
 from targets.reference.nodes import (
-    CONV_MIN_SHIFT,
     Add,
     AvgPool,
+    Concat,
     Conv,
+    Gather,
+    Lookup,
     MaxPool,
+    Mul,
     Rescale,
     Shortcut,
     Tensor,
-    requant_from_ratio,
+    reach,
 )
-from targets.reference.nodes import skip_multiplier as skip_units
-from targets.reference.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant
+from targets.reference.pools import window_areas
+from targets.reference.scales import (
+    CONV_MIN_SHIFT,
+    add_integers,
+    conv_requant,
+    float32,
+    logit_scale,
+    requant_from_ratio,
+    rescale_requant,
+)
+from targets.reference.scales import skip_multiplier as skip_units
 
 
 class Builder:
@@ -46,10 +58,10 @@ class Builder:
         half = 1 << (w_bits - 1)
         if self.extreme:
             one_sign = self.rng.choice([-half, half - 1], (shape[0], 1, 1, 1))
-            return np.where(self.rng.random(shape) < 0.5, one_sign, self.rng.choice([-half, half - 1], shape)).astype(
-                np.int8
-            )
-        return np.clip(np.rint(self.rng.normal(0, half / 2, shape)), -half, half - 1).astype(np.int8)
+            values = np.where(self.rng.random(shape) < 0.5, one_sign, self.rng.choice([-half, half - 1], shape))
+        else:
+            values = np.clip(np.rint(self.rng.normal(0, half / 2, shape)), -half, half - 1)
+        return values.astype(np.int8 if w_bits <= 8 else np.int16)
 
     def conv(
         self,
@@ -64,11 +76,13 @@ class Builder:
         signed=None,
         clamp=None,
         skip=None,
+        dilation=(1, 1),
         out_scale=None,
         name=None,
     ) -> str:
         rng, name, source = self.rng, self._new(name, "conv"), self.tensors[x]
         kernel = kernel or int(rng.choice([k for k in (1, 3, 5) if k <= min(source.shape[:2])]))
+        stride = stride if isinstance(stride, tuple) else (stride, stride)
         padding = padding or tuple(int(p) for p in rng.integers(0, kernel // 2 + 1, 4))
         w_bits, bits = w_bits or int(rng.choice(self.widths)), bits or 8
         weight = self.weights((channels, kernel, kernel, source.shape[2] // groups), w_bits)
@@ -81,6 +95,7 @@ class Builder:
             stride=stride,
             padding=padding,
             groups=groups,
+            dilation=dilation,
         )
         sums = interpreter.convolve(
             self._sums(x), Conv(bias=np.zeros(channels, np.int64), w_scale=np.ones(channels), **conv)
@@ -165,22 +180,60 @@ class Builder:
         t = self._scaled(x, bits, area, sums)
         out = Tensor(f"{name}:out", sums.shape[1:], bits, t.scale, t.zero_point)
         requant = rescale_requant(source.scale, out.scale, area)
-        return self._append(AvgPool(name, x, out.name, tuple(kernel), stride, requant, 0, out.qmax), out)
+        return self._append(AvgPool(name, x, out.name, tuple(kernel), (stride, stride), requant, 0, out.qmax), out)
 
-    def max_pool(self, x, kernel=(3, 3), stride=2, padding=None, name=None) -> str:
+    def padded_avg_pool(self, x, kernel, stride, padding, counted, bits=8, name=None) -> str:
+        name, source = self._new(name, "avg_pool"), self.tensors[x]
+        areas = window_areas(source.shape[:2], kernel, stride, padding, counted)
+        every = tuple(int(a) for a in np.unique(areas))
+        out = Tensor(f"{name}:out", (*areas.shape, source.shape[2]), bits, source.scale, source.zero_point)
+        out = Tensor(out.name, out.shape, bits, float32(source.scale * source.qmax / out.qmax), self._zero_point(bits))
+        ratios = rescale_requant(source.scale, out.scale, np.array(every, np.float64))
+        return self._append(
+            AvgPool(name, x, out.name, kernel, stride, ratios, 0, out.qmax, padding, counted, every), out
+        )
+
+    def max_pool(self, x, kernel=(3, 3), stride=2, padding=None, dilation=(1, 1), name=None) -> str:
         name, s = self._new(name, "max_pool"), self.tensors[x]
+        stride = stride if isinstance(stride, tuple) else (stride, stride)
         kernel = tuple(min(k, n) for k, n in zip(kernel, s.shape, strict=False))
         padding = padding or tuple(int(self.rng.integers(0, k)) for k in (*kernel, *kernel))
-        h, w = ((s.shape[i] + padding[i] + padding[i + 2] - kernel[i]) // stride + 1 for i in (0, 1))
+        window = reach(kernel, dilation)
+        h, w = ((s.shape[i] + padding[i] + padding[i + 2] - window[i]) // stride[i] + 1 for i in (0, 1))
         out = Tensor(f"{name}:out", (h, w, s.shape[2]), s.bits, s.scale, s.zero_point)
-        return self._append(MaxPool(name, x, out.name, kernel, stride, padding), out)
+        return self._append(MaxPool(name, x, out.name, kernel, stride, padding, dilation), out)
+
+    def gather(self, x, rows, columns, channels, name=None) -> str:
+        name, s = self._new(name, "gather"), self.tensors[x]
+        out = Tensor(f"{name}:out", (len(rows), len(columns), len(channels)), s.bits, s.scale, s.zero_point)
+        return self._append(Gather(name, x, out.name, tuple(rows), tuple(columns), tuple(channels)), out)
+
+    def concat(self, *inputs, name=None) -> str:
+        name, s = self._new(name, "concat"), self.tensors[inputs[0]]
+        channels = sum(self.tensors[i].shape[2] for i in inputs)
+        out = Tensor(f"{name}:out", (*s.shape[:2], channels), s.bits, s.scale, s.zero_point)
+        return self._append(Concat(name, tuple(inputs), out.name), out)
+
+    def lookup(self, x, per_channel=False, bits=8, name=None) -> str:
+        name, s = self._new(name, "lookup"), self.tensors[x]
+        table = self.rng.integers(0, 1 << bits, (s.shape[2] if per_channel else 1, 1 << s.bits)).astype(np.uint8)
+        out = Tensor(f"{name}:out", s.shape, bits, float32(self.rng.uniform(0.01, 0.1)), self._zero_point(bits))
+        return self._append(Lookup(name, x, out.name, table), out)
+
+    def mul(self, a, b, bits=8, name=None) -> str:
+        name, first, second = self._new(name, "mul"), self.tensors[a], self.tensors[b]
+        largest = max(1, np.abs(self._sums(a) * self._sums(b)).max())
+        scale = float32(first.scale * second.scale * largest / ((1 << bits) - 1) * self.rng.uniform(0.5, 1.1))
+        out = Tensor(f"{name}:out", first.shape, bits, scale, self._zero_point(bits))
+        requant = requant_from_ratio(np.float64(first.scale) * second.scale / scale)
+        return self._append(Mul(name, a, b, out.name, requant, **self._clamp(out)), out)
 
     def shortcut(self, x, channels, stride=2, name=None) -> str:
         name, s = self._new(name, "shortcut"), self.tensors[x]
         out = Tensor(
             f"{name}:out", (-(-s.shape[0] // stride), -(-s.shape[1] // stride), channels), s.bits, s.scale, s.zero_point
         )
-        return self._append(Shortcut(name, x, out.name, stride, (channels - s.shape[2]) // 2), out)
+        return self._append(Shortcut(name, x, out.name, (stride, stride), (channels - s.shape[2]) // 2), out)
 
     def add(self, a, b, ratio=1.0, name=None) -> str:
         name, s = self._new(name, "add"), self.tensors[a]

@@ -6,13 +6,25 @@ from targets.reference.graph import Graph
 from tests.support.graph_builder import Builder
 
 OPS = ("dense", "depthwise", "grouped", "pointwise", "skip", "shortcut", "add", "max_pool", "avg_pool", "rescale")
+FOREIGN_OPS = (
+    "dilated",
+    "unsigned",
+    "mul",
+    "squeeze",
+    "gather",
+    "shuffle",
+    "concat",
+    "lookup",
+    "wide_pool",
+    "padded_pool",
+)
 CHANNELS = (3, 5, 8, 16, 17, 40)
 
 
 def random_graph(
     seed: int, ops=None, tie_free: bool = True, extreme: bool = False, widths=range(2, 9), size=None
 ) -> Graph:
-    """A valid graph of the given ops (names of OPS; some at random when None) between a first conv and a classifier.
+    """A valid graph of the given ops (names of OPS or FOREIGN_OPS; some of OPS when None).
 
     tie_free: ratios over odd integers, so that no sum lies on a tie and float QDQ inference equals the integers;
     otherwise ratios are arbitrary. extreme: weights at qmin and qmax, and sums as large as they get.
@@ -110,7 +122,68 @@ def _grouped(b: Builder, x: str) -> str:
     return b.conv(x, groups * int(b.rng.integers(1, 5)), groups=groups, bits=int(b.rng.choice(b.widths)))
 
 
+def _dilated(b: Builder, x: str) -> str:
+    groups = int(b.rng.choice((1, b.tensors[x].shape[2])))
+    dilation, stride = tuple(int(d) for d in b.rng.integers(1, 4, 2)), tuple(int(s) for s in b.rng.integers(1, 4, 2))
+    padding = tuple(int(p) for p in b.rng.integers(2, 5, 4))
+    return b.conv(x, b.tensors[x].shape[2], 3, stride, padding, groups, dilation=dilation)
+
+
+def _unsigned(b: Builder, x: str) -> str:
+    """Weights of 9 bits, as uint8 codes less their zero point are."""
+    channels = b.tensors[x].shape[2]
+    return b.conv(x, channels, w_bits=9, groups=int(b.rng.choice((1, channels))), stride=int(b.rng.choice((1, 2))))
+
+
+def _squeeze(b: Builder, x: str) -> str:
+    """Squeeze and excite: each channel times a value of the whole map."""
+    mean = b.avg_pool(x)
+    channels = b.tensors[x].shape[2]
+    gate = b.lookup(b.conv(mean, channels, kernel=1, bits=int(b.rng.choice(b.widths))), bool(b.rng.integers(2)))
+    return b.mul(x, gate, int(b.rng.choice(b.widths)))
+
+
+def _gather(b: Builder, x: str) -> str:
+    """Some of the rows, columns and channels in any order, twice or not at all, with zero points between."""
+    h, w, c = b.tensors[x].shape
+    rows, columns, channels = (b.rng.integers(-1, n, n + int(b.rng.integers(0, 3))).tolist() for n in (h, w, c))
+    return b.gather(x, rows, columns, channels)
+
+
+def _shuffle(b: Builder, x: str) -> str:
+    """Resized to the nearest pixel, channels of groups in turn, and a slice of those."""
+    h, w, c = b.tensors[x].shape
+    groups = next(g for g in (4, 2, 5, 3, 17, 1) if c % g == 0)
+    x = b.gather(x, range(h), range(w), np.arange(c).reshape(groups, -1).T.reshape(-1).tolist())
+    x = b.gather(x, [y // 2 for y in range(2 * h)], range(w), range(c))
+    return b.gather(x, range(h), range(w), range(c // 2, c))
+
+
+def _concat(b: Builder, x: str) -> str:
+    h, w, c = b.tensors[x].shape
+    return b.concat(x, b.gather(x, range(h), range(w), [*range(c - 1, -1, -1), -1]), x)
+
+
+def _padded_pool(b: Builder, x: str) -> str:
+    h, w, _ = b.tensors[x].shape
+    kernel = (min(3, h), min(int(b.rng.integers(2, 4)), w))
+    padding = tuple(int(b.rng.integers(0, k)) for k in (*kernel, *kernel))
+    counted = tuple(int(b.rng.integers(0, p + 1)) for p in padding)
+    stride = tuple(int(s) for s in b.rng.integers(1, 3, 2))
+    return b.padded_avg_pool(x, kernel, stride, padding, counted, int(b.rng.choice(b.widths)))
+
+
 _STEPS = {
+    "dilated": _dilated,
+    "unsigned": _unsigned,
+    "squeeze": _squeeze,
+    "gather": _gather,
+    "shuffle": _shuffle,
+    "concat": _concat,
+    "padded_pool": _padded_pool,
+    "mul": lambda b, x: b.mul(x, _same(b, x), int(b.rng.choice(b.widths))),
+    "lookup": lambda b, x: b.lookup(x, bool(b.rng.integers(2)), int(b.rng.choice(b.widths))),
+    "wide_pool": lambda b, x: b.max_pool(x, (2, 3), (2, 1), (1, 2, 1, 2), dilation=(2, 3)),
     "dense": _dense,
     "grouped": _grouped,
     "add": _add,

@@ -14,7 +14,8 @@ from targets.library.module import assemble
 from targets.reference import interpreter
 from targets.reference.checks import output_shape
 from targets.reference.graph import Graph
-from targets.reference.nodes import AvgPool, Conv, MaxPool, Shortcut, Tensor, requant_from_ratio
+from targets.reference.nodes import AvgPool, Conv, MaxPool, Shortcut, Tensor
+from targets.reference.scales import requant_from_ratio
 from targets.x86.depthwise import byte_pairs, depthwise, nibbles, word_pairs
 from tests.targets.x86.test_kernels_x86 import in_process, target  # noqa: F401
 
@@ -79,7 +80,7 @@ def network(channels, size, kernel, stride, padding, w_bits, a_bits, like, logit
         np.arange(channels) * 3 - channels,
         np.ones(channels, np.float32),
         None if logits else requant_from_ratio(np.full(channels, 200 / spread), 10),
-        stride,
+        (stride, stride),
         padding,
         channels,
     )
@@ -190,9 +191,9 @@ def test_dense_and_grouped_convolutions_are_left_to_other_rules():
 
 
 NODES = (
-    *(AvgPool("n", "image", "out", (h, w), 1, requant_from_ratio(1 / (h * w))) for h, w in ((7, 6), (2, 3))),
-    MaxPool("n", "image", "out", (3, 3), 2, (1, 0, 1, 1)),
-    MaxPool("n", "image", "out", (2, 2), 2),
+    *(AvgPool("n", "image", "out", (h, w), (1, 1), requant_from_ratio(1 / (h * w))) for h, w in ((7, 6), (2, 3))),
+    MaxPool("n", "image", "out", (3, 3), (2, 2), (1, 0, 1, 1)),
+    MaxPool("n", "image", "out", (2, 2), (2, 2)),
     Shortcut("n", "image", "out", 2, 0),
 )
 

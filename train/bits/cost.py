@@ -51,7 +51,7 @@ def latency(target: str) -> LayerCost:
         shape = Shape(
             "linear" if is_classifier else "conv",
             (layer.kernel, layer.kernel),
-            layer.stride,
+            (layer.stride, layer.stride),
             (height * layer.stride, width * layer.stride, layer.inputs),
             (height, width, layer.outputs),
             skip=layer.source == "conv",

@@ -13,7 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Requant, Rescale, Shortcut
+from targets.reference.nodes import (
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Gather,
+    Lookup,
+    MaxPool,
+    Mul,
+    Node,
+    Requant,
+    Rescale,
+    Shortcut,
+)
+from targets.reference.pools import area_numbers
 from train.integers.rounding import EXACT_FLOAT32, accumulator_reach, float32_scale, partial_sums
 
 Values = dict[str, Tensor]  # tensor of the graph -> its codes as float32 [N, C, H, W]
@@ -77,7 +91,7 @@ class StepMaker:
         """Returns the function that computes the node's output."""
         match node:
             case Conv():
-                return self._logits(node) if node.requant is None else self._conv(node, node.requant)
+                return self._conv(node, node.requant) if node.requant is not None else self._logits(node)
             case Add():
                 return self._add(node)
             case AvgPool():
@@ -86,6 +100,14 @@ class StepMaker:
                 return _max_pool(node)
             case Shortcut():
                 return self._shortcut(node)
+            case Mul():
+                return self._mul(node)
+            case Gather():
+                return self._gather(node)
+            case Concat():
+                return lambda values: torch.cat([values[name] for name in node.inputs], 1)
+            case Lookup():
+                return self._lookup(node)
             case Rescale():
                 return self._rescale(node)
 
@@ -118,7 +140,7 @@ class StepMaker:
         def convolve(codes: Tensor) -> Tensor:
             x = centred(codes).to(dtype)
             x = x if even else F.pad(x, (left, right, top, bottom))
-            return F.conv2d(x, kernel, offset, node.stride, (top, left) if even else 0, 1, node.groups)
+            return F.conv2d(x, kernel, offset, node.stride, (top, left) if even else 0, node.dilation, node.groups)
 
         return convolve
 
@@ -168,7 +190,7 @@ class StepMaker:
 
         return step
 
-    def _finish(self, node: Conv | Add | AvgPool | Rescale, requant: Requant) -> Function:
+    def _finish(self, node: Conv | Add | Mul | AvgPool | Rescale, requant: Requant) -> Function:
         """In place on int64 [N, C, H, W]: shift, zero point, clamp; takes acc * multiplier + (half << 31)."""
         shifts = requant.shift + 31
         shift = int(shifts[0]) if bool((shifts == shifts[0]).all()) else self._channels(shifts)
@@ -180,7 +202,7 @@ class StepMaker:
 
         return finish
 
-    def _scaled(self, node: Add | AvgPool | Rescale) -> Function:
+    def _scaled(self, node: Add | Mul | AvgPool | Rescale) -> Function:
         """Requantization of an int64 sum with one ratio for all channels, in place."""
         requant = node.requant
         finish = self._finish(node, requant)
@@ -199,17 +221,53 @@ class StepMaker:
 
         return step
 
+    def _mul(self, node: Mul) -> Step:
+        first, second = (self.centred(name) for name in node.inputs)
+        finish = self._scaled(node)
+        return lambda values: finish(first(values[node.a]).to(torch.int64) * second(values[node.b]).to(torch.int64))
+
     def _avg_pool(self, node: AvgPool) -> Step:
         centred = self.centred(node.input)
-        finish = self._scaled(node)
+        finish = self._of_areas(node) if node.areas else self._scaled(node)
         height, width = node.kernel
+        top, left, bottom, right = node.padding
 
         def step(values: Values) -> Tensor:
-            codes = centred(values[node.input]).to(torch.int64)
-            windows = codes.unfold(2, height, node.stride).unfold(3, width, node.stride)
+            codes = F.pad(centred(values[node.input]).to(torch.int64), (left, right, top, bottom))
+            windows = codes.unfold(2, height, node.stride[0]).unfold(3, width, node.stride[1])
             return finish(windows.sum((-1, -2)))
 
         return step
+
+    def _of_areas(self, node: AvgPool) -> Function:
+        """Requantization of an int64 sum with a ratio for each output pixel."""
+        number, r = area_numbers(node, self.graph.tensors[node.input].shape), node.requant
+        factor, half, shift = (
+            torch.tensor(values[number], device=self.device)
+            for values in (r.multiplier << r.left, _half(r), r.shift + 31)
+        )
+        zero = self._zero_of(node.output)
+        return lambda acc: ((acc * factor + half) >> shift).add_(zero).clamp_(node.qmin, node.qmax).float()
+
+    def _gather(self, node: Gather) -> Step:
+        zero = self._zero_of(node.output)
+        index = [torch.tensor(places, device=self.device) for places in (node.channels, node.rows, node.columns)]
+
+        def step(values: Values) -> Tensor:
+            x = values[node.input]
+            for axis, places in enumerate(index, 1):
+                taken = x.index_select(axis, places.clamp(min=0))
+                is_zero = (places < 0).reshape([-1 if k == axis else 1 for k in range(4)])
+                x = taken.masked_fill(is_zero, zero)
+            return x
+
+        return step
+
+    def _lookup(self, node: Lookup) -> Step:
+        channels = self.graph.tensors[node.output].shape[2]
+        table = torch.tensor(node.table, device=self.device).float().expand(channels, -1).reshape(-1)
+        rows = torch.arange(channels, device=self.device).mul_(node.table.shape[1]).reshape(-1, 1, 1)
+        return lambda values: table[values[node.input].to(torch.int64) + rows]
 
     def _shortcut(self, node: Shortcut) -> Step:
         zero = self._zero_of(node.output)
@@ -217,7 +275,7 @@ class StepMaker:
         behind = channels - node.before - self.graph.tensors[node.input].shape[2]
 
         def step(values: Values) -> Tensor:
-            x = values[node.input][:, :, :: node.stride, :: node.stride]
+            x = values[node.input][:, :, :: node.stride[0], :: node.stride[1]]
             return F.pad(x, (0, 0, 0, 0, node.before, behind), value=zero)
 
         return step
@@ -239,7 +297,8 @@ def _max_pool(node: MaxPool) -> Step:
     top, left, bottom, right = node.padding
 
     def step(values: Values) -> Tensor:
-        return F.max_pool2d(F.pad(values[node.input], (left, right, top, bottom)), node.kernel, node.stride)
+        x = F.pad(values[node.input], (left, right, top, bottom))
+        return F.max_pool2d(x, node.kernel, node.stride, dilation=node.dilation)
 
     return step
 

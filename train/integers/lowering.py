@@ -12,8 +12,16 @@ import torch
 from torch import nn
 
 from targets.reference.graph import Graph
-from targets.reference.nodes import AvgPool, Conv, Node, Requant, Rescale, Shortcut, Tensor, skip_multiplier
-from targets.reference.scales import conv_requant, float32, logit_scale, odd_ratio, rescale_requant, tie_free
+from targets.reference.nodes import AvgPool, Conv, Node, Requant, Rescale, Shortcut, Tensor
+from targets.reference.scales import (
+    conv_requant,
+    float32,
+    logit_scale,
+    odd_ratio,
+    rescale_requant,
+    skip_multiplier,
+    tie_free,
+)
 from train.network.architectures import INPUT_SCALE, Block, Layer
 from train.network.layers import PerVariant, QuantConv
 from train.network.network import FULL, Network, key
@@ -132,7 +140,9 @@ class _Builder:
             return x
         name = f"{block.name}.skip"
         shape = (*block.conv2.size, block.conv2.outputs)
-        return self.add(Shortcut(name, x, name, block.stride, block.before), shape, 8, self.tensors[x].scale)
+        return self.add(
+            Shortcut(name, x, name, (block.stride, block.stride), block.before), shape, 8, self.tensors[x].scale
+        )
 
     def input_codes(self, layer: Layer, x: str) -> str:
         """Returns the stream itself for an 8-bit input, else appends a copy of it in the layer's own step."""
@@ -150,7 +160,7 @@ class _Builder:
         quantizer = cast(Quantizer, self.of_variant(classifier).a)
         height, width, channels = source.shape
         scale, requant = self.pointwise(source.scale, float(quantizer.step()), height * width)
-        node = AvgPool("pool", x, "pool", (height, width), 1, requant, 0, quantizer.qmax)
+        node = AvgPool("pool", x, "pool", (height, width), (1, 1), requant, 0, quantizer.qmax)
         return self.add(node, (1, 1, channels), quantizer.bits, scale)
 
     @staticmethod
@@ -182,7 +192,7 @@ class _Builder:
             np.rint(affine.offset * q / scale).astype(np.int64),
             w_scale,
             requant,
-            layer.stride,
+            (layer.stride, layer.stride),
             layer.padding,
             qmax=(1 << bits) - 1,
         )

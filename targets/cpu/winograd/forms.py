@@ -162,7 +162,9 @@ class Tiling:
     def applies(self, step: Step) -> bool:
         """A dense 3x3 convolution of stride 1, at least a tile large, whose sums fit."""
         node = step.node
-        if not isinstance(node, Conv) or node.groups != 1 or node.stride != 1 or node.weight.shape[1:3] != (3, 3):
+        if not isinstance(node, Conv) or node.groups != 1 or node.weight.shape[1:3] != (3, 3):
+            return False
+        if node.stride != (1, 1) or not node.is_regular:
             return False
         enough = all(s >= m for s, m in zip(step.write.tensor.shape, self.outputs, strict=False))
         return enough and largest(node.weight, step.reads[0].tensor.qmax) << max(self.shifts) < 1 << 31

@@ -12,8 +12,9 @@ from targets.arm.long_multiply import INT16_MAX, longest_chain
 from targets.arm.tile import rows_of
 from targets.reference import interpreter
 from targets.reference.graph import Graph
-from targets.reference.nodes import Conv, Tensor, requant_from_ratio
-from tests.support.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
+from targets.reference.nodes import Conv, Tensor
+from targets.reference.scales import requant_from_ratio
+from tests.support.graphs import FOREIGN_OPS, OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
 TARGETS = ("arm:cortex-a72", "arm:cortex-a76")
 
@@ -35,13 +36,13 @@ def assert_equal(graph, target, folder, seed=0, n=3):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OPS + FOREIGN_OPS)
 def test_each_operator(target, op, tmp_path):
     assert_equal(random_graph(0, ops=(op,)), target, tmp_path)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("ops", [OPS[:5], OPS[5:]], ids="-".join)
+@pytest.mark.parametrize("ops", [OPS[:5], OPS[5:], FOREIGN_OPS[:5], FOREIGN_OPS[5:]], ids="-".join)
 def test_operators_with_the_largest_sums(target, ops, tmp_path):
     assert_equal(random_graph(1, ops=ops, extreme=True, size=(17, 13)), target, tmp_path, 1)
 
@@ -68,7 +69,12 @@ def test_codes_from_picture_to_output(target, seed, tmp_path):
 def test_every_rule_is_used(target):
     expected, used = rules(find(target)), set()
     few_bits, more_bits = resnet_like(((2, 2),), width=16), resnet_like(((4, 4),), width=32, size=32)
-    for graph in (quantized_to_the_end(0), few_bits, more_bits, *(random_graph(1, ops=(op,)) for op in OPS)):
+    for graph in (
+        quantized_to_the_end(0),
+        few_bits,
+        more_bits,
+        *(random_graph(1, ops=(op,)) for op in OPS + FOREIGN_OPS),
+    ):
         for call in lower(graph, find(target)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}
@@ -126,7 +132,7 @@ def test_counting_bits_at_every_shape(w_bits, a_bits, channels, size, stride, tm
         w_bits,
         rng.integers(-99, 99, 16),
         np.ones(16, np.float32),
-        stride=stride,
+        stride=(stride, stride),
         padding=(1,) * 4,
     )
     tensors = {t.name: t for t in (Tensor("image", (*size, channels), a_bits), Tensor("out", (*shape, 16), 32))}
@@ -162,7 +168,7 @@ def test_outer_products_at_every_shape(w_bits, a_bits, channels, outputs, size, 
         w_bits,
         rng.integers(-99, 99, outputs),
         np.ones(outputs, np.float32),
-        stride=stride,
+        stride=(stride, stride),
         padding=(kernel // 2,) * 4,
     )
     tensors = {t.name: t for t in (Tensor("image", (*size, channels), a_bits), Tensor("out", (*shape, outputs), 32))}

@@ -13,7 +13,7 @@ from targets import find
 from targets.cuda import toolchain
 from targets.cuda.emulation import host as emulate
 from targets.reference import interpreter
-from tests.support.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
+from tests.support.graphs import FOREIGN_OPS, OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 from tests.support.small_modules import mirror
 
 pytestmark = pytest.mark.skipif(
@@ -59,7 +59,9 @@ def test_random_networks_equal_the_reference(tmp_path, seed):
     assert_equal(tmp_path, random_graph(seed, tie_free=seed % 2 == 0, extreme=seed == 3), seed, order=seed)
 
 
-@pytest.mark.parametrize("ops", [OPS[:5], OPS[5:]], ids=lambda ops: " ".join(ops))
+@pytest.mark.parametrize(
+    "ops", [OPS[:5], OPS[5:], *zip(FOREIGN_OPS[:5], FOREIGN_OPS[5:], strict=True)], ids=lambda ops: " ".join(ops)
+)
 def test_every_operator(tmp_path, ops):
     assert_equal(tmp_path, random_graph(11, ops=ops, size=(13, 12)), 11)
 

@@ -11,11 +11,12 @@ from runtime.machine import cpu
 from targets import find
 from targets.reference import interpreter
 from targets.reference.graph import Graph
-from targets.reference.nodes import Conv, Rescale, Tensor, requant_from_ratio
+from targets.reference.nodes import Conv, Rescale, Tensor
+from targets.reference.scales import requant_from_ratio
 from targets.x86 import kernels
 from targets.x86.multiply_add import arrange, longest_chain
 from targets.x86.split import split
-from tests.support.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
+from tests.support.graphs import FOREIGN_OPS, OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 from tests.support.rules import set_rules
 
 tvm_ffi = pytest.importorskip("tvm_ffi")
@@ -74,10 +75,10 @@ def test_random_networks(target, seed, tie_free, extreme):
     assert_equal(random_graph(seed, tie_free=tie_free, extreme=extreme), target, seed)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OPS + FOREIGN_OPS)
 def test_each_operator(target, op):
     for seed in range(3):
-        assert_equal(random_graph(seed, ops=(op, op)), target, seed)
+        assert_equal(random_graph(seed, ops=(op, op), tie_free=op in OPS), target, seed)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -92,7 +93,7 @@ def one_layer(seed, cin, cout, kernel, w_bits, a_bits, size=(7, 9), stride=1, ex
     weight = np.clip(np.rint(rng.normal(0, half / 3, shape)), -half, half - 1).astype(np.int64)
     if extreme:
         weight = rng.choice([-half, half - 1], shape)
-    conv = dict(weight=weight.astype(np.int8), w_bits=w_bits, stride=stride, padding=(kernel // 2,) * 4)
+    conv = dict(weight=weight.astype(np.int8), w_bits=w_bits, stride=(stride, stride), padding=(kernel // 2,) * 4)
     image = Tensor("image", (*size, cin), a_bits, zero_point=(zero_point,))
     h, w = (-(-n // stride) for n in size)
     bits = bits or a_bits
@@ -172,7 +173,7 @@ def test_codes_from_picture_to_output(target, seed):
 def test_every_rule_is_used(name):
     expected, used = kernels.rules(find(name)), set()
     two_bits = one_layer(0, 16, 64, 3, 2, 2)
-    for graph in (two_bits, quantized_to_the_end(0), *(random_graph(1, ops=(op,)) for op in OPS)):
+    for graph in (two_bits, quantized_to_the_end(0), *(random_graph(1, ops=(op,)) for op in OPS + FOREIGN_OPS)):
         for call in lower(graph, find(name)).calls:
             used.add(next(rule.__name__ for rule in expected if rule(call.step) is not None))
     assert used == {rule.__name__ for rule in expected}

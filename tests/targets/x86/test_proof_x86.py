@@ -10,7 +10,8 @@ from targets import find
 from targets.kernel import Step
 from targets.reference import interpreter
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, Rescale, Tensor, requant_from_ratio
+from targets.reference.nodes import Add, AvgPool, Conv, Rescale, Tensor
+from targets.reference.scales import requant_from_ratio
 from targets.x86.epilogue import epilogues
 from targets.x86.proof import LARGEST, Range, float_scaling, fraction
 from tests.support.graphs import random_graph, resnet_like

@@ -10,7 +10,7 @@ from targets.reference import interpreter
 from targets.reference.graph import Graph
 from targets.reference.nodes import AvgPool, Conv, Rescale, Shortcut
 from targets.reference.scales import LARGEST_Q, odd_ratio, tie_free
-from tests.support.graphs import pictures, quantized_to_the_end, random_graph, resnet_like
+from tests.support.graphs import FOREIGN_OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 from train.integers.evaluate import evaluate
 from train.integers.lowering import lower
 from train.network.architectures import architecture
@@ -179,6 +179,14 @@ def test_torch_integers_are_the_reference_for_every_op(seed):
     graph = random_graph(seed, ops=ops[seed % 4 :], tie_free=False, extreme=seed % 2 == 0)
     x = pictures(graph, 5, seed)
     assert np.array_equal(evaluate(graph, x), interpreter.run(graph, x))
+
+
+@pytest.mark.parametrize("op", FOREIGN_OPS)
+def test_torch_integers_are_the_reference_for_operators_of_foreign_files(op):
+    for seed in range(4):
+        graph = random_graph(seed, ops=(op,), tie_free=False, extreme=seed % 2 == 0)
+        x = pictures(graph, 5, seed)
+        assert np.array_equal(evaluate(graph, x), interpreter.run(graph, x))
 
 
 def test_torch_integers_beyond_float32():
