@@ -154,7 +154,7 @@ def parse_pairs(text: str) -> tuple[str, ...]:
     words = text.split(",")
     widths = [int(word) for word in words if word.isdigit()]
     pairs = [word for word in words if not word.isdigit()]
-    if not set(widths) <= set(BITS) or any(parse_bits(pair)[0] is None for pair in pairs):
+    if not set(widths) <= set(BITS) or any(parse_bits(pair)[0] not in BITS for pair in pairs):
         raise CostsError(f"expected widths of {BITS.start}..{BITS.stop - 1}, or pairs such as w4a8, got {text!r}")
     return (*(format_bits(*pair) for pair in itertools.product(widths, widths)), *pairs)
 

@@ -22,7 +22,7 @@ def read_slice(reader: Reader, node: FileNode) -> PendingShortcut:
     whole_map = set(cut) == {2, 3} and all(cut[a][0] == 0 and cut[a][1] >= n for a, n in ((2, h), (3, w)))
     every_kth = whole_map and cut[2][2] == cut[3][2] >= 1
     require(every_kth, node.where, "every k-th pixel of the whole map (ResNet's option A)", cut)
-    stride = (int(cut[2][2]), int(cut[2][3]))
+    stride = (int(cut[2][2]), int(cut[3][2]))
     shape = (-(-h // stride[0]), -(-w // stride[1]), c)
     return PendingShortcut(name=reader.take_name(node.proto), shape=shape, source=source.name, stride=stride)
 

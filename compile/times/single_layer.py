@@ -4,7 +4,24 @@ import numpy as np
 
 from targets.costs.shapes import Shape, parse_bits
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor, reach
+from targets.reference.nodes import (
+    BITS,
+    NO_PADDING,
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Gather,
+    Lookup,
+    MaxPool,
+    Mul,
+    Node,
+    Rescale,
+    Shortcut,
+    Tensor,
+    reach,
+)
+from targets.reference.pools import window_areas
 from targets.reference.scales import add_integers, conv_requant, float32, rescale_requant, skip_multiplier
 
 LAYER = "layer"  # the name of the node in question; "picture" and "logits" are steps of every network
@@ -49,21 +66,42 @@ class _Nodes:
             out = Tensor(LAYER, out.shape, 8, 2.0)
             return self._append(Add(LAYER, x.name, other, LAYER, multipliers, requant), out)
         if shape.kind == "average-pool":
-            requant = rescale_requant(x.scale, 1.0, shape.kernel[0] * shape.kernel[1])
-            node = AvgPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, requant, 0, out.qmax)
-            return self._append(node, out)
+            return self._append(_average_pool(shape, x, out), out)
         if shape.kind == "max-pool":
             padding = _padding(shape)
             return self._append(MaxPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, padding, shape.dilation), out)
         if shape.kind == "shortcut":
             before = (shape.output[2] - shape.input[2]) // 2
             return self._append(Shortcut(LAYER, x.name, LAYER, shape.stride, before), Tensor(LAYER, out.shape, a_bits))
+        if shape.kind in ("mul", "gather", "concat", "lookup"):
+            return self.of_foreign_networks(shape, x)
         return self.rescale(LAYER, x, 8)
+
+    def of_foreign_networks(self, shape: Shape, x: Tensor) -> str:
+        """Products, tables, and copies of codes, which share scale and width with what they copy."""
+        out = Tensor(LAYER, shape.output, x.bits)
+        if shape.kind == "mul":
+            return self._append(
+                Mul(LAYER, x.name, self.rescale("other", x, x.bits), LAYER, rescale_requant(1, 255), 0, x.qmax), out
+            )
+        if shape.kind == "lookup":
+            table = self.rng.integers(0, x.qmax + 1, (1, x.qmax + 1)).astype(np.uint8)
+            return self._append(Lookup(LAYER, x.name, LAYER, table), out)
+        if shape.kind == "gather":
+            return self._append(_gather(LAYER, x, shape.output), out)
+        rest = (*shape.output[:2], shape.output[2] - shape.input[2])
+        other = self._append(_gather("other", x, rest), Tensor("other", rest, x.bits))
+        return self._append(Concat(LAYER, (x.name, other), LAYER), out)
 
     def conv(self, name: str, x: Tensor, out: Tensor, shape: Shape, w_bits: int, skip: str | None = None) -> str:
         half, channels = 1 << (w_bits - 1), shape.output[2]
         size = (channels, *shape.kernel, shape.input[2] // shape.groups)
-        weight = self.rng.normal(0, half / SIGMAS, size).round().clip(-half, half - 1).astype(np.int8)
+        weight = (
+            self.rng.normal(0, half / SIGMAS, size)
+            .round()
+            .clip(-half, half - 1)
+            .astype(np.int8 if w_bits in BITS else np.int16)
+        )
         bound = max(1, int(np.abs(weight.astype(np.int64)).sum((1, 2, 3)).max())) * x.qmax
         w_scale = np.full(channels, 1 / bound, np.float32)
         requant = units = None
@@ -110,6 +148,24 @@ class _Nodes:
         self.nodes.append(node)
         self.tensors[node.output] = Tensor(node.output, out.shape, out.bits, out.scale)
         return node.output
+
+
+def _average_pool(shape: Shape, x: Tensor, out: Tensor) -> AvgPool:
+    """Divides by the pixels inside the map where a window reaches over its edge."""
+    padding, areas = _padding(shape), (shape.kernel[0] * shape.kernel[1],)
+    if any(padding):
+        every = window_areas(shape.input[:2], shape.kernel, shape.stride, padding, NO_PADDING)
+        areas = tuple(int(area) for area in np.unique(every))
+    requant = rescale_requant(x.scale, 1.0, np.array(areas, np.float64))
+    limits = (0, out.qmax)
+    some = areas if any(padding) else ()
+    return AvgPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, requant, *limits, padding, NO_PADDING, some)
+
+
+def _gather(name: str, x: Tensor, size: tuple[int, int, int]) -> Gather:
+    """Indices spread evenly over the map."""
+    rows, columns, channels = (tuple(i * n // m for i in range(m)) for n, m in zip(x.shape, size, strict=True))
+    return Gather(name, x.name, name, rows, columns, channels)
 
 
 def _padding(shape: Shape) -> tuple[int, int, int, int]:

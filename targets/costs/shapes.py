@@ -108,7 +108,7 @@ def format_bits(w_bits: int | None, a_bits: int) -> str:
 
 def parse_bits(text: str) -> tuple[int | None, int]:
     """Returns (w_bits or None, a_bits): the inverse of format_bits. Raises ShapeError for any other text."""
-    match = re.fullmatch(r"(?:w([2-8]))?a([2-8])", text)
+    match = re.fullmatch(r"(?:w([2-9]))?a([2-8])", text)
     if match is None:
         raise ShapeError(f"expected bits such as w4a8, or a8 for a layer without weights, got {text!r}")
     return None if match[1] is None else int(match[1]), int(match[2])

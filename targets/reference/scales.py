@@ -61,8 +61,8 @@ def conv_requant(x_scale: float, w_scale: npt.NDArray[np.float32], out_scale: fl
     return requant_from_ratio(conv_ratio(x_scale, w_scale, out_scale), CONV_MIN_SHIFT)
 
 
-def rescale_requant(x_scale: float, out_scale: float, area: int = 1) -> Requant:
-    """Returns the `Requant` [1] of a Rescale, or of an AvgPool over `area` pixels."""
+def rescale_requant(x_scale: float, out_scale: float, area: Any = 1) -> Requant:
+    """Returns the `Requant` [1] of a Rescale, or of an AvgPool over `area` pixels; [n] of areas float64 [n]."""
     return requant_from_ratio(float32(x_scale) / (float32(out_scale) * area))
 
 

@@ -194,7 +194,7 @@ NODES = (
     *(AvgPool("n", "image", "out", (h, w), (1, 1), requant_from_ratio(1 / (h * w))) for h, w in ((7, 6), (2, 3))),
     MaxPool("n", "image", "out", (3, 3), (2, 2), (1, 0, 1, 1)),
     MaxPool("n", "image", "out", (2, 2), (2, 2)),
-    Shortcut("n", "image", "out", 2, 0),
+    Shortcut("n", "image", "out", (2, 2), 0),
 )
 
 
