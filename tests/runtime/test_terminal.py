@@ -40,6 +40,7 @@ def test_ctrl_c(small_bundle):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while "w8a8.so" not in Path(f"/proc/{done.pid}/maps").read_text():  # it has begun
         time.sleep(0.1)

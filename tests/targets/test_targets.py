@@ -62,10 +62,26 @@ def test_levels_have_functions_of_their_own():
     assert avx2.suffix(avx2) == ""
 
 
-@pytest.mark.parametrize("text", ["", "mips", "arm:", "arm:cortex-a53", "cuda:87", "X86"])
-def test_unknown_targets_are_refused_with_what_exists(text):
-    with pytest.raises(TargetError, match="arm:cortex-a72, .*cuda:sm_87.*x86.*got " + repr(text)):
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("", None),
+        ("mips", None),
+        ("arm:", "arm"),
+        ("arm:cortex-a53", "arm:cortex-a76"),
+        ("cuda:87", "cuda:sm_87"),
+        ("X86", "x86"),
+        ("pi6", "pi5"),
+    ],
+)
+def test_unknown_targets_are_refused_with_what_exists(text, meant):
+    with pytest.raises(TargetError) as refused:
         find(text)
+    said = str(refused.value)
+    assert said.startswith(f"there is no target {text!r}. ")
+    assert (f"Did you mean {meant}? " in said) if meant else ("Did you mean" not in said)
+    for name in ("arm:cortex-a72", "cuda:sm_87", "x86:avx512-vnni", "jetson"):
+        assert name in said
 
 
 @pytest.mark.parametrize("target", targets(), ids=lambda t: t.name)
