@@ -15,6 +15,8 @@ from targets.reference.graph import Graph
 from targets.reference.nodes import Conv, Tensor, requant_from_ratio
 from tests.support.graphs import OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("arm:cortex-a72", "arm:cortex-a76")
 
 
