@@ -23,6 +23,8 @@ from targets.reference import interpreter
 from targets.reference.nodes import Conv, Rescale
 from train.integers.evaluate import evaluate
 
+pytestmark = pytest.mark.slow
+
 SIDES = {"resnet8": 32, "resnet20": 32, "resnet18": 64, "mobilenetv2": 64}
 FIELDS = {"network", "engine", "bits", "threads", "ms", "exact", "difference"}
 CASES = [(name, bits) for name in SIDES for bits in random_networks.BITS] + [

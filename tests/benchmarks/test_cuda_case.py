@@ -22,6 +22,8 @@ from targets import TargetError, find
 from targets.cuda import toolchain
 from tests.support.graphs import pictures, resnet_like
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,6 +15,8 @@ from benchmarks.cuda.records import CheckRecord, TimeRecord
 from benchmarks.cuda.results import join_records, write_results
 from tests.benchmarks.conftest import GOLDEN
 
+pytestmark = pytest.mark.slow
+
 
 def leave(differing: int) -> str:
     """Python code that leaves one record of a check in the file `out`."""

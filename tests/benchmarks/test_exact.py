@@ -16,6 +16,8 @@ from tests.support.graphs import pictures, resnet_like
 from tests.support.runs import run_record
 from train.integers.export import export_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):

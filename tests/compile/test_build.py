@@ -22,6 +22,8 @@ from targets.reference import interpreter
 from tests.compile.conftest import VARIANTS
 from tests.support.graphs import pictures
 
+pytestmark = pytest.mark.slow
+
 
 def build(out: Path, *sources: Path, target: str = "x86:avx2", **options) -> BuildReport:
     return builder.build(BuildSettings(find(target), sources, out, **options))

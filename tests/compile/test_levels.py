@@ -21,7 +21,7 @@ from tests.conftest import BITS
 from tests.support.graphs import pictures, resnet_like
 from tests.support.runs import write_run
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")]
 LEVELS = ["x86:avx512-vnni", "x86:avx-vnni", "x86:avx2"]
 AVX2, AVX_VNNI = {"avx2", "fma"}, {"avx2", "fma", "avx_vnni"}
 EVERYTHING = AVX_VNNI | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}

@@ -24,6 +24,8 @@ from compile.times.machine import missing_features
 from compile.times.modelled import isolate
 from compile.times.single_layer import single
 
+pytestmark = pytest.mark.slow
+
 X86 = find("x86:avx2")
 runs_here = pytest.mark.skipif(bool(missing_features(X86)), reason=f"this machine lacks {missing_features(X86)}")
 

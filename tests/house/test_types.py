@@ -5,6 +5,8 @@ import pytest
 pytest.importorskip("mypy")
 from tests.house.type_errors import allowed, checked, excess
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_file_has_more_type_errors_than_it_may_have():
     counts, text = checked()

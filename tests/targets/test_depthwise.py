@@ -19,6 +19,8 @@ from targets.reference.scales import requant_from_ratio
 from targets.x86.depthwise import byte_pairs, depthwise, nibbles, word_pairs
 from tests.targets.x86.test_kernels_x86 import in_process, target  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 LIKE = ("normal", "low", "high", "alternating")
 
 # channels, (height, width), kernel, stride, padding, w_bits, a_bits, weights like, rule on AVX2

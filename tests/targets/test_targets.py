@@ -24,6 +24,8 @@ from targets.cuda import toolchain as cuda
 from targets.x86 import toolchain as x86
 from tests.support.small_modules import arguments, dot_product, dots, mirror
 
+pytestmark = pytest.mark.slow
+
 LLVM_FEATURE = {"avx2": "avx2", "fma": "fma", "asimd": "neon", "asimddp": "dotprod"}  # /proc/cpuinfo's word -> LLVM's
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc here: the .cu files are not compiled")
 needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")

@@ -23,6 +23,8 @@ from tests.support.graphs import pictures
 from tests.support.rules import set_rules
 from tests.targets.x86.test_kernels_x86 import in_process
 
+pytestmark = pytest.mark.slow
+
 FORMS = (TWO, FOUR)
 TILINGS = [Tiling(down, across) for down in FORMS for across in FORMS]
 TARGETS = {"x86:avx2": (False, 16), "x86:avx512-vnni": (True, 32)}

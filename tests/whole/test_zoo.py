@@ -22,7 +22,7 @@ from targets.reference.nodes import Conv
 from train.evidence.results import read_results, write_results
 from train.network.architectures import architecture
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")]
 ZOO = Path(__file__).parents[2] / "train" / "zoo"
 RUNS = sorted(path.parent for path in ZOO.glob("*/run.json"))
 

@@ -10,6 +10,8 @@ from runtime.bundle.manifest import parse, signed
 from runtime.fields import BundleError
 from tests.runtime.changes import read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def paths_of(value, path=()):
     yield path

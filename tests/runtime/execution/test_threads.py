@@ -25,7 +25,7 @@ from tests.conftest import BITS
 from tests.runtime.changes import read_manifest, write_manifest
 from tests.support.graphs import pictures, random_graph, resnet_like
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86 machine")]
 ROOT = Path(__file__).parents[2]
 COUNTS = (2, 3, 5)
 

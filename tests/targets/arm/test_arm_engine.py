@@ -18,6 +18,8 @@ from targets.arm.emulation import qemu
 from targets.reference import interpreter
 from tests.support.graphs import pictures, resnet_like
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (2, 2))}
 

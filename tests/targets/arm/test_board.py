@@ -17,6 +17,8 @@ tvm = pytest.importorskip("tvm")
 from compile import profile
 from compile.times.machine import missing_features
 
+pytestmark = pytest.mark.slow
+
 X86 = find("x86:avx2")
 LAYERS = {
     "conv 3x3/2 32x32x16 -> 16x16x32 skip border 0+1": {"w4a4", "w8a8"},

@@ -16,6 +16,8 @@ from targets.reference.nodes import Conv, Tensor
 from targets.reference.scales import requant_from_ratio
 from tests.support.graphs import FOREIGN_OPS, OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("arm:cortex-a72", "arm:cortex-a76")
 
 

@@ -20,10 +20,13 @@ from targets.reference import interpreter
 from tests.support.graphs import pictures, resnet_like
 from tests.support.runs import write_run
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "c++", "clang++"))),
-    reason="no C++ compiler here to run the CUDA source with; apt install g++",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not any(map(shutil.which, ("g++", "c++", "clang++"))),
+        reason="no C++ compiler here to run the CUDA source with; apt install g++",
+    ),
+]
 BITS = {"w8a8": ((8, 8),), "mixed": ((8, 8), (4, 4), (3, 2))}
 BATCH = 3
 

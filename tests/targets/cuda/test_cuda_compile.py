@@ -16,6 +16,8 @@ from targets.library import elf
 from tests.support.cuda_steps import graph_of, input_of, steps
 from tests.support.small_modules import mirror
 
+pytestmark = pytest.mark.slow
+
 TARGET = find("cuda")
 LARGE = next(t for t in tiles.TILES if (t.rows, t.columns, t.steps, t.stages) == (128, 64, 1, 2))
 SMALL = next(t for t in tiles.TILES if (t.rows, t.columns, t.steps, t.stages) == (16, 16, 1, 3))

@@ -16,10 +16,13 @@ from targets.reference import interpreter
 from tests.support.graphs import FOREIGN_OPS, OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 from tests.support.small_modules import mirror
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "c++", "clang++"))),
-    reason="no C++ compiler here to run the CUDA source with; apt install g++",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not any(map(shutil.which, ("g++", "c++", "clang++"))),
+        reason="no C++ compiler here to run the CUDA source with; apt install g++",
+    ),
+]
 N = 64
 
 

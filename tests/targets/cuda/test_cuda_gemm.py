@@ -14,10 +14,13 @@ from targets.cuda import routes, tiles
 from targets.cuda.emulation import host
 from tests.support.cuda_steps import codes, graph_of, input_of, steps
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "c++", "clang++"))),
-    reason="no C++ compiler here to run the CUDA source with; apt install g++",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not any(map(shutil.which, ("g++", "c++", "clang++"))),
+        reason="no C++ compiler here to run the CUDA source with; apt install g++",
+    ),
+]
 TARGET, BITS = find("cuda"), range(2, 9)
 INPUTS, OUTPUTS = (3, 16, 20, 5, 32, 24, 17, 64), (8, 17, 24, 5, 16, 36)
 SIZES = ((7, 9), (6, 5), (9, 4))

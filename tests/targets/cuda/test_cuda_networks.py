@@ -14,10 +14,13 @@ from targets.cuda import toolchain
 from targets.cuda.emulation import host
 from targets.reference import interpreter
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "c++", "clang++"))),
-    reason="no C++ compiler here to run the CUDA source with; apt install g++",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not any(map(shutil.which, ("g++", "c++", "clang++"))),
+        reason="no C++ compiler here to run the CUDA source with; apt install g++",
+    ),
+]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from targets.x86.split import split
 from tests.support.graphs import FOREIGN_OPS, OPS, pictures, quantized_to_the_end, random_graph, resnet_like
 from tests.support.rules import set_rules
 
+pytestmark = pytest.mark.slow
+
 tvm_ffi = pytest.importorskip("tvm_ffi")
 
 

@@ -16,6 +16,8 @@ from train.evidence.results import Result
 from train.report.compare import TRAINED as KNOWN
 from train.report.compare import arm_named, compare
 
+pytestmark = pytest.mark.slow
+
 ACCURACY = {
     "w8a8": alike(0.85),
     "w4a4": alike(0.80),

@@ -23,6 +23,8 @@ from train.choice.fit import fit_choice
 from train.choice.validation_set import ValidationSet
 from train.evidence.outcomes import Outcomes
 
+pytestmark = pytest.mark.slow
+
 LEVELS = (1.0, 0.3)
 ENTRY = {"budget": 0.5, "lambda": 0.1, "accuracy": 0.9, "worst": 1.5, "margins": [0, 7, 0]}
 GOOD = {"up": [0, 0, 2], "budgets": [ENTRY]}

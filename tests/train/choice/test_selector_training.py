@@ -12,6 +12,8 @@ from tests.support.families import make_family, three_kinds
 from train.choice.budgets import budget_table, row_within
 from train.choice.selector import train_selector
 
+pytestmark = pytest.mark.slow
+
 ALL = np.ones(3, bool)
 
 

@@ -12,6 +12,8 @@ from train.choice.selector import INSIDE
 from train.choice.unseen_kinds import careful_inside
 from train.choice.validation_set import ValidationSet
 
+pytestmark = pytest.mark.slow
+
 
 def world(monkeypatch, apart: int, loss: float):
     """Private variants that gain a point on their own kind and lose `loss` on others, whose features lie so apart."""

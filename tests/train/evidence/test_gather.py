@@ -13,6 +13,8 @@ from train.evidence.parts import Parts, digest
 from train.run import run_training
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 SIZE = (9, 8)
 LABELS = np.array([0, 2, 1, 0, 1])
 

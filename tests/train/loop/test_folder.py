@@ -16,6 +16,8 @@ from train.settings.command_line import parse
 from train.settings.options import SettingsError
 from train.settings.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 def no_data(*_):
     raise LookupError("data are loaded")

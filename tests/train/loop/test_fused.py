@@ -20,6 +20,8 @@ from train.network.network import FULL, Network
 from train.phases.find_bits import variant_bits
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 ARCH = architecture("resnet8", (8, 8, 3), 10)
 COUNT, EPOCHS = 32, 2
 HEADERS = Path(sysconfig.get_path("include"), "Python.h")

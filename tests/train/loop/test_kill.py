@@ -20,6 +20,8 @@ from train.loop.state import CheckpointState
 from train.run import run_training
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 LEARN = """
 import sys
 from train.learn import learn

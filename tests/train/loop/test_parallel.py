@@ -11,6 +11,8 @@ import pytest
 from tests.support import paired_training
 from train.loop.parallel import Processes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

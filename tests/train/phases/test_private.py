@@ -30,6 +30,8 @@ from train.settings.command_line import parse
 from train.settings.settings import Settings
 from train.settings.training import PRIVATE_WEIGHTS
 
+pytestmark = pytest.mark.slow
+
 ARCH = architecture("resnet8", (8, 8, 3), 10)
 DATA = "--limit 96 --batch 16 --epochs 1 --fp-epochs 1 --families clean,gaussian_noise --workers 1".split()
 BROUGHT = [*DATA, "--private-epochs", "2"]

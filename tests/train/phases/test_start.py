@@ -18,6 +18,8 @@ from train.loop.state import PRIVATE
 from train.run import run_training
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 DATA = "--limit 96 --batch 16 --families clean,gaussian_noise --workers 1 --budget 0.3".split()
 FIRST = [*DATA, *"--epochs 1 --fp-epochs 1 --bits 4,2 --private-epochs 1".split()]
 

@@ -12,6 +12,8 @@ from train.data.views import evaluation_views
 from train.run import run_training
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 SMALL = "--limit 64 --batch 32 --epochs 1 --families clean,contrast,jpeg --bits 8,3 --hold-out pixelate".split()
 
 

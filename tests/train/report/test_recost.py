@@ -17,6 +17,8 @@ from train.recost import parse as parse_recost
 from train.run import run_training
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "--limit 96 --batch 16 --epochs 1 --fp-epochs 1 --families clean,gaussian_noise --bits 8,4,2 --workers 1 "
     "--test-pictures 40"

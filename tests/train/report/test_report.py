@@ -22,6 +22,8 @@ from train.report.frontier import hull_corners
 from train.report.tables import MOST_COLUMNS
 from train.report.write import accuracy_by_arm, write_report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):

@@ -10,6 +10,8 @@ from train.evidence.results import write_results
 from train.report.__main__ import report
 from train.report.write import write_report
 
+pytestmark = pytest.mark.slow
+
 ABOUT = PLAIN_RUN.to_dict()
 RESULT = make_result("fixed", "w4a4", ("clean", 0), 50, 0.3).to_dict()
 

@@ -30,6 +30,8 @@ from train.search.integers import give_integers, open_variants
 from train.search.shared import Search
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 CSQ = "--method csq --widths 2,3,4,5,8 --variants 2 --hold-out pixelate --test-pictures 12".split()
 
 

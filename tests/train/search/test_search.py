@@ -20,6 +20,8 @@ from train.search import fracbits, ilp
 from train.search.shared import Search
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 DATA = "--limit 48 --batch 16 --epochs 1 --families clean,contrast --workers 1 --checkpoint-minutes 0".split()
 SMALL = [*DATA, *"--widths 2,4,8 --search-epochs 4".split()]
 SEARCH_CHECKPOINTS = 7  # until a search is killed
