@@ -33,11 +33,11 @@ PEAKS = (
 
 
 def _conv(side: int, inputs: int, outputs: int, kernel: int) -> Shape:
-    return Shape("conv", (kernel, kernel), 1, (side, side, inputs), (side, side, outputs))
+    return Shape("conv", (kernel, kernel), (1, 1), (side, side, inputs), (side, side, outputs))
 
 
 def _depthwise(side: int, channels: int) -> Shape:
-    return Shape("depthwise", (3, 3), 1, (side, side, channels), (side, side, channels), channels)
+    return Shape("depthwise", (3, 3), (1, 1), (side, side, channels), (side, side, channels), channels)
 
 
 SHAPES = (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from targets.reference.graph import Graph
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Requant, Shortcut
+from targets.reference.nodes import BITS, Add, AvgPool, Conv, MaxPool, Node, Requant, Rescale, Shortcut
 from targets.reference.scales import add_integers, conv_requant, float32, logit_scale, rescale_requant, skip_multiplier
 
 
@@ -34,6 +34,11 @@ def require_derivable(graph: Graph) -> None:
                 "targets.reference.scales.float32 before deriving integers from it"
             )
     for node in graph.nodes:
+        if not _is_exportable(graph, node):
+            raise ExportError(
+                f"node {node.name}: expected one that training makes, got a {type(node).__name__} of an imported "
+                "file; keep the file that it came from"
+            )
         for derivation in _derivations(graph, node):
             if not np.array_equal(derivation.expected, derivation.actual):
                 raise ExportError(
@@ -42,12 +47,22 @@ def require_derivable(graph: Graph) -> None:
                 )
 
 
+def _is_exportable(graph: Graph, node: Node) -> bool:
+    """Whether the node is one that QuantizeLinear and DequantizeLinear around one operator can say."""
+    if isinstance(node, Conv):
+        is_requantized_logit = node.requant is not None and graph.tensors[node.output].bits == 32
+        return node.w_bits in BITS and not is_requantized_logit
+    if isinstance(node, AvgPool):
+        return not node.areas
+    return isinstance(node, Add | MaxPool | Shortcut | Rescale)
+
+
 def _short(values: Any) -> str:
     return np.array2string(np.asarray(values), threshold=4, edgeitems=2)
 
 
 def _derivations(graph: Graph, node: Node) -> Iterator[Derivation]:
-    if isinstance(node, MaxPool | Shortcut):
+    if not isinstance(node, Conv | Add | AvgPool | Rescale):
         return
     x, out = graph.tensors[node.inputs[0]], graph.tensors[node.output]
     if isinstance(node, Conv):

@@ -126,7 +126,7 @@ class _ModelWriter:
         self.add_node("DequantizeLinear", f"{t.name}/real", [t.name, scale, zero])
 
     def _clamp(self, node: Node, t: Tensor, real: str) -> str:
-        if isinstance(node, MaxPool | Shortcut):
+        if not isinstance(node, Conv | Add | AvgPool | Rescale):
             return real
         qmin, qmax, zero = node.qmin, node.qmax, t.zero_point[0]
         # onnxruntime merges a bare DequantizeLinear, QuantizeLinear into the quantizer before: so Rescale always clamps

@@ -152,13 +152,12 @@ class _Nodes:
 
 def _average_pool(shape: Shape, x: Tensor, out: Tensor) -> AvgPool:
     """Divides by the pixels inside the map where a window reaches over its edge."""
-    padding, areas = _padding(shape), (shape.kernel[0] * shape.kernel[1],)
-    if any(padding):
-        every = window_areas(shape.input[:2], shape.kernel, shape.stride, padding, NO_PADDING)
-        areas = tuple(int(area) for area in np.unique(every))
-    requant = rescale_requant(x.scale, 1.0, np.array(areas, np.float64))
+    padding = _padding(shape)
+    every = window_areas(shape.input[:2], shape.kernel, shape.stride, padding, NO_PADDING)
+    areas = np.unique(every)
+    requant = rescale_requant(x.scale, 1.0, areas.astype(np.float64))
     limits = (0, out.qmax)
-    some = areas if any(padding) else ()
+    some = tuple(areas.tolist()) if any(padding) else ()
     return AvgPool(LAYER, x.name, LAYER, shape.kernel, shape.stride, requant, *limits, padding, NO_PADDING, some)
 
 

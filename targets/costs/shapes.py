@@ -71,14 +71,23 @@ class Shape:
         if match is None:
             raise ShapeError(f"expected a shape such as 'conv 3x3/1 32x32x16 -> 32x32x16 skip border 1', got {text!r}")
         kernel, source, output, stride, dilation = (
-            tuple(map(int, (match[key] or "1x1").split("x")))
+            [int(number) for number in (match[key] or "1x1").split("x")]
             for key in ("kernel", "input", "output", "stride", "dilation")
         )
         groups = source[2] if match["kind"] == "depthwise" else int(match["groups"] or 1)
         borders = tuple(map(int, (match["borders"] or "0").split("+")))
         skip = bool(match["skip"])
-        stride = (stride[0], stride[-1])
-        return cls(match["kind"], kernel, stride, source, output, groups, skip, borders, dilation)
+        return cls(
+            match["kind"],
+            (kernel[0], kernel[1]),
+            (stride[0], stride[-1]),
+            (source[0], source[1], source[2]),
+            (output[0], output[1], output[2]),
+            groups,
+            skip,
+            borders,
+            (dilation[0], dilation[1]),
+        )
 
     @property
     def outputs(self) -> int:

@@ -111,11 +111,9 @@ def mul(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
     is_vector = b.tensor.shape[:2] == (1, 1)
 
     def block(buffers: Buffers, span: Span) -> None:
-        places = ((span.y, span.x), (0, 0) if is_vector else (span.y, span.x))
-        first, second = (
-            load(buffers.reads[k], layout.at(*place, span.channel)) - splat(epilogue.value(buffers, k))
-            for k, (layout, place) in enumerate(zip((a, b), places, strict=True))
-        )
+        y, x = (0, 0) if is_vector else (span.y, span.x)
+        first = load(buffers.reads[0], a.at(span.y, span.x, span.channel)) - splat(epilogue.value(buffers, 0))
+        second = load(buffers.reads[1], b.at(y, x, span.channel)) - splat(epilogue.value(buffers, 1))
         epilogue.put(first * second, buffers, span)
 
     return by_blocks("mul", step, block, epilogue.table)

@@ -124,6 +124,11 @@ def test_small_is_taken():
     from_model(small(), normalization=ZERO_TO_ONE)
 
 
+def test_strides_and_dilations_of_two_directions():
+    (conv, *_) = from_model(small(attributes={"dilations": [2, 1], "strides": [1, 2]}), normalization=ZERO_TO_ONE).nodes
+    assert (conv.dilation, conv.stride) == ((2, 1), (1, 2))
+
+
 def _batch_norm(net, x):
     return net.qdq(net.op("BatchNormalization", x, *(net.const(np.ones(4)) for _ in range(4)), name="bn"), 0.1)
 
@@ -144,8 +149,6 @@ REFUSED = {
         small(weight=lambda n: n.const(np.ones((4, 3, 3, 3)))),
         r"first \(Conv\): expected weights that are a Dequant",
     ),
-    "dilation": (small(attributes={"dilations": [2, 2]}), r"first \(Conv\): expected no dilation, got \[2, 2\]"),
-    "strides": (small(attributes={"strides": [1, 2]}), r"first \(Conv\): expected one stride"),
     "nothing quantized after": (small(lambda n, x: n.op("Relu", x)), "GlobalAveragePool.*expected a quantized input"),
     "float picture": (small(start=lambda n: "x"), r"first \(Conv\).*QuantizeLinear"),
     "activation": (

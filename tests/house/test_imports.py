@@ -39,10 +39,11 @@ ARROWS = {
     "targets.costs": "targets.reference runtime.files targets.kernel targets.schedule numpy",
     "targets.schedule": "targets.kernel targets.reference",
     "targets.tables": "targets.kernel targets.reference numpy",
+    "targets.windows": "targets.kernel targets.reference numpy tvm",
     "targets.kernel": "targets.reference numpy",
     "targets.library": "targets targets.kernel targets.reference runtime.abi tvm tvm_ffi",
     "targets.family": "targets targets.kernel numpy",
-    "targets.cpu": "targets.kernel targets.reference targets.tables numpy tvm",
+    "targets.cpu": "targets.kernel targets.reference targets.tables targets.windows numpy tvm",
     "targets.cpu.winograd": "targets.cpu targets.kernel targets.reference numpy tvm",
     "targets.x86": "targets targets.cpu targets.cpu.winograd targets.library targets.kernel targets.reference "
     "runtime.abi targets.family targets.tables numpy tvm tvm_ffi",
@@ -50,7 +51,7 @@ ARROWS = {
     "targets.reference targets.family targets.tables numpy tvm",
     "targets.arm.emulation": "targets targets.library numpy unicorn",
     "targets.cuda": "targets targets.cuda.emulation targets.library targets.kernel targets.reference targets.family "
-    "targets.tables numpy tvm tvm_ffi",
+    "targets.tables targets.windows numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
     "compile.source": "compile.qdq targets.reference runtime.bundle runtime.fields runtime.files numpy",
