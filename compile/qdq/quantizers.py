@@ -105,5 +105,7 @@ def _quantizer(node: FileNode) -> QuantizerParameters:
         zero_point = Constant(np.asarray(0), 8, False)
     bits = zero_point.bits
     if bits is None or bits > 8 or zero_point.array.size not in (1, scale.array.size):
-        raise refusal(node.where, "zero points of 8 bits at most", zero_point.array)
+        advice = "quantize activations to 8 bits (onnxruntime: activation_type=QuantType.QUInt8)"
+        what = "a zero point without a width" if bits is None else f"{bits} bits, {zero_point.array.size} zero points"
+        raise refusal(node.where, "activations of 8 bits at most", what, advice)
     return QuantizerParameters(scale.array, zero_point.array, bits, zero_point.signed)
