@@ -2,7 +2,7 @@
 
 from compile.qdq.functions import are_functions_of_one, read_function_of_two
 from compile.qdq.node import FileNode
-from compile.qdq.patterns import is_open_sum, scaled_by_constant, shifted_by_constant, with_bias, with_residual
+from compile.qdq.patterns import is_open_sum, scaled_by_constant, with_bias, with_residual
 from compile.qdq.reader import Reader
 from compile.qdq.values import (
     Constant,
@@ -10,7 +10,6 @@ from compile.qdq.values import (
     PendingAdd,
     PendingConv,
     PendingMul,
-    Real,
     Value,
     Weights,
     layout_of,
@@ -22,9 +21,7 @@ def read_add(reader: Reader, node: FileNode) -> Pending:
     """Reads an addition: of a bias, a residual operand, a constant, or two quantized tensors; raises OnnxError."""
     a, b = _ordered(node)
     if isinstance(b, Constant | Weights):
-        if isinstance(a, PendingConv):
-            return with_bias(node, a, b)
-        return shifted_by_constant(reader, node, a, b) if isinstance(a, Real) else read_function_of_two(reader, node)
+        return with_bias(node, a, b) if isinstance(a, PendingConv) else read_function_of_two(reader, node)
     if isinstance(a, PendingConv):
         return with_residual(reader, node, a, b)
     if are_functions_of_one(node):

@@ -73,7 +73,7 @@ def function_table(pending: PendingFunction, x: Tensor) -> np.ndarray:
 
 
 def own_scale(pending: PendingFunction, x: Tensor) -> Tensor:
-    """Returns a tensor of 8 bits like `x` whose scale holds every value of a function, and zero."""
+    """Returns a tensor [H, W, C] of 8 bits whose scale holds every value of a function, and zero."""
     table = function_table(pending, x)
     low, high = min(0.0, float(table.min())), max(0.0, float(table.max()))
     scale = float32(max(high - low, float(np.finfo(np.float32).tiny)) / 255)

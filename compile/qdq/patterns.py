@@ -5,7 +5,6 @@ uint8 picture, Transpose           the picture is [N, H, W, C]
 Pad, Conv                          one convolution with more padding
 Conv, Add of a quantized tensor    one convolution with a residual operand
 MatMul, Add of a constant          one layer with a bias
-quantized tensor, Add constant     a 1x1 depthwise convolution whose weights are 1
 DequantizeLinear, QuantizeLinear   nothing where scale, width and range stay, else a Rescale
 """
 
@@ -15,7 +14,6 @@ import numpy as np
 import onnx
 
 from compile.qdq.constants import code_limits
-from compile.qdq.emit_conv import UNIT
 from compile.qdq.node import FileNode, attributes_of, place_of
 from compile.qdq.places import padding_of, split_places
 from compile.qdq.reader import Reader
@@ -29,7 +27,6 @@ from compile.qdq.values import (
     Real,
     Value,
     Weights,
-    layout_of,
     refusal,
     require,
 )
@@ -151,26 +148,6 @@ def _real_bias(node: FileNode, conv: PendingConv) -> np.ndarray:
     values = conv.bias.real if isinstance(conv.bias, Weights) else conv.bias.array
     require(values.size in (1, conv.shape[2]), node.where, f"a bias of {conv.shape[2]} values", list(values.shape))
     return np.broadcast_to(np.asarray(values, np.float64).reshape(-1), (conv.shape[2],))
-
-
-def shifted_by_constant(reader: Reader, node: FileNode, value: Value | None, shift: Constant | Weights) -> PendingConv:
-    """Returns quantized values plus a constant: a 1x1 depthwise convolution whose weights are 1; raises OnnxError."""
-    source = reader.tensor_of(value, node.where)
-    channels = source.shape[2]
-    real = shift.real if isinstance(shift, Weights) else shift.array
-    expected = f"a constant, or one for each of {channels} channels"
-    require(real.size in (1, channels), node.where, expected, list(real.shape))
-    return PendingConv(
-        name=reader.take_name(node.proto),
-        shape=source.shape,
-        layout=layout_of(value, node.where),
-        source=source.name,
-        codes=np.full((channels, 1, 1, 1), UNIT),
-        w_scale=np.full(channels, 1 / UNIT, np.float32),
-        w_bits=8,
-        bias=Constant(real.reshape(-1)),
-        groups=channels,
-    )
 
 
 def keeps_codes(reader: Reader, value: Real, out: Tensor, low: int, high: int) -> bool:
