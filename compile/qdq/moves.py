@@ -29,8 +29,8 @@ def places_of(reader: Reader, value: Value | None, where: str) -> np.ndarray:
 def moved(reader: Reader, node: FileNode, index: np.ndarray, layout: DataLayout) -> Value:
     """Returns a node's first input with its values at the places of `index` (see places_of).
 
-    index: int64, of any shape. layout: of the index where it has three dimensions. Where every value keeps its place it is the same value in
-    another layout. Raises OnnxError for codes that move.
+    index: int64 [...] of any shape. layout: of the index where it has three dimensions. Where every value keeps its
+    place it is the same value in another layout. Raises OnnxError for codes that move.
     """
     source, shape = _origin(reader, node.inputs[0], node.where)
     layout = "flat" if index.ndim == 1 else layout
