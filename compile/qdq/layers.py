@@ -91,9 +91,8 @@ def _source_of_places(reader: Reader, node: FileNode) -> Tensor:
 
 def read_batch_norm(reader: Reader, node: FileNode) -> Pending:
     """Reads a BatchNormalization of a convolution's sums, or of a quantized tensor; raises OnnxError."""
-    arrays = node.constants("constant parameters")
-    require(len(arrays) == 4, node.where, "a scale, a bias, a mean and a variance", f"{len(arrays)} constants")
-    scale, bias, mean, variance = (np.asarray(array, np.float64).reshape(-1) for array in arrays)
+    require(len(node.inputs) == 5, node.where, "a scale, a bias, a mean and a variance", f"{len(node.inputs)} inputs")
+    scale, bias, mean, variance = (node.real_constant(k).reshape(-1) for k in range(1, 5))
     factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     offset = bias - mean * factor
     x = node.inputs[0]

@@ -68,6 +68,13 @@ class FileNode:
         require(value is None or isinstance(value, Constant), self.where, "a constant operand", describe(value))
         return value.array if isinstance(value, Constant) else None
 
+    def real_constant(self, index: int) -> np.ndarray:
+        """Returns float64 [...], an input that is a constant, quantized or not; raises OnnxError for others."""
+        value = self.optional_input(index)
+        if not isinstance(value, Constant | Weights):
+            raise refusal(self.where, "constant parameters", describe(value))
+        return np.asarray(value.real if isinstance(value, Weights) else value.array, np.float64)
+
     def integers(self, name: str, index: int) -> list[int] | None:
         """Returns integers that are an attribute in old files, and input `index` in new ones; None for none."""
         array = self.constant(index)

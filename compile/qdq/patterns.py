@@ -150,9 +150,9 @@ def _real_bias(node: FileNode, conv: PendingConv) -> np.ndarray:
     return np.broadcast_to(np.asarray(values, np.float64).reshape(-1), (conv.shape[2],))
 
 
-def keeps_codes(reader: Reader, value: Real, out: Tensor, low: int, high: int) -> bool:
-    """Whether quantizing dequantized values into tensor `out` [H, W, C] gives the very same codes again."""
-    source = reader.tensors[value.name]
+def keeps_codes(reader: Reader, name: str, out: Tensor, low: int, high: int) -> bool:
+    """Whether quantizing a tensor's values into another tensor [H, W, C] gives the very same codes again."""
+    source = reader.tensors[name]
     same_scale = (source.scale, source.zero_point, source.bits) == (out.scale, out.zero_point, out.bits)
     return same_scale and (low, high) == (0, source.qmax)
 

@@ -1,6 +1,6 @@
 """QuantizeLinear and DequantizeLinear on feature maps: where float results become codes, and codes real values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
@@ -9,8 +9,20 @@ from compile.qdq.emit import Output, emit
 from compile.qdq.node import FileNode
 from compile.qdq.patterns import as_quantized_node, code_range, keeps_codes
 from compile.qdq.picture import quantize_picture
+from compile.qdq.places import split_places
 from compile.qdq.reader import Reader
-from compile.qdq.values import Codes, Constant, Pending, PendingPicture, Real, describe, refusal, require
+from compile.qdq.values import (
+    Codes,
+    Constant,
+    Pending,
+    PendingMove,
+    PendingPicture,
+    PendingRescale,
+    Real,
+    describe,
+    refusal,
+    require,
+)
 from targets.reference.nodes import Tensor
 from targets.reference.scales import float32
 
@@ -44,14 +56,17 @@ def read_quantize(reader: Reader, node: FileNode) -> Codes:
     shape = reader.shape_of(value, node.where)
     out = Tensor(codes.name, shape, max(2, high.bit_length()), scale, (zero_point,))
     output = Output(out, low, high, node.where)
+    move = None
     if isinstance(value, PendingPicture):
         tensor_name = quantize_picture(reader, value, output)
-    elif isinstance(value, Real) and keeps_codes(reader, value, out, low, high):
+    elif isinstance(value, PendingMove) and split_places(value) is None:
+        tensor_name, move = _quantize_before_move(reader, value, output)
+    elif isinstance(value, Real) and keeps_codes(reader, value.name, out, low, high):
         tensor_name = value.name
     else:
         reader.append(emit(reader.tensors, as_quantized_node(reader, node.proto, value), output))
         tensor_name = codes.name
-    result = Codes(tensor_name, offset, value.layout)
+    result = Codes(tensor_name, offset, value.layout, move)
     reader.values[codes.name] = result
     return result
 
@@ -75,7 +90,20 @@ def read_dequantize(reader: Reader, node: FileNode) -> Real:
         f"scale and zero point of its QuantizeLinear, {tensor.scale} and {tensor.zero_point}",
         (scale, zero_point),
     )
-    return Real(codes.name, codes.layout)
+    return Real(codes.name, codes.layout) if codes.move is None else codes.move
+
+
+def _quantize_before_move(reader: Reader, move: PendingMove, output: Output) -> tuple[str, PendingMove]:
+    """Quantizes what a move to a shape that is no map moves; returns its tensor [H, W, C], and the move of that."""
+    out = replace(output.tensor, shape=move.source_shape)
+    output, source = replace(output, tensor=out), move.source
+    if isinstance(source, str) and keeps_codes(reader, source, out, output.low, output.high):
+        return source, move
+    if isinstance(source, str):
+        name = f"{move.name}/rescale"
+        source = PendingRescale(name=name, shape=move.source_shape, source=source, low=move.low, high=move.high)
+    reader.append(emit(reader.tensors, source, output))
+    return out.name, replace(move, source=out.name)
 
 
 def _scale_picture(reader: Reader, node: FileNode, codes: Codes, scale: float, zero_point: tuple[int, ...]) -> None:

@@ -120,13 +120,17 @@ def along_axis(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     return values.reshape([-1 if k == axis % ndim else 1 for k in range(ndim)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codes:
-    """Integer codes of the graph's tensor `name`: the file's code = ours - offset (0, or 128 for int8)."""
+    """Integer codes of the graph's tensor `name`: the file's code = ours - offset (0, or 128 for int8).
+
+    move: where they lie in the file's shape, while that is no map.
+    """
 
     name: str
     offset: int
     layout: DataLayout
+    move: "PendingMove | None" = None
 
 
 @dataclass(frozen=True)
