@@ -71,7 +71,7 @@ def read_quantize(reader: Reader, node: FileNode) -> Codes:
     return result
 
 
-def read_dequantize(reader: Reader, node: FileNode) -> Real:
+def read_dequantize(reader: Reader, node: FileNode) -> Real | PendingMove:
     """Reads a DequantizeLinear; raises OnnxError unless its scale is that of the QuantizeLinear before it."""
     codes = node.inputs[0]
     if not isinstance(codes, Codes):

@@ -57,9 +57,13 @@ def test_split_and_shuffle_as_shufflenet_has_it():
 def test_values_that_move_one_by_one_are_refused():
     doubled = lambda n, x: n.op("DepthToSpace", x, blocksize=2)  # noqa: E731
     halved = lambda n, x: n.op("SpaceToDepth", n.op("Pad", x, ints(n, 0, 0, 0, 0, 0, 0, 1, 1)), blocksize=2)  # noqa: E731
-    for build in (doubled, halved):
+    for build, channels in ((doubled, 2), (halved, 32)):
+
+        def before_a_layer(net, x, build=build, channels=channels):
+            return net.op("Conv", net.qdq(build(net, x), 1 / 64, 128), net.weight(np.ones((1, channels, 1, 1)), 0.1))
+
         with pytest.raises(OnnxError, match="rows, columns and channels that move as wholes"):
-            exact(build)
+            exact(before_a_layer)
 
 
 def test_every_second_pixel_among_empty_channels_stays_a_shortcut():
