@@ -1,5 +1,6 @@
 """Operators of foreign files that move values, and pools: equal to onnxruntime without its optimizations."""
 
+import numpy as np
 import onnx
 import pytest
 
