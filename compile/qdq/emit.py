@@ -19,6 +19,7 @@ from compile.qdq.values import (
     PendingMove,
     PendingMul,
     PendingRescale,
+    PendingScaled,
     refusal,
     require,
 )
@@ -192,6 +193,7 @@ EMITTERS: dict[type[Pending], Callable[[Tensors, Any, Output], Emitted]] = {
     PendingAvgPool: _emit_avg_pool,
     PendingMul: _emit_mul,
     PendingFunction: _emit_function,
+    PendingScaled: _emit_function,
     PendingConcat: _emit_concat,
     PendingMaxPool: _emit_moved,
     PendingMove: _emit_moved,

@@ -17,7 +17,9 @@ from compile.qdq.values import (
     PendingMove,
     PendingPicture,
     PendingRescale,
+    PendingScaled,
     Real,
+    Value,
     describe,
     layout_of,
     padded_size,
@@ -30,7 +32,9 @@ from targets.reference.nodes import Tensor
 def read_conv(reader: Reader, node: FileNode) -> PendingConv:
     """Reads a convolution over two dimensions, dense or grouped, with a Pad before it; raises OnnxError."""
     weights = node.weights(4, "a convolution over two dimensions")
-    source, around = padded_source(reader, node.inputs[0], node.where)
+    groups = int(node.attributes.get("group", 1))
+    x, w_scale = _with_shares_in_weights(node.inputs[0], groups, weights.channel_scale(0, node.where))
+    source, around = padded_source(reader, x, node.where)
     size = padded_size(source.shape[:2], around)
     outputs, _, *kernel = weights.codes.shape
     window = node.window((kernel[0], kernel[1]), size)
@@ -40,14 +44,22 @@ def read_conv(reader: Reader, node: FileNode) -> PendingConv:
         shape=(*window.output_size(size), outputs),
         source=source.name,
         codes=weights.codes.transpose(0, 2, 3, 1),
-        w_scale=weights.channel_scale(0, node.where),
+        w_scale=w_scale,
         w_bits=weights.bits,
         bias=node.bias(),
         stride=window.stride,
         dilation=window.dilation,
         padding=(top, left, bottom, right),
-        groups=int(node.attributes.get("group", 1)),
+        groups=groups,
     )
+
+
+def _with_shares_in_weights(value: Value | None, groups: int, w_scale: np.ndarray) -> tuple[Value | None, np.ndarray]:
+    """What a convolution reads and its scales float32 [O]: a depthwise one takes scales of channels into its own."""
+    if not isinstance(value, PendingScaled) or value.clamped or groups != len(value.shares):
+        return value, w_scale
+    shares = value.shares.repeat(len(w_scale) // groups)
+    return Real(value.source, value.layout), (w_scale * shares).astype(np.float32)
 
 
 def read_gemm(reader: Reader, node: FileNode) -> PendingConv:

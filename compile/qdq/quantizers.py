@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import TensorProto
 
+from compile.qdq.channel_scales import channel_scales, with_channel_scales, with_one_scale
 from compile.qdq.emit import Output, emit
 from compile.qdq.node import FileNode
 from compile.qdq.patterns import as_quantized_node, code_range, keeps_codes
@@ -46,14 +47,17 @@ def read_quantize(reader: Reader, node: FileNode) -> Codes:
     if not isinstance(value, Pending | Real):
         raise refusal(node.where, "a real value", describe(value))
     quantizer = _quantizer(node)
-    one = quantizer.scale.size == quantizer.zero_point.size == 1
-    require(one, node.where, "one scale and zero point for activations", quantizer.scale.shape)
+    zero_points = set(quantizer.zero_point.reshape(-1).tolist())
+    require(len(zero_points) == 1, node.where, "one zero point for activations", sorted(zero_points))
+    shape = reader.shape_of(value, node.where)
+    scales = channel_scales(node, quantizer.scale, value.layout, shape[2])
+    if scales is not None:
+        value = with_one_scale(reader, node, value, scales)
     codes = code_range(reader, node.proto, quantizer.bits, quantizer.signed)
     offset = -codes.low if quantizer.signed else 0  # makes the codes unsigned
     low, high = codes.low + offset, codes.high + offset
     zero_point = int(quantizer.zero_point.reshape(-1)[0]) + offset
-    scale = float32(quantizer.scale.reshape(-1)[0])
-    shape = reader.shape_of(value, node.where)
+    scale = float32(quantizer.scale.max())
     out = Tensor(codes.name, shape, max(2, high.bit_length()), scale, (zero_point,))
     output = Output(out, low, high, node.where)
     move = None
@@ -66,21 +70,21 @@ def read_quantize(reader: Reader, node: FileNode) -> Codes:
     else:
         reader.append(emit(reader.tensors, as_quantized_node(reader, node.proto, value), output))
         tensor_name = codes.name
-    result = Codes(tensor_name, offset, value.layout, move)
+    result = Codes(tensor_name, offset, value.layout, move, scales)
     reader.values[codes.name] = result
     return result
 
 
-def read_dequantize(reader: Reader, node: FileNode) -> Real | PendingMove:
+def read_dequantize(reader: Reader, node: FileNode) -> Real | Pending:
     """Reads a DequantizeLinear; raises OnnxError unless its scale is that of the QuantizeLinear before it."""
     codes = node.inputs[0]
     if not isinstance(codes, Codes):
         raise refusal(node.where, "integer codes", describe(codes))
     quantizer = _quantizer(node)
-    scales = quantizer.scale.reshape(-1)
-    require(len(set(scales.tolist())) == 1, node.where, "one scale for all channels", quantizer.scale.tolist())
-    scale = float32(scales[0])
+    scales = channel_scales(node, quantizer.scale, codes.layout, reader.shape_of(codes, node.where)[2])
+    scale = float32(quantizer.scale.max())
     zero_point = tuple(int(z) + codes.offset for z in quantizer.zero_point.reshape(-1))
+    zero_point = zero_point[:1] if scales is not None and len(set(zero_point)) == 1 else zero_point
     if codes.name == reader.unscaled_picture:
         _scale_picture(reader, node, codes, scale, zero_point)
     tensor = reader.tensors[codes.name]
@@ -90,6 +94,10 @@ def read_dequantize(reader: Reader, node: FileNode) -> Real | PendingMove:
         f"scale and zero point of its QuantizeLinear, {tensor.scale} and {tensor.zero_point}",
         (scale, zero_point),
     )
+    scales_match = np.array_equal(*(np.zeros(0) if array is None else array for array in (scales, codes.scales)))
+    require(scales_match, node.where, "the scales of its QuantizeLinear", quantizer.scale.reshape(-1)[:4].tolist())
+    if scales is not None:
+        return with_channel_scales(codes, node, scales, reader)
     return Real(codes.name, codes.layout) if codes.move is None else codes.move
 
 

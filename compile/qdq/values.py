@@ -124,13 +124,15 @@ def along_axis(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
 class Codes:
     """Integer codes of the graph's tensor `name`: the file's code = ours - offset (0, or 128 for int8).
 
-    move: where they lie in the file's shape, while that is no map.
+    move: where they lie in the file's shape, while that is no map. scales: float32 [C] where channels have scales of
+    their own, of which the tensor has the largest.
     """
 
     name: str
     offset: int
     layout: DataLayout
     move: "PendingMove | None" = None
+    scales: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,13 @@ class PendingFunction(Pending):
 
     source: str
     function: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PendingScaled(PendingFunction):
+    """A tensor whose channels are multiplied by `shares`, float64 [C]."""
+
+    shares: np.ndarray
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -233,3 +233,28 @@ def test_sixteen_bits_are_named():
     model = net.model(net.op("Flatten", net.qdq(x, 1e-4, 0, TensorProto.UINT16)), 2)
     with pytest.raises(OnnxError, match="activations of 8 bits at most, got 16 bits"):
         from_model(model, normalization=ZERO_TO_255)
+
+
+def _with_scales_of_channels(net, x, scales, zero_point):
+    q = net.quantizer(scales, np.full(len(scales), zero_point), TensorProto.UINT8)
+    return net.op("DequantizeLinear", net.op("QuantizeLinear", x, *q, axis=1), *q, axis=1)
+
+
+def test_scales_of_channels_go_into_the_layers_around_them():
+    rng = np.random.default_rng(10)
+
+    def build(net, x):
+        x = net.op("Conv", x, net.weight(rng.integers(-127, 128, (6, SIZE[0], 1, 1)), 1 / 300))
+        x = _with_scales_of_channels(net, net.op("Relu", x), rng.uniform(0.005, 0.03, 6), 0)
+        return net.op("Conv", x, net.weight(rng.integers(-127, 128, (6, 1, 3, 3)), 1 / 300), group=6)
+
+    assert kinds(assert_near(network(build))) == [Conv, Conv]
+
+
+def test_scales_of_channels_elsewhere_become_tables():
+    rng = np.random.default_rng(11)
+
+    def build(net, x):
+        return net.op("Tanh", _with_scales_of_channels(net, x, rng.uniform(0.01, 0.03, SIZE[0]), 128))
+
+    assert kinds(assert_near(network(build, 1 / 127))) == [Lookup, Lookup]
