@@ -94,8 +94,8 @@ def read_dequantize(reader: Reader, node: FileNode) -> Real | Pending:
         f"scale and zero point of its QuantizeLinear, {tensor.scale} and {tensor.zero_point}",
         (scale, zero_point),
     )
-    scales_match = np.array_equal(*(np.zeros(0) if array is None else array for array in (scales, codes.scales)))
-    require(scales_match, node.where, "the scales of its QuantizeLinear", quantizer.scale.reshape(-1)[:4].tolist())
+    own, expected = (np.zeros(0) if array is None else array for array in (scales, codes.scales))
+    require(np.array_equal(own, expected), node.where, "the scales of its QuantizeLinear", own[:4].tolist())
     if scales is not None:
         return with_channel_scales(codes, node, scales, reader)
     return Real(codes.name, codes.layout) if codes.move is None else codes.move
