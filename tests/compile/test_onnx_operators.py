@@ -145,15 +145,19 @@ def test_a_pool_of_sums_that_nothing_quantized():
 
 
 def test_weights_with_zero_points_take_nine_bits():
-    def build(net, x):
-        codes = np.random.default_rng(4).integers(0, 256, (6, SIZE[0], 3, 3))
+    def build(net, x, zero_point, groups):
+        codes = np.random.default_rng(4).integers(0, 256, (SIZE[0], SIZE[0] // groups, 3, 3))
         codes[0, 0, 0, :2] = (0, 255)
-        q = net.quantizer(1 / 900, 3, TensorProto.UINT8)
+        q = net.quantizer(1 / 900, zero_point, TensorProto.UINT8)
         weight = net.op("DequantizeLinear", net.const(codes, TensorProto.UINT8), *q)
-        return net.op("Conv", x, weight, pads=[1, 1, 1, 1], dilations=[1, 2], strides=[2, 1])
+        return net.op("Conv", x, weight, pads=[1, 1, 1, 1], dilations=[1, 2], strides=[2, 1], group=groups)
 
-    (conv,) = assert_near(network(build, 0.05)).nodes[2:]
-    assert conv.w_bits == 9 and conv.weight.dtype == np.int16 and conv.weight.max() == 252
+    for zero_point, groups in ((0, 1), (3, SIZE[0])):
+        graph = assert_near(network(lambda net, x: build(net, x, zero_point, groups), 0.05))  # noqa: B023
+        (conv,) = graph.nodes[2:]
+        assert conv.w_bits == 9 and conv.weight.dtype == np.int16 and conv.weight.max() == 255 - zero_point
+    gather, conv = assert_near(network(lambda net, x: build(net, x, 3, 1), 0.05)).nodes[2:]
+    assert conv.w_bits == 8 and len(gather.channels) == 2 * SIZE[0] == conv.weight.shape[3]
 
 
 def test_batch_norm_behind_a_layer_and_behind_a_quantizer():
