@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from compile.qdq.constants import fold, read_tensor
 from compile.qdq.emit_conv import emit_logits
+from compile.qdq.fusing import fused
 from compile.qdq.node import FileNode, attributes_of, place_of, require_quantized
 from compile.qdq.normalization import Normalization
 from compile.qdq.operators import READERS
@@ -86,7 +87,7 @@ def _graph(reader: Reader, name: str) -> Graph:
     with _damage_reported("output"):
         output = _output(reader, outputs[0])
     with _damage_reported("model"):
-        return Graph(name, reader.tensors, tuple(reader.nodes), picture, output)
+        return fused(Graph(name, reader.tensors, tuple(reader.nodes), picture, output))
 
 
 @contextmanager
