@@ -52,11 +52,16 @@ def run_all(graph: Graph, pictures: Codes) -> tuple[npt.NDArray[np.int32], Value
         )
     values: Values = {graph.input: pictures}
     for node in graph.nodes:
-        values[node.output] = _NODES[type(node)](graph, node, values)
+        values[node.output] = compute(graph, node, values)
     output = graph.tensors[graph.output]
     logits = values[graph.output] if output.bits == 32 else _centred(output, values[graph.output])
     classes = int(np.prod(output.shape))
     return logits.reshape(len(pictures), classes).astype(np.int32), values
+
+
+def compute(graph: Graph, node: Node, values: Values) -> npt.NDArray[Any]:
+    """Returns the codes or sums [N, H, W, C] that one node makes of the tensors that it reads, which `values` holds."""
+    return _NODES[type(node)](graph, node, values)
 
 
 def requantize(acc: Sums, r: Requant, zero_point: int, qmin: int, qmax: int) -> Codes:
