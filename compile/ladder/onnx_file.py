@@ -138,7 +138,7 @@ def _advice(words: str) -> str:
     known = {
         "IR version": "save the file for an older IR: model.ir_version = 10; onnx.save(model, path)",
         "opset": "convert it to an older opset: onnx.version_converter.convert_version(model, 21)",
-        "not unique": "give every node a name of its own",
+        "same node name": "give every node a name of its own",
         "duplicate": "give every node and value a name of its own",
         "Got invalid dimensions": "export it with a batch of 1 or of any size",
     }

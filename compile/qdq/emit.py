@@ -25,6 +25,7 @@ from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, 
 from targets.reference.scales import add_integers, conv_requant, logit_scale, rescale_requant, skip_multiplier
 
 UNIT = 64  # the code of weight 1 in convolutions that only scale and shift
+MOST_ADD_RATIO = 256  # one step of an operand passes all codes; multipliers of 20 bits are exact to 1 / 16 of a code
 MOST_LEFT = 30  # bits that a convolution's sum can be shifted left by before it is requantized
 
 Tensors = Mapping[str, Tensor]
@@ -90,6 +91,9 @@ def _emit_conv(tensors: Tensors, pending: PendingConv, output: Output) -> Emitte
 
 def _emit_add(tensors: Tensors, pending: PendingAdd, output: Output) -> Emitted:
     out = output.tensor
+    ratio = max(tensors[pending.a].scale, tensors[pending.b].scale) / out.scale
+    expected = f"operands of an Add whose scales are at most {MOST_ADD_RATIO} times its result's"
+    require(ratio <= MOST_ADD_RATIO, output.where, expected, f"{ratio:g} times", "calibrate the quantizers again")
     multipliers, requant = add_integers(tensors[pending.a].scale, tensors[pending.b].scale, out.scale)
     node = Add(pending.name, pending.a, pending.b, out.name, multipliers, requant, output.low, output.high)
     return [(node, out)]

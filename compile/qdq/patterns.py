@@ -22,6 +22,7 @@ from compile.qdq.values import (
     NO_PADDING,
     Constant,
     DataLayout,
+    MapShape,
     Padding,
     Pending,
     PendingConv,
@@ -100,7 +101,28 @@ def with_bias(node: FileNode, conv: PendingConv, bias: Constant | Weights) -> Pe
         "one more",
         "fold it into the layer before quantizing",
     )
-    return replace(conv, bias=bias)
+    return replace(conv, bias=along_channels(node, conv.shape, conv.layout, bias))
+
+
+def along_channels(
+    node: FileNode, shape: MapShape, layout: DataLayout, operand: Constant | Weights
+) -> Constant | Weights:
+    """Returns a constant operand as one value, or as one for each channel of a map [H, W, C], in one dimension.
+
+    Raises OnnxError for one that ONNX's broadcasting takes along height or width, or that makes the map larger.
+    """
+    values = operand.codes if isinstance(operand, Weights) else operand.array
+    rank, channels = (2 if layout == "flat" else 4), shape[2]
+    channel_axis = 1 if layout == "NCHW" else rank - 1
+    dims = [1] * (rank - values.ndim) + list(values.shape)
+    along = all(n == 1 or (axis == channel_axis and n == channels) for axis, n in enumerate(dims))
+    expected = f"a constant, or one for each of {channels} channels (axis {channel_axis} of {rank})"
+    require(along and len(dims) == rank, node.where, expected, list(values.shape), "reshape it to that axis")
+    if isinstance(operand, Constant):
+        return replace(operand, array=operand.array.reshape(-1))
+    on_axis = operand.scale.size == 1 or operand.axis == values.ndim - rank + channel_axis
+    require(on_axis, node.where, "scales of a bias along its channels", f"axis {operand.axis}")
+    return replace(operand, codes=values.reshape(-1), axis=0)
 
 
 def with_residual(reader: Reader, node: FileNode, conv: PendingConv, other: Value | None) -> PendingConv:
@@ -122,13 +144,13 @@ def shifted_by_constant(reader: Reader, node: FileNode, value: Value | None, shi
     """Returns quantized values plus a constant: a 1x1 depthwise convolution whose weights are 1; raises OnnxError."""
     source = reader.tensor_of(value, node.where)
     channels = source.shape[2]
+    layout = layout_of(value, node.where)
+    shift = along_channels(node, source.shape, layout, shift)
     real = shift.real if isinstance(shift, Weights) else shift.array
-    expected = f"a constant, or one for each of {channels} channels"
-    require(real.size in (1, channels), node.where, expected, list(real.shape))
     return PendingConv(
         name=reader.take_name(node.proto),
         shape=source.shape,
-        layout=layout_of(value, node.where),
+        layout=layout,
         source=source.name,
         codes=np.full((channels, 1, 1, 1), UNIT),
         w_scale=np.full(channels, 1 / UNIT, np.float32),
