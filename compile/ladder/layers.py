@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from compile.ladder.onnx_file import LEVELS, OnnxFile, PictureInput
 from targets.reference import interpreter
@@ -92,17 +92,17 @@ def compare_layers(model: onnx.ModelProto, graph: Graph, pictures: np.ndarray, s
     Layers are those whose codes both sides know by name, in running order. Raises OnnxRunError.
     """
     zero_points = output_zero_points(model)
-    # codes that a Clip narrows further have another name than their QuantizeLinear's, which is the graph's
-    inner = [node.output for node in graph.nodes if node.output in zero_points]
-    file = OnnxFile(model, LEVELS.ORT_DISABLE_ALL, inner)
-    tallies = {name: _Tally() for name in inner if name in file.tensors}
+    real = dequantized_names(model)
+    watched = {n.output: real.get(n.output, n.output) for n in graph.nodes if n.output in zero_points}
+    file = OnnxFile(model, LEVELS.ORT_DISABLE_ALL, watched.values())
+    tallies = {name: _Tally() for name, value in watched.items() if value in file.tensors}
     runtime, reference = [], []
     for picture, values in zip(pictures, file.run(pictures, source), strict=True):
         logits, codes = interpreter.run_all(graph, picture[None])
         known = {
-            name: as_map(values[name], graph.tensors[name], zero_points[name], codes[name])
+            name: as_map(_centred(values[watched[name]], graph.tensors[name], zero_points[name]), graph, codes, name)
             for name in tallies
-            if _comparable(values[name], graph.tensors[name])
+            if _comparable(values[watched[name]], graph.tensors[name])
         }
         forced = {graph.input: picture[None]}
         for node in graph.nodes:
@@ -119,8 +119,15 @@ def compare_layers(model: onnx.ModelProto, graph: Graph, pictures: np.ndarray, s
 
 
 def _comparable(values: np.ndarray, tensor: Tensor) -> bool:
-    """Whether a file's values are the codes of a tensor, in some order."""
-    return np.issubdtype(values.dtype, np.integer) and tensor.bits <= 8 and values.size == np.prod(tensor.shape)
+    """Whether a file's values are those of a tensor, in some order."""
+    return tensor.bits <= 8 and values.size == np.prod(tensor.shape)
+
+
+def _centred(values: np.ndarray, tensor: Tensor, zero_point: int) -> np.ndarray:
+    """Codes less their zero point, int64 [...], of a file's codes or of the real values that they stand for."""
+    if np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.int64) - zero_point
+    return np.rint(np.nan_to_num(values.astype(np.float64)) / np.float64(tensor.scale)).astype(np.int64)
 
 
 def run_file(
@@ -144,20 +151,34 @@ def logit_steps(output: np.ndarray, graph: Graph, zero_points: Mapping[str, int]
     return np.rint(np.nan_to_num(output.reshape(-1).astype(np.float64) / scale)).astype(np.int64)
 
 
-def as_map(values: np.ndarray, tensor: Tensor, zero_point: int, like: np.ndarray) -> np.ndarray:
-    """Returns codes [1, H, W, C] as the graph counts them, of a file's codes in any order [1, ...].
+def as_map(values: np.ndarray, graph: Graph, codes: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Returns int64 [1, H, W, C]: codes of tensor `name` as the graph counts them, of centred ones in any order [...].
 
-    Where the sizes fit both orders, that which has more in common with `like`, the reference's codes, is theirs.
+    codes: those of the reference by name, [1, H, W, C]. Where the sizes fit both orders, the one that has more in
+    common with them is the file's.
     """
+    tensor = graph.tensors[name]
     h, w, c = tensor.shape
-    codes = values.astype(np.int64) - zero_point + int(tensor.zero_point[0])
-    first = codes.reshape(1, c, h, w).transpose(0, 2, 3, 1)
+    shifted = values + int(tensor.zero_point[0])
+    first = shifted.reshape(1, c, h, w).transpose(0, 2, 3, 1)
     if values.ndim != 4 or values.shape[1:] != (h, w, c):
         return first
-    last = codes.reshape(1, h, w, c)
+    last = shifted.reshape(1, h, w, c)
     if values.shape[1:] != (c, h, w):
         return last
-    return min((last, first), key=lambda order: np.count_nonzero(order != like))
+    return min((last, first), key=lambda order: np.count_nonzero(order != codes[name]))
+
+
+def dequantized_names(model: onnx.ModelProto) -> dict[str, str]:
+    """Returns the real values behind codes of fewer than 8 bits, which onnxruntime gives to nobody, by name."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return {
+        node.input[0]: node.output[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and len(node.input) > 2
+        and kinds.get(node.input[2], TensorProto.UINT8) not in (TensorProto.UINT8, TensorProto.INT8)
+    }
 
 
 def output_zero_points(model: onnx.ModelProto) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The ladder of files that training did not make: layer by layer beside onnxruntime, whose refusals are one line."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -179,13 +180,28 @@ def test_logits_of_another_count_are_an_error():
 def test_codes_come_in_any_order(shape, channels_last):
     """Also where the dimensions fit both orders; and flat."""
     codes = np.random.default_rng(0).integers(0, 250, (1, *shape)).astype(np.uint8)
-    tensor, like = Tensor("t", shape, 8, 1.0, (131,)), codes.copy()
+    graph = SimpleNamespace(tensors={"t": Tensor("t", shape, 8, 1.0, (131,))})
+    like = codes.copy()
     like[0, 0, 0, 0] += 1
-    stored = (codes.astype(np.int64) - 128).astype(np.int8)  # zero point 3 in the file
-    values = stored if channels_last else stored.transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(as_map(values, tensor, 3, like), codes)
-    flat = stored.transpose(0, 3, 1, 2).reshape(1, -1)
-    np.testing.assert_array_equal(as_map(flat, tensor, 3, like), codes)
+    centred = codes.astype(np.int64) - 131
+    values = centred if channels_last else centred.transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(as_map(values, graph, {"t": like}, "t"), codes)
+    flat = centred.transpose(0, 3, 1, 2).reshape(1, -1)
+    np.testing.assert_array_equal(as_map(flat, graph, {"t": like}, "t"), codes)
+
+
+@pytest.mark.parametrize("kind, top", [(TensorProto.UINT4, 15), (TensorProto.UINT2, 3)])
+def test_codes_of_fewer_bits_are_compared_too(kind, top):
+    """onnxruntime gives nobody a tensor of 4 or 2 bits: the real values behind it tell."""
+    net = OnnxNet((3, 8, 8), opset=21 if top > 3 else 25)
+    x = net.op("Conv", net.qdq("x", 1 / 255), net.weight(np.ones((4, 3, 3, 3)), 0.007), name="first")
+    x = net.qdq(net.op("Relu", x), 0.2 / top, 0, kind)
+    x = net.op("Flatten", net.qdq(net.op("GlobalAveragePool", x), 0.02))
+    net.last = net.qdq(net.op("Gemm", x, net.weight(np.ones((5, 4)), 0.1), name="last", transB=1), 0.01)
+    model = model_of(net)
+    sides = compare_layers(model, from_model(model, normalization=UNIT), pictures(), SOURCE)
+    assert len(sides.layers) == 3 and sides.layers[0].codes == 6 * 6 * 6 * 4
+    assert all(layer.alone_largest <= 1 for layer in sides.layers)
 
 
 def test_zero_points_of_all_quantizing_operators():
