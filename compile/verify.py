@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from compile.bundle.level_code import LevelCode
-from compile.ladder.layers import MOST_STEPS, Comparison, LayerDifference, compare_layers, first_that_differs, run_file
+from compile.ladder.layers import Comparison, LayerDifference, compare_layers, first_that_differs, run_file
 from compile.ladder.onnx_file import LEVELS, OnnxRunError, PictureInput
 from compile.lowering.lower import run_compiled
 from compile.source.opened import BuildVariant
@@ -115,7 +115,7 @@ class Rung:
         if self.misread is not None:
             return (
                 f"; layer {self.misread.tensor} alone is {self.misread.alone_largest} codes from onnxruntime's where "
-                f"rounding explains {MOST_STEPS}: it is not computed as the file says, please report it"
+                f"rounding explains {self.misread.allowed}: it is not computed as the file says, please report it"
             )
         first = first_that_differs(self.layers)
         return "" if first is None else f"; the first layer that differs is {first.tensor}"

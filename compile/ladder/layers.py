@@ -33,6 +33,7 @@ ZERO_POINTS = {
     "QLinearSoftmax": 4,
 }
 MOST_STEPS = 1  # between a layer's codes and the runtime's, where both start from the same codes
+SUM_BITS = 14  # of a float32 logit that hold after thousands of additions
 KEEPS_ZERO_POINT = ("Clip", "Identity", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Relu", "Slice")
 
 
@@ -42,6 +43,7 @@ class LayerDifference:
 
     tensor: its name in the file; codes: how many there are. differing, largest: how many differ from the picture on,
     and by how many steps at most; alone_differing, alone_largest: the same of the layer fed with the runtime's codes.
+    allowed: how far rounding can take it then.
     """
 
     tensor: str
@@ -50,11 +52,12 @@ class LayerDifference:
     largest: int
     alone_differing: int
     alone_largest: int
+    allowed: int = MOST_STEPS
 
     @property
     def is_misread(self) -> bool:
         """Whether the layer alone is further from the runtime's codes than rounding can be."""
-        return self.alone_largest > MOST_STEPS
+        return self.alone_largest > self.allowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,22 +83,22 @@ class _Tally:
             self.differing[side] += int(np.count_nonzero(steps))
             self.largest[side] = max(self.largest[side], int(steps.max(initial=0)))
 
-    def difference(self, tensor: str) -> LayerDifference:
-        return LayerDifference(
-            tensor, self.codes, self.differing[0], self.largest[0], self.differing[1], self.largest[1]
-        )
+    def difference(self, tensor: str, allowed: int = MOST_STEPS) -> LayerDifference:
+        counts = (self.differing[0], self.largest[0], self.differing[1], self.largest[1])
+        return LayerDifference(tensor, self.codes, *counts, allowed)
 
 
 def compare_layers(model: onnx.ModelProto, graph: Graph, pictures: np.ndarray, source: PictureInput) -> Comparison:
     """Returns the answers of onnxruntime, optimizations off, beside the reference for pictures uint8 [N, H, W, C].
 
-    Layers are those whose codes both sides know by name, in running order. Raises OnnxRunError.
+    Layers are those whose codes both sides know by name, in running order, and int32 logits. Raises OnnxRunError.
     """
     zero_points = output_zero_points(model)
     real = dequantized_names(model)
     watched = {n.output: real.get(n.output, n.output) for n in graph.nodes if n.output in zero_points}
     file = OnnxFile(model, LEVELS.ORT_DISABLE_ALL, watched.values())
     tallies = {name: _Tally() for name, value in watched.items() if value in file.tensors}
+    output, logits_tally = graph.tensors[graph.output], _Tally()
     runtime, reference = [], []
     for picture, values in zip(pictures, file.run(pictures, source), strict=True):
         logits, codes = interpreter.run_all(graph, picture[None])
@@ -113,9 +116,15 @@ def compare_layers(model: onnx.ModelProto, graph: Graph, pictures: np.ndarray, s
                 apart = (np.abs(side.astype(np.int64) - known[node.output]) for side in (codes[node.output], alone))
                 tallies[node.output].add(*apart)
         runtime.append(logit_steps(values[model.graph.output[0].name], graph, zero_points, model))
-        reference.append(logits[0])
-    layers = tuple(tally.difference(name) for name, tally in tallies.items() if tally.codes)
-    return Comparison(np.stack(runtime), np.stack(reference).astype(np.int64), layers)
+        reference.append(logits[0].astype(np.int64))
+        if output.bits == 32:
+            alone = forced[graph.output].reshape(-1)
+            logits_tally.add(*(np.abs(side - runtime[-1]) for side in (reference[-1], alone)))
+    layers = [tally.difference(name) for name, tally in tallies.items() if tally.codes]
+    if logits_tally.codes:
+        reach = max(int(np.abs(logits).max()) for logits in runtime)
+        layers.append(logits_tally.difference(graph.output, MOST_STEPS + (reach >> SUM_BITS)))
+    return Comparison(np.stack(runtime), np.stack(reference), tuple(layers))
 
 
 def _comparable(values: np.ndarray, tensor: Tensor) -> bool:
