@@ -33,7 +33,8 @@ def damaged(seed: int, number: int) -> tuple[onnx.ModelProto, list[str]]:
 
 def network(rng: np.random.Generator) -> onnx.ModelProto:
     """Two to five layers with an activation, a pool, a residual, constants added; codes signed or not."""
-    size, width = int(rng.integers(4, 9)), int(rng.choice([2, 4, 6, 8]))
+    width = int(rng.choice([4, 5, 6, 8]))
+    size = width if rng.random() < 0.5 else int(rng.integers(4, 9))  # as large as it has channels: any axis fits
     net = OnnxNet((3, size, size), elem_type=TensorProto.FLOAT)
     x, channels = net.qdq("x", 1 / 255), 3
     for _ in range(int(rng.integers(1, 4))):
@@ -274,7 +275,8 @@ def add_constant(rng, model):
     kinds = ("Conv", "Gemm", "DequantizeLinear", "Flatten", "GlobalAveragePool")
     at = pick(rng, [k for k, node in enumerate(model.graph.node) if node.op_type in kinds])
     old = model.graph.node[at].output[0]
-    shape = pick(rng, ((), (1,), (4,), (4, 1), (4, 1, 1), (1, 4, 1, 1), (1, 1, 1, 4), (5,), (5, 1), (6,), (1, 6, 1, 1)))
+    n = next((t.dims[0] for t in model.graph.initializer if len(t.dims) == 4), 4)
+    shape = pick(rng, ((), (n,), (n, 1), (n, 1, 1), (1, n, 1, 1), (1, 1, 1, n), (1, 1, n, 1), (1, n), (5,), (5, 1)))
     name = f"added{at}"
     model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 1, shape).astype(np.float32), f"{name}_c"))
     for later in list(model.graph.node)[at + 1 :]:
@@ -318,6 +320,7 @@ DAMAGES = (
     repeat_node,
     change_operator,
     insert_operator,
+    add_constant,
     add_constant,
     add_constant,
     change_picture,
