@@ -85,8 +85,8 @@ def differences_table(rung: Rung, verbose: bool = False) -> TextTable:
     ]
     rest = "" if verbose or len(worst) <= MOST_LAYERS else f", the worst {MOST_LAYERS}"
     title = (
-        f"layers of {rung.variant} whose codes differ from onnxruntime's: {len(worst)} of {len(rung.layers)}{rest}; "
-        "alone: fed with onnxruntime's codes"
+        f"layers of {rung.variant} whose codes differ from {rung.answers}'s: {len(worst)} of {len(rung.layers)}{rest}; "
+        f"alone: fed with {rung.answers}'s codes"
     )
     return TextTable(title, columns, tuple(rows))
 
@@ -100,8 +100,8 @@ def meaning_of_differences(rung: Rung) -> str:
         verb = "gets" if rung.other_classes == 1 else "get"
         classes = f"{rung.other_classes} of {rung.pictures} pictures {verb} another class"
     words = [
-        f"{rung.variant}: {rung.differing:,} of {rung.logits:,} logits differ from onnxruntime's, by {rung.largest:,} "
-        f"steps at most where they span {rung.span:,}; {classes}."
+        f"{rung.variant}: {rung.differing:,} of {rung.logits:,} logits differ from {rung.answers}'s, by "
+        f"{rung.largest:,} steps at most where they span {rung.span:,}; {classes}."
     ]
     first = first_that_differs(rung.layers)
     if first is not None:
@@ -120,11 +120,11 @@ def _reason(rung: Rung) -> str:
         return f"Layer {rung.misread.tensor} is not computed as the file says."
     if rung.layers:
         reason = (
-            "Fed with the same codes, no layer is more than one code from onnxruntime, which computes in float32 and "
-            "rounds near ties otherwise; such codes add up from layer to layer."
+            f"Fed with the same codes, no layer is more than one code from {rung.answers}, which computes in float32 "
+            "and rounds near ties otherwise; such codes add up from layer to layer."
         )
     else:
-        reason = "onnxruntime computes this file in float32 and rounds near ties otherwise."
+        reason = f"{rung.answers} rounds some sums otherwise."
     return f"{reason} The bundle answers with the integers, and compiled code equals them bit for bit."
 
 

@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from compile.bundle.level_code import LevelCode
-from compile.ladder.layers import Comparison, LayerDifference, compare_layers, first_that_differs, run_file
+from compile.ladder.layers import LayerDifference, compare_layers, first_that_differs, run_file
 from compile.ladder.onnx_file import LEVELS, OnnxRunError, PictureInput
 from compile.lowering.lower import run_compiled
 from compile.source.opened import BuildVariant
@@ -157,13 +157,13 @@ def file_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray)
     return make_rung(variant.name, ONNXRUNTIME, sides.runtime, expected, needed, sides.layers)
 
 
-def compare_file(variant: BuildVariant, pictures: np.ndarray) -> Comparison:
-    """Returns onnxruntime's answers, optimizations off, beside the reference's over pictures uint8 [N, H, W, C].
+def file_logits(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
+    """Returns int64 [N, classes]: what the file's own runtime, optimizations off, answers to uint8 [N, H, W, C].
 
     Raises OnnxRunError.
     """
     source = PictureInput(variant.normalization, channels_last=variant.exact)
-    return compare_layers(read_model(variant.onnx), variant.graph, pictures, source)
+    return run_file(read_model(variant.onnx), variant.graph, pictures, source)
 
 
 def read_model(path: Path) -> onnx.ModelProto:
