@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from compile.bundle.folder import new_bundle
 from compile.command_line import parse_build
 from compile.dump import dump_graph
+from compile.page.page import write_page
 from compile.printing import BuildPrinter
 from compile.report import BuildListener, BuildReport
 from compile.settings import BuildSettings
@@ -44,13 +45,22 @@ def build(settings: BuildSettings, listener: BuildListener | None = None) -> Bui
         listener.on_times(variants)
         rungs = stages.verify_variants(settings, source, compilation)
         listener.on_verify(rungs)
-        for rung in rungs:
-            rung.require()
+        _require_all(settings, BuildReport(bundle, settings.target.name, 0, tuple(variants), tuple(rungs)))
         stages.write_variants(settings, source, compilation)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     report = BuildReport(bundle, settings.target.name, size, tuple(variants), tuple(rungs))
     listener.on_write(report)
+    if settings.report:
+        write_page(settings.report, report)
     return report
+
+
+def _require_all(settings: BuildSettings, report: BuildReport) -> None:
+    """Raises VerificationError where a rung does not hold, once the page that shows it is written."""
+    if settings.report and not all(rung.holds for rung in report.rungs):
+        write_page(settings.report, report)
+    for rung in report.rungs:
+        rung.require()
 
 
 def open_networks(settings: BuildSettings) -> Source:

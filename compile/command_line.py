@@ -33,6 +33,7 @@ def parse_build(arguments: Sequence[str] | None = None) -> BuildSettings:
             batch=args.batch,
             normalization=_normalization(args.mean, args.std),
             labels=args.labels,
+            report=args.report,
             every_table=args.verbose,
         )
     except (BuildError, NormalizationError) as error:
@@ -66,6 +67,9 @@ def make_build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="The bundle (default: bundles/<run>-<target>).")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="Leaves a readable file of each stage there.")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="Writes a page: the ladder, differences and costs by layer."
+    )
     parser.add_argument(
         "--source-only", action="store_true", help="For cuda without nvcc: leaves the source for the board to compile."
     )

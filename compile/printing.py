@@ -1,11 +1,13 @@
 """What a build prints while it works: its stages, tables that fit 80 columns, and one line at the end."""
 
+import textwrap
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from compile.report import BuildListener, BuildReport, VariantReport
 from compile.source.opened import Source
 from compile.tables import (
+    differences_table,
     ladder_table,
     layers_table,
     main_table,
@@ -60,9 +62,13 @@ class BuildPrinter(BuildListener):
     def on_verify(self, rungs: Sequence[Rung]) -> None:
         """Prints the verification ladder and what logits that differ without harm mean."""
         self._write(ladder_table(rungs, self._verbose).render(self._width))
-        meaning = meaning_of_differences(rungs)
-        if meaning:
-            self._write(meaning)
+        for rung in rungs:
+            meaning = meaning_of_differences(rung)
+            if meaning and any(layer.differing for layer in rung.layers):
+                self._write("")
+                self._write(differences_table(rung, self._verbose).render(self._width))
+            if meaning:
+                self._write(meaning if self._width is None else textwrap.fill(meaning, self._width))
         self._write("")
 
     def on_write(self, report: BuildReport) -> None:

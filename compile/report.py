@@ -30,7 +30,10 @@ class VariantReport:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """A finished build: the bundle, its size on disk, its variants, and the verification ladder that they passed."""
+    """A finished build: the bundle, its size on disk, its variants, and the verification ladder that they passed.
+
+    bytes: 0 where a rung did not hold and nothing was written.
+    """
 
     bundle: Path
     target: str

@@ -27,6 +27,7 @@ class BuildSettings:
     batch: int = 1  # pictures that the compiled code takes at once, on a GPU; fewer cost as much
     normalization: Normalization | None = None  # of ONNX files with a float picture
     labels: Path | None = None  # of ONNX files: a text file with a class a line
+    report: Path | None = None  # an HTML page of what came of it
     every_table: bool = False  # make tables of layers for every variant, not only for each distinct code
 
     def __post_init__(self) -> None:
@@ -44,6 +45,10 @@ class BuildSettings:
             raise BuildError(f"--labels {self.labels}: expected a text file, a class a line, but there is no such file")
         if self.dump is not None:
             require_place(self.dump, "--dump")
+        if self.report is not None:
+            require_place(self.report.parent, "--report")
+            if self.report.is_dir():
+                raise BuildError(f"--report {self.report}: expected the name of an HTML file, got a folder")
         if self.out is not None:
             require_place(self.out, "--out")
             require_replaceable(self.out)

@@ -7,12 +7,14 @@ joined.
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
+from compile.ladder.layers import first_that_differs, worst_first
 from compile.report import BuildReport, VariantReport
 from compile.text_table import UNKNOWN, Column, TextTable
 from compile.times.layer_table import LayerTable, LayerTime, sum_of_known
 from compile.verify import Rung
 
 MOST_NAMED = 5  # groups of variants that the last line names one by one
+MOST_LAYERS = 5  # of those that differ, in the table that is not verbose
 
 Row = TypeVar("Row")
 
@@ -45,26 +47,85 @@ def ladder_table(rungs: Sequence[Rung], verbose: bool = False) -> TextTable:
         Column("answers of", shrinks=True),
         Column("demanded"),
         Column("pictures", right=True),
+        Column("logits off", right=True),
+        Column("classes off", right=True),
         Column("result"),
     )
-    rows = [
-        (names([r.variant for r in alike]), alike[0].answers, alike[0].demand, str(alike[0].pictures), alike[0].result)
-        for alike in groups
-    ]
+    rows = [(names([r.variant for r in alike]), *_rung_cells(alike[0])) for alike in groups]
     return TextTable("verification against the integer reference", columns, tuple(rows))
 
 
-def meaning_of_differences(rungs: Sequence[Rung]) -> str:
-    """Returns a sentence on logits of another tool's file that differ without harm; "" where there are none."""
-    indicative = [rung for rung in rungs if rung.is_indicative]
-    differing = sum(rung.differing for rung in indicative)
-    if not differing:
-        return ""
-    logits = sum(rung.logits for rung in indicative)
-    return (
-        f"indicative: {differing:,} of {logits:,} logits of onnxruntime differ, since it computes another tool's "
-        "file in float32 and rounds otherwise; compiled code is held to the integers, bit for bit"
+def _rung_cells(rung: Rung) -> tuple[str, ...]:
+    """All cells of a rung but the variant's."""
+    off = (f"{rung.differing:,}" if rung.differing else UNKNOWN, str(rung.other_classes or UNKNOWN))
+    return rung.answers, rung.demand, str(rung.pictures), *off, rung.result
+
+
+def differences_table(rung: Rung, verbose: bool = False) -> TextTable:
+    """Returns the layers of a file whose codes differ from onnxruntime's, worst first; all of them where verbose."""
+    worst = worst_first(rung.layers)
+    columns = (
+        Column("layer", shrinks=True),
+        Column("codes", right=True),
+        Column("differ", right=True),
+        Column("by", right=True),
+        Column("alone", right=True),
+        Column("by", right=True),
     )
+    rows = [
+        (
+            layer.tensor,
+            f"{layer.codes:,}",
+            f"{layer.differing:,}",
+            str(layer.largest),
+            f"{layer.alone_differing:,}",
+            str(layer.alone_largest),
+        )
+        for layer in (worst if verbose else worst[:MOST_LAYERS])
+    ]
+    rest = "" if verbose or len(worst) <= MOST_LAYERS else f", the worst {MOST_LAYERS}"
+    title = (
+        f"layers of {rung.variant} whose codes differ from {rung.answers}'s: {len(worst)} of {len(rung.layers)}{rest}; "
+        f"alone: fed with {rung.answers}'s codes"
+    )
+    return TextTable(title, columns, tuple(rows))
+
+
+def meaning_of_differences(rung: Rung) -> str:
+    """Returns in words what differing logits of a file mean; "" where none differ, or the rung is not of a file."""
+    if not rung.differing or not (rung.is_indicative or rung.layers):
+        return ""
+    classes = "every picture gets the same class"
+    if rung.other_classes:
+        verb = "gets" if rung.other_classes == 1 else "get"
+        classes = f"{rung.other_classes} of {rung.pictures} pictures {verb} another class"
+    words = [
+        f"{rung.variant}: {rung.differing:,} of {rung.logits:,} logits differ from {rung.answers}'s, by "
+        f"{rung.largest:,} steps at most where they span {rung.span:,}; {classes}."
+    ]
+    first = first_that_differs(rung.layers)
+    if first is not None:
+        words.append(
+            f"The first layer that differs is {first.tensor}: {first.differing:,} of {first.codes:,} codes, by "
+            f"{first.largest} at most."
+        )
+    if rung.is_indicative:
+        words.append(_reason(rung))
+    return " ".join(words)
+
+
+def _reason(rung: Rung) -> str:
+    """Why a file's logits differ, as far as its layers tell."""
+    if rung.misread is not None:
+        return f"Layer {rung.misread.tensor} is not computed as the file says."
+    if rung.layers:
+        reason = (
+            f"Fed with the same codes, no layer is more than one code from {rung.answers}, which computes in float32 "
+            "and rounds near ties otherwise; such codes add up from layer to layer."
+        )
+    else:
+        reason = f"{rung.answers} rounds some sums otherwise."
+    return f"{reason} The bundle answers with the integers, and compiled code equals them bit for bit."
 
 
 def variants_table(variants: Sequence[VariantReport], verbose: bool = False) -> TextTable:
@@ -138,7 +199,7 @@ def _layer_key(row: LayerTime) -> Hashable:
 
 
 def _rung_key(rung: Rung) -> Hashable:
-    return rung.answers, rung.demand, rung.pictures, rung.result
+    return _rung_cells(rung)
 
 
 def _variant_key(variant: VariantReport) -> Hashable:
@@ -187,11 +248,11 @@ def _accuracy_range(variants: Sequence[VariantReport]) -> str:
 
 def _time_on(variant: VariantReport, level: str) -> str:
     table = next((table for table in variant.tables if level in table.levels), None)
-    return UNKNOWN if table is None else _time(table)
+    return UNKNOWN if table is None else picture_time(table)
 
 
-def _time(table: LayerTable) -> str:
-    """The time of one picture: measured, or as the table of costs predicts it."""
+def picture_time(table: LayerTable) -> str:
+    """Returns the time of one picture: measured, or "~" and what the table of costs predicts."""
     if table.network_us is not None:
         return f"{number(table.network_us)} us"
     if table.predicted is None:
@@ -212,4 +273,4 @@ def _time_in_words(variant: VariantReport) -> str:
     if table is not None and table.network_us is not None:
         return f"{number(table.network_us)} us ({_rate(variant)} a second)"
     predicted = [t for t in variant.tables if t.predicted is not None]
-    return " or ".join(f"{_time(t)} ({names([_short_level(level) for level in t.levels])})" for t in predicted)
+    return " or ".join(f"{picture_time(t)} ({names([_short_level(level) for level in t.levels])})" for t in predicted)

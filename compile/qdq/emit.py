@@ -40,6 +40,8 @@ from targets.reference.nodes import (
 from targets.reference.pools import window_areas
 from targets.reference.scales import add_integers, float32, requant_from_ratio, rescale_requant
 
+MOST_ADD_RATIO = 256  # one step of an operand passes all codes; multipliers of 20 bits are exact to 1 / 16 of a code
+
 Emitted = list[tuple[Node, Tensor]]  # nodes in running order, each with the tensor that it computes
 
 
@@ -123,6 +125,9 @@ def _emit_halved_conv(tensors: Tensors, pending: PendingConv, output: Output) ->
 
 def _emit_add(tensors: Tensors, pending: PendingAdd, output: Output) -> Emitted:
     out = output.tensor
+    ratio = max(tensors[pending.a].scale, tensors[pending.b].scale) / out.scale
+    expected = f"operands of an Add whose scales are at most {MOST_ADD_RATIO} times its result's"
+    require(ratio <= MOST_ADD_RATIO, output.where, expected, f"{ratio:g} times", "calibrate the quantizers again")
     (first, second), requant = add_integers(tensors[pending.a].scale, tensors[pending.b].scale, out.scale)
     multipliers = (first, -second if pending.subtracts else second)
     node = Add(pending.name, pending.a, pending.b, out.name, multipliers, requant, output.low, output.high)

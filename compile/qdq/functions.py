@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from compile.qdq.node import FileNode
+from compile.qdq.patterns import along_channels
 from compile.qdq.reader import Reader
 from compile.qdq.values import (
     Constant,
@@ -159,13 +160,6 @@ def _renamed(reader: Reader, node: FileNode, x: PendingFunction, function: Calla
 
 def constant_operand(node: FileNode, constant: Constant | Weights, x: Pending) -> Array:
     """Returns float64 [1, 1], or [C, 1] of a constant that broadcasts along the channels of `x`; raises OnnxError."""
-    real = np.asarray(constant.real if isinstance(constant, Weights) else constant.array, np.float64)
-    channels = x.shape[2]
-    if real.size == 1:
-        return real.reshape(1, 1)
-    axis = -3 if x.layout == "NCHW" else -1
-    ones = [n for k, n in enumerate(real.shape, -real.ndim) if k != axis]
-    along_channels = real.ndim >= -axis and real.shape[axis] == channels and set(ones) <= {1}
-    expected = f"a constant, or one for each of {channels} channels"
-    require(along_channels, node.where, expected, list(real.shape))
-    return real.reshape(-1, 1)
+    operand = along_channels(node, x.shape, x.layout, constant)
+    real = operand.real if isinstance(operand, Weights) else operand.array
+    return np.asarray(real, np.float64).reshape(-1, 1)

@@ -39,6 +39,9 @@ from targets.reference.nodes import GraphError
 
 __all__ = ["Normalization", "OnnxError", "from_model", "load"]
 
+# RuntimeError: external data under a name of 4 kB
+UNREADABLE = (OSError, DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError)
+MOST_WORDS = 500  # of other tools' messages, which repeat names of any length
 DAMAGES = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -46,8 +49,9 @@ def load(path: str | Path, normalization: Normalization | None = None) -> Graph:
     """Returns the graph of a file, see `from_model`; raises OnnxError for a file that cannot be read or taken."""
     try:
         model = onnx.load(path)
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
-        raise OnnxError(f"{path}: expected an ONNX file, got one that cannot be read ({error})") from error
+    except UNREADABLE as error:
+        words = str(error)[:MOST_WORDS]
+        raise OnnxError(f"{path}: expected an ONNX file, got one that cannot be read ({words})") from error
     try:
         return from_model(model, model.graph.name or Path(path).stem, normalization)
     except OnnxError as error:
@@ -62,8 +66,8 @@ def from_model(model: onnx.ModelProto, name: str | None = None, normalization: N
     """
     try:
         onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
-        raise OnnxError(f"model: expected one that onnx.checker accepts, got: {error}") from error
+    except (onnx.checker.ValidationError, ValueError, TypeError, RuntimeError) as error:
+        raise OnnxError(f"model: expected one that onnx.checker accepts, got: {str(error)[:MOST_WORDS]}") from error
     try:
         return _graph(Reader(model, normalization), name or model.graph.name or "network")
     except GraphError as error:

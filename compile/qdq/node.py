@@ -45,11 +45,14 @@ class FileNode:
         return weights
 
     def bias(self) -> Constant | Weights | None:
-        """Returns input 2, or None where there is none; raises OnnxError for a bias that is no constant."""
+        """Returns input 2, or None where there is none; raises OnnxError for another bias."""
         bias = self.optional_input(2)
-        if bias is None or isinstance(bias, Constant | Weights):
-            return bias
-        raise refusal(self.where, "a constant bias", describe(bias))
+        if bias is not None and not isinstance(bias, Constant | Weights):
+            raise refusal(self.where, "a constant bias", describe(bias))
+        if bias is not None:
+            shape = list(bias.codes.shape if isinstance(bias, Weights) else bias.array.shape)
+            require(all(n == 1 for n in shape[:-1]), self.where, "a bias along the channels", shape)
+        return bias
 
     def constants(self, expected: str) -> list[np.ndarray | None]:
         """Returns the arrays [...] of all inputs but the first, None for each left out.

@@ -20,6 +20,7 @@ from compile.qdq.reader import Reader
 from compile.qdq.values import (
     Constant,
     DataLayout,
+    MapShape,
     Pending,
     PendingConv,
     PendingMove,
@@ -95,7 +96,28 @@ def with_bias(node: FileNode, conv: PendingConv, bias: Constant | Weights) -> Pe
         "one more",
         "fold it into the layer before quantizing",
     )
-    return replace(conv, bias=bias)
+    return replace(conv, bias=along_channels(node, conv.shape, conv.layout, bias))
+
+
+def along_channels(
+    node: FileNode, shape: MapShape, layout: DataLayout, operand: Constant | Weights
+) -> Constant | Weights:
+    """Returns a constant operand as one value, or as one for each channel of a map [H, W, C], in one dimension.
+
+    Raises OnnxError for one that ONNX's broadcasting takes along height or width, or that makes the map larger.
+    """
+    values = operand.codes if isinstance(operand, Weights) else operand.array
+    rank, channels = (2 if layout == "flat" else 4), shape[2]
+    channel_axis = 1 if layout == "NCHW" else rank - 1
+    dims = [1] * (rank - values.ndim) + list(values.shape)
+    along = all(n == 1 or (axis == channel_axis and n == channels) for axis, n in enumerate(dims))
+    expected = f"a constant, or one for each of {channels} channels (axis {channel_axis} of {rank})"
+    require(along and len(dims) == rank, node.where, expected, list(values.shape), "reshape it to that axis")
+    if isinstance(operand, Constant):
+        return replace(operand, array=operand.array.reshape(-1))
+    on_axis = operand.scale.size == 1 or operand.axis == values.ndim - rank + channel_axis
+    require(on_axis, node.where, "scales of a bias along its channels", f"axis {operand.axis}")
+    return replace(operand, codes=values.reshape(-1), axis=0)
 
 
 def with_residual(reader: Reader, node: FileNode, conv: PendingConv, other: Value | None) -> PendingConv:
@@ -115,12 +137,9 @@ def with_residual(reader: Reader, node: FileNode, conv: PendingConv, other: Valu
 
 def scaled_by_constant(node: FileNode, conv: PendingConv, factor: Constant | Weights) -> PendingConv:
     """Returns a layer whose sums are multiplied by a constant, or by one for each channel; raises OnnxError."""
-    real = np.asarray(factor.real if isinstance(factor, Weights) else factor.array, np.float64)
+    operand = along_channels(node, conv.shape, conv.layout, factor)
+    real = np.asarray(operand.real if isinstance(operand, Weights) else operand.array, np.float64)
     channels = conv.shape[2]
-    axis = -3 if conv.layout == "NCHW" else -1
-    along_channels = real.ndim >= -axis and real.shape[axis] == channels and real.size == channels
-    expected = f"a constant, or one for each of {channels} channels"
-    require(real.size == 1 or along_channels, node.where, expected, list(real.shape))
     return scaled_sums(node, conv, np.broadcast_to(real.reshape(-1), (channels,)), np.zeros(channels))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from compile.qdq.emit_conv import UNIT, Output
+from compile.qdq.limits import require_moderate
 from compile.qdq.normalization import Normalization
 from compile.qdq.patterns import picture_layout
 from compile.qdq.reader import Reader
@@ -56,6 +57,7 @@ def _shape(reader: Reader, name: str, kind: onnx.TypeProto.Tensor, where: str) -
         dims,
         "fix its dimensions (onnxruntime.tools.make_dynamic_shape_fixed)",
     )
+    require_moderate((dims[1], dims[2], dims[3]), where)
     if picture_layout(reader, name) == "NHWC":
         return dims[1], dims[2], dims[3]
     require(dims[1] in (1, 3, 4), where, "1, 3 or 4 channels, or a Transpose after it", dims)

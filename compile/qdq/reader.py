@@ -7,6 +7,7 @@ from dataclasses import replace
 import onnx
 
 from compile.qdq.emit import Emitted, Output, emit, own_scale
+from compile.qdq.limits import require_moderate
 from compile.qdq.node import place_of
 from compile.qdq.normalization import Normalization
 from compile.qdq.values import (
@@ -62,9 +63,10 @@ class Reader:
         self._names.discard(name)
 
     def append(self, emitted: Emitted) -> None:
-        """Adds nodes with the tensors that they compute; raises OnnxError for a tensor whose name is taken."""
+        """Adds nodes with the tensors that they compute; raises OnnxError for a taken name, or too large a map."""
         for node, out in emitted:
             require(out.name not in self.tensors, f"tensor {out.name}", "a name of its own", "one that is taken")
+            require_moderate(out.shape, f"tensor {out.name}")
             self.tensors[out.name] = out
             self.nodes.append(node)
 

@@ -15,6 +15,7 @@ from targets.reference.nodes import NO_PADDING, Padding, Pair, reach
 DataLayout = Literal["NCHW", "NHWC", "flat"]  # flat: [N, everything], in the order of NCHW
 MapShape = tuple[int, int, int]  # height, width, channels
 MapSize = tuple[int, int]  # height, width
+MOST_LETTERS = 400  # of a word in an error, and of what a file has
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,22 @@ def padded_size(size: MapSize, padding: Padding) -> MapSize:
 class OnnxError(ValueError):
     """The file cannot be taken; the message names the node, what was expected, what it has and what to do.
 
-    It is one line, whatever onnx's checker and numpy's arrays wrote into it.
+    It is one line, whatever onnx's checker and numpy's arrays wrote into it, and names of kilobytes lose their middle.
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(map(_shortened, message.split())))
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= MOST_LETTERS else f"{word[: MOST_LETTERS // 2]}…{word[-MOST_LETTERS // 2 :]}"
 
 
 def refusal(where: str, expected: str, actual: Any, advice: str = "") -> OnnxError:
     """Returns the error for a node or tensor (where) that is not what was expected; advice: what the user can do."""
-    return OnnxError(f"{where}: expected {expected}, got {actual}" + (f"; {advice}" if advice else ""))
+    words = str(actual)
+    words = words if len(words) <= MOST_LETTERS else f"{words[:MOST_LETTERS]}…"
+    return OnnxError(f"{where}: expected {expected}, got {words}" + (f"; {advice}" if advice else ""))
 
 
 def require(fits: bool, where: str, expected: str, actual: Any, advice: str = "") -> None:

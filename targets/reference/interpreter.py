@@ -31,6 +31,7 @@ Sums = npt.NDArray[np.int64]
 Values = dict[str, npt.NDArray[Any]]  # codes uint8, or int32 logits, [N, H, W, C] by tensor
 
 SLICE = 8  # pictures at a time: their windows stay in the cache, which halves the time
+SLICE_CODES = 1 << 22  # of the largest map in a slice, whose windows take some 300 MB
 
 
 def run(graph: Graph, pictures: Codes) -> npt.NDArray[np.int32]:
@@ -38,7 +39,9 @@ def run(graph: Graph, pictures: Codes) -> npt.NDArray[np.int32]:
 
     Where the last tensor holds codes, the logits are code - zero_point; real values are logits * scale either way.
     """
-    slices = [run_all(graph, pictures[i : i + SLICE])[0] for i in range(0, max(1, len(pictures)), SLICE)]
+    largest = max(int(np.prod(tensor.shape)) for tensor in graph.tensors.values())
+    count = max(1, min(SLICE, SLICE_CODES // largest))
+    slices = [run_all(graph, pictures[i : i + count])[0] for i in range(0, max(1, len(pictures)), count)]
     return np.concatenate(slices)
 
 
@@ -52,11 +55,16 @@ def run_all(graph: Graph, pictures: Codes) -> tuple[npt.NDArray[np.int32], Value
         )
     values: Values = {graph.input: pictures}
     for node in graph.nodes:
-        values[node.output] = _NODES[type(node)](graph, node, values)
+        values[node.output] = compute(graph, node, values)
     output = graph.tensors[graph.output]
     logits = values[graph.output] if output.bits == 32 else _centred(output, values[graph.output])
     classes = int(np.prod(output.shape))
     return logits.reshape(len(pictures), classes).astype(np.int32), values
+
+
+def compute(graph: Graph, node: Node, values: Values) -> npt.NDArray[Any]:
+    """Returns the codes or sums [N, H, W, C] that one node makes of the tensors that it reads, which `values` holds."""
+    return _NODES[type(node)](graph, node, values)
 
 
 def requantize(acc: Sums, r: Requant, zero_point: int, qmin: int, qmax: int) -> Codes:

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from compile.ladder.layers import LayerDifference
 from compile.printing import BuildPrinter
 from compile.report import BuildReport, VariantReport
-from compile.tables import ladder_table, layers_table, meaning_of_differences, summary, variants_table
+from compile.tables import (
+    differences_table,
+    ladder_table,
+    layers_table,
+    meaning_of_differences,
+    summary,
+    variants_table,
+)
 from compile.text_table import Column, TextTable, shorten
 from compile.times.layer_table import LayerTable, LayerTime
 from compile.verify import Rung, VerificationError
@@ -31,7 +39,12 @@ W4A4 = VariantReport("w4a4", "w4a4", {"conv2": (4, 4)}, 12_500_000, 0.277, 0.8, 
 PRIVATE = replace(W4A4, name="w4a4-q0", accuracy=0.823, tables=())
 W8A8 = VariantReport("w8a8", "w8a8", {"conv2": (8, 8)}, 12_500_000, 1.0, None, (replace(MEASURED, network_us=108.9),))
 EQUAL = Rung("w8a8", "x86:avx2", 4, 40, 0, 4)
-FOREIGN = Rung("w8a8", "onnxruntime", 8, 8000, 3979, 7, needed=6)
+LAYERS = (
+    LayerDifference("first", 100, 0, 0, 0, 0),
+    LayerDifference("second", 1000, 20, 1, 2, 1),
+    LayerDifference(LONG, 10, 9, 14, 0, 0),
+)
+FOREIGN = Rung("w8a8", "onnxruntime", 8, 8000, 3979, 7, needed=6, largest=12, span=8934, layers=LAYERS)
 
 
 @pytest.mark.parametrize("width", [9, 20, 71, 72])
@@ -47,7 +60,8 @@ def test_tables_fit_whatever_the_names():
     tables = [
         layers_table(LONG, MEASURED),
         layers_table(LONG, CYCLES),
-        ladder_table([rung, replace(FOREIGN, variant=LONG)]),
+        ladder_table([rung, replace(FOREIGN, variant=LONG, differing=12_345_678)]),
+        differences_table(replace(FOREIGN, variant=LONG)),
         variants_table([variant, W8A8]),
     ]
     for table in tables:
@@ -84,17 +98,36 @@ def test_variants_with_the_same_result_are_one_row():
     absent = replace(EQUAL, variant="d", answers="x86:avx-vnni", pictures=0, logits=0, same_class=0)
     lines = ladder_table([*rungs, failed, absent]).render().splitlines()
     assert [line.split("  ")[0] for line in lines[2:]] == ["a +2", "d", "d"]
-    assert [line.rsplit("  ", 1)[1] for line in lines[2:]] == ["equal", "FAILED", "not run here"]
+    assert [line.rsplit("  ", 1)[1] for line in lines[2:]] == ["equal", "FAILED", "not run"]
     assert len(ladder_table([*rungs, failed], verbose=True).rows) == 4
 
 
 def test_each_rung_says_what_it_demands():
     assert (EQUAL.demand, EQUAL.result, EQUAL.is_indicative) == ("bit for bit", "equal", False)
-    assert (FOREIGN.demand, FOREIGN.result) == ("same class of 6", "indicative: 7 of 8")
+    assert (FOREIGN.demand, FOREIGN.result) == ("6 classes", "indicative")
     assert FOREIGN.holds and FOREIGN.is_indicative
-    meaning = meaning_of_differences([EQUAL, FOREIGN])
-    assert meaning.startswith("indicative: 3,979 of 8,000 logits of onnxruntime differ, since it computes")
-    assert meaning_of_differences([EQUAL]) == ""
+    assert ladder_table([FOREIGN]).rows == (("w8a8", "onnxruntime", "6 classes", "8", "3,979", "1", "indicative"),)
+
+
+def test_differing_logits_are_told_in_plain_words():
+    """How many, how far, how many classes, where they begin, and why."""
+    meaning = meaning_of_differences(FOREIGN)
+    assert meaning.startswith(
+        "w8a8: 3,979 of 8,000 logits differ from onnxruntime's, by 12 steps at most where they span 8,934; 1 of 8 "
+        "pictures gets another class. The first layer that differs is second: 20 of 1,000 codes, by 1 at most. Fed with"
+    )
+    assert "every picture gets the same class" in meaning_of_differences(replace(FOREIGN, same_class=8))
+    assert meaning_of_differences(EQUAL) == "" and meaning_of_differences(replace(FOREIGN, differing=0)) == ""
+    assert "onnxruntime rounds some sums otherwise" in meaning_of_differences(replace(FOREIGN, layers=()))
+
+
+def test_layers_that_differ_come_worst_first():
+    rows = differences_table(FOREIGN).rows
+    assert [row[0] for row in rows] == [LONG, "second"] and rows[1][1:] == ("1,000", "20", "1", "2", "1")
+    misread = LayerDifference("misread", 1000, 1, 3, 1, 3)
+    assert differences_table(replace(FOREIGN, layers=(*LAYERS, misread))).rows[0][0] == "misread"
+    many = replace(FOREIGN, layers=LAYERS[1:2] * 9)
+    assert (len(differences_table(many).rows), len(differences_table(many, verbose=True).rows)) == (5, 9)
 
 
 def test_a_rung_that_does_not_hold_is_an_error():
@@ -105,7 +138,18 @@ def test_a_rung_that_does_not_hold_is_an_error():
     wrong = replace(FOREIGN, same_class=5)
     with pytest.raises(VerificationError, match="expected the same class of 6 pictures, 3979 .* 5 have the same class"):
         wrong.require()
-    assert wrong.result == "FAILED: 5 of 8"
+    assert wrong.result == "FAILED"
+
+
+def test_a_layer_that_rounding_does_not_explain_is_an_error():
+    """Even where every picture gets the right class."""
+    misread = LayerDifference("misread", 1000, 1, 3, 1, 3)
+    wrong = replace(FOREIGN, same_class=8, layers=(*LAYERS, misread))
+    with pytest.raises(
+        VerificationError, match="layer misread alone is 3 codes from onnxruntime's where rounding expl"
+    ):
+        wrong.require()
+    assert "misread is not computed as the file says" in meaning_of_differences(wrong)
 
 
 def test_variants_of_equal_bits_are_one_row():

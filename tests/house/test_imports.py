@@ -63,16 +63,19 @@ ARROWS = {
     "compile.settings": "compile.bundle compile.qdq targets",
     "compile.command_line": "compile.settings compile.qdq targets targets.costs targets.reference runtime.machine "
     "runtime.terminal",
-    "compile.verify": "compile.bundle compile.lowering compile.source targets.reference numpy onnxruntime",
+    "compile.ladder": "compile.qdq targets.reference numpy onnx onnxruntime",
+    "compile.verify": "compile.bundle compile.ladder compile.lowering compile.source targets.reference numpy onnx "
+    "google",
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
     "compile.report": "compile.source compile.times compile.verify",
     "compile.text_table": "",
-    "compile.tables": "compile.report compile.text_table compile.times compile.verify",
+    "compile.page": "compile.ladder compile.report compile.tables compile.times compile.verify runtime.version",
+    "compile.tables": "compile.ladder compile.report compile.text_table compile.times compile.verify",
     "compile.printing": "compile.tables compile.report compile.source compile.text_table compile.times "
     "compile.verify runtime.terminal",
     "compile.stages": "compile.bundle compile.dump compile.lowering compile.report compile.settings compile.source "
     "compile.times compile.verify runtime.version targets numpy",
-    "compile.build": "compile.stages compile.printing compile.report compile.dump compile.command_line "
+    "compile.build": "compile.page compile.stages compile.printing compile.report compile.dump compile.command_line "
     "compile.settings compile.bundle compile.source runtime.terminal",
     "compile.profile": "compile.command_line compile.settings compile.bundle compile.lowering compile.source "
     "compile.times targets targets.costs targets.kernel targets.reference runtime.terminal "

@@ -72,7 +72,7 @@ def count_differing_codes(graph: Graph, floats: dict[str, np.ndarray], u8: np.nd
         values[name] = (np.rint(real / np.float64(t.scale)) + t.zero_point[0]).astype(np.uint8)
     for node in graph.nodes:
         known = graph.tensors[node.output].bits <= 8 and node.output in values
-        codes = interpreter._NODES[type(node)](graph, node, values)
+        codes = interpreter.compute(graph, node, values)
         if known:
             apart = np.abs(codes.astype(np.int64) - values[node.output])
             assert apart.max() <= 1, (node.name, apart.max())

@@ -1,0 +1,1 @@
+"""Files that strangers published, through the importer, the compiler and their own runtime."""
