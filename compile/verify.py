@@ -20,6 +20,7 @@ from targets.reference import interpreter
 
 ONNXRUNTIME = "onnxruntime"
 GOLDEN = "golden data"
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}  # types of a float picture
 FOREIGN_AGREEMENT = 0.75  # of golden pictures; eight made-up ones leave room for two near ties
 
 
@@ -114,7 +115,8 @@ def run_onnx(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(variant.onnx), options, providers=["CPUExecutionProvider"])
+    source = str(variant.onnx) if variant.opened is None else variant.opened.form.file.SerializeToString()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
     inputs = _as_input(variant, pictures, entry)
     rows = [session.run(None, {entry.name: inputs[i : i + 1]})[0].reshape(1, -1) for i in range(len(inputs))]
@@ -124,9 +126,10 @@ def run_onnx(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
 
 def _as_input(variant: BuildVariant, pictures: np.ndarray, entry: Any) -> np.ndarray:
     """Pictures uint8 [N, H, W, C] in the type and order of a file's input."""
-    if variant.normalization is not None:
-        return variant.normalization.floats(pictures)
     channels_last = entry.shape[1] != pictures.shape[3] or entry.shape[3] == pictures.shape[3]
+    if variant.normalization is not None:
+        values = variant.normalization.floats(pictures).astype(FLOATS[entry.type])
+        return np.ascontiguousarray(values.transpose(0, 2, 3, 1)) if channels_last else values
     return pictures if channels_last else np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
 
 

@@ -37,7 +37,10 @@ class FileNode:
         """Returns input 1, weights of 8 signed bits at most; raises OnnxError for others, or other `dimensions`."""
         weights = self.optional_input(1)
         if not isinstance(weights, Weights):
-            advice = "quantize this node too (onnxruntime.quantization.quantize_static)"
+            advice = (
+                "quantize this node too (onnxruntime.quantization.quantize_static), or build from the float file with "
+                "--calibrate PICTURES"
+            )
             raise refusal(self.where, "weights that are a DequantizeLinear of constants", describe(weights), advice)
         require(
             weights.bits <= 8,
