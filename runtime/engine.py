@@ -21,8 +21,9 @@ from runtime.scores import answer, make_scores
 class Prediction:
     """The answer for one picture.
 
-    label, index: the class that the logits stand for. scores: float32 [classes], made of them as the network was made for
-    (runtime/scores.py). logits: int32 [classes], or [1] for two classes, exact, the same on every device. variant: the one whose answer this is; first: the one that ran before it where that
+    label, index: the class that the logits stand for. scores: float32 [classes], as runtime/scores.py makes them.
+    logits: int32 [classes], or [1] for two classes, exact, the same on every device. variant: the one whose answer this
+    is; first: the one that ran before it where that
     was unsure, else the same. quality: feature name -> integer, None where no selector looked. seconds: all that was
     done for this picture, both passes included (in a batch: its share).
     """

@@ -1,8 +1,8 @@
 """Constants that multiply or are added to a layer's sums, BatchNormalization among them, become its scales and bias.
 
 y = factor * sums + shift is the same layer with its weights' scales times |factor|, the codes of channels with a
-negative factor negated, and the bias factor * bias + shift: no code is rounded anew. What stays of rounding is float32's
-in the new scales.
+negative factor negated, and the bias factor * bias + shift: no code is rounded anew. What stays of rounding is that of
+float32 in the new scales.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from compile.forms.folding import float_input
 from compile.forms.graph import DEQUANTIZE, FileGraph, attributes_of, input_of, is_standard
-from compile.forms.weights import dequantized_constant
+from compile.forms.weights import clipped_codes, dequantized_constant
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 BYTES = (np.iinfo(np.int8).min, np.iinfo(np.int8).max)
@@ -63,14 +63,6 @@ def _is_plain(graph: FileGraph, layer: onnx.NodeProto) -> bool:
     if layer.op_type == "MatMul" and len(graph.shapes.get(layer.input[0], (1, 1))) != 2:
         return False
     return float(attributes.get("alpha", 1.0)) == float(attributes.get("beta", 1.0)) == 1.0
-
-
-def clipped_codes(graph: FileGraph, dequantize: onnx.NodeProto) -> tuple[str, onnx.NodeProto | None]:
-    """Returns the name of what a DequantizeLinear reads, before the Clip that narrows it, and that Clip."""
-    clip = graph.producer(dequantize.input[0])
-    if clip is not None and is_standard(clip, "Clip"):
-        return clip.input[0], clip
-    return dequantize.input[0], None
 
 
 def _output_axis(layer: onnx.NodeProto) -> int:

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear of com.microsoft, which mean what ONNX's own do; codes above 8 bits are refused."""
+"""Quantizers of com.microsoft, which mean what ONNX's own do; codes of more than 8 bits are refused by name."""
 
 import onnx
 from onnx import TensorProto

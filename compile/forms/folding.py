@@ -11,18 +11,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from compile.forms.graph import (
-    DEQUANTIZE,
-    QUANTIZE,
-    FileGraph,
-    FormError,
-    attributes_of,
-    input_of,
-    is_standard,
-    place_of,
-)
+from compile.forms.graph import DEQUANTIZE, FileGraph, FormError, attributes_of, input_of, is_standard, place_of
 
-KEPT = (QUANTIZE, DEQUANTIZE, "Clip")  # on constants these are how weights are written
+KEPT = (DEQUANTIZE, "Clip")  # on constants these tell the scale and the width of weights
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 PASSED_ON = ("Identity", "Dropout")
 MOST_ROUNDS = 10  # of folding, each of which may tell onnx more shapes
@@ -60,7 +51,7 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
 def fold_constants(graph: FileGraph) -> None:
     """Computes every operator of constants, and Shape and Size of values whose dimensions are known.
 
-    Weights stay as they are: QuantizeLinear, Clip and DequantizeLinear of constants are not computed.
+    Codes of weights stay codes: Clip and DequantizeLinear of constants are not computed.
     """
     for _ in range(MOST_ROUNDS):
         graph.infer()

@@ -1,4 +1,4 @@
-"""An ONNX graph while its form is rewritten: nodes in running order, constants by name, and who makes and reads what."""
+"""An ONNX graph while its form is rewritten: nodes, constants by name, and who computes and reads what."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -144,7 +144,7 @@ class FileGraph:
         self.changed()
 
     def infer(self) -> None:
-        """Sets `shapes` and `kinds` (types of elements) of all values whose dimensions onnx can tell, and of outputs."""
+        """Sets `shapes` and `kinds` (types of elements) of all values whose dimensions onnx can tell."""
         model = onnx.shape_inference.infer_shapes(self.model(), data_prop=True)
         self.outputs = list(model.graph.output)  # with the shapes that were cleared
         entries = [*model.graph.input, *model.graph.value_info, *model.graph.output]

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from compile.forms.affine import clipped_codes
 from compile.forms.graph import DEQUANTIZE, QUANTIZE, FileGraph, attributes_of, input_of, is_standard
+from compile.forms.weights import clipped_codes, dequantized_codes
 
 TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 ONE_BY_ONE = (QUANTIZE, DEQUANTIZE, "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh")
@@ -74,10 +74,10 @@ def _pass(graph: FileGraph, user: onnx.NodeProto, name: str, is_flat: bool, regi
     if is_standard(user, "Transpose") and not is_flat and attributes_of(user).get("perm") == TO_NCHW:
         region.back.append(user)
         return False
-    if is_standard(user, "ReduceMean") and not is_flat and _mean_axes(graph, user) == [1, 2]:
-        if not attributes_of(user).get("keepdims", 1):
-            region.means.append(user)
-            return True
+    is_mean = is_standard(user, "ReduceMean") and not is_flat and _mean_axes(graph, user) == [1, 2]
+    if is_mean and not attributes_of(user).get("keepdims", 1):
+        region.means.append(user)
+        return True
     return None
 
 
@@ -125,11 +125,6 @@ def _set_codes(graph: FileGraph, layer: onnx.NodeProto, shape: tuple[int, int, i
         return
     name = graph.free_name(f"{weights.input[0]}/nchw")
     graph.constants[name] = numpy_helper.from_array(codes, name)
-    new = []
-    _, clip = clipped_codes(graph, weights)
-    if clip is not None:
-        new.append(graph.make("Clip", [name, *clip.input[1:]], hint=name))
-        name = new[0].output[0]
-    new.append(graph.make(DEQUANTIZE, [name, *weights.input[1:]], hint=layer.output[0], **attributes_of(weights)))
+    new = dequantized_codes(graph, weights, name, None, attributes_of(weights))
     layer.input[1] = new[-1].output[0]
     graph.replace([layer], [*new, layer])

@@ -16,7 +16,7 @@ from compile.forms.folding import fold_constants, lift_constants, settle_shapes
 from compile.forms.graph import MICROSOFT, STANDARD, FileGraph, FormError
 from compile.forms.half import widen_halves
 from compile.forms.layouts import remove_transposes
-from compile.forms.options import FormOptions
+from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.forms.pairs import merge_quantizers
 from compile.forms.picture import Preprocessing, take_preprocessing
 from compile.forms.placement import place_quantizers
@@ -47,7 +47,7 @@ class NormalForm:
     notes: tuple[str, ...] = ()
 
 
-def normal_form(model: onnx.ModelProto, options: FormOptions = FormOptions()) -> NormalForm:
+def normal_form(model: onnx.ModelProto, options: FormOptions = NOTHING_OPEN) -> NormalForm:
     """Returns the normal form of a model; raises FormError for a form that integers cannot say, and why."""
     graph = FileGraph(_checked(lower_versions(model)))
     lift_constants(graph)

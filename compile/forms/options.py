@@ -11,3 +11,6 @@ class FormOptions:
 
     output: str | None = None
     size: Size | None = None
+
+
+NOTHING_OPEN = FormOptions()

@@ -99,7 +99,5 @@ def _close_residual(graph: FileGraph, add: onnx.NodeProto) -> list[str]:
         if reader is not None and is_standard(reader, DEQUANTIZE):
             add.input[i] = reader.output[0]
             graph.changed()
-            return [
-                f"{add.name or add.output[0]} adds {name} in the codes that other layers read, which the file does not"
-            ]
+            return [f"{add.name or add.output[0]} adds {name} in codes of 8 bits, as other layers read it"]
     return []

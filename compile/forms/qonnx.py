@@ -107,10 +107,8 @@ def _constant(graph: FileGraph, node: onnx.NodeProto, index: int) -> np.ndarray:
 def _of_weights(graph: FileGraph, node: onnx.NodeProto, quant: Quant) -> list[onnx.NodeProto]:
     """Codes of a constant, a Clip that tells their width, and their DequantizeLinear."""
     real = np.asarray(graph.array(node.input[0]), np.float64)
-    if node.op_type == "BipolarQuant":
-        codes = np.where(real >= 0, 1, -1).astype(np.int8)
-    else:
-        codes = quant.codes(real)
+    is_bipolar = node.op_type == "BipolarQuant"
+    codes = np.where(real >= 0, 1, -1).astype(np.int8) if is_bipolar else quant.codes(real)
     name = graph.add_constant(f"{node.output[0]}/codes", codes)
     return _clip_and_dequantize(graph, node, quant, name)
 

@@ -1,5 +1,7 @@
 """Weights that are reshaped or transposed between their DequantizeLinear and their layer: the codes are, instead."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -10,6 +12,14 @@ from compile.forms.graph import DEQUANTIZE, FileGraph, FormError, attributes_of,
 MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 
 
+def clipped_codes(graph: FileGraph, dequantize: onnx.NodeProto) -> tuple[str, onnx.NodeProto | None]:
+    """Returns the name of what a DequantizeLinear reads, before the Clip that narrows it, and that Clip."""
+    clip = graph.producer(dequantize.input[0])
+    if clip is not None and is_standard(clip, "Clip"):
+        return clip.input[0], clip
+    return dequantize.input[0], None
+
+
 def move_codes(graph: FileGraph) -> None:
     """Puts the DequantizeLinear of every constant behind what reshapes or transposes it; raises FormError.
 
@@ -18,24 +28,40 @@ def move_codes(graph: FileGraph) -> None:
     graph.sort()
     for node in [node for node in graph.nodes if is_standard(node, *MOVERS)]:
         dequantize = graph.producer(node.input[0])
-        if dequantize is not None and is_standard(dequantize, DEQUANTIZE) and dequantize.input[0] in graph.constants:
-            graph.replace([node], [_moved(graph, node, dequantize)])
+        if dequantize is not None and is_standard(dequantize, DEQUANTIZE):
+            codes = graph.array(clipped_codes(graph, dequantize)[0])
+            if codes is not None:
+                graph.replace([node], _moved(graph, node, dequantize, codes))
 
 
-def _moved(graph: FileGraph, node: onnx.NodeProto, dequantize: onnx.NodeProto) -> onnx.NodeProto:
-    """The DequantizeLinear of moved codes, which computes the node's result."""
-    codes = graph.array(dequantize.input[0])
-    if codes is None:
-        raise FormError(f"{place_of(dequantize)}: expected constant codes, got computed ones")
+def _moved(
+    graph: FileGraph, node: onnx.NodeProto, dequantize: onnx.NodeProto, codes: np.ndarray
+) -> list[onnx.NodeProto]:
+    """The DequantizeLinear of moved codes [...], which computes the node's result, and the Clip before it."""
     name = graph.free_name(f"{dequantize.input[0]}/moved")
     values = _move(graph, node, codes.astype(np.int64)).astype(codes.dtype)
     graph.constants[name] = numpy_helper.from_array(values, name)
-    parameters = list(dequantize.input[1:])
-    scale = graph.array(parameters[0])
-    if scale is None or scale.size == 1:
-        return graph.make(DEQUANTIZE, [name, *parameters], node.output[0])
-    axis = int(attributes_of(dequantize).get("axis", 1)) % codes.ndim
-    return graph.make(DEQUANTIZE, [name, *parameters], node.output[0], axis=_new_axis(graph, node, codes, axis))
+    scale = graph.array(dequantize.input[1])
+    attributes = {}
+    if scale is not None and scale.size > 1:
+        axis = int(attributes_of(dequantize).get("axis", 1)) % codes.ndim
+        attributes = {"axis": _new_axis(graph, node, codes, axis)}
+    return dequantized_codes(graph, dequantize, name, node.output[0], attributes)
+
+
+def dequantized_codes(
+    graph: FileGraph, old: onnx.NodeProto, codes: str, output: str | None, attributes: dict[str, Any]
+) -> list[onnx.NodeProto]:
+    """Returns a DequantizeLinear of other codes with the parameters of an old one, and the old one's Clip before it.
+
+    output: the name of its result, None for a free one. Both are not in the graph yet.
+    """
+    _, clip = clipped_codes(graph, old)
+    nodes = []
+    if clip is not None:
+        nodes.append(graph.make("Clip", [codes, *clip.input[1:]], hint=codes))
+        codes = nodes[0].output[0]
+    return [*nodes, graph.make(DEQUANTIZE, [codes, *old.input[1:]], output, hint=codes, **attributes)]
 
 
 def _new_axis(graph: FileGraph, node: onnx.NodeProto, codes: np.ndarray, axis: int) -> int:
@@ -71,7 +97,7 @@ def dequantized_constant(graph: FileGraph, name: str) -> np.ndarray | None:
     node = graph.producer(name)
     if node is None or not is_standard(node, DEQUANTIZE):
         return None
-    codes, scale = graph.array(node.input[0]), graph.array(node.input[1])
+    codes, scale = graph.array(clipped_codes(graph, node)[0]), graph.array(node.input[1])
     zero_point = graph.array(input_of(node, 2))
     if codes is None or scale is None:
         return None

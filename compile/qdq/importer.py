@@ -16,7 +16,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from compile.forms.graph import FormError
 from compile.forms.normal_form import NormalForm, normal_form
-from compile.forms.options import FormOptions
+from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.constants import fold, read_tensor
 from compile.qdq.emit import emit_logits
 from compile.qdq.node import FileNode, attributes_of, place_of, require_quantized
@@ -52,7 +52,7 @@ def load(path: str | Path, normalization: Normalization | None = None) -> Graph:
 
 
 def open_file(
-    path: str | Path, normalization: Normalization | None = None, options: FormOptions = FormOptions()
+    path: str | Path, normalization: Normalization | None = None, options: FormOptions = NOTHING_OPEN
 ) -> OpenedFile:
     """Returns a file of any form that compile/forms knows; raises OnnxError for one that cannot be read or taken.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compile.forms.options import FormOptions
+from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.importer import Normalization, OpenedFile, load, open_file
 from compile.source.run_folder import (
     DAMAGED,
@@ -85,7 +85,7 @@ def open_source(
     paths: list[Path],
     normalization: Normalization | None = None,
     labels: list[str] | None = None,
-    options: FormOptions = FormOptions(),
+    options: FormOptions = NOTHING_OPEN,
 ) -> Source:
     """Opens a run folder, or ONNX files of networks with the same input and outputs. Raises SourceError.
 
@@ -97,7 +97,7 @@ def open_source(
             raise SourceError(f"{paths[0]}: a run's picture is uint8; leave --mean and --std out")
         if labels is not None:
             raise SourceError(f"{paths[0]}: a run has labels of its own; leave --labels out")
-        if options != FormOptions():
+        if options != NOTHING_OPEN:
             raise SourceError(f"{paths[0]}: a run's files leave nothing open; leave --size and --output out")
         return _open_run(paths[0])
     for path in paths:

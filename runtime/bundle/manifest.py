@@ -134,7 +134,7 @@ def _parse_manifest(top: Fields) -> Manifest:
     variants = tuple(_parse_variant(v, target, files) for v in top.objects("variants", least=1))
     shape = _parse_shape(top.object("input"))
     if top.data.get("selector") is not None:
-        expected = f"an RGB input of {SIDE} pixels a side or more, as its selector needs"
+        expected = f"an input of {SIDE} pixels a side or more in RGB, as its selector needs"
         top.require(min(shape[:2]) >= SIDE and shape[2] == 3, expected, list(shape))
     decisions = parse_decisions(top, len(variants))
     manifest = Manifest(

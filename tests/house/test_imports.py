@@ -64,8 +64,8 @@ ARROWS = {
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
     "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi",
     "compile.settings": "compile.bundle compile.forms compile.qdq targets",
-    "compile.command_line": "compile.settings compile.forms compile.qdq targets targets.costs targets.reference runtime.machine "
-    "runtime.terminal",
+    "compile.command_line": "compile.settings compile.forms compile.qdq targets targets.costs targets.reference "
+    "runtime.machine runtime.terminal",
     "compile.verify": "compile.bundle compile.lowering compile.source targets.reference numpy onnxruntime",
     "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
     "compile.report": "compile.source compile.times compile.verify",
