@@ -67,7 +67,7 @@ def open_networks(settings: BuildSettings) -> Source:
     """Reads the run or the ONNX files; raises SourceError and OnnxError."""
     paths = list(settings.sources) or [newest_run()]
     labels = None if settings.labels is None else read_labels(settings.labels)
-    source = open_source(paths, settings.normalization, labels)
+    source = open_source(paths, settings.normalization, labels, settings.form)
     if settings.dump:
         for variant in source.variants:
             dump_graph(settings.dump, variant)

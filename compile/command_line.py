@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from compile.forms.options import FormOptions, Size
 from compile.qdq.normalization import Normalization, NormalizationError
 from compile.settings import BuildError, BuildSettings, ProfileSettings
 from runtime.machine import cpu
@@ -32,6 +33,7 @@ def parse_build(arguments: Sequence[str] | None = None) -> BuildSettings:
             times=not args.no_times,
             batch=args.batch,
             normalization=_normalization(args.mean, args.std),
+            form=FormOptions(args.output, args.size),
             labels=args.labels,
             report=args.report,
             every_table=args.verbose,
@@ -96,6 +98,10 @@ def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
         help="For ONNX files with a float picture, which is (u8 / 255 - mean) / std: such as 0.485,0.456,0.406.",
     )
     parser.add_argument("--std", type=_numbers, metavar="R,G,B", help="Belongs to --mean: such as 0.229,0.224,0.225.")
+    parser.add_argument(
+        "--size", type=_size, metavar="N | HxW", help="For ONNX files of any size: the picture's height and width."
+    )
+    parser.add_argument("--output", metavar="NAME", help="For ONNX files of several outputs: that of the logits.")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="For ONNX files: the classes' names, one a line.")
 
 
@@ -182,6 +188,15 @@ def _core(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < count):
         raise argparse.ArgumentTypeError(f"expected a processor core in 0..{count - 1}, got {text!r}")
     return int(text)
+
+
+def _size(text: str) -> Size:
+    """Height and width: "224" or "192x256"."""
+    words = text.lower().split("x")
+    sides = [int(word) for word in words if word.isascii() and word.isdigit()]
+    if len(sides) != len(words) or len(words) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"expected a height and width such as 224 or 192x256, got {text!r}")
+    return sides[0], sides[-1]
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compile.bundle.folder import require_place, require_replaceable
+from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.normalization import Normalization
 from targets import Target
 
@@ -26,6 +27,7 @@ class BuildSettings:
     times: bool = True  # time kernels where the target's code runs here; times are no part of the bundle
     batch: int = 1  # pictures that the compiled code takes at once, on a GPU; fewer cost as much
     normalization: Normalization | None = None  # of ONNX files with a float picture
+    form: FormOptions = NOTHING_OPEN  # what ONNX files leave open
     labels: Path | None = None  # of ONNX files: a text file with a class a line
     report: Path | None = None  # an HTML page of what came of it
     every_table: bool = False  # make tables of layers for every variant, not only for each distinct code

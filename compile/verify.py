@@ -9,7 +9,6 @@ onnxruntime's, and most pictures must get the same class. What differs is counte
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -142,7 +141,7 @@ def file_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray)
 
     A file of training runs at level BASIC and is compared by layer where a logit differs. Raises OnnxRunError.
     """
-    model, source = read_model(variant.onnx), PictureInput(variant.normalization, channels_last=variant.exact)
+    model, source = read_model(variant), PictureInput(variant.normalization, channels_last=variant.exact)
     try:
         if variant.exact:
             logits = run_file(model, variant.graph, pictures, source, LEVELS.ORT_ENABLE_BASIC)
@@ -163,11 +162,14 @@ def file_logits(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
     Raises OnnxRunError.
     """
     source = PictureInput(variant.normalization, channels_last=variant.exact)
-    return run_file(read_model(variant.onnx), variant.graph, pictures, source)
+    return run_file(read_model(variant), variant.graph, pictures, source)
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """Returns the model of a file with its external data; raises OnnxRunError where it cannot be read any more."""
+def read_model(variant: BuildVariant) -> onnx.ModelProto:
+    """Returns a variant's model as onnxruntime runs it; raises OnnxRunError where it cannot be read any more."""
+    if variant.opened is not None:
+        return variant.opened.form.file
+    path = variant.onnx
     try:
         return onnx.load(path)
     except (OSError, DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:

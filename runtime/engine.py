@@ -12,16 +12,18 @@ import numpy as np
 from runtime.bundle.manifest import Variant
 from runtime.bundle.opened import newest_bundle, open_bundle
 from runtime.execution.library import Loaded
-from runtime.pictures.arrays import as_picture, resize
+from runtime.pictures.arrays import as_grey, as_picture, resize
 from runtime.policy import Choices, Quality, make_policy
+from runtime.scores import answer, make_scores
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The answer for one picture.
 
-    label, index: the class with the largest logit. scores: float32 [classes], their softmax. logits: int32 [classes],
-    exact, the same on every device. variant: the one whose answer this is; first: the one that ran before it where that
+    label, index: the class that the logits stand for. scores: float32 [classes], as runtime/scores.py makes them.
+    logits: int32 [classes], or [1] for two classes, exact, the same on every device. variant: the one whose answer this
+    is; first: the one that ran before it where that
     was unsure, else the same. quality: feature name -> integer, None where no selector looked. seconds: all that was
     done for this picture, both passes included (in a batch: its share).
     """
@@ -127,7 +129,7 @@ class Engine:
         return choices.variants, choices.qualities
 
     def logits(self, picture: np.ndarray, variant: str) -> np.ndarray:
-        """Returns int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by one of `variants`.
+        """Returns int32 [classes] of a picture uint8 [H, W, C] of the input's size, by one of `variants`.
 
         Raises ValueError for any other picture, BundleError for an unknown variant.
         """
@@ -171,13 +173,13 @@ class Engine:
 
     def _infer(self, imgs: list[np.ndarray], variant: str | None) -> list[Prediction]:
         began = time.perf_counter()
-        pictures = np.stack([resize(as_picture(img), self.bundle.manifest.shape[:2]) for img in imgs])
+        pictures = np.stack([self._sized(img) for img in imgs])
         if variant is None:
             choices = self._policy.choose(pictures)
         else:
             choices = Choices([self.bundle.variant(variant).name] * len(imgs), [None] * len(imgs))
         seconds = np.full(len(imgs), (time.perf_counter() - began) / len(imgs))
-        logits = np.empty((len(imgs), len(self.bundle.manifest.labels)), np.int32)
+        logits = np.empty((len(imgs), self.bundle.manifest.outputs), np.int32)
         last = dict(enumerate(choices.variants))
         self._run_all(last, pictures, logits, seconds)
         if variant is None:
@@ -188,6 +190,12 @@ class Engine:
             self._predict(logits[i], last[i], choices.variants[i], choices.qualities[i], float(seconds[i]))
             for i in range(len(imgs))
         ]
+
+    def _sized(self, img: np.ndarray) -> np.ndarray:
+        """Returns uint8 [H, W, C] of the input's size: RGB, or grey where the network takes that."""
+        height, width, channels = self.bundle.manifest.shape
+        picture = as_picture(img)
+        return resize(as_grey(picture) if channels == 1 else picture, (height, width))
 
     def _run_all(self, names: dict[int, str], pictures: np.ndarray, logits: np.ndarray, seconds: np.ndarray) -> None:
         """Runs pictures, by index, through the variants named; sets their logits and adds to their seconds."""
@@ -200,11 +208,12 @@ class Engine:
         self, logits: np.ndarray, variant: str, first: str, features: Quality | None, seconds: float
     ) -> Prediction:
         began = time.perf_counter()
-        index = int(logits.argmax())
+        kind = self.bundle.manifest.scores
+        index = answer(logits, kind)
         return Prediction(
             label=self.bundle.manifest.labels[index],
             index=index,
-            scores=softmax(logits, self.bundle.variant(variant).logit_scale),
+            scores=make_scores(logits, self.bundle.variant(variant).logit_scale, kind),
             logits=logits,
             variant=variant,
             first=first,
@@ -233,10 +242,3 @@ def group_by_variant(names: dict[int, str], most: int) -> list[list[int]]:
     for i, name in names.items():
         by_name.setdefault(name, []).append(i)
     return sorted(indices[at : at + most] for indices in by_name.values() for at in range(0, len(indices), most))
-
-
-def softmax(logits: np.ndarray, scale: float) -> np.ndarray:
-    """Returns float32 [classes], which sums to 1, of integer logits [classes] whose unit is worth `scale`."""
-    powers = np.exp((logits - np.float64(logits.max())) * scale)
-    scores: np.ndarray = powers / powers.sum()
-    return scores.astype(np.float32)

@@ -61,7 +61,7 @@ def write_contents(
     for variant in variants:
         path = folder / _onnx_path(variant)
         path.parent.mkdir(exist_ok=True)
-        shutil.copyfile(variant.source.onnx, path)
+        _copy_onnx(variant.source, path)
     logits = {f"logits_{v.name}": v.logits.astype(np.int32) for v in source.variants}
     np.savez_compressed(folder / "golden.npz", images=source.pictures, **logits)  # type: ignore[arg-type]  # its stub
     write_manifest(
@@ -78,6 +78,7 @@ def write_contents(
             },
             "input": {"shape": list(source.pictures.shape[1:]), "pictures": variants[0].lowered[0].pictures},
             "labels": source.labels,
+            "scores": source.scores,
             "variants": variants_json,
             "selector": source.selector,
             "budget": source.budget,
@@ -102,6 +103,14 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _copy_onnx(variant: BuildVariant, path: Path) -> None:
+    """The file as it is; one whose constants lie in files beside it becomes a whole one."""
+    if variant.opened is None or variant.opened.is_whole:
+        shutil.copyfile(variant.onnx, path)
+        return
+    path.write_bytes(variant.opened.form.file.SerializeToString())
 
 
 def _onnx_path(variant: CompiledVariant) -> str:

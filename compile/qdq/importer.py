@@ -7,12 +7,17 @@ zero point."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
+from compile.forms.graph import FormError
+from compile.forms.normal_form import NormalForm, normal_form
+from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.constants import fold, read_tensor
 from compile.qdq.emit_conv import emit_logits
 from compile.qdq.fusing import fused
@@ -20,6 +25,7 @@ from compile.qdq.node import FileNode, attributes_of, place_of, require_quantize
 from compile.qdq.normalization import Normalization
 from compile.qdq.operators import READERS
 from compile.qdq.picture import open_picture
+from compile.qdq.preprocessing import after_preprocessing
 from compile.qdq.reader import Reader
 from compile.qdq.values import (
     Codes,
@@ -37,7 +43,7 @@ from compile.qdq.values import (
 from targets.reference.graph import Graph
 from targets.reference.nodes import GraphError
 
-__all__ = ["Normalization", "OnnxError", "from_model", "load"]
+__all__ = ["FormOptions", "Normalization", "OnnxError", "OpenedFile", "from_model", "load", "open_file"]
 
 # RuntimeError: external data under a name of 4 kB
 UNREADABLE = (OSError, DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError)
@@ -45,16 +51,43 @@ MOST_WORDS = 500  # of other tools' messages, which repeat names of any length
 DAMAGES = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
+@dataclass(frozen=True, eq=False)
+class OpenedFile:
+    """A file as the compiler takes it: its integer graph, and the form in which that was read.
+
+    is_whole: whether the file holds its constants itself, not in files beside it.
+    """
+
+    graph: Graph
+    form: NormalForm
+    is_whole: bool
+
+
 def load(path: str | Path, normalization: Normalization | None = None) -> Graph:
-    """Returns the graph of a file, see `from_model`; raises OnnxError for a file that cannot be read or taken."""
+    """Returns the graph of a file, see `open_file`; raises OnnxError for a file that cannot be read or taken."""
+    return open_file(path, normalization).graph
+
+
+def open_file(
+    path: str | Path, normalization: Normalization | None = None, options: FormOptions = NOTHING_OPEN
+) -> OpenedFile:
+    """Returns a file of any form that compile/forms knows; raises OnnxError for one that cannot be read or taken.
+
+    normalization: of the float picture that the file takes. options: what the file leaves open.
+    """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        is_whole = not any(uses_external_data(tensor) for tensor in model.graph.initializer)
+        load_external_data_for_model(model, str(Path(path).parent))
     except UNREADABLE as error:
         words = str(error)[:MOST_WORDS]
         raise OnnxError(f"{path}: expected an ONNX file, got one that cannot be read ({words})") from error
     try:
-        return from_model(model, model.graph.name or Path(path).stem, normalization)
-    except OnnxError as error:
+        with _damage_reported("model"):
+            form = normal_form(model, options)
+        picture = after_preprocessing(normalization, form.preprocessing)
+        return OpenedFile(from_model(form.qdq, model.graph.name or Path(path).stem, picture), form, is_whole)
+    except (FormError, OnnxError) as error:
         raise OnnxError(f"{path}: {error}") from error
 
 
@@ -99,7 +132,7 @@ def _damage_reported(where: str) -> Iterator[None]:
     """Values of the wrong type or shape, which only a damaged file has, become an OnnxError that names the node."""
     try:
         yield
-    except (OnnxError, GraphError):
+    except (FormError, OnnxError, GraphError):
         raise
     except DAMAGES as error:
         raise OnnxError(

@@ -37,7 +37,10 @@ class FileNode:
         """Returns input 1, weights of 8 bits, signed or less a zero point; raises OnnxError for other ones."""
         weights = self.optional_input(1)
         if not isinstance(weights, Weights):
-            advice = "quantize this node too (onnxruntime.quantization.quantize_static)"
+            advice = (
+                "quantize this node too (onnxruntime.quantization.quantize_static), or build from the float file with "
+                "--calibrate PICTURES"
+            )
             raise refusal(self.where, "weights that are a DequantizeLinear of constants", describe(weights), advice)
         require(weights.bits <= SIGNED_BYTE_BITS, self.where, "weights of 8 bits at most", f"{weights.bits} bits")
         shape = list(weights.codes.shape)

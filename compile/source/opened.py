@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compile.qdq.importer import Normalization, load
+from compile.forms.options import NOTHING_OPEN, FormOptions
+from compile.qdq.importer import Normalization, OpenedFile, load, open_file
 from compile.source.run_folder import (
     DAMAGED,
     RUN_FILE,
@@ -19,9 +20,11 @@ from compile.source.run_folder import (
 )
 from runtime.bundle.decisions import parse_decisions, parse_facts, require_different
 from runtime.fields import Fields
+from runtime.scores import ScoreKind, count_logits
 from targets.reference import interpreter
 from targets.reference.graph import Graph
 
+CHANNELS = (1, 3)  # of pictures that the runtime can make
 PICTURES = 8  # golden pictures made up for files that bring none
 
 
@@ -30,7 +33,7 @@ class BuildVariant:
     """One integer network to build, with the facts that the manifest repeats.
 
     logits: int32 [G, classes] that the source expects for the golden pictures; exact: made by bitgrade, so that
-    onnxruntime must give the very same logits.
+    onnxruntime must give the very same logits. opened: how a file of another tool was read.
     """
 
     name: str
@@ -40,6 +43,7 @@ class BuildVariant:
     facts: NetworkFacts
     exact: bool
     normalization: Normalization | None = None
+    opened: OpenedFile | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class Source:
     """Variants over one input, golden pictures uint8 [G, H, W, C], and how training chooses among the variants.
 
     selector, budgets, escalation: JSON of the run, checked; budget: mean cost that the run was trained and reported
-    with, None where none is known.
+    with, None where none is known. scores: how they follow from logits, a word of runtime.scores.
     """
 
     name: str
@@ -58,6 +62,12 @@ class Source:
     budgets: list[Json]
     escalation: Json | None = None
     budget: float | None = None
+    scores: ScoreKind = "softmax"
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a network gives."""
+        return count_logits(self.scores, len(self.labels))
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -72,25 +82,30 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 
 def open_source(
-    paths: list[Path], normalization: Normalization | None = None, labels: list[str] | None = None
+    paths: list[Path],
+    normalization: Normalization | None = None,
+    labels: list[str] | None = None,
+    options: FormOptions = NOTHING_OPEN,
 ) -> Source:
     """Opens a run folder, or ONNX files of networks with the same input and outputs. Raises SourceError.
 
     normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor. labels: names
-    of the classes of files, "class 0" and so on where there are none.
+    of the classes of files, "class 0" and so on where there are none. options: what files leave open.
     """
     if len(paths) == 1 and paths[0].is_dir():
         if normalization is not None:
             raise SourceError(f"{paths[0]}: a run's picture is uint8; leave --mean and --std out")
         if labels is not None:
             raise SourceError(f"{paths[0]}: a run has labels of its own; leave --labels out")
+        if options != NOTHING_OPEN:
+            raise SourceError(f"{paths[0]}: a run's files leave nothing open; leave --size and --output out")
         return _open_run(paths[0])
     for path in paths:
         if not path.exists():
             raise SourceError(f"{path}: expected a run folder or .onnx files, but nothing of that name is there")
         if path.suffix != ".onnx" or not path.is_file():
             raise SourceError(f"{path}: expected a run folder or .onnx files, got neither")
-    return _open_files(paths, normalization, labels)
+    return _open_files(paths, normalization, labels, options)
 
 
 def read_labels(path: Path) -> list[str]:
@@ -142,28 +157,50 @@ def _own_budget(folder: Path, run: RunRecord) -> float | None:
     return budget if has_table else None
 
 
-def _open_files(paths: list[Path], normalization: Normalization | None, labels: list[str] | None) -> Source:
-    graphs = {path.stem: load(path, normalization) for path in paths}
-    if len(graphs) < len(paths):
+def _open_files(
+    paths: list[Path], normalization: Normalization | None, labels: list[str] | None, options: FormOptions
+) -> Source:
+    files = {path.stem: open_file(path, normalization, options) for path in paths}
+    if len(files) < len(paths):
         raise SourceError(f"expected ONNX files of different names, got {[p.name for p in paths]}")
-    first = next(iter(graphs.values()))
-    pictures = made_up_pictures(first.tensors[first.input].shape)
-    for path in paths:
-        shape = graphs[path.stem].tensors[graphs[path.stem].input].shape
-        if shape != pictures.shape[1:]:
-            raise SourceError(
-                f"{path}: expected the input shape of {paths[0].name}, {list(pictures.shape[1:])}, got {list(shape)}"
-            )
+    pictures = _pictures_for(paths, [file.graph for file in files.values()])
     variants = []
-    for path, graph in zip(paths, graphs.values(), strict=True):
-        logits = interpreter.run(graph, pictures)
-        known = NetworkFacts.of_graph(graph)
-        variants.append(BuildVariant(path.stem, path, graph, logits, known, exact=False, normalization=normalization))
-    classes = variants[0].logits.shape[1]
+    for path, file in zip(paths, files.values(), strict=True):
+        logits = interpreter.run(file.graph, pictures)
+        known = NetworkFacts.of_graph(file.graph)
+        picture = (normalization, file)
+        variants.append(BuildVariant(path.stem, path, file.graph, logits, known, False, *picture))
+    kinds = [_score_kind(file, v.logits.shape[1]) for file, v in zip(files.values(), variants, strict=True)]
+    if len(set(kinds)) > 1:
+        raise SourceError(f"{paths[0]}: expected files whose scores are made alike, got {', '.join(kinds)}")
+    classes = 2 if kinds[0] == "binary" else variants[0].logits.shape[1]
     if labels is not None and len(labels) != classes:
-        raise SourceError(f"{paths[0]}: expected {classes} labels, one a logit, got {len(labels)}; see --labels")
+        expected = "2 labels of the one logit" if kinds[0] == "binary" else f"{classes} labels, one a logit"
+        raise SourceError(f"{paths[0]}: expected {expected}, got {len(labels)}; see --labels")
     names = labels or [f"class {i}" for i in range(classes)]
-    return _checked(Source(paths[0].stem, variants, names, pictures, None, []))
+    return _checked(Source(paths[0].stem, variants, names, pictures, None, [], scores=kinds[0]))
+
+
+def _pictures_for(paths: list[Path], graphs: list[Graph]) -> np.ndarray:
+    """Golden pictures uint8 [G, H, W, C] for files of one input shape; raises SourceError for others."""
+    shapes = [graph.tensors[graph.input].shape for graph in graphs]
+    for path, shape in zip(paths, shapes, strict=True):
+        if shape != shapes[0]:
+            raise SourceError(
+                f"{path}: expected the input shape of {paths[0].name}, {list(shapes[0])}, got {list(shape)}"
+            )
+    if shapes[0][2] not in CHANNELS:
+        raise SourceError(
+            f"{paths[0]}: expected a picture of 1 channel (grey) or 3 (RGB), which devices can read, got {shapes[0][2]}"
+        )
+    return made_up_pictures(shapes[0])
+
+
+def _score_kind(file: OpenedFile, outputs: int) -> ScoreKind:
+    """How scores follow from a file's logits: what the file does itself, else what fits their number."""
+    if outputs == 1:
+        return "binary"
+    return file.form.scores or "softmax"
 
 
 def made_up_pictures(shape: tuple[int, int, int]) -> np.ndarray:
@@ -180,7 +217,7 @@ def _checked(source: Source) -> Source:
     """The source itself. Raises SourceError where its variants, pictures and labels do not fit together."""
     _require_served(source)
     input_shape = source.pictures.shape[1:]
-    expected = (len(source.pictures), len(source.labels))
+    expected = (len(source.pictures), source.outputs)
     for v in source.variants:
         if v.logits.shape != expected:
             raise SourceError(

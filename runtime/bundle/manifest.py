@@ -9,6 +9,7 @@ from runtime.bundle.decisions import OBJECT_OR_NULL, Decisions, Facts, parse_dec
 from runtime.bundle.segments import Segment, parse_segment
 from runtime.choice.quality import SIDE
 from runtime.fields import COPY, REBUILD, BundleError, Fields, require_inside
+from runtime.scores import KINDS, ScoreKind, count_logits
 
 FORMAT = 4
 FILE = "manifest.json"
@@ -80,7 +81,11 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest(Decisions):
-    """All of manifest.json. shape: the input's [H, W, 3]; pictures: how many a call takes; golden: a file's name."""
+    """All of manifest.json.
+
+    shape: the input's [H, W, C], C = 3 for RGB and 1 for grey; pictures: how many a call takes; golden: a file's name;
+    scores: how they follow from logits, softmax where the bundle is older than this field.
+    """
 
     name: str
     producer: dict[str, Any] = field(hash=False)  # JSON as the build wrote it, for people
@@ -90,6 +95,12 @@ class Manifest(Decisions):
     golden: str
     files: dict[str, FileInfo] = field(hash=False)
     pictures: int
+    scores: ScoreKind
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a variant gives."""
+        return count_logits(self.scores, len(self.labels))
 
 
 def signed(data: dict[str, Any]) -> dict[str, Any]:
@@ -123,8 +134,8 @@ def _parse_manifest(top: Fields) -> Manifest:
     variants = tuple(_parse_variant(v, target, files) for v in top.objects("variants", least=1))
     shape = _parse_shape(top.object("input"))
     if top.data.get("selector") is not None:
-        expected = f"an input of {SIDE} pixels a side or more, as its selector needs"
-        top.require(min(shape[:2]) >= SIDE, expected, list(shape))
+        expected = f"an input of {SIDE} pixels a side or more in RGB, as its selector needs"
+        top.require(min(shape[:2]) >= SIDE and shape[2] == 3, expected, list(shape))
     decisions = parse_decisions(top, len(variants))
     manifest = Manifest(
         name=top.text("name"),
@@ -135,6 +146,7 @@ def _parse_manifest(top: Fields) -> Manifest:
         golden=top.path("golden"),
         files=files,
         pictures=top.object("input").whole("pictures", 1, MOST_PICTURES),
+        scores=_parse_scores(top),
         **vars(decisions),
     )
     for path in (manifest.golden, "weights.bin", "tables.bin"):
@@ -185,10 +197,21 @@ def _parse_target(fields: Fields) -> TargetInfo:
 def _parse_shape(fields: Fields) -> tuple[int, int, int]:
     shape = fields.get("shape", list, "a list")
     sides = all(type(n) is int and 1 <= n <= LARGEST_SIDE for n in shape)
-    fields.require(len(shape) == 3 and sides, "a shape [H, W, 3]", shape)
+    fields.require(len(shape) == 3 and sides, "a shape [H, W, C]", shape)
     height, width, channels = shape
-    fields.require(channels == 3, "3 channels (RGB)", shape)
+    fields.require(channels in (1, 3), "3 channels (RGB) or 1 (grey)", shape)
     return height, width, channels
+
+
+def _parse_scores(top: Fields) -> ScoreKind:
+    if "scores" not in top.data:
+        return "softmax"
+    text = top.text("scores")
+    kind = next((kind for kind in KINDS if kind == text), None)
+    top.require(kind is not None, f"scores among {', '.join(KINDS)}", text)
+    classes = len(top.texts("labels", least=1))
+    top.require(text != "binary" or classes == 2, "two labels of one logit", classes)
+    return kind or "softmax"
 
 
 def _parse_variant(fields: Fields, target: TargetInfo, files: dict[str, FileInfo]) -> Variant:

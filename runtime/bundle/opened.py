@@ -117,7 +117,7 @@ class Bundle:
         arrays = self._read_golden([f"logits_{name}" for name in names])
         for name, array in zip(names, arrays, strict=True):
             pictures = len(np.atleast_1d(array)) if count is None else count
-            shape = (pictures, len(self.manifest.labels))
+            shape = (pictures, self.manifest.outputs)
             self._require_golden(f"logits of {name}", array, np.dtype(np.int32), shape)
         return dict(zip(names, arrays, strict=True))
 

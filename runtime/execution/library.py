@@ -89,7 +89,7 @@ class Loaded:
         self.pictures = bundle.manifest.pictures
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
         self._picture: Buffer = self._memory(self.pictures * int(np.prod(bundle.manifest.shape)), np.uint8)
-        self._logits: Buffer = self._memory(self.pictures * len(bundle.manifest.labels), np.int32)
+        self._logits: Buffer = self._memory(self.pictures * bundle.manifest.outputs, np.int32)
         builds = {variant: bundle.build(variant, self.level) for variant in variants}
         libraries = _open_libraries(bundle, variants)
         self._calls = self._make_calls(bundle, builds, libraries)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 UNIT = 1 << 16  # 1.0 as a fixed-point weight: 255 * UNIT still is an exact float32
+LUMA = np.array([19595, 38470, 7471], np.uint32)  # of red, green and blue; they sum to UNIT
 HINT = "give a numpy array [H, W, 3] of uint8 (RGB)"
 
 
@@ -45,6 +46,15 @@ def of_pillow(image: Any) -> np.ndarray:
         return (grey >> 8).astype(np.uint8)
     see_through = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
     return np.asarray(image.convert("RGBA" if see_through else "RGB"))
+
+
+def as_grey(picture: np.ndarray) -> np.ndarray:
+    """Returns the luma uint8 [H, W, 1] of a picture uint8 [H, W, 3], ITU-R 601-2 in fixed point as Pillow's "L" is.
+
+    Grey pictures that were repeated to three channels come back as they were.
+    """
+    luma = (picture.astype(np.uint32) @ LUMA + UNIT // 2) // UNIT
+    return luma.astype(np.uint8)[:, :, None]
 
 
 def _with_channels(x: np.ndarray) -> np.ndarray:

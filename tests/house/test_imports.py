@@ -19,13 +19,14 @@ ARROWS = {
     "runtime.terminal": "",
     "runtime.version": "",
     "runtime.abi": "numpy",
+    "runtime.scores": "numpy",
     "runtime.pictures": "numpy PIL",
     "runtime.choice": "runtime.fields numpy",
     "runtime.machine": "runtime.fields runtime.abi numpy",
-    "runtime.bundle": "runtime.choice runtime.machine runtime.fields runtime.abi numpy",
+    "runtime.bundle": "runtime.choice runtime.machine runtime.scores runtime.fields runtime.abi numpy",
     "runtime.execution": "runtime.bundle runtime.machine runtime.fields runtime.abi numpy tvm_ffi",
     "runtime.policy": "runtime.bundle runtime.choice runtime.fields numpy",
-    "runtime.engine": "runtime.policy runtime.execution runtime.bundle runtime.pictures numpy",
+    "runtime.engine": "runtime.scores runtime.policy runtime.execution runtime.bundle runtime.pictures numpy",
     "runtime": "runtime.engine runtime.bundle runtime.fields runtime.version",
     "runtime.commands": "runtime.engine runtime.execution runtime.bundle runtime.machine runtime.choice "
     "runtime.pictures numpy",
@@ -53,16 +54,18 @@ ARROWS = {
     "targets.cuda": "targets targets.cuda.emulation targets.library targets.kernel targets.reference targets.family "
     "targets.tables targets.windows numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
-    "compile.qdq": "targets.reference numpy onnx google",
-    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.fields runtime.files numpy",
+    "compile.forms": "numpy onnx",
+    "compile.qdq": "compile.forms targets.reference numpy onnx google",
+    "compile.source": "compile.forms compile.qdq targets.reference runtime.bundle runtime.fields runtime.files "
+    "runtime.scores numpy",
     "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family targets.schedule numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
     "runtime.abi targets.family numpy tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
     "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi",
-    "compile.settings": "compile.bundle compile.qdq targets",
-    "compile.command_line": "compile.settings compile.qdq targets targets.costs targets.reference runtime.machine "
-    "runtime.terminal",
+    "compile.settings": "compile.bundle compile.forms compile.qdq targets",
+    "compile.command_line": "compile.settings compile.forms compile.qdq targets targets.costs targets.reference "
+    "runtime.machine runtime.terminal",
     "compile.ladder": "compile.qdq targets.reference numpy onnx onnxruntime",
     "compile.verify": "compile.bundle compile.ladder compile.lowering compile.source targets.reference numpy onnx "
     "google",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runtime import BundleError, Engine, Prediction
-from runtime.engine import softmax
+from runtime.scores import softmax
 from targets.reference import interpreter
 from tests.conftest import BITS
 from tests.support.graphs import pictures, resnet_like

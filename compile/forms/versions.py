@@ -1,0 +1,65 @@
+"""Versions of a file: the smallest IR and opset that mean the same, and opset 13 for files older than that."""
+
+import onnx
+from onnx import helper
+
+from compile.forms.graph import STANDARD
+
+LEAST_OPSET = 13  # the first with scales per channel
+PLAIN_OPSET = 21  # int4 and everything else that quantized files need; below it nothing is gained
+PLAIN_IR = 10
+
+
+def lower_versions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the model with its functions inlined, and the lowest IR and opset numbers under which it is the same.
+
+    An opset number may fall as far as no operator of the file was redefined in between, so an older onnxruntime takes
+    files that a newer onnx has stamped.
+    """
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    lowered = _raised(model)
+    for entry in lowered.opset_import:
+        if entry.domain in STANDARD and entry.version > PLAIN_OPSET:
+            entry.version = max(PLAIN_OPSET, *(_since(node, entry.version) for node in _nodes(lowered.graph)), 0)
+    try:
+        needed = helper.find_min_ir_version_for(list(lowered.opset_import), ignore_unknown=True)
+    except ValueError:
+        return lowered
+    lowered.ir_version = min(lowered.ir_version, max(PLAIN_IR, needed))
+    return lowered
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model, of opset 13 at least where onnx can convert it, with every domain that it uses imported."""
+    raised = onnx.ModelProto()
+    raised.CopyFrom(model)
+    known = {entry.domain for entry in raised.opset_import}
+    domains = {node.domain for node in _nodes(raised.graph)} - known - set(STANDARD)
+    raised.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(domains))
+    if not any(entry.domain in STANDARD and entry.version < LEAST_OPSET for entry in raised.opset_import):
+        return raised
+    try:
+        return onnx.version_converter.convert_version(raised, LEAST_OPSET)
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+        return raised  # of operators that onnx does not know; what is read of them is checked later
+
+
+def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """All nodes, those of subgraphs too."""
+    nodes = list(graph.node)
+    for node in graph.node:
+        for entry in node.attribute:
+            if entry.HasField("g"):
+                nodes += _nodes(entry.g)
+    return nodes
+
+
+def _since(node: onnx.NodeProto, opset: int) -> int:
+    """The opset that last redefined the operator; `opset` itself where onnx here does not know."""
+    if node.domain not in STANDARD:
+        return 0
+    try:
+        return int(onnx.defs.get_schema(node.op_type, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return opset
