@@ -10,6 +10,7 @@ from compile.tables import (
     layers_table,
     main_table,
     meaning_of_differences,
+    meaning_of_litert,
     short_kernel,
     summary,
     variants_table,
@@ -61,8 +62,8 @@ class BuildPrinter(BuildListener):
         """Prints the verification ladder and what logits that differ without harm mean."""
         self._write(ladder_table(rungs, self._verbose).render(self._width))
         meaning = meaning_of_differences(rungs)
-        if meaning:
-            self._write(meaning)
+        for line in [*([meaning] if meaning else []), *meaning_of_litert(rungs)]:
+            self._write(line)
         self._write("")
 
     def on_write(self, report: BuildReport) -> None:

@@ -10,7 +10,8 @@ from typing import TypeVar
 from compile.report import BuildReport, VariantReport
 from compile.text_table import UNKNOWN, Column, TextTable
 from compile.times.layer_table import LayerTable, LayerTime, sum_of_known
-from compile.verify import Rung
+from compile.tflite.peer import LITERT
+from compile.verify import ONNXRUNTIME, Rung
 
 MOST_NAMED = 5  # groups of variants that the last line names one by one
 
@@ -56,7 +57,7 @@ def ladder_table(rungs: Sequence[Rung], verbose: bool = False) -> TextTable:
 
 def meaning_of_differences(rungs: Sequence[Rung]) -> str:
     """Returns a sentence on logits of another tool's file that differ without harm; "" where there are none."""
-    indicative = [rung for rung in rungs if rung.is_indicative]
+    indicative = [rung for rung in rungs if rung.is_indicative and rung.answers == ONNXRUNTIME]
     differing = sum(rung.differing for rung in indicative)
     if not differing:
         return ""
@@ -65,6 +66,20 @@ def meaning_of_differences(rungs: Sequence[Rung]) -> str:
         f"indicative: {differing:,} of {logits:,} logits of onnxruntime differ, since it computes another tool's "
         "file in float32 and rounds otherwise; compiled code is held to the integers, bit for bit"
     )
+
+
+def meaning_of_litert(rungs: Sequence[Rung]) -> list[str]:
+    """Returns what LiteRT says of TFLite files, or that it could not be asked and why, a line for each variant."""
+    lines = []
+    for rung in (rung for rung in rungs if rung.answers == LITERT):
+        if rung.missing:
+            lines.append(f"NOT CHECKED: {rung.variant} was not compared with LiteRT, its file's own runtime: {rung.missing}")
+        elif rung.differing:
+            lines.append(
+                f"{rung.variant}: {rung.differing:,} of {rung.logits:,} logits differ from LiteRT's, which rounds twice "
+                "where the integers round once; compiled code is held to the integers, bit for bit"
+            )
+    return lines
 
 
 def variants_table(variants: Sequence[VariantReport], verbose: bool = False) -> TextTable:

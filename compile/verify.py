@@ -1,9 +1,10 @@
-"""The verification ladder of every build: ONNX file, integer reference and compiled code must give the same logits.
+"""The verification ladder of every build: the file, integer reference and compiled code must give the same logits.
 
     onnxruntime (BASIC)  ==  integer reference  ==  golden data  ==  compiled code
 
 Each rung compares golden logits bit for bit. A file that training did not make may round ties the other way in
-onnxruntime's float arithmetic, so there the first rung is only indicative: it demands the same class of most pictures.
+onnxruntime's float arithmetic, so there the first rung is only indicative: it demands the same class of most pictures. A TFLite file is held against its
+own runtime, LiteRT, where that is installed.
 """
 
 import math
@@ -16,6 +17,7 @@ import onnxruntime
 from compile.bundle.level_code import LevelCode
 from compile.lowering.lower import run_compiled
 from compile.source.opened import BuildVariant
+from compile.tflite.peer import LITERT, PeerError, run_litert
 from targets.reference import interpreter
 
 ONNXRUNTIME = "onnxruntime"
@@ -33,7 +35,7 @@ class Rung:
 
     answers: whose logits they are: onnxruntime's, the golden data's, or those of a level's code. differing: how many of
     `logits` over `pictures` golden pictures; no logits: nothing here could run the code. needed: None where every logit
-    must be equal, else how many pictures must have the same class, and same_class have it.
+    must be equal, else how many pictures must have the same class, and same_class have it. missing: why the file's own runtime could not run it here.
     """
 
     variant: str
@@ -43,6 +45,7 @@ class Rung:
     differing: int
     same_class: int
     needed: int | None = None
+    missing: str = ""
 
     @property
     def ran(self) -> bool:
@@ -96,7 +99,8 @@ def verify_variant(variant: BuildVariant, pictures: np.ndarray, level_codes: lis
     level_codes: the compiled code of each level, which runs the first `count` pictures.
     """
     expected = interpreter.run(variant.graph, pictures)
-    rungs = [_onnx_rung(variant, pictures, expected), _exact_rung(variant.name, GOLDEN, expected, variant.logits)]
+    first = _litert_rung if variant.onnx.suffix == ".tflite" else _onnx_rung
+    rungs = [first(variant, pictures, expected), _exact_rung(variant.name, GOLDEN, expected, variant.logits)]
     for code in level_codes:
         logits = expected[:0]
         if code.runner is not None:
@@ -135,6 +139,15 @@ def _onnx_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray
     if variant.exact:
         return _exact_rung(variant.name, ONNXRUNTIME, logits, expected)
     return _rung(variant.name, ONNXRUNTIME, logits, expected, math.ceil(FOREIGN_AGREEMENT * len(expected)))
+
+
+def _litert_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray) -> Rung:
+    """Of a TFLite file; one that did not run, and says why, where LiteRT is not there or does not take the file."""
+    try:
+        logits = run_litert(variant.onnx, pictures, variant.normalization)
+    except PeerError as error:
+        return Rung(variant.name, LITERT, len(expected), 0, 0, 0, needed=0, missing=str(error))
+    return _rung(variant.name, LITERT, logits, expected, math.ceil(FOREIGN_AGREEMENT * len(expected)))
 
 
 def _exact_rung(variant: str, answers: str, logits: np.ndarray, expected: np.ndarray) -> Rung:

@@ -1,4 +1,4 @@
-"""Opens what a build starts from: a run folder of training (contract 1), or ONNX files that anybody made."""
+"""Opens what a build starts from: a run folder of training (contract 1), or ONNX and TFLite files that anybody made."""
 
 import math
 from dataclasses import dataclass
@@ -17,19 +17,21 @@ from compile.source.run_folder import (
     read_golden,
     read_run,
 )
+from compile.tflite.importer import load as load_tflite
 from runtime.bundle.decisions import parse_decisions, parse_facts, require_different
 from runtime.fields import Fields
 from targets.reference import interpreter
 from targets.reference.graph import Graph
 
 PICTURES = 8  # golden pictures made up for files that bring none
+READERS = {".onnx": load, ".tflite": load_tflite}
 
 
 @dataclass(frozen=True, eq=False)
 class BuildVariant:
     """One integer network to build, with the facts that the manifest repeats.
 
-    logits: int32 [G, classes] that the source expects for the golden pictures; exact: made by bitgrade, so that
+    onnx: the file that it was read from, .onnx or .tflite. logits: int32 [G, classes] that the source expects for the golden pictures; exact: made by bitgrade, so that
     onnxruntime must give the very same logits.
     """
 
@@ -66,7 +68,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
     if not runs:
         raise SourceError(
             f"expected a finished run under {root}/, found none; train one with `python -m train.run`, "
-            "or name a run folder or ONNX files"
+            "or name a run folder, or ONNX or TFLite files"
         )
     return runs[-1].parent
 
@@ -74,7 +76,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
 def open_source(
     paths: list[Path], normalization: Normalization | None = None, labels: list[str] | None = None
 ) -> Source:
-    """Opens a run folder, or ONNX files of networks with the same input and outputs. Raises SourceError.
+    """Opens a run folder, or ONNX and TFLite files of networks with the same input and outputs. Raises SourceError.
 
     normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor. labels: names
     of the classes of files, "class 0" and so on where there are none.
@@ -87,9 +89,9 @@ def open_source(
         return _open_run(paths[0])
     for path in paths:
         if not path.exists():
-            raise SourceError(f"{path}: expected a run folder or .onnx files, but nothing of that name is there")
-        if path.suffix != ".onnx" or not path.is_file():
-            raise SourceError(f"{path}: expected a run folder or .onnx files, got neither")
+            raise SourceError(f"{path}: expected a run folder, .onnx or .tflite files, but nothing of that name is there")
+        if path.suffix not in READERS or not path.is_file():
+            raise SourceError(f"{path}: expected a run folder, .onnx or .tflite files, got none of them")
     return _open_files(paths, normalization, labels)
 
 
@@ -143,9 +145,9 @@ def _own_budget(folder: Path, run: RunRecord) -> float | None:
 
 
 def _open_files(paths: list[Path], normalization: Normalization | None, labels: list[str] | None) -> Source:
-    graphs = {path.stem: load(path, normalization) for path in paths}
+    graphs = {path.stem: READERS[path.suffix](path, normalization) for path in paths}
     if len(graphs) < len(paths):
-        raise SourceError(f"expected ONNX files of different names, got {[p.name for p in paths]}")
+        raise SourceError(f"expected files of different names, got {[p.name for p in paths]}")
     first = next(iter(graphs.values()))
     pictures = made_up_pictures(first.tensors[first.input].shape)
     for path in paths:
