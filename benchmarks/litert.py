@@ -1,10 +1,10 @@
 """Counts on how many pictures a .tflite file's integers, and a bundle of it, give LiteRT's class:
 
-    python -m benchmarks.litert FILE.tflite PICTURES.npy [--labels LABELS.npy] [--bundle DIR] [--kernels xnnpack reference]
+    python -m benchmarks.litert FILE.tflite PICTURES.npy [--labels LABELS.npy] [--bundle DIR]
 
-PICTURES.npy holds uint8 [N, H, W, C] of the network's size, LABELS.npy integers [N]. LiteRT's kernels are its reference
-(gemmlowp's two roundings), its optimized ones (the same integers, faster), or XNNPACK's, which it takes by default
-and which round once. Needs ai-edge-litert.
+PICTURES.npy holds uint8 [N, H, W, C] of the network's size, LABELS.npy integers [N]. --kernels names LiteRT's:
+XNNPACK's, which it takes by default and which round once, its optimized ones, which round twice, or its reference,
+which gives the same integers as those, slowly. Needs ai-edge-litert.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def main() -> None:
         apart = np.abs(logits.astype(np.int64) - ours)
         accuracy = "" if labels is None else f", {np.mean(logits.argmax(1) == labels):.2%} right"
         print(
-            f"{args.file.stem}: {name}: {classes} of {len(ours)} classes are those of the integers, {(apart > 0).mean():.3%} "
-            f"of logits differ, by {apart.max()} steps at most{accuracy}"
+            f"{args.file.stem}: {name}: {classes} of {len(ours)} classes are those of the integers, "
+            f"{(apart > 0).mean():.3%} of logits differ, by {apart.max()} steps at most{accuracy}"
         )
 
 

@@ -54,8 +54,8 @@ def make_build_parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="RUN | FILE",
-        help="A run folder, or .onnx and .tflite files of networks with the same input and classes (default: the newest run under "
-        "runs/).",
+        help="A run folder, or .onnx and .tflite files of networks with the same input and classes (default: the "
+        "newest run under runs/).",
     )
     parser.add_argument(
         "--target",
@@ -89,10 +89,11 @@ def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
         "--mean",
         type=_numbers,
         metavar="R,G,B",
-        help="For files whose picture is float, or int8 of an unusual range: (u8 / 255 - mean) / std, such as 0.485,0.456,0.406.",
+        help="For files whose picture is float, or int8 of an unusual range: (u8 / 255 - mean) / std, such as "
+        "0.485,0.456,0.406.",
     )
     parser.add_argument("--std", type=_numbers, metavar="R,G,B", help="Belongs to --mean: such as 0.229,0.224,0.225.")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="For ONNX and TFLite files: the classes' names, one a line.")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="For files: the classes' names, one a line.")
 
 
 def parse_profile(arguments: Sequence[str] | None = None) -> ProfileSettings:
@@ -122,7 +123,8 @@ def make_profile_parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="RUN | FILE",
-        help="A run folder, or .onnx and .tflite files, whose layers are measured (default: all layers that a table knows).",
+        help="A run folder, or .onnx and .tflite files, whose layers are measured (default: all layers that a table "
+        "knows).",
     )
     names = ", ".join(t.name for t in targets() if not t.levels)
     parser.add_argument("--target", type=_target, required=True, help=f"The processor: {names}.")

@@ -64,7 +64,7 @@ def require_sources(paths: Sequence[Path]) -> None:
                 "check the path"
             )
         if path.is_dir() and len(paths) > 1:
-            raise BuildError(f"{path}: expected one run folder, or .onnx and .tflite files alone, got a folder among others")
+            raise BuildError(f"{path}: expected one run folder, or files alone, got a folder among others")
         if path.is_dir() and not (path / "run.json").exists():
             raise BuildError(
                 f"{path}: expected a run folder, which holds run.json, got a folder without one; an interrupted run "
@@ -83,7 +83,9 @@ class ProfileSettings:
     """A profile: the layers to measure, the target, and what measures them."""
 
     target: Target
-    sources: tuple[Path, ...] = ()  # a run folder, or ONNX or TFLite files; none: all layers that any target's table knows
+    sources: tuple[
+        Path, ...
+    ] = ()  # a run folder, or ONNX or TFLite files; none: all layers that any target's table knows
     bits: tuple[str, ...] = ()  # pairs such as "w4a8" that layers are measured at beside their own
     out: Path | None = None  # the table; None: the target's own
     again: bool = False  # measure anew what the table has

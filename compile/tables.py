@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from compile.report import BuildReport, VariantReport
 from compile.text_table import UNKNOWN, Column, TextTable
-from compile.times.layer_table import LayerTable, LayerTime, sum_of_known
 from compile.tflite.peer import LITERT
+from compile.times.layer_table import LayerTable, LayerTime, sum_of_known
 from compile.verify import ONNXRUNTIME, Rung
 
 MOST_NAMED = 5  # groups of variants that the last line names one by one
@@ -73,11 +73,13 @@ def meaning_of_litert(rungs: Sequence[Rung]) -> list[str]:
     lines = []
     for rung in (rung for rung in rungs if rung.answers == LITERT):
         if rung.missing:
-            lines.append(f"NOT CHECKED: {rung.variant} was not compared with LiteRT, its file's own runtime: {rung.missing}")
+            lines.append(
+                f"NOT CHECKED: {rung.variant} was not compared with LiteRT, its file's own runtime: {rung.missing}"
+            )
         elif rung.differing:
             lines.append(
-                f"{rung.variant}: {rung.differing:,} of {rung.logits:,} logits differ from LiteRT's, which rounds twice "
-                "where the integers round once; compiled code is held to the integers, bit for bit"
+                f"{rung.variant}: {rung.differing:,} of {rung.logits:,} logits differ from LiteRT's, which rounds some "
+                "sums otherwise; compiled code is held to the integers, bit for bit"
             )
     return lines
 

@@ -3,8 +3,8 @@
     onnxruntime (BASIC)  ==  integer reference  ==  golden data  ==  compiled code
 
 Each rung compares golden logits bit for bit. A file that training did not make may round ties the other way in
-onnxruntime's float arithmetic, so there the first rung is only indicative: it demands the same class of most pictures. A TFLite file is held against its
-own runtime, LiteRT, where that is installed.
+onnxruntime's float arithmetic, so there the first rung is only indicative: it demands the same class of most pictures.
+A TFLite file is held against its own runtime, LiteRT, where that is installed.
 """
 
 import math
@@ -35,7 +35,8 @@ class Rung:
 
     answers: whose logits they are: onnxruntime's, the golden data's, or those of a level's code. differing: how many of
     `logits` over `pictures` golden pictures; no logits: nothing here could run the code. needed: None where every logit
-    must be equal, else how many pictures must have the same class, and same_class have it. missing: why the file's own runtime could not run it here.
+    must be equal, else how many pictures must have the same class, and same_class have it. missing: why a
+    file's own runtime could not run it.
     """
 
     variant: str

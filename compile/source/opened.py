@@ -31,8 +31,8 @@ READERS = {".onnx": load, ".tflite": load_tflite}
 class BuildVariant:
     """One integer network to build, with the facts that the manifest repeats.
 
-    onnx: the file that it was read from, .onnx or .tflite. logits: int32 [G, classes] that the source expects for the golden pictures; exact: made by bitgrade, so that
-    onnxruntime must give the very same logits.
+    onnx: the file that it was read from, .onnx or .tflite. logits: int32 [G, classes] that the source expects for the
+    golden pictures; exact: made by bitgrade, so that onnxruntime must give the very same logits.
     """
 
     name: str
@@ -89,7 +89,9 @@ def open_source(
         return _open_run(paths[0])
     for path in paths:
         if not path.exists():
-            raise SourceError(f"{path}: expected a run folder, .onnx or .tflite files, but nothing of that name is there")
+            raise SourceError(
+                f"{path}: expected a run folder, .onnx or .tflite files, but nothing of that name is there"
+            )
         if path.suffix not in READERS or not path.is_file():
             raise SourceError(f"{path}: expected a run folder, .onnx or .tflite files, got none of them")
     return _open_files(paths, normalization, labels)

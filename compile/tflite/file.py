@@ -100,9 +100,7 @@ class _Opened:
         require(self._root.Version() == 3, "model", "version 3 of TFLite's schema", self._root.Version())
         require(self._root.SubgraphsLength() >= 1, "model", "a subgraph", "none")
         graph = self._root.Subgraphs(0)
-        tensors = tuple(
-            self._tensor(graph.Tensors(i), i) for i in range(self._count(graph.TensorsLength(), "tensors"))
-        )
+        tensors = tuple(self._tensor(graph.Tensors(i), i) for i in range(self._count(graph.TensorsLength(), "tensors")))
         values = sum(int(np.prod(t.shape)) for t in tensors if t.data is None)
         require(values <= MOST_VALUES_TOGETHER, "model", f"at most {MOST_VALUES_TOGETHER} values in all maps", values)
         operators = tuple(
@@ -225,4 +223,3 @@ def _require_order(operators: tuple[FileOperator, ...]) -> None:
     for operator in operators:
         require(computed.isdisjoint(operator.outputs), operator.where, "outputs of its own", operator.outputs)
         computed.update(operator.outputs)
-

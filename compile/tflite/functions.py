@@ -13,7 +13,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 
 def nearest_codes(real: np.ndarray, tensor: FileTensor) -> np.ndarray:
-    """Returns int64 codes in 0..255 of reals of any shape; halves go away from zero, as TFLite rounds them."""
+    """Returns int64 codes in 0..255 of reals [...]; halves go away from zero, as TFLite rounds them."""
     steps = np.asarray(real, np.float64) / np.float64(tensor.scale[0])
     rounded = np.copysign(np.floor(np.abs(steps) + 0.5), steps)
     return np.clip(rounded + int(tensor.zero_point[0]) + tensor.offset, 0, 255).astype(np.int64)

@@ -61,7 +61,8 @@ def _convolved(reader: Reader, operator: FileOperator, x: View, layer: Layer) ->
     require(len(x.shape) == 4, operator.where, "a map [1, H, W, C]", x.shape)
     around = padding_of(options.Padding(), x.shape[1:3], window, operator.where)
     source, zeros = reader.padded_map_of(x, operator.where)
-    padding = tuple(a + z for a, z in zip(around, zeros, strict=True))
+    top, left, bottom, right = (a + z for a, z in zip(around, zeros, strict=True))
+    padding = (top, left, bottom, right)
     return _finished(reader, operator, _conv(operator, source, layer, window, padding), layer)
 
 
@@ -83,9 +84,7 @@ def read_fully_connected(reader: Reader, operator: FileOperator) -> View:
     return _finished(reader, operator, _conv(operator, source, layer, Window(codes.shape[1:3]), NO_PADDING), layer)
 
 
-def _over_whole_map(
-    reader: Reader, operator: FileOperator, x: View, codes: np.ndarray
-) -> tuple[Tensor, np.ndarray]:
+def _over_whole_map(reader: Reader, operator: FileOperator, x: View, codes: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """The tensor [H, W, C] that a layer sums up, and its weights [O, H, W, C]: in whatever order the view has them."""
     source = reader.tensors[x.tensor]
     places = reader.places(x).reshape(-1)

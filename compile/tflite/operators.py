@@ -1,26 +1,23 @@
 """Which function reads which TFLite operator, and which operators at the end are left to whoever uses the logits.
 
-A new operator is a function beside those of its kind and a row in READERS; where its options say what it computes, a row
-in file.OPTIONS too.
+A new operator is a function beside those of its kind and a row in READERS; where its options say what it computes, it
+gets a row in file.OPTIONS too.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
+from compile.tflite.joining import read_concatenation, read_pack, read_split, read_split_v
 from compile.tflite.layers import read_conv, read_depthwise, read_fully_connected
 from compile.tflite.movement import (
-    read_concatenation,
     read_gather,
     read_mirror_pad,
-    read_pack,
     read_pad,
     read_reshape,
     read_resize_nearest,
     read_shape,
     read_slice,
-    read_split,
-    read_split_v,
     read_strided_slice,
     read_transpose,
 )

@@ -4,7 +4,6 @@ Its kernels by default are XNNPACK's, which round once as the integers do; its r
 """
 
 import warnings
-
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ def run_litert(
 ) -> np.ndarray:
     """Returns int64 [N, classes]: the logits of LiteRT, code - zero_point, as a graph gives them.
 
-    pictures: uint8 [N, H, W, C]; kernels: the name of LiteRT's OpResolverType. Raises PeerError where LiteRT is not installed or does not take the file, and
-    TfliteError for a file that the importer refuses.
+    pictures: uint8 [N, H, W, C]; kernels: the name of LiteRT's OpResolverType. Raises PeerError where LiteRT is not
+    installed or does not take the file, and TfliteError for a file that the importer refuses.
     """
     file = read_file(path)
     tensor, _ = logits_of(file)

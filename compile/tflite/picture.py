@@ -13,7 +13,8 @@ from compile.tflite.records import FileModel, FileOperator, FileTensor, Normaliz
 # Ranges of reals that int8 pictures have where each code is a uint8 value less 128.
 PICTURE_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 NORMALIZATION_ADVICE = (
-    "give --mean and --std (normalization=Normalization(mean, std)) of x = (u8 / 255 - mean) / std: 0 and 1 for x in 0..1"
+    "give --mean and --std (normalization=Normalization(mean, std)) of x = (u8 / 255 - mean) / std: 0 and 1 for x in "
+    "0..1"
 )
 
 

@@ -176,5 +176,3 @@ def hard_swish(x: np.ndarray) -> np.ndarray:
 def elu(x: np.ndarray) -> np.ndarray:
     """Returns x, below 0 exp(x) - 1, of float64 [256]."""
     return np.where(x >= 0, x, np.expm1(np.minimum(x, 0)))
-
-

@@ -47,7 +47,7 @@ class Reader:
         self.values: dict[int, Value] = {t.index: t.data for t in file.tensors if t.data is not None}
 
     def append(self, node: Node, out: Tensor) -> str:
-        """Adds a node with the tensor that it computes, and returns the tensor's name."""
+        """Adds a node with the tensor [H, W, C] that it computes, and returns the tensor's name."""
         require(out.name not in self.tensors, f"tensor {out.name}", "a name of its own", "one that is taken")
         self.tensors[out.name] = out
         self.nodes.append(node)
@@ -88,7 +88,7 @@ class Reader:
         return [int(v) for v in values.reshape(-1)]
 
     def result(self, operator: FileOperator) -> tuple[FileTensor, Tensor]:
-        """Returns the file's output tensor of an operator, and the graph's for it; raises TfliteError."""
+        """Returns the file's output tensor of an operator, and the graph's [H, W, C] for it; raises TfliteError."""
         tensor = self.file.tensors[operator.outputs[0]]
         tensor.require_map(operator.where)
         return tensor, codes_of(tensor, f"tensor_{tensor.index}", map_shape(tensor.shape, operator.where))
@@ -139,7 +139,7 @@ def codes_of(tensor: FileTensor, name: str, shape: MapShape) -> Tensor:
 
 
 def _separated(places: np.ndarray, source: MapShape) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """(rows, columns, channels) of a Gather from a map of shape `source` to places int32 [H, W, C]; None: there is none."""
+    """(rows, columns, channels) of a Gather from a map of shape `source` to places int32 [H, W, C]; None: none does."""
     _, width, channels = source
     taken = places >= 0
     inner = (places // (width * channels), places // channels % width, places % channels)

@@ -20,7 +20,9 @@ class Window:
     def check(self, where: str) -> None:
         """Raises TfliteError for numbers that no window has."""
         numbers = (*self.kernel, *self.stride, *self.dilation)
-        require(1 <= min(numbers) and max(numbers) < LARGEST, where, "a window, stride and dilation of at least 1", self)
+        require(
+            min(numbers) >= 1 and max(numbers) < LARGEST, where, "a window, stride and dilation of at least 1", self
+        )
 
 
 def padding_of(kind: int, size: tuple[int, ...], window: Window, where: str) -> Padding:

@@ -57,8 +57,6 @@ def layer_differences(
             expected = known[tensor.index].astype(np.int64).reshape(codes.shape) + tensor.offset
             apart = np.abs(codes.astype(np.int64) - expected)
             differing, total, largest = counts.get(node.name, [0, 0, 0])
-            counts[node.name] = [
-                differing + int((apart > 0).sum()), total + apart.size, max(largest, int(apart.max())),
-            ]
+            counts[node.name] = [differing + int((apart > 0).sum()), total + apart.size, max(largest, int(apart.max()))]
             values[node.output] = expected.astype(np.uint8)
     return [LayerDifference(name, *numbers) for name, numbers in counts.items()]
