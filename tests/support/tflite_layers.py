@@ -25,27 +25,31 @@ class LayerDifference:
     largest: int
 
 
-KERNELS = "BUILTIN_REF"
+REFERENCE = "BUILTIN_REF"  # the kernels that an operator is defined by
 
 
 def litert_tensors(
-    path: Path, file: FileModel, picture: np.ndarray, normalization: Normalization | None = None
+    path: Path, file: FileModel, picture: np.ndarray, normalization: Normalization | None, kernels: str
 ) -> dict[int, np.ndarray]:
     """Every tensor that LiteRT computes for one picture uint8 [H, W, C], by its number."""
-    litert = open_interpreter(Path(path).read_bytes(), KERNELS)
+    litert = open_interpreter(Path(path).read_bytes(), kernels)
     litert.set_tensor(file.input, open_picture(file, normalization).file_input(picture[None]))
     litert.invoke()
     return {t.index: litert.get_tensor(t.index) for t in file.tensors if t.kind in ("INT8", "UINT8") and t.data is None}
 
 
 def layer_differences(
-    path: Path, graph: Graph, pictures: np.ndarray, normalization: Normalization | None = None
+    path: Path,
+    graph: Graph,
+    pictures: np.ndarray,
+    normalization: Normalization | None = None,
+    kernels: str = REFERENCE,
 ) -> list[LayerDifference]:
     """Of each node whose output is a tensor of the file, over pictures uint8 [N, H, W, C]."""
     file = read_file(path)
     counts: dict[str, list[int]] = {}
     for picture in pictures:
-        known = litert_tensors(path, file, picture, normalization)
+        known = litert_tensors(path, file, picture, normalization, kernels)
         values = {graph.input: picture[None]}
         for node in graph.nodes:
             codes = interpreter._NODES[type(node)](graph, node, values)
