@@ -30,8 +30,12 @@ def moved(reader: Reader, operator: FileOperator, move: Move, k: int = 0, output
 
 
 def read_reshape(reader: Reader, operator: FileOperator) -> Value:
-    """Reads RESHAPE, SQUEEZE and EXPAND_DIMS, which keep the order of all values."""
+    """Reads RESHAPE, SQUEEZE and EXPAND_DIMS, which keep the order of all values; raises TfliteError."""
     declared = reader.file.tensors[operator.outputs[0]].shape
+    if operator.kind == "RESHAPE" and len(operator.inputs) > 1:
+        shape = reader.integers(operator, 1, "shape")
+        fits = len(shape) == len(declared) and all(n in (-1, d) for n, d in zip(shape, declared, strict=True))
+        require(fits, operator.where, f"a result {shape}", list(declared))
     return moved(reader, operator, lambda values: values.reshape(declared))
 
 
