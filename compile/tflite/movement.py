@@ -16,7 +16,7 @@ Move = Callable[[np.ndarray], np.ndarray]
 
 
 def moved(reader: Reader, operator: FileOperator, move: Move, k: int = 0, output: int = 0) -> Value:
-    """Returns an operator's k-th input [...] with its values moved; raises TfliteError for another shape than declared."""
+    """Returns an operator's k-th input [...] with its values moved; raises TfliteError for another shape."""
     value, source = reader.value(operator, k), reader.source(operator, k)
     declared = reader.file.tensors[operator.outputs[output]]
     require(source.same_codes(declared), operator.where, "one type, scale and zero point of both", "others")
@@ -36,6 +36,8 @@ def read_reshape(reader: Reader, operator: FileOperator) -> Value:
         shape = reader.integers(operator, 1, "shape")
         fits = len(shape) == len(declared) and all(n in (-1, d) for n, d in zip(shape, declared, strict=True))
         require(fits, operator.where, f"a result {shape}", list(declared))
+    size = math.prod(shape_of(reader.value(operator, 0)))
+    require(size == math.prod(declared), operator.where, f"a result of {size} values", list(declared))
     return moved(reader, operator, lambda values: values.reshape(declared))
 
 

@@ -15,7 +15,7 @@ from compile.tflite.importer import logits_of
 from compile.tflite.picture import open_picture
 
 LITERT = "LiteRT"
-INSTALL = "pip install 'bitgrade[litert]' (ai-edge-litert)"
+INSTALL = "pip install ai-edge-litert"
 
 
 class PeerError(ValueError):

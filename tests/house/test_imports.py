@@ -54,7 +54,8 @@ ARROWS = {
     "targets.tables targets.windows numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.qdq": "targets.reference numpy onnx google",
-    "compile.source": "compile.qdq targets.reference runtime.bundle runtime.fields runtime.files numpy",
+    "compile.tflite": "compile.qdq targets.reference numpy tflite flatbuffers ai_edge_litert",
+    "compile.source": "compile.qdq compile.tflite targets.reference runtime.bundle runtime.fields runtime.files numpy",
     "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family targets.schedule numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
     "runtime.abi targets.family numpy tvm_ffi",
@@ -63,11 +64,12 @@ ARROWS = {
     "compile.settings": "compile.bundle compile.qdq targets",
     "compile.command_line": "compile.settings compile.qdq targets targets.costs targets.reference runtime.machine "
     "runtime.terminal",
-    "compile.verify": "compile.bundle compile.lowering compile.source targets.reference numpy onnxruntime",
-    "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
+    "compile.verify": "compile.bundle compile.lowering compile.source compile.tflite targets.reference numpy "
+    "onnxruntime",
+    "compile.dump": "compile.lowering compile.source compile.tflite targets targets.reference numpy onnx",
     "compile.report": "compile.source compile.times compile.verify",
     "compile.text_table": "",
-    "compile.tables": "compile.report compile.text_table compile.times compile.verify",
+    "compile.tables": "compile.report compile.text_table compile.tflite compile.times compile.verify",
     "compile.printing": "compile.tables compile.report compile.source compile.text_table compile.times "
     "compile.verify runtime.terminal",
     "compile.stages": "compile.bundle compile.dump compile.lowering compile.report compile.settings compile.source "
@@ -127,6 +129,9 @@ LAZY = {
     "runtime/execution/ffi.py": {"tvm_ffi"},
     "runtime/pictures/files.py": {"PIL"},
     "benchmarks/cuda/everything.py": {"torch"},
+    "compile/tflite/file.py": {"tflite"},
+    "compile/tflite/metadata.py": {"flatbuffers"},
+    "compile/tflite/peer.py": {"ai_edge_litert"},
 }
 
 

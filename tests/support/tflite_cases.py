@@ -138,10 +138,7 @@ def fully_connected_case(kind="INT8", over="map") -> Case:
     weights = rng.integers(-127, 128, (8, inputs))
     bias = rng.integers(-3000, 3000, 8)
     zero = 128 if kind == "UINT8" else 0
-    constants = [
-        net.constant(weights + zero, kind, 0.01, zero),
-        net.constant(bias, "INT32", 0.01 * quant.scale),
-    ]
+    constants = [net.constant(weights + zero, kind, 0.01, zero), net.constant(bias, "INT32", 0.01 * quant.scale)]
     out = Quant(0.05, 3) if kind == "INT8" else Quant(0.05, 131, 0, 255)
     shape = (1, 7, 6, 8) if over == "channels" else (1, 8)
     result = quantized(net, shape, out)
@@ -164,7 +161,9 @@ def fully_connected_case(kind="INT8", over="map") -> Case:
 
 def pool_case(kind: str, mean: bool, kernel=(2, 3), stride=(2, 2), padding="SAME", activation="NONE") -> Case:
     net, x, quant = picture(kind)
-    size = [-(-n // s) if padding == "SAME" else (n - k) // s + 1 for n, s, k in zip((7, 6), stride, kernel)]
+    size = [
+        -(-n // s) if padding == "SAME" else (n - k) // s + 1 for n, s, k in zip((7, 6), stride, kernel, strict=True)
+    ]
     result = quantized(net, (1, *size, 3), quant)
     options = dict(FilterHeight=kernel[0], FilterWidth=kernel[1], StrideH=stride[0], StrideW=stride[1])
     options |= dict(Padding=PADDINGS[padding], FusedActivationFunction=ACTIVATIONS[activation])

@@ -108,7 +108,9 @@ def outcome(content: bytes, case: Case) -> str:
         try:
             layers = layer_differences(path, graph, pictures, case.normalization)
         except (PeerError, ValueError, RuntimeError) as error:
-            return "taken, not compared: LiteRT is not installed" if "not installed" in str(error) else "taken by us alone"
+            return (
+                "taken, not compared: LiteRT is not installed" if "not installed" in str(error) else "taken by us alone"
+            )
     largest = max((layer.largest for layer in layers), default=0)
     return "equal within a step" if largest <= 1 else f"WRONG by {largest} steps"
 
@@ -126,12 +128,12 @@ def child(content: bytes, name: str, pipe: Connection) -> None:
 
 def run_apart(content: bytes, name: str) -> str:
     """The outcome of one file in a process of its own."""
-    ours, theirs_end = multiprocessing.Pipe(False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(content, name, theirs_end))
+    receiver, sender = multiprocessing.Pipe(False)
+    process = multiprocessing.get_context("fork").Process(target=child, args=(content, name, sender))
     process.start()
-    theirs_end.close()
+    sender.close()
     try:
-        result = ours.recv() if ours.poll(SECONDS) else "HANG"
+        result = receiver.recv() if receiver.poll(SECONDS) else "HANG"
     except EOFError:
         # LiteRT may end the process with a file that it should refuse; the importer, which is Python, cannot.
         result = "LiteRT crashed" if imported(content, CASES[name]()) is not None else "CRASH"
@@ -154,7 +156,7 @@ def main() -> None:
         name = names[rng.integers(len(names))]
         content = damaged(CASES[name](), rng)
         result = run_apart(content, name)
-        outcomes[result.split(":")[0] if result[0] != "T" else result] += 1
+        outcomes[result] += 1
         if result.split()[0] in ("WRONG", "HANG", "TRACEBACK", "CRASH"):
             args.keep.mkdir(exist_ok=True)
             (args.keep / f"{args.seed}-{i}-{name.replace(' ', '_')}.tflite").write_bytes(content)

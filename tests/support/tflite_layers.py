@@ -39,11 +39,7 @@ def litert_tensors(
 
 
 def layer_differences(
-    path: Path,
-    graph: Graph,
-    pictures: np.ndarray,
-    normalization: Normalization | None = None,
-    kernels: str = REFERENCE,
+    path: Path, graph: Graph, pictures: np.ndarray, normalization: Normalization | None = None, kernels: str = REFERENCE
 ) -> list[LayerDifference]:
     """Of each node whose output is a tensor of the file, over pictures uint8 [N, H, W, C]."""
     file = read_file(path)

@@ -31,10 +31,7 @@ class Quant:
     def activation(self, name):
         limits = {"NONE": (None, None), "RELU": (0, None), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}[name]
         low, high = limits
-        return (
-            self.low if low is None else int(self.code(low)),
-            self.high if high is None else int(self.code(high)),
-        )
+        return (self.low if low is None else int(self.code(low)), self.high if high is None else int(self.code(high)))
 
 
 def scaled(acc, ratio):
@@ -65,7 +62,8 @@ def same_padding(length, reach, step):
 def windows(x, kernel, stride, padding, fill, dilation=(1, 1)):
     """Yields (row, column, window [kh, kw, C]) of the output's pixels, in order."""
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    pads = [same_padding(n, r, s) if padding == "SAME" else (0, 0) for n, r, s in zip(x.shape, reach, stride)]
+    sizes = zip(x.shape[:2], reach, stride, strict=True)
+    pads = [same_padding(n, r, s) if padding == "SAME" else (0, 0) for n, r, s in sizes]
     x = np.pad(x, (*pads, (0, 0)), constant_values=fill)
     for row in range((x.shape[0] - reach[0]) // stride[0] + 1):
         for column in range((x.shape[1] - reach[1]) // stride[1] + 1):

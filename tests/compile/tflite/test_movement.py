@@ -7,7 +7,7 @@ pytest.importorskip("tflite", reason="no schema: pip install tflite==2.18.0 flat
 
 from compile.tflite.errors import TfliteError
 from targets.reference.nodes import AvgPool, Concat, Conv, Gather
-from tests.support.tflite_cases import SHAPE, S8, Case, picture, quantized
+from tests.support.tflite_cases import S8, SHAPE, Case, picture, quantized
 from tests.support.tflite_reference import Quant
 from tests.support.tflite_writer import Network
 

@@ -1,4 +1,4 @@
-"""Every operator of the importer against TFLite's reference semantics, stated in numpy (tests/support/tflite_reference)."""
+"""Every operator of the importer against TFLite's reference semantics, as tests/support/tflite_reference states them."""
 
 import math
 
@@ -91,7 +91,9 @@ CASES = {
     "relu": lambda: function_case("RELU", lambda x: np.maximum(x, 0), Quant(0.011, -100)),
     "relu6": lambda: function_case("RELU6", lambda x: np.clip(x, 0, 6), Quant(0.03, -128), Quant(0.08, 20)),
     "relu n1 to 1": lambda: function_case("RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), Quant(0.01, 3), WIDE),
-    "leaky relu": lambda: function_case("LEAKY_RELU", lambda x: np.where(x > 0, x, 0.3 * x), Quant(0.009, 9), Alpha=0.3),
+    "leaky relu": lambda: function_case(
+        "LEAKY_RELU", lambda x: np.where(x > 0, x, x * 0.3), Quant(0.009, 9), Alpha=0.3
+    ),
     "logistic": lambda: function_case("LOGISTIC", lambda x: 1 / (1 + np.exp(-x)), UNIT, WIDE),
     "tanh": lambda: function_case("TANH", np.tanh, SIGNED, WIDE),
     "hard swish": lambda: function_case("HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6, Quant(0.03, -110), WIDE),
