@@ -1,8 +1,8 @@
-"""Compiles a run's variants for one target: `python -m compile.build [RUN | FILE.onnx ...] [--target x86|arm|cuda]`.
+"""Compiles a run's variants for one target: `python -m compile.build [RUN | FILE ...] [--target x86|arm|cuda]`.
 
 A build goes through these stages, in this order; --dump DIR leaves readable files of each (compile/dump.py):
 
-    open      run folder or ONNX files  ->  integer graphs, golden pictures      compile/source, compile/qdq
+    open      run folder or files       ->  integer graphs, golden pictures      compile/source, qdq, tflite
     lower     integer graphs            ->  kernels, packed weights, TIR         compile/lowering, targets
     compile   TIR                       ->  one library for each distinct code   compile/bundle/libraries.py
     time      kernels                   ->  predicted and measured times         compile/times
@@ -64,7 +64,7 @@ def _require_all(settings: BuildSettings, report: BuildReport) -> None:
 
 
 def open_networks(settings: BuildSettings) -> Source:
-    """Reads the run or the ONNX files; raises SourceError and OnnxError."""
+    """Reads the run or the ONNX and TFLite files; raises SourceError, OnnxError and TfliteError."""
     paths = list(settings.sources) or [newest_run()]
     labels = None if settings.labels is None else read_labels(settings.labels)
     source = open_source(paths, settings.normalization, labels, settings.form)

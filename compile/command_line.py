@@ -46,8 +46,8 @@ def make_build_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m compile.build`."""
     parser = OneLineParser(
         prog="python -m compile.build",
-        usage="%(prog)s [RUN | FILE.onnx ...] [options]",
-        description="Compiles the networks of a run, or quantized ONNX files, into a bundle for one target.",
+        usage="%(prog)s [RUN | FILE ...] [options]",
+        description="Compiles the networks of a run, or quantized ONNX and TFLite files, into a bundle for one target.",
         allow_abbrev=False,
     )
     here = _target_of_this_machine()
@@ -56,9 +56,9 @@ def make_build_parser() -> argparse.ArgumentParser:
         "sources",
         nargs="*",
         type=Path,
-        metavar="RUN | FILE.onnx",
-        help="A run folder, or ONNX files of networks with the same input and classes (default: the newest run under "
-        "runs/).",
+        metavar="RUN | FILE",
+        help="A run folder, or .onnx and .tflite files of networks with the same input and classes (default: the "
+        "newest run under runs/).",
     )
     parser.add_argument(
         "--target",
@@ -90,19 +90,20 @@ def make_build_parser() -> argparse.ArgumentParser:
 
 
 def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that say what ONNX files of other tools do not."""
+    """Flags that say what files of other tools do not."""
     parser.add_argument(
         "--mean",
         type=_numbers,
         metavar="R,G,B",
-        help="For ONNX files with a float picture, which is (u8 / 255 - mean) / std: such as 0.485,0.456,0.406.",
+        help="For files whose picture is float, or int8 of an unusual range: (u8 / 255 - mean) / std, such as "
+        "0.485,0.456,0.406.",
     )
     parser.add_argument("--std", type=_numbers, metavar="R,G,B", help="Belongs to --mean: such as 0.229,0.224,0.225.")
     parser.add_argument(
         "--size", type=_size, metavar="N | HxW", help="For ONNX files of any size: the picture's height and width."
     )
     parser.add_argument("--output", metavar="NAME", help="For ONNX files of several outputs: that of the logits.")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="For ONNX files: the classes' names, one a line.")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="For files: the classes' names, one per line.")
 
 
 def parse_profile(arguments: Sequence[str] | None = None) -> ProfileSettings:
@@ -123,7 +124,7 @@ def make_profile_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m compile.profile`."""
     parser = OneLineParser(
         prog="python -m compile.profile",
-        usage="%(prog)s [RUN | FILE.onnx ...] --target TARGET [options]",
+        usage="%(prog)s [RUN | FILE ...] --target TARGET [options]",
         description="Measures what layers cost on a target, and writes its table of costs.",
         allow_abbrev=False,
     )
@@ -131,8 +132,9 @@ def make_profile_parser() -> argparse.ArgumentParser:
         "sources",
         nargs="*",
         type=Path,
-        metavar="RUN | FILE.onnx",
-        help="A run folder or ONNX files whose layers are measured (default: all layers that a table knows).",
+        metavar="RUN | FILE",
+        help="A run folder, or .onnx and .tflite files, whose layers are measured (default: all layers that a table "
+        "knows).",
     )
     names = ", ".join(t.name for t in targets() if not t.levels)
     parser.add_argument("--target", type=_target, required=True, help=f"The processor: {names}.")

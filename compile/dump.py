@@ -1,6 +1,6 @@
 """Readable files of every stage of a build, for `--dump DIR`.
 
-DIR/<variant>/   1-onnx.txt  2-graph.txt  3-plan*.txt  4-tir*.py  (objects and assembly)  5-times.json
+DIR/<variant>/   1-onnx.txt or 1-tflite.txt  2-graph.txt  3-plan*.txt  4-tir*.py  (objects and assembly)  5-times.json
 DIR/             6-verification.txt
 """
 
@@ -15,15 +15,19 @@ import onnx
 
 from compile.lowering.lower import Lowered, table_of_rules
 from compile.source.opened import BuildVariant
+from compile.tflite.file import read_file
 from targets import Target
 from targets.reference.graph import Graph
 from targets.reference.nodes import Requant
 
 
 def dump_graph(folder: Path, variant: BuildVariant) -> None:
-    """Writes what was read: the ONNX file as text, and the integer graph."""
+    """Writes what was read: the ONNX or TFLite file as text, and the integer graph."""
     place = _place(folder, variant)
-    (place / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))
+    if variant.onnx.suffix == ".onnx":
+        (place / "1-onnx.txt").write_text(onnx.printer.to_text(onnx.load(variant.onnx)))
+    else:
+        (place / "1-tflite.txt").write_text(read_file(variant.onnx).to_text())
     (place / "2-graph.txt").write_text(graph_text(variant.graph))
 
 

@@ -1,4 +1,4 @@
-"""Measures what layers cost on a target: `python -m compile.profile --target T [RUN | FILE.onnx ...]`.
+"""Measures what layers cost on a target: `python -m compile.profile --target T [RUN | FILE ...]`.
 
 The distinct layers of the networks, at their own bits and at those of --bits, are compiled and timed one by one;
 without networks, every layer that any target's table knows. The table is saved as it grows: an interrupted run goes on

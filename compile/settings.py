@@ -9,6 +9,8 @@ from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.normalization import Normalization
 from targets import Target
 
+NETWORK_FILES = (".onnx", ".tflite")
+
 
 class BuildError(ValueError):
     """Settings that cannot be followed; the message says what was expected, what they are and what to do."""
@@ -19,16 +21,16 @@ class BuildSettings:
     """A build: the networks, the target, and where things go. Raises BuildError for numbers that are too small."""
 
     target: Target
-    sources: tuple[Path, ...] = ()  # a run folder, or ONNX files; none: the newest run under runs/
+    sources: tuple[Path, ...] = ()  # a run folder, or ONNX or TFLite files; none: the newest run under runs/
     out: Path | None = None  # the bundle; None: bundles/<name>-<target>
     dump: Path | None = None  # a folder for readable files of every stage
     source_only: bool = False  # leave out what needs the target's own compiler
     golden: int = 4  # pictures that the compiled code must reproduce now; all of them travel with the bundle
     times: bool = True  # time kernels where the target's code runs here; times are no part of the bundle
     batch: int = 1  # pictures that the compiled code takes at once, on a GPU; fewer cost as much
-    normalization: Normalization | None = None  # of ONNX files with a float picture
+    normalization: Normalization | None = None  # of files whose picture is float, or int8 of another range
     form: FormOptions = NOTHING_OPEN  # what ONNX files leave open
-    labels: Path | None = None  # of ONNX files: a text file with a class a line
+    labels: Path | None = None  # of files: a text file with a class per line
     report: Path | None = None  # an HTML page of what came of it
     every_table: bool = False  # make tables of layers for every variant, not only for each distinct code
 
@@ -61,22 +63,22 @@ class BuildSettings:
 
 
 def require_sources(paths: Sequence[Path]) -> None:
-    """Raises BuildError unless the paths are a run folder, or ONNX files, that are there."""
+    """Raises BuildError unless the paths are a run folder, or ONNX or TFLite files, that are there."""
     for path in paths:
         if not path.exists():
             raise BuildError(
-                f"{path}: expected a run folder or .onnx files, but there is no such {_kind_of_name(path)}; "
+                f"{path}: expected a run folder, .onnx or .tflite files, but there is no such {_kind_of_name(path)}; "
                 "check the path"
             )
         if path.is_dir() and len(paths) > 1:
-            raise BuildError(f"{path}: expected one run folder, or .onnx files alone, got a folder among others")
+            raise BuildError(f"{path}: expected one run folder, or files alone, got a folder among others")
         if path.is_dir() and not (path / "run.json").exists():
             raise BuildError(
                 f"{path}: expected a run folder, which holds run.json, got a folder without one; an interrupted run "
                 "is finished by `python -m train.run ... --resume`"
             )
-        if path.is_file() and path.suffix != ".onnx":
-            raise BuildError(f"{path}: expected a run folder or .onnx files, got a file of another kind")
+        if path.is_file() and path.suffix not in NETWORK_FILES:
+            raise BuildError(f"{path}: expected a run folder, .onnx or .tflite files, got a file of another kind")
 
 
 def _kind_of_name(path: Path) -> str:
@@ -88,7 +90,9 @@ class ProfileSettings:
     """A profile: the layers to measure, the target, and what measures them."""
 
     target: Target
-    sources: tuple[Path, ...] = ()  # a run folder, or ONNX files; none: all layers that any target's table knows
+    sources: tuple[
+        Path, ...
+    ] = ()  # a run folder, or ONNX or TFLite files; none: all layers that any target's table knows
     bits: tuple[str, ...] = ()  # pairs such as "w4a8" that layers are measured at beside their own
     out: Path | None = None  # the table; None: the target's own
     again: bool = False  # measure anew what the table has

@@ -92,7 +92,14 @@ def differences_table(rung: Rung, verbose: bool = False) -> TextTable:
 
 
 def meaning_of_differences(rung: Rung) -> str:
-    """Returns in words what differing logits of a file mean; "" where none differ, or the rung is not of a file."""
+    """Returns in words what differing logits of a file mean; "" where none differ, or the rung is not of a file.
+
+    Says too why a file's own runtime could not be asked.
+    """
+    if rung.missing:
+        return (
+            f"NOT CHECKED: {rung.variant} was not compared with {rung.answers}, its file's own runtime: {rung.missing}"
+        )
     if not rung.differing or not (rung.is_indicative or rung.layers):
         return ""
     classes = "every picture gets the same class"

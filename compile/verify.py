@@ -1,10 +1,11 @@
-"""The verification ladder of every build: ONNX file, integer reference and compiled code must give the same logits.
+"""The verification ladder of every build: the file, integer reference and compiled code must give the same logits.
 
     onnxruntime  ==  integer reference  ==  golden data  ==  compiled code
 
 Each rung compares golden logits bit for bit. A file that training did not make may round ties the other way in
 onnxruntime's float arithmetic. There the first rung is indicative: every layer alone must be within one code of
 onnxruntime's, and most pictures must get the same class. What differs is counted by layer (compile/ladder/layers.py).
+A TFLite file is held against its own runtime, LiteRT, where that is installed.
 """
 
 import math
@@ -19,6 +20,7 @@ from compile.ladder.layers import LayerDifference, compare_layers, first_that_di
 from compile.ladder.onnx_file import LEVELS, OnnxRunError, PictureInput
 from compile.lowering.lower import run_compiled
 from compile.source.opened import BuildVariant
+from compile.tflite.peer import LITERT, PeerError, run_litert
 from targets.reference import interpreter
 
 ONNXRUNTIME = "onnxruntime"
@@ -37,7 +39,8 @@ class Rung:
     answers: whose logits they are: onnxruntime's, the golden data's, or those of a level's code. differing: how many of
     `logits` over `pictures` golden pictures; no logits: nothing here could run the code. needed: None where every logit
     must be equal, else how many pictures must have the same class, and same_class have it. largest: difference of a
-    logit, and span: distance of the largest logit from the smallest, both in steps. layers: of a file's rung.
+    logit, and span: distance of the largest logit from the smallest, both in steps. layers: of a file's rung. missing:
+    why a file's own runtime could not run it.
     """
 
     variant: str
@@ -50,6 +53,7 @@ class Rung:
     largest: int = 0
     span: int = 0
     layers: tuple[LayerDifference, ...] = ()
+    missing: str = ""
 
     @property
     def ran(self) -> bool:
@@ -126,8 +130,8 @@ def verify_variant(variant: BuildVariant, pictures: np.ndarray, level_codes: lis
     level_codes: the compiled code of each level, which runs the first `count` pictures.
     """
     expected = interpreter.run(variant.graph, pictures)
-    rungs = [file_rung(variant, pictures, expected)] if variant.onnx.suffix == ".onnx" else []
-    rungs.append(make_rung(variant.name, GOLDEN, expected, variant.logits))
+    first = litert_rung if variant.onnx.suffix == ".tflite" else file_rung
+    rungs = [first(variant, pictures, expected), make_rung(variant.name, GOLDEN, expected, variant.logits)]
     for code in level_codes:
         logits = expected[:0]
         if code.runner is not None:
@@ -174,6 +178,18 @@ def read_model(variant: BuildVariant) -> onnx.ModelProto:
         return onnx.load(path)
     except (OSError, DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         raise OnnxRunError(f"{path}: expected the ONNX file that was imported, cannot read it ({error})") from error
+
+
+def litert_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray) -> Rung:
+    """Returns the rung of a TFLite file over pictures uint8 [N, H, W, C], whose logits are int32 [N, classes].
+
+    It did not run, and says why, where LiteRT is not there or does not take the file.
+    """
+    try:
+        logits = run_litert(variant.onnx, pictures, variant.normalization)
+    except PeerError as error:
+        return Rung(variant.name, LITERT, len(expected), 0, 0, 0, needed=0, missing=str(error))
+    return make_rung(variant.name, LITERT, logits, expected, math.ceil(FOREIGN_AGREEMENT * len(expected)))
 
 
 def make_rung(

@@ -1,4 +1,4 @@
-"""What a bundle holds: libraries, packed weights, tables, golden data, ONNX files, and the manifest that lists them."""
+"""What a bundle holds: libraries, packed weights, tables, golden data, the networks' files, and the manifest."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ class Blob:
 def write_contents(
     folder: Path, source: Source, target: Target, variants: list[CompiledVariant], producer: dict[str, Any]
 ) -> None:
-    """Writes all but the libraries into the folder of a bundle: weights, tables, golden data, ONNX files, manifest.
+    """Writes all but the libraries into the folder of a bundle: weights, tables, golden data, network files, manifest.
 
     producer: what the manifest says of the tools that made it. Raises ValueError for weights that are not what their
     origin gives back.
@@ -59,7 +59,7 @@ def write_contents(
     (folder / "weights.bin").write_bytes(bytes(weights.data))
     (folder / "tables.bin").write_bytes(bytes(tables.data))
     for variant in variants:
-        path = folder / _onnx_path(variant)
+        path = folder / _file_path(variant)
         path.parent.mkdir(exist_ok=True)
         _copy_onnx(variant.source, path)
     logits = {f"logits_{v.name}": v.logits.astype(np.int32) for v in source.variants}
@@ -113,8 +113,10 @@ def _copy_onnx(variant: BuildVariant, path: Path) -> None:
     path.write_bytes(variant.opened.form.file.SerializeToString())
 
 
-def _onnx_path(variant: CompiledVariant) -> str:
-    return f"onnx/{variant.source.name}.onnx"
+def _file_path(variant: CompiledVariant) -> str:
+    """Where the network's own file lies in the bundle: onnx/NAME.onnx or tflite/NAME.tflite."""
+    suffix = variant.source.onnx.suffix
+    return f"{suffix[1:]}/{variant.source.name}{suffix}"
 
 
 def _variant_json(variant: CompiledVariant, target: Target, weights: Blob, tables: Blob) -> dict[str, Any]:
@@ -126,10 +128,11 @@ def _variant_json(variant: CompiledVariant, target: Target, weights: Blob, table
     ]
     segments = {s["offset"]: packed_size(s["count"], s["bits"]) for b in builds for s in b["weights"]["segments"]}
     table_bytes = {b["table"]["offset"]: b["table"]["bytes"] for b in builds}
+    onnx = {"onnx": _file_path(variant)} if source.onnx.suffix == ".onnx" else {}
     return {
         "name": source.name,
         "library": variant.library,
-        "onnx": _onnx_path(variant),
+        **onnx,
         "builds": builds,
         "logit_scale": float(source.graph.tensors[source.graph.output].scale),
         "bytes": sum(segments.values()) + sum(table_bytes.values()),

@@ -1,4 +1,4 @@
-"""Opens what a build starts from: a run folder of training (contract 1), or ONNX files that anybody made."""
+"""Opens what a build starts from: a run folder of training (contract 1), or ONNX and TFLite files that anybody made."""
 
 import math
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from compile.source.run_folder import (
     read_golden,
     read_run,
 )
+from compile.tflite.importer import load as load_tflite
 from runtime.bundle.decisions import parse_decisions, parse_facts, require_different
 from runtime.fields import Fields
 from runtime.scores import ScoreKind, count_logits
@@ -26,14 +27,16 @@ from targets.reference.graph import Graph
 
 CHANNELS = (1, 3)  # of pictures that the runtime can make
 PICTURES = 8  # golden pictures made up for files that bring none
+SUFFIXES = (".onnx", ".tflite")
 
 
 @dataclass(frozen=True, eq=False)
 class BuildVariant:
     """One integer network to build, with the facts that the manifest repeats.
 
-    logits: int32 [G, classes] that the source expects for the golden pictures; exact: made by bitgrade, so that
-    onnxruntime must give the very same logits. opened: how a file of another tool was read.
+    onnx: the file that it was read from, .onnx or .tflite. logits: int32 [G, classes] that the source expects for the
+    golden pictures; exact: made by bitgrade, so that onnxruntime must give the very same logits. opened: how an ONNX
+    file of another tool was read.
     """
 
     name: str
@@ -76,7 +79,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
     if not runs:
         raise SourceError(
             f"expected a finished run under {root}/, found none; train one with `python -m train.run`, "
-            "or name a run folder or ONNX files"
+            "or name a run folder, or ONNX or TFLite files"
         )
     return runs[-1].parent
 
@@ -87,7 +90,7 @@ def open_source(
     labels: list[str] | None = None,
     options: FormOptions = NOTHING_OPEN,
 ) -> Source:
-    """Opens a run folder, or ONNX files of networks with the same input and outputs. Raises SourceError.
+    """Opens a run folder, or ONNX and TFLite files of networks with the same input and outputs. Raises SourceError.
 
     normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor. labels: names
     of the classes of files, "class 0" and so on where there are none. options: what files leave open.
@@ -102,9 +105,11 @@ def open_source(
         return _open_run(paths[0])
     for path in paths:
         if not path.exists():
-            raise SourceError(f"{path}: expected a run folder or .onnx files, but nothing of that name is there")
-        if path.suffix != ".onnx" or not path.is_file():
-            raise SourceError(f"{path}: expected a run folder or .onnx files, got neither")
+            raise SourceError(
+                f"{path}: expected a run folder, .onnx or .tflite files, but nothing of that name is there"
+            )
+        if path.suffix not in SUFFIXES or not path.is_file():
+            raise SourceError(f"{path}: expected a run folder, .onnx or .tflite files, got none of them")
     return _open_files(paths, normalization, labels, options)
 
 
@@ -160,17 +165,18 @@ def _own_budget(folder: Path, run: RunRecord) -> float | None:
 def _open_files(
     paths: list[Path], normalization: Normalization | None, labels: list[str] | None, options: FormOptions
 ) -> Source:
-    files = {path.stem: open_file(path, normalization, options) for path in paths}
-    if len(files) < len(paths):
-        raise SourceError(f"expected ONNX files of different names, got {[p.name for p in paths]}")
-    pictures = _pictures_for(paths, [file.graph for file in files.values()])
+    if len({path.stem for path in paths}) < len(paths):
+        raise SourceError(f"expected files of different names, got {[p.name for p in paths]}")
+    files = {p.stem: open_file(p, normalization, options) for p in paths if p.suffix == ".onnx"}
+    graphs = [files[p.stem].graph if p.stem in files else load_tflite(p, normalization) for p in paths]
+    pictures = _pictures_for(paths, graphs)
     variants = []
-    for path, file in zip(paths, files.values(), strict=True):
-        logits = interpreter.run(file.graph, pictures)
-        known = NetworkFacts.of_graph(file.graph)
-        picture = (normalization, file)
-        variants.append(BuildVariant(path.stem, path, file.graph, logits, known, False, *picture))
-    kinds = [_score_kind(file, v.logits.shape[1]) for file, v in zip(files.values(), variants, strict=True)]
+    for path, graph in zip(paths, graphs, strict=True):
+        logits = interpreter.run(graph, pictures)
+        known = NetworkFacts.of_graph(graph)
+        picture = (normalization, files.get(path.stem))
+        variants.append(BuildVariant(path.stem, path, graph, logits, known, False, *picture))
+    kinds = [_score_kind(variant) for variant in variants]
     if len(set(kinds)) > 1:
         raise SourceError(f"{paths[0]}: expected files whose scores are made alike, got {', '.join(kinds)}")
     classes = 2 if kinds[0] == "binary" else variants[0].logits.shape[1]
@@ -196,11 +202,12 @@ def _pictures_for(paths: list[Path], graphs: list[Graph]) -> np.ndarray:
     return made_up_pictures(shapes[0])
 
 
-def _score_kind(file: OpenedFile, outputs: int) -> ScoreKind:
+def _score_kind(variant: BuildVariant) -> ScoreKind:
     """How scores follow from a file's logits: what the file does itself, else what fits their number."""
-    if outputs == 1:
+    if variant.logits.shape[1] == 1:
         return "binary"
-    return file.form.scores or "softmax"
+    own = None if variant.opened is None else variant.opened.form.scores
+    return own or "softmax"
 
 
 def made_up_pictures(shape: tuple[int, int, int]) -> np.ndarray:

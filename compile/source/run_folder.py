@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 class SourceError(ValueError):
-    """A run or an ONNX file cannot be used; the message says what was expected, what came and what to do."""
+    """A run or a file cannot be used; the message says what was expected, what came and what to do."""
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,9 @@ ARROWS = {
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.forms": "numpy onnx",
     "compile.qdq": "compile.forms targets.reference numpy onnx google",
-    "compile.source": "compile.forms compile.qdq targets.reference runtime.bundle runtime.fields runtime.files "
-    "runtime.scores numpy",
+    "compile.tflite": "compile.qdq targets.reference numpy tflite flatbuffers ai_edge_litert",
+    "compile.source": "compile.forms compile.qdq compile.tflite targets.reference runtime.bundle runtime.fields "
+    "runtime.files runtime.scores numpy",
     "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family targets.schedule numpy",
     "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
     "runtime.abi targets.family numpy tvm_ffi",
@@ -67,9 +68,9 @@ ARROWS = {
     "compile.command_line": "compile.settings compile.forms compile.qdq targets targets.costs targets.reference "
     "runtime.machine runtime.terminal",
     "compile.ladder": "compile.qdq targets.reference numpy onnx onnxruntime",
-    "compile.verify": "compile.bundle compile.ladder compile.lowering compile.source targets.reference numpy onnx "
-    "google",
-    "compile.dump": "compile.lowering compile.source targets targets.reference numpy onnx",
+    "compile.verify": "compile.bundle compile.ladder compile.lowering compile.source compile.tflite targets.reference "
+    "numpy onnx google",
+    "compile.dump": "compile.lowering compile.source compile.tflite targets targets.reference numpy onnx",
     "compile.report": "compile.source compile.times compile.verify",
     "compile.text_table": "",
     "compile.page": "compile.ladder compile.report compile.tables compile.times compile.verify runtime.version",
@@ -133,6 +134,9 @@ LAZY = {
     "runtime/execution/ffi.py": {"tvm_ffi"},
     "runtime/pictures/files.py": {"PIL"},
     "benchmarks/cuda/everything.py": {"torch"},
+    "compile/tflite/file.py": {"tflite"},
+    "compile/tflite/metadata.py": {"flatbuffers"},
+    "compile/tflite/peer.py": {"ai_edge_litert"},
 }
 
 
