@@ -17,6 +17,8 @@ INTEGERS: dict[int, tuple[int, bool]] = {
     TensorProto.INT4: (4, True),
     TensorProto.UINT8: (8, False),
     TensorProto.INT8: (8, True),
+    TensorProto.UINT16: (16, False),
+    TensorProto.INT16: (16, True),
     TensorProto.INT32: (32, True),
 }
 
@@ -124,7 +126,8 @@ def _fold_dequantize(node: FileNode, value: Constant) -> Weights:
     block_size = node.attributes.get("block_size")
     require(not block_size, node.where, "a scale per tensor or channel", "scales per block")
     scale, zero_point = _scale_and_zero_point(node)
-    positive = bool(np.isfinite(scale).all() and (scale > 0).all())
+    scale = np.asarray(scale, np.float32)
+    positive = bool(np.isfinite(scale).all() and (scale >= 0).all())
     require(positive, node.where, "positive scales", scale.min(initial=0))
     axis = node.attributes.get("axis", 1)
     ndim = max(1, value.array.ndim)
@@ -135,7 +138,17 @@ def _fold_dequantize(node: FileNode, value: Constant) -> Weights:
     elif not value.signed:
         fits = value.bits < 8 or codes.max(initial=0) < 128
         require(bool(fits), node.where, "signed weight codes", "uint8 without zero point")
-    return Weights(codes, np.asarray(scale, np.float32), axis % ndim, _signed_bits(codes, value.bits))
+    scale = _without_zeros(node, scale, codes, axis % ndim)
+    return Weights(codes, scale, axis % ndim, _signed_bits(codes, value.bits))
+
+
+def _without_zeros(node: FileNode, scale: np.ndarray, codes: np.ndarray, axis: int) -> np.ndarray:
+    """float32 [n] scales; a channel of zeros may have the scale 0, in whose place any other one will do."""
+    if (scale > 0).all():
+        return scale
+    real = codes * along_axis(scale > 0, axis, max(1, codes.ndim))
+    require(np.array_equal(real, codes), node.where, "positive scales of channels that are not all zeros", 0.0)
+    return np.where(scale > 0, scale, scale.max() or np.float32(1)).astype(np.float32)
 
 
 def _signed_bits(codes: np.ndarray, bits: int) -> int:

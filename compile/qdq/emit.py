@@ -1,44 +1,46 @@
 """Turns a float result, once the scale it is quantized with is known, into nodes of the integer graph."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from compile.qdq.emit_conv import Output, Tensors, conv_node
+from compile.qdq.places import as_shortcut, split_places
 from compile.qdq.values import (
-    NO_PADDING,
-    Constant,
     Pending,
     PendingAdd,
     PendingAvgPool,
+    PendingConcat,
     PendingConv,
+    PendingFunction,
     PendingMaxPool,
+    PendingMove,
+    PendingMul,
     PendingRescale,
-    PendingShortcut,
-    Weights,
+    PendingScaled,
     refusal,
     require,
 )
-from targets.reference.checks import ACC_BITS
-from targets.reference.nodes import Add, AvgPool, Conv, MaxPool, Node, Rescale, Shortcut, Tensor
-from targets.reference.scales import add_integers, conv_requant, logit_scale, rescale_requant, skip_multiplier
+from targets.reference.nodes import (
+    BITS,
+    Add,
+    AvgPool,
+    Concat,
+    Gather,
+    Lookup,
+    MaxPool,
+    Mul,
+    Node,
+    Rescale,
+    Shortcut,
+    Tensor,
+)
+from targets.reference.pools import window_areas
+from targets.reference.scales import add_integers, float32, requant_from_ratio, rescale_requant
 
-UNIT = 64  # the code of weight 1 in convolutions that only scale and shift
-MOST_LEFT = 30  # bits that a convolution's sum can be shifted left by before it is requantized
-
-Tensors = Mapping[str, Tensor]
 Emitted = list[tuple[Node, Tensor]]  # nodes in running order, each with the tensor that it computes
-
-
-@dataclass(frozen=True)
-class Output:
-    """The tensor that a float result becomes, its smallest and largest code, and where the file says so."""
-
-    tensor: Tensor
-    low: int
-    high: int
-    where: str
 
 
 def emit(tensors: Tensors, pending: Pending, output: Output) -> Emitted:
@@ -51,30 +53,45 @@ def emit(tensors: Tensors, pending: Pending, output: Output) -> Emitted:
     return EMITTERS[type(pending)](tensors, pending, replace(output, low=low, high=high))
 
 
-def emit_logits(tensors: Tensors, pending: Pending, name: str, where: str) -> tuple[Node, Tensor]:
-    """Returns the node and the tensor [1, 1, classes] of a final layer whose sums are the result; raises OnnxError."""
-    advice = (
-        "quantize the model's output too (QuantizeLinear, DequantizeLinear), or use one weight scale for the last layer"
-    )
-    if not isinstance(pending, PendingConv) or pending.skip is not None or pending.clamped:
-        raise refusal(where, "a QuantizeLinear before the output, or a bare Conv, Gemm or MatMul", pending.name)
-    scales = pending.w_scale
-    alike = bool((scales == scales[0]).all())
-    require(alike, where, "one scale for all logits", f"{len(set(scales.tolist()))} scales", advice)
-    out = Tensor(name, pending.shape, 32, logit_scale(tensors[pending.source].scale, scales[0]))
-    return _conv(tensors, pending, Output(out, 0, 255, where)), out
-
-
-def emit_moved(pending: PendingMaxPool | PendingShortcut, out: Tensor, where: str) -> MaxPool | Shortcut:
-    """Returns the node of a tensor [H, W, C] that keeps the scale and width of its input; raises OnnxError."""
+def emit_moved(pending: PendingMaxPool | PendingMove, source: str, out: Tensor, where: str) -> Node:
+    """Returns the node of a tensor [H, W, C] that keeps the scale and width of its source; raises OnnxError."""
     if isinstance(pending, PendingMaxPool):
         window = pending.window
-        return MaxPool(
-            pending.name, pending.source, out.name, window.kernel, window.stride, window.padding, window.dilation
-        )
-    advice = "put the zeros into the pads of the next Conv before quantizing"
-    require(pending.pads == NO_PADDING, where, "padded pixels only in front of a Conv", pending.pads, advice)
-    return Shortcut(pending.name, pending.source, out.name, pending.stride, pending.before)
+        return MaxPool(pending.name, source, out.name, window.kernel, window.stride, window.padding, window.dilation)
+    places = split_places(pending)
+    if places is None:
+        advice = "rewrite it as Slices, or put it before a Gemm, which takes any order"
+        raise refusal(where, "rows, columns and channels that move as wholes", "values in another order", advice)
+    shortcut = as_shortcut(places, pending.source_shape)
+    if shortcut is not None:
+        return Shortcut(pending.name, source, out.name, *shortcut)
+    return Gather(pending.name, source, out.name, places.rows, places.columns, places.channels)
+
+
+def emit_concat(pending: PendingConcat, sources: Sequence[str], out: Tensor) -> Concat:
+    """Returns the node of a tensor [H, W, C] whose sources share its scale and width."""
+    return Concat(pending.name, tuple(sources), out.name)
+
+
+def function_table(pending: PendingFunction, x: Tensor) -> np.ndarray:
+    """Returns float64 [1 or C, 2**bits], the real value of a function, clamped, for every code of its source.
+
+    Raises OnnxError where it is not finite.
+    """
+    zero_points = x.zero_points()[:, None] if len(x.zero_point) > 1 else np.array([x.zero_point])
+    values = np.float64(x.scale) * (np.arange(x.qmax + 1)[None, :] - zero_points)
+    with np.errstate(all="ignore"):
+        table = np.asarray(pending.function(values), np.float64)
+    require(bool(np.isfinite(table).all()), pending.name, "a function that is finite for every code", "one that is not")
+    return np.clip(table, pending.low, pending.high)
+
+
+def own_scale(pending: PendingFunction, x: Tensor) -> Tensor:
+    """Returns a tensor [H, W, C] of 8 bits whose scale holds every value of a function, and zero."""
+    table = function_table(pending, x)
+    low, high = min(0.0, float(table.min())), max(0.0, float(table.max()))
+    scale = float32(max(high - low, float(np.finfo(np.float32).tiny)) / 255)
+    return Tensor(pending.name, x.shape, 8, scale, (int(np.clip(np.rint(-low / scale), 0, 255)),))
 
 
 def _clamp_code(real: float, out: Tensor, fallback: int) -> int:
@@ -85,36 +102,113 @@ def _clamp_code(real: float, out: Tensor, fallback: int) -> int:
 
 
 def _emit_conv(tensors: Tensors, pending: PendingConv, output: Output) -> Emitted:
-    return [(_conv(tensors, pending, output), output.tensor)]
+    if pending.w_bits not in BITS and pending.groups == 1 and np.abs(pending.codes).max() < 255:
+        return _emit_halved_conv(tensors, pending, output)
+    return [(conv_node(tensors, pending, output), output.tensor)]
+
+
+def _emit_halved_conv(tensors: Tensors, pending: PendingConv, output: Output) -> Emitted:
+    """Weights of 9 bits as the sum of two of 8, each over the same channels: the fast kernels all take them."""
+    x = tensors[pending.source]
+    height, width, channels = x.shape
+    twice = replace(x, name=f"{pending.name}/twice", shape=(height, width, 2 * channels))
+    places = range(height), range(width), (*range(channels), *range(channels))
+    gather = Gather(twice.name, x.name, twice.name, *map(tuple, places))
+    half = pending.codes >> 1
+    codes = np.concatenate([half, pending.codes - half], axis=-1)
+    halved = replace(pending, source=twice.name, codes=codes, w_bits=8)
+    node = conv_node({**tensors, twice.name: twice}, halved, output)
+    return [(gather, twice), (node, output.tensor)]
 
 
 def _emit_add(tensors: Tensors, pending: PendingAdd, output: Output) -> Emitted:
     out = output.tensor
-    multipliers, requant = add_integers(tensors[pending.a].scale, tensors[pending.b].scale, out.scale)
+    (first, second), requant = add_integers(tensors[pending.a].scale, tensors[pending.b].scale, out.scale)
+    multipliers = (first, -second if pending.subtracts else second)
     node = Add(pending.name, pending.a, pending.b, out.name, multipliers, requant, output.low, output.high)
     return [(node, out)]
 
 
 def _emit_avg_pool(tensors: Tensors, pending: PendingAvgPool, output: Output) -> Emitted:
-    out, kernel, stride = output.tensor, pending.window.kernel, pending.window.stride
-    requant = rescale_requant(tensors[pending.source].scale, out.scale, kernel[0] * kernel[1])
-    limits = (output.low, output.high)
-    return [(AvgPool(pending.name, pending.source, out.name, kernel, stride, requant, *limits), out)]
+    out, x, window = output.tensor, tensors[pending.source], pending.window
+    areas = np.unique(window_areas(x.shape[:2], window.kernel, window.stride, window.padding, pending.counted))
+    is_even = areas.tolist() == [window.kernel[0] * window.kernel[1]]
+    node = AvgPool(
+        name=pending.name,
+        input=pending.source,
+        output=out.name,
+        kernel=window.kernel,
+        stride=window.stride,
+        requant=rescale_requant(x.scale, out.scale, areas.astype(np.float64)),
+        qmin=output.low,
+        qmax=output.high,
+        padding=window.padding,
+        counted=pending.counted,
+        areas=() if is_even else tuple(areas.tolist()),
+    )
+    return [(node, out)]
+
+
+def _emit_mul(tensors: Tensors, pending: PendingMul, output: Output) -> Emitted:
+    ratio = np.float64(tensors[pending.a].scale) * tensors[pending.b].scale / output.tensor.scale
+    requant = requant_from_ratio(ratio)
+    node = Mul(pending.name, pending.a, pending.b, output.tensor.name, requant, output.low, output.high)
+    return [(node, output.tensor)]
+
+
+def _emit_function(tensors: Tensors, pending: PendingFunction, output: Output) -> Emitted:
+    out = output.tensor
+    codes = np.rint(function_table(pending, tensors[pending.source]) / np.float64(out.scale)) + out.zero_point[0]
+    table = np.clip(codes, output.low, output.high).astype(np.uint8)
+    return [(Lookup(pending.name, pending.source, out.name, table), out)]
+
+
+def _emit_concat(tensors: Tensors, pending: PendingConcat, output: Output) -> Emitted:
+    """Every source gets the scale, width and clamps of the result first."""
+    out, names = output.tensor, []
+    emitted: Emitted = []
+    for number, source in enumerate(pending.sources):
+        if isinstance(source, str) and _keeps_codes(tensors[source], output):
+            names.append(source)
+            continue
+        shape = tensors[source].shape if isinstance(source, str) else source.shape
+        part = replace(output, tensor=replace(out, name=f"{pending.name}/{number}", shape=shape))
+        if isinstance(source, str):
+            emitted.append((_rescale(f"{pending.name}/rescale{number}", tensors[source], part), part.tensor))
+        else:
+            emitted += emit(tensors, source, part)
+        names.append(part.tensor.name)
+    return [*emitted, (emit_concat(pending, names, out), out)]
 
 
 def _emit_rescale(tensors: Tensors, pending: PendingRescale, output: Output) -> Emitted:
     return [(_rescale(pending.name, tensors[pending.source], output), output.tensor)]
 
 
-def _emit_moved(tensors: Tensors, pending: PendingMaxPool | PendingShortcut, output: Output) -> Emitted:
-    """A pool or shortcut keeps its input's scale; where the result has another one, a Rescale follows it."""
-    x, out = tensors[pending.source], output.tensor
-    same_codes = (x.scale, x.zero_point, x.bits) == (out.scale, out.zero_point, out.bits)
-    if same_codes and (output.low, output.high) == (0, out.qmax):
-        return [(emit_moved(pending, out, output.where), out)]
+def _emit_moved(tensors: Tensors, pending: PendingMaxPool | PendingMove, output: Output) -> Emitted:
+    """A pool or move keeps its input's scale; where the result has another one, a Rescale follows it.
+
+    A float result is quantized before it moves, with the quantizer of what it becomes.
+    """
+    out, source = output.tensor, pending.source
+    if not isinstance(source, str):
+        shape = pending.source_shape if isinstance(pending, PendingMove) else source.shape
+        inner = replace(out, name=f"{pending.name}/codes", shape=shape)
+        moved = emit_moved(pending, inner.name, out, output.where)
+        return [*emit(tensors, source, replace(output, tensor=inner)), (moved, out)]
+    x = tensors[source]
+    if _keeps_codes(x, output):
+        return [(emit_moved(pending, source, out, output.where), out)]
     inner = replace(x, name=f"{pending.name}/codes", shape=pending.shape)
-    moved = emit_moved(pending, inner, output.where)
+    moved = emit_moved(pending, source, inner, output.where)
     return [(moved, inner), (_rescale(f"{pending.name}/rescale", inner, output), out)]
+
+
+def _keeps_codes(x: Tensor, output: Output) -> bool:
+    """Whether quantizing a tensor's values into the output gives the very same codes."""
+    out = output.tensor
+    same_scale = (x.scale, x.zero_point, x.bits) == (out.scale, out.zero_point, out.bits)
+    return same_scale and (output.low, output.high) == (0, out.qmax)
 
 
 def _rescale(name: str, x: Tensor, output: Output) -> Rescale:
@@ -122,68 +216,15 @@ def _rescale(name: str, x: Tensor, output: Output) -> Rescale:
     return Rescale(name, x.name, output.tensor.name, requant, output.low, output.high)
 
 
-def _conv(tensors: Tensors, pending: PendingConv, output: Output) -> Conv:
-    """The convolution, which gives int32 sums where the output has 32 bits (logits)."""
-    x, out, where, scales = tensors[pending.source], output.tensor, output.where, pending.w_scale
-    requant = None if out.bits == 32 else conv_requant(x.scale, scales, out.scale)
-    left = np.zeros(len(scales), np.int64) if requant is None else requant.left
-    require(int(left.max()) <= MOST_LEFT, where, "scales of like size", f"a ratio of {out.scale} to its sums")
-    unit = np.float64(x.scale) * scales.astype(np.float64) / np.exp2(left)
-    skip_units = None
-    if pending.skip is not None:
-        skip = tensors[pending.skip]
-        _whole_units(skip.scale / unit, where, "residual operand")
-        skip_units = skip_multiplier(x.scale, scales, left, skip.scale)
-    return Conv(
-        name=pending.name,
-        input=x.name,
-        output=out.name,
-        weight=pending.codes.astype(np.int8),
-        w_bits=pending.w_bits,
-        bias=_bias_units(pending.bias, unit, where),
-        w_scale=scales,
-        requant=requant,
-        stride=pending.stride,
-        padding=pending.padding,
-        groups=pending.groups,
-        dilation=pending.dilation,
-        qmin=output.low,
-        qmax=output.high,
-        skip=pending.skip,
-        skip_multiplier=skip_units,
-    )
-
-
-def _bias_units(bias: Constant | Weights | None, unit: np.ndarray, where: str) -> np.ndarray:
-    """int64 [O]: a bias in `unit`s float64 [O]; codes whose unit is a power of two times it are taken over exactly."""
-    channels = len(unit)
-    if bias is None:
-        return np.zeros(channels, np.int64)
-    values = bias.codes if isinstance(bias, Weights) else bias.array
-    one_dimension = values.size in (1, channels) and max(values.shape, default=1) == values.size
-    require(one_dimension, where, f"a bias of {channels} values", list(values.shape))
-    values = np.broadcast_to(values.reshape(-1), (channels,))
-    if isinstance(bias, Constant):
-        return _whole_units(values / unit, where, "bias")
-    ratio = np.broadcast_to(bias.scale.reshape(-1), (channels,)).astype(np.float64) / unit
-    finer = np.rint(np.log2(ratio)).astype(np.int64)
-    exact = (np.abs(ratio / np.exp2(finer) - 1) < 2.0**-22) & (finer >= 0) & (finer < 31)
-    return np.where(exact, values << np.where(exact, finer, 0), _whole_units(values * ratio, where, "bias"))
-
-
-def _whole_units(values: np.ndarray, where: str, name: str) -> np.ndarray:
-    """int64, the nearest; refused where an int32 accumulator could not hold them."""
-    worst = np.abs(values).max()
-    fits = bool(worst < 1 << ACC_BITS)
-    require(fits, where, f"a {name} below 2**{ACC_BITS} units of its sum", worst, "check its scales")
-    return np.rint(values).astype(np.int64)
-
-
 EMITTERS: dict[type[Pending], Callable[[Tensors, Any, Output], Emitted]] = {
     PendingConv: _emit_conv,
     PendingAdd: _emit_add,
     PendingAvgPool: _emit_avg_pool,
+    PendingMul: _emit_mul,
+    PendingFunction: _emit_function,
+    PendingScaled: _emit_function,
+    PendingConcat: _emit_concat,
     PendingMaxPool: _emit_moved,
-    PendingShortcut: _emit_moved,
+    PendingMove: _emit_moved,
     PendingRescale: _emit_rescale,
 }

@@ -9,17 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
 from compile.qdq.constants import fold, read_tensor
-from compile.qdq.emit import emit_logits
+from compile.qdq.emit_conv import emit_logits
+from compile.qdq.fusing import fused
 from compile.qdq.node import FileNode, attributes_of, place_of, require_quantized
 from compile.qdq.normalization import Normalization
 from compile.qdq.operators import READERS
 from compile.qdq.picture import open_picture
 from compile.qdq.reader import Reader
-from compile.qdq.values import Codes, Constant, OnnxError, Pending, Real, Value, Weights, describe, refusal, require
+from compile.qdq.values import (
+    Codes,
+    Constant,
+    OnnxError,
+    Pending,
+    PendingMove,
+    Real,
+    Value,
+    Weights,
+    describe,
+    refusal,
+    require,
+)
 from targets.reference.graph import Graph
 from targets.reference.nodes import GraphError
 
@@ -69,11 +83,11 @@ def _graph(reader: Reader, name: str) -> Graph:
     for node in _needed(model, outputs[0]):
         if node.output[0] not in reader.values:
             with _damage_reported(place_of(node)):
-                reader.values[node.output[0]] = _read(reader, node)
+                reader.values.update(zip(node.output, _read(reader, node), strict=False))
     with _damage_reported("output"):
         output = _output(reader, outputs[0])
     with _damage_reported("model"):
-        return Graph(name, reader.tensors, tuple(reader.nodes), picture, output)
+        return fused(Graph(name, reader.tensors, tuple(reader.nodes), picture, output))
 
 
 @contextmanager
@@ -101,8 +115,8 @@ def _needed(model: onnx.ModelProto, output: str) -> list[onnx.NodeProto]:
     return needed[::-1]
 
 
-def _read(reader: Reader, proto: onnx.NodeProto) -> Value:
-    """The value of a node's output."""
+def _read(reader: Reader, proto: onnx.NodeProto) -> tuple[Value, ...]:
+    """The values of a node's outputs."""
     where = place_of(proto)
     require(proto.domain in ("", "ai.onnx"), where, "an operator of standard ONNX", f"domain {proto.domain}")
     for name in proto.input:
@@ -111,14 +125,14 @@ def _read(reader: Reader, proto: onnx.NodeProto) -> Value:
     inputs = tuple(reader.values[name] if name else None for name in proto.input)
     node = FileNode(proto, inputs, attributes_of(proto))
     if inputs and all(value is None or isinstance(value, Constant | Weights) for value in inputs):
-        return fold(node)
+        return (fold(node),)
     if node.kind not in READERS:
         advice = "rewrite the network without it, or leave it out of the exported part"
         raise refusal(where, f"one of {', '.join(READERS)}", node.kind, advice)
     value = READERS[node.kind](reader, node)
     if value is None:
         raise refusal(where, "an input", "none")
-    return value
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _output(reader: Reader, name: str) -> str:
@@ -130,6 +144,10 @@ def _output(reader: Reader, name: str) -> str:
     h, w, _ = reader.shape_of(value, where)
     if not isinstance(value, Codes | Real | Pending):
         raise refusal(where, "a feature map", describe(value))
+    if isinstance(value, PendingMove) and isinstance(value.source, str) and not value.clamped:
+        whole = np.array_equal(value.index.reshape(-1), np.arange(int(np.prod(value.source_shape))))
+        require(whole, where, "scores in the order of a map in NHWC", "moved values")
+        return value.source
     one_score_per_class = (h, w) == (1, 1) or value.layout == "NHWC"
     require(one_score_per_class, where, "one score per class, or a map in NHWC", f"a map {h}x{w}")
     if isinstance(value, Codes | Real):

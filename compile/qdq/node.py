@@ -1,14 +1,14 @@
 """One node of an ONNX file as the functions that read operators see it, with checked access to what it holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from compile.qdq.values import Constant, MapSize, SlidingWindow, Value, Weights, describe, padded_size, refusal, require
-from targets.reference.nodes import NO_PADDING, Padding, Pair, reach
+from targets.reference.nodes import NO_PADDING, SIGNED_BYTE_BITS, Padding, Pair, reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +34,12 @@ class FileNode:
         return self.inputs[index] if index < len(self.inputs) else None
 
     def weights(self, dimensions: int, expected: str) -> Weights:
-        """Returns input 1, weights of 8 signed bits at most; raises OnnxError for others, or other `dimensions`."""
+        """Returns input 1, weights of 8 bits, signed or less a zero point; raises OnnxError for other ones."""
         weights = self.optional_input(1)
         if not isinstance(weights, Weights):
             advice = "quantize this node too (onnxruntime.quantization.quantize_static)"
             raise refusal(self.where, "weights that are a DequantizeLinear of constants", describe(weights), advice)
-        require(
-            weights.bits <= 8,
-            self.where,
-            "weights that fit 8 signed bits once their zero point is subtracted",
-            f"{weights.codes.min()}..{weights.codes.max()}",
-            "quantize weights symmetrically (onnxruntime: extra_options={'WeightSymmetric': True})",
-        )
+        require(weights.bits <= SIGNED_BYTE_BITS, self.where, "weights of 8 bits at most", f"{weights.bits} bits")
         shape = list(weights.codes.shape)
         require(len(shape) == dimensions, self.where, expected, f"weights {shape}")
         return weights
@@ -67,6 +61,36 @@ class FileNode:
         computed = any(value is not None and array is None for value, array in zip(values, arrays, strict=True))
         require(not computed, self.where, expected, "computed ones")
         return arrays
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """Returns the array [...] of an input; None where it is left out. Raises OnnxError for a computed one."""
+        value = self.optional_input(index)
+        require(value is None or isinstance(value, Constant), self.where, "a constant operand", describe(value))
+        return value.array if isinstance(value, Constant) else None
+
+    def real_constant(self, index: int) -> np.ndarray:
+        """Returns float64 [...], an input that is a constant, quantized or not; raises OnnxError for others."""
+        value = self.optional_input(index)
+        if not isinstance(value, Constant | Weights):
+            raise refusal(self.where, "constant parameters", describe(value))
+        return np.asarray(value.real if isinstance(value, Weights) else value.array, np.float64)
+
+    def integers(self, name: str, index: int) -> list[int] | None:
+        """Returns integers that are an attribute in old files, and input `index` in new ones; None for none."""
+        array = self.constant(index)
+        if array is not None:
+            return [int(n) for n in array.reshape(-1)]
+        attribute = self.attributes.get(name)
+        return None if attribute is None else [int(n) for n in attribute]
+
+    def of_output(self, number: int) -> "FileNode":
+        """Returns a node of the same inputs with one output, which names it."""
+        proto = onnx.NodeProto()
+        proto.CopyFrom(self.proto)
+        del proto.output[:]
+        proto.output.append(self.proto.output[number])
+        proto.name = proto.name if number == 0 else ""
+        return replace(self, proto=proto)
 
     def clip_limits(self) -> tuple[float, float]:
         """Returns the smallest and largest value that a Clip leaves; raises OnnxError unless they are constants."""
@@ -112,12 +136,22 @@ class FileNode:
         large = (rows - rows // 2, columns - columns // 2)
         return (*small, *large) if auto == b"SAME_UPPER" else (*large, *small)
 
-    def require_whole_windows(self, window: SlidingWindow, size: MapSize) -> None:
-        """Raises OnnxError where ceil_mode would add windows that reach beyond the edge."""
+    def with_last_windows(self, window: SlidingWindow, size: MapSize) -> SlidingWindow:
+        """Returns the window with the padding behind that ceil_mode adds: its last windows reach beyond the edge.
+
+        A window that would begin in the padding behind is left out, as ONNX does from opset 22 on and onnxruntime does.
+        """
+        if not self.attributes.get("ceil_mode", 0):
+            return window
+        top, left, bottom, right = window.padding
         padded = padded_size(size, window.padding)
-        rest = [(n - k) % s for n, k, s in zip(padded, window.reach, window.stride, strict=True)]
-        ceil_mode = self.attributes.get("ceil_mode", 0)
-        require(not ceil_mode or not any(rest), self.where, "ceil_mode 0", "windows beyond the edge")
+        more: list[int] = []
+        for n, k, s, begin in zip(padded, window.reach, window.stride, (top, left), strict=True):
+            steps = -(-(n - k) // s)
+            end = size[len(more)] + begin
+            steps -= steps * s >= end
+            more.append(max(0, steps * s + k - n))
+        return replace(window, padding=(top, left, bottom + more[0], right + more[1]))
 
 
 def place_of(proto: onnx.NodeProto) -> str:

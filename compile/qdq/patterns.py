@@ -5,7 +5,6 @@ uint8 picture, Transpose           the picture is [N, H, W, C]
 Pad, Conv                          one convolution with more padding
 Conv, Add of a quantized tensor    one convolution with a residual operand
 MatMul, Add of a constant          one layer with a bias
-quantized tensor, Add constant     a 1x1 depthwise convolution whose weights are 1
 DequantizeLinear, QuantizeLinear   nothing where scale, width and range stay, else a Rescale
 """
 
@@ -15,29 +14,25 @@ import numpy as np
 import onnx
 
 from compile.qdq.constants import code_limits
-from compile.qdq.emit import UNIT
 from compile.qdq.node import FileNode, attributes_of, place_of
+from compile.qdq.places import padding_of, split_places
 from compile.qdq.reader import Reader
 from compile.qdq.values import (
-    NO_PADDING,
     Constant,
     DataLayout,
-    Padding,
     Pending,
     PendingConv,
+    PendingMove,
     PendingRescale,
-    PendingShortcut,
     Real,
     Value,
     Weights,
-    layout_of,
     refusal,
     require,
 )
-from targets.reference.nodes import Tensor
+from targets.reference.nodes import NO_PADDING, SIGNED_BYTE_BITS, Padding, Tensor
 
 TO_NCHW = [0, 3, 1, 2]  # permutation of a Transpose from [N, H, W, C]
-TO_NHWC = [0, 2, 3, 1]
 BETWEEN = ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip")  # what may stand before a picture's Transpose
 
 
@@ -78,12 +73,12 @@ def picture_layout(reader: Reader, name: str) -> DataLayout:
 
 def padded_source(reader: Reader, value: Value | None, where: str) -> tuple[Tensor, Padding]:
     """Returns the tensor [H, W, C] that a convolution reads and the zeros of a Pad before it; raises OnnxError."""
-    if not isinstance(value, PendingShortcut) or value.pads == NO_PADDING:
-        return reader.tensor_of(value, where), NO_PADDING
-    source = reader.tensors[value.source]
-    pixels_alone = value.stride == (1, 1) and value.shape[2] == source.shape[2]
-    require(pixels_alone, where, "a Pad of pixels alone", "one with a Slice")
-    return source, value.pads
+    if isinstance(value, PendingMove) and not value.clamped and isinstance(value.source, str):
+        places = split_places(value)
+        around = None if places is None else padding_of(places, value.source_shape)
+        if around is not None:
+            return reader.tensors[value.source], around
+    return reader.tensor_of(value, where), NO_PADDING
 
 
 def is_open_sum(value: Value | None) -> bool:
@@ -118,29 +113,46 @@ def with_residual(reader: Reader, node: FileNode, conv: PendingConv, other: Valu
     return replace(conv, skip=reader.tensor_of(other, node.where).name)
 
 
-def shifted_by_constant(reader: Reader, node: FileNode, value: Value | None, shift: Constant | Weights) -> PendingConv:
-    """Returns quantized values plus a constant: a 1x1 depthwise convolution whose weights are 1; raises OnnxError."""
-    source = reader.tensor_of(value, node.where)
-    channels = source.shape[2]
-    real = shift.real if isinstance(shift, Weights) else shift.array
+def scaled_by_constant(node: FileNode, conv: PendingConv, factor: Constant | Weights) -> PendingConv:
+    """Returns a layer whose sums are multiplied by a constant, or by one for each channel; raises OnnxError."""
+    real = np.asarray(factor.real if isinstance(factor, Weights) else factor.array, np.float64)
+    channels = conv.shape[2]
+    axis = -3 if conv.layout == "NCHW" else -1
+    along_channels = real.ndim >= -axis and real.shape[axis] == channels and real.size == channels
     expected = f"a constant, or one for each of {channels} channels"
-    require(real.size in (1, channels), node.where, expected, list(real.shape))
-    return PendingConv(
-        name=reader.take_name(node.proto),
-        shape=source.shape,
-        layout=layout_of(value, node.where),
-        source=source.name,
-        codes=np.full((channels, 1, 1, 1), UNIT),
-        w_scale=np.full(channels, 1 / UNIT, np.float32),
-        w_bits=8,
-        bias=Constant(real.reshape(-1)),
-        groups=channels,
-    )
+    require(real.size == 1 or along_channels, node.where, expected, list(real.shape))
+    return scaled_sums(node, conv, np.broadcast_to(real.reshape(-1), (channels,)), np.zeros(channels))
 
 
-def keeps_codes(reader: Reader, value: Real, out: Tensor, low: int, high: int) -> bool:
-    """Whether quantizing dequantized values into tensor `out` [H, W, C] gives the very same codes again."""
-    source = reader.tensors[value.name]
+def scaled_sums(node: FileNode, conv: PendingConv, factor: np.ndarray, offset: np.ndarray) -> PendingConv:
+    """Returns a layer with float64 [O] factors on its sums and offsets behind them (batch norm); raises OnnxError.
+
+    The factors go into the weights' scales, their signs into the codes.
+    """
+    plain = not conv.clamped and conv.skip is None and factor.size == offset.size == conv.shape[2]
+    advice = "fold it before quantizing (torch: fuse_conv_bn_eval; onnxruntime: quant_pre_process)"
+    require(plain, node.where, "a factor for each channel just behind its layer", "something between", advice)
+    sign = np.where(factor < 0, -1, 1)
+    codes = conv.codes * sign[:, None, None, None]
+    bias = _real_bias(node, conv) * factor + offset
+    scale = np.maximum(np.abs(factor) * conv.w_scale, np.finfo(np.float32).tiny).astype(np.float32)
+    codes = np.where((factor == 0)[:, None, None, None], 0, codes)
+    bits = SIGNED_BYTE_BITS if codes.max(initial=0) > (1 << (min(conv.w_bits, 8) - 1)) - 1 else conv.w_bits
+    return replace(conv, codes=codes, w_scale=scale, bias=Constant(bias), w_bits=bits)
+
+
+def _real_bias(node: FileNode, conv: PendingConv) -> np.ndarray:
+    """float64 [O]."""
+    if conv.bias is None:
+        return np.zeros(conv.shape[2])
+    values = conv.bias.real if isinstance(conv.bias, Weights) else conv.bias.array
+    require(values.size in (1, conv.shape[2]), node.where, f"a bias of {conv.shape[2]} values", list(values.shape))
+    return np.broadcast_to(np.asarray(values, np.float64).reshape(-1), (conv.shape[2],))
+
+
+def keeps_codes(reader: Reader, name: str, out: Tensor, low: int, high: int) -> bool:
+    """Whether quantizing a tensor's values into another tensor [H, W, C] gives the very same codes again."""
+    source = reader.tensors[name]
     same_scale = (source.scale, source.zero_point, source.bits) == (out.scale, out.zero_point, out.bits)
     return same_scale and (low, high) == (0, source.qmax)
 

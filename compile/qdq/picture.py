@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from compile.qdq.emit import UNIT, Output
+from compile.qdq.emit_conv import UNIT, Output
 from compile.qdq.normalization import Normalization
 from compile.qdq.patterns import picture_layout
 from compile.qdq.reader import Reader

@@ -1,19 +1,23 @@
 """The integer graph while a file is read: its tensors and nodes so far, and the value behind each name of the file."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
 import onnx
 
-from compile.qdq.emit import Emitted, emit_moved
+from compile.qdq.emit import Emitted, Output, emit, own_scale
 from compile.qdq.node import place_of
 from compile.qdq.normalization import Normalization
 from compile.qdq.values import (
     Constant,
     MapShape,
     Pending,
+    PendingConcat,
+    PendingFunction,
     PendingMaxPool,
-    PendingShortcut,
+    PendingMove,
+    PendingRescale,
     Real,
     Value,
     Weights,
@@ -22,6 +26,8 @@ from compile.qdq.values import (
     require,
 )
 from targets.reference.nodes import Node, Tensor
+
+QUANTIZE = "put QuantizeLinear and DequantizeLinear between them"
 
 
 class Reader:
@@ -71,18 +77,57 @@ class Reader:
     def tensor_of(self, value: Value | None, where: str) -> Tensor:
         """Returns the graph's tensor [H, W, C] of a dequantized map; raises OnnxError for one that is not quantized.
 
-        The result of a max pool or shortcut needs no QuantizeLinear: it keeps the scale of its input.
+        A pool of largest values, a move, and a clamp at a code need no QuantizeLinear: they keep the scale of their
+        input. A function of one value gets the scale that holds all its values in 8 bits.
         """
+        if value is not None and not isinstance(value, Constant | Weights):
+            require(value.layout != "NHWC", where, "a feature map in NCHW", value.layout)
+        return self.tensor_in_any_layout(value, where)
+
+    def tensor_in_any_layout(self, value: Value | None, where: str) -> Tensor:
+        """Returns the graph's tensor [H, W, C] as `tensor_of` does, of a map in NHWC too."""
         if not isinstance(value, Real | Pending):
             advice = "put QuantizeLinear and DequantizeLinear before it"
             raise refusal(where, "a dequantized feature map", describe(value), advice)
-        require(value.layout != "NHWC", where, "a feature map in NCHW", value.layout)
         if isinstance(value, Real):
             return self.tensors[value.name]
-        if not isinstance(value, PendingMaxPool | PendingShortcut) or value.clamped:
-            advice = "put QuantizeLinear and DequantizeLinear between them"
-            raise refusal(where, "a quantized input", describe(value), advice)
         if value.name not in self.tensors:
-            out = replace(self.tensors[value.source], name=value.name, shape=value.shape)
-            self.append([(emit_moved(value, out, where), out)])
+            self._append_unquantized(value, where)
         return self.tensors[value.name]
+
+    def _append_unquantized(self, value: Pending, where: str) -> None:
+        """Adds the nodes of a float result that tells its own scale; raises OnnxError for one that does not."""
+        if isinstance(value, PendingMaxPool | PendingMove):
+            value = replace(value, source=self._source_name(value.source, where))
+            out = replace(self.tensors[str(value.source)], name=value.name, shape=value.shape)
+        elif isinstance(value, PendingConcat):
+            parts = [self._source_name(part, where) for part in value.sources]
+            value = replace(value, sources=tuple(parts))
+            out = replace(self._of_like_scales(parts, where), name=value.name, shape=value.shape)
+        elif isinstance(value, PendingRescale):
+            out = replace(self.tensors[value.source], name=value.name)
+            limits = (value.low, value.high)
+            require(_clamps_at_codes(value, out), where, "a clamp at a code of its input", limits, QUANTIZE)
+        elif isinstance(value, PendingFunction):
+            out = own_scale(value, self.tensors[value.source])
+        else:
+            raise refusal(where, "a quantized input", describe(value), QUANTIZE)
+        self.append(emit(self.tensors, value, Output(out, 0, out.qmax, where)))
+
+    def _source_name(self, source: str | Pending, where: str) -> str:
+        """The tensor of a source, which a float result becomes."""
+        return source if isinstance(source, str) else self.tensor_in_any_layout(source, where).name
+
+    def _of_like_scales(self, names: Sequence[str], where: str) -> Tensor:
+        """The first of several tensors that share scale, zero point and width."""
+        tensors = [self.tensors[name] for name in names]
+        kinds = {(t.scale, t.zero_point, t.bits) for t in tensors}
+        expected = "operands of one scale, or a QuantizeLinear behind the Concat"
+        require(len(kinds) == 1, where, expected, f"{len(kinds)} scales", QUANTIZE)
+        return tensors[0]
+
+
+def _clamps_at_codes(value: PendingRescale, x: Tensor) -> bool:
+    """Whether the limits of a clamp are values that codes of the tensor have, or lie beyond all of them."""
+    codes = [limit / x.scale + x.zero_point[0] for limit in (value.low, value.high)]
+    return all(code <= 0 or code >= x.qmax or abs(code - round(code)) < 2.0**-10 for code in codes)

@@ -4,6 +4,7 @@ Real values between a DequantizeLinear and the next QuantizeLinear are of the ki
 becomes one node of the integer graph once its QuantizeLinear tells the scale of the result (compile/qdq/emit.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,13 +120,19 @@ def along_axis(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     return values.reshape([-1 if k == axis % ndim else 1 for k in range(ndim)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codes:
-    """Integer codes of the graph's tensor `name`: the file's code = ours - offset (0, or 128 for int8)."""
+    """Integer codes of the graph's tensor `name`: the file's code = ours - offset (0, or 128 for int8).
+
+    move: where they lie in the file's shape, while that is no map. scales: float32 [C] where channels have scales of
+    their own, of which the tensor has the largest.
+    """
 
     name: str
     offset: int
     layout: DataLayout
+    move: "PendingMove | None" = None
+    scales: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,8 @@ class PendingPicture(Pending):
 class PendingConv(Pending):
     """The sums of a Conv, Gemm or MatMul over tensor `source`; codes int64 [O, kH, kW, I / groups].
 
-    w_scale: float32 [O]. skip: the tensor that is added to the sums (a residual connection).
+    w_scale: float32 [O]. w_bits: 9 for uint8 weights less their zero point. skip: the tensor that is added to the sums
+    (a residual connection).
     """
 
     source: str
@@ -177,10 +185,11 @@ class PendingConv(Pending):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PendingAdd(Pending):
-    """The sum of two quantized tensors."""
+    """The sum of two quantized tensors, or their difference."""
 
     a: str
     b: str
+    subtracts: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,32 +200,66 @@ class PendingRescale(Pending):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class PendingMul(Pending):
+    """The product of two quantized tensors, of which the second may have one pixel."""
+
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PendingFunction(Pending):
+    """A function of each value of a tensor.
+
+    function: takes real values float64 [1, n] and returns float64 [1, n], or [C, n] where channels differ.
+    """
+
+    source: str
+    function: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PendingScaled(PendingFunction):
+    """A tensor whose channels are multiplied by `shares`, float64 [C]."""
+
+    shares: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PendingAvgPool(Pending):
-    """Means over windows of a tensor, without padding."""
+    """Means over windows of a tensor; of the padding only `counted` belongs to a window's area."""
 
     source: str
     window: SlidingWindow
+    counted: Padding = NO_PADDING
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PendingMaxPool(Pending):
-    """Largest values of windows of a tensor: their scale is that of the tensor."""
+    """Largest values of windows of a tensor, or of a float result: quantizing it before or after is the same."""
 
-    source: str
+    source: "str | Pending"
     window: SlidingWindow
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PendingShortcut(Pending):
-    """Every stride-th pixel of a tensor, with `before` channels of zeros in front and others behind.
+class PendingMove(Pending):
+    """Values of a tensor, or of a float result, in other places; quantizing them before or after is the same.
 
-    pads: pixels of zeros around it, which only a convolution can take in. The scale is that of the tensor.
+    index: int64 of the shape that the file has without the batch; each is a place in the source [H, W, C] counted
+    through, or -1 for a zero. shape: of the map where the index has three dimensions ([C, H, W]), or one.
     """
 
-    source: str
-    stride: Pair = (1, 1)
-    before: int = 0
-    pads: Padding = NO_PADDING
+    source: "str | Pending"
+    source_shape: MapShape
+    index: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PendingConcat(Pending):
+    """Channels of several tensors or float results one after the other, all quantized as the result is."""
+
+    sources: "tuple[str | Pending, ...]"
 
 
 Value = Constant | Weights | Codes | Real | Pending

@@ -230,6 +230,7 @@ class Builder:
 
     def shortcut(self, x, channels, stride=2, name=None) -> str:
         name, s = self._new(name, "shortcut"), self.tensors[x]
+        stride = min(stride, max(s.shape[:2]))  # of one pixel any stride takes the same
         out = Tensor(
             f"{name}:out", (-(-s.shape[0] // stride), -(-s.shape[1] // stride), channels), s.bits, s.scale, s.zero_point
         )

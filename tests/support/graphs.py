@@ -112,7 +112,8 @@ def _avg_pool(b: Builder, x: str) -> str:
 
 
 def _shortcut(b: Builder, x: str) -> str:
-    channels = b.tensors[x].shape[2] + int(b.rng.choice((0, 3, 8)))
+    is_pixel = b.tensors[x].shape[:2] == (1, 1)  # of which a shortcut without more channels does nothing
+    channels = b.tensors[x].shape[2] + max(int(b.rng.choice((0, 3, 8))), 3 * is_pixel)
     skip = b.shortcut(x, channels)
     return b.conv(x, channels, kernel=3, stride=2, padding=(1, 1, 1, 1), skip=skip)
 
