@@ -106,7 +106,9 @@ def _parse_selector(top: Fields, variants: int) -> Selector | None:
 
 def _parse_bits(fields: Fields, layer: str) -> tuple[int, int]:
     pair = fields.get(layer, list, "a pair of widths")
-    widths = all(type(b) is int and b in BITS for b in pair)
-    fields.require(len(pair) == 2 and widths, "[w_bits, a_bits] in 2..8", pair)
+    whole = len(pair) == 2 and all(type(b) is int for b in pair)
+    # uint8 weights less their zero point have 9 bits
+    widths = whole and pair[0] in range(BITS.start, BITS.stop + 1) and pair[1] in BITS
+    fields.require(widths, "[w_bits, a_bits] in 2..9 and 2..8", pair)
     w_bits, a_bits = pair
     return w_bits, a_bits

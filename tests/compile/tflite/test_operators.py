@@ -1,4 +1,4 @@
-"""Every operator of the importer against TFLite's semantics, as tests/support/tflite_reference states them."""
+"""Every operator of the importer against TFLite's reference semantics, see tests/support/tflite_reference."""
 
 import math
 
