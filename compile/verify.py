@@ -116,7 +116,13 @@ def run_onnx(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     source = str(variant.onnx) if variant.opened is None else variant.opened.form.file.SerializeToString()
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no class in common
+        raise VerificationError(
+            f"{variant.onnx}: expected a file that onnxruntime {onnxruntime.__version__} can run, which the integers "
+            f"are compared with; it says: {' '.join(str(error).split())[:400]}"
+        ) from error
     entry = session.get_inputs()[0]
     inputs = _as_input(variant, pictures, entry)
     rows = [session.run(None, {entry.name: inputs[i : i + 1]})[0].reshape(1, -1) for i in range(len(inputs))]

@@ -80,7 +80,10 @@ class Reader:
         if isinstance(value, Real):
             return self.tensors[value.name]
         if not isinstance(value, PendingMaxPool | PendingShortcut) or value.clamped:
-            advice = "put QuantizeLinear and DequantizeLinear between them"
+            advice = (
+                "put QuantizeLinear and DequantizeLinear between them (onnxruntime: name the operator in "
+                "op_types_to_quantize), or build from the float file with --calibrate PICTURES"
+            )
             raise refusal(where, "a quantized input", describe(value), advice)
         if value.name not in self.tensors:
             out = replace(self.tensors[value.source], name=value.name, shape=value.shape)
