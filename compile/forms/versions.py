@@ -1,7 +1,7 @@
 """Versions of a file: the smallest IR and opset that mean the same, and opset 13 for files older than that."""
 
 import onnx
-from onnx import helper
+from onnx import helper, inliner
 
 from compile.forms.graph import STANDARD
 
@@ -17,7 +17,7 @@ def lower_versions(model: onnx.ModelProto) -> onnx.ModelProto:
     files that a newer onnx has stamped.
     """
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(model)
     lowered = _raised(model)
     for entry in lowered.opset_import:
         if entry.domain in STANDARD and entry.version > PLAIN_OPSET:
