@@ -36,6 +36,9 @@ class BuildPrinter(BuildListener):
         """Prints what is built, and where."""
         count = len(source.variants)
         self._write(f"{source.name}: {count} {'variant' if count == 1 else 'variants'} for {target} -> {bundle}")
+        for variant in source.variants:
+            for note in () if variant.opened is None else variant.opened.form.notes:
+                self._write(f"{variant.name}: {note}")
 
     def on_compile(self, name: str, code_of: str, index: int, count: int) -> None:
         """Prints the name of a variant whose code is compiled, and how many there are."""

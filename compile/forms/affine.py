@@ -16,7 +16,6 @@ from compile.forms.graph import DEQUANTIZE, FileGraph, attributes_of, input_of, 
 from compile.forms.weights import clipped_codes, dequantized_constant
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-BYTES = (np.iinfo(np.int8).min, np.iinfo(np.int8).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,45 +111,62 @@ def _normalization(graph: FileGraph, node: onnx.NodeProto) -> Affine | None:
 
 
 def _scale_weights(graph: FileGraph, layer: onnx.NodeProto, weights: onnx.NodeProto, factor: np.ndarray) -> bool:
-    """Gives the layer weights times a factor [] or [channels]; false where their codes cannot be negated."""
+    """Gives the layer weights times a factor [] or [channels]; false where DequantizeLinear cannot say them."""
     source, clip = clipped_codes(graph, weights)
     codes, scale = graph.array(source), graph.array(weights.input[1])
-    zeros = graph.array(input_of(weights, 2))
     axis = _output_axis(layer)
     if codes is None or scale is None or not (np.isfinite(factor).all() and (factor != 0).all()):
         return False
-    own_axis = int(attributes_of(weights).get("axis", 1)) % codes.ndim
-    if scale.size > 1 and own_axis != axis:
-        return False
-    signs = np.sign(factor).reshape([-1 if k == axis else 1 for k in range(codes.ndim)] if factor.size > 1 else [])
-    negated = codes.astype(np.int64) * signs.astype(np.int64)
-    has_zero_point = zeros is not None and bool(np.any(zeros.astype(np.int64)))
-    if (signs < 0).any() and (has_zero_point or codes.dtype != np.int8 or negated.max() > BYTES[1]):
+    if scale.size > 1 and int(attributes_of(weights).get("axis", 1)) % codes.ndim != axis:
         return False
     scaled = np.asarray(scale.astype(np.float64) * np.abs(factor), np.float32)
-    names = [weights.input[0], graph.add_constant(f"{weights.input[1]}/scaled", scaled)]
-    new = []
-    if (signs < 0).any():
-        names[0] = graph.free_name(f"{source}/negated")
-        graph.constants[names[0]] = numpy_helper.from_array(negated.astype(codes.dtype), names[0])
-        new = [] if clip is None else [_mirrored(graph, clip, names[0])]
-        names[0] = new[0].output[0] if new else names[0]
-    if zeros is not None:
-        spread = np.broadcast_to(zeros.reshape(-1) if zeros.size > 1 else zeros.reshape(()), scaled.shape)
-        names.append(graph.add_constant(f"{input_of(weights, 2)}/spread", spread))
+    zeros = graph.array(input_of(weights, 2))
+    zeros = np.zeros((), codes.dtype) if zeros is None else zeros
+    if zeros.size != scaled.size:
+        zeros = np.broadcast_to(zeros.reshape(()), scaled.shape)
+    if (factor < 0).any():
+        if clip is not None and zeros.any():
+            return False
+        codes, zeros = _negated(codes, zeros, factor < 0, axis)
+        weights = _with_codes(graph, weights, clip, codes)
     attributes = {"axis": axis} if scaled.size > 1 else {}
-    new.append(graph.make(DEQUANTIZE, names, hint=layer.output[0], **attributes))
-    layer.input[1] = new[-1].output[0]
-    graph.replace([layer], [*new, layer])
+    parameters = [graph.add_constant(f"{source}/{part}", value) for part, value in (("s", scaled), ("z", zeros))]
+    dequantize = graph.make(DEQUANTIZE, [weights.input[0], *parameters], hint=layer.output[0], **attributes)
+    layer.input[1] = dequantize.output[0]
+    graph.replace([layer], [dequantize, layer])
     return True
 
 
-def _mirrored(graph: FileGraph, clip: onnx.NodeProto, codes: str) -> onnx.NodeProto:
-    """A Clip of negated codes to a range that is as wide on either side, so that it holds both signs."""
-    limits = [np.asarray(graph.array(input_of(clip, index)), np.int64) for index in (1, 2)]
-    reach = np.asarray(max(-int(limits[0]), int(limits[1])), np.int8)
-    names = [graph.add_constant(f"{codes}/{side}", value) for side, value in (("low", -reach), ("high", reach))]
-    return graph.make("Clip", [codes, *names], hint=codes)
+def _negated(codes: np.ndarray, zeros: np.ndarray, signs: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and zero points of which those of channels with a sign are negated; codes [...], signs [] or [channels].
+
+    -code where that fits the type and the zero point is 0; else ~code and ~zero_point, whose difference is the negated
+    one too and always fits: ~c - ~z = (-c - 1) - (-z - 1).
+    """
+    along = signs.reshape([-1 if k == axis else 1 for k in range(codes.ndim)]) if signs.size > 1 else signs
+    least = np.iinfo(np.int8).min
+    if codes.dtype == np.int8 and not zeros.any() and not (along & (codes == least)).any():
+        return np.where(along, -codes, codes).astype(codes.dtype), zeros
+    return np.where(along, ~codes, codes), np.where(signs, ~zeros, zeros)
+
+
+def _with_codes(
+    graph: FileGraph, weights: onnx.NodeProto, clip: onnx.NodeProto | None, codes: np.ndarray
+) -> onnx.NodeProto:
+    """A copy of a DequantizeLinear, not in the graph, that reads other codes [...]; its Clip then holds both signs."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(weights)
+    copy.input[0] = graph.free_name(f"{weights.input[0]}/negated")
+    graph.constants[copy.input[0]] = numpy_helper.from_array(codes, copy.input[0])
+    if clip is not None:
+        limits = [np.asarray(graph.array(input_of(clip, index)), np.int64) for index in (1, 2)]
+        reach = np.asarray(max(-int(limits[0]), int(limits[1])), np.int8)
+        names = [graph.add_constant(f"{copy.input[0]}/limit", value) for value in (-reach, reach)]
+        narrowed = graph.make("Clip", [copy.input[0], *names], hint=copy.input[0])
+        copy.input[0] = narrowed.output[0]
+        graph.nodes.append(narrowed)
+        graph.changed()
+    return copy
 
 
 def _set_bias(graph: FileGraph, layer: onnx.NodeProto, bias: np.ndarray) -> None:

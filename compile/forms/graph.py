@@ -144,8 +144,11 @@ class FileGraph:
         self.changed()
 
     def infer(self) -> None:
-        """Sets `shapes` and `kinds` (types of elements) of all values whose dimensions onnx can tell."""
-        model = onnx.shape_inference.infer_shapes(self.model(), data_prop=True)
+        """Sets `shapes` and `kinds` (types of elements) of all values as far as onnx can tell; raises FormError."""
+        try:
+            model = onnx.shape_inference.infer_shapes(self.model(), data_prop=True)
+        except onnx.shape_inference.InferenceError as error:
+            raise FormError(f"model: expected types and dimensions that fit together, onnx says: {error}") from error
         self.outputs = list(model.graph.output)  # with the shapes that were cleared
         entries = [*model.graph.input, *model.graph.value_info, *model.graph.output]
         tensors = {entry.name: entry.type.tensor_type for entry in entries}

@@ -4,9 +4,11 @@ A MaxPool, a Relu, a Pad with zeros and everything that only moves values commut
 quantizer behind them is put in front of them as well, where it tells the scale of a layer's sums.
 """
 
+import numpy as np
 import onnx
 
 from compile.forms.graph import DEQUANTIZE, QUANTIZE, FileGraph, attributes_of, input_of, is_standard
+from compile.forms.weights import dequantized_constant
 
 CARRIERS = ("MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth")
 CLAMPS = ("Relu", "Clip")
@@ -73,8 +75,8 @@ def _parameters(graph: FileGraph, quantizer: onnx.NodeProto) -> tuple[object, ..
 
 def _swap_pad(graph: FileGraph, pad: onnx.NodeProto) -> None:
     """Pad, Q, DQ becomes Q, DQ, Pad: zero has a code of its own, so that padding with zeros and rounding commute."""
-    value = graph.array(input_of(pad, 2)) if input_of(pad, 2) else None
-    is_zero = value is None or not value.any()
+    value = dequantized_constant(graph, input_of(pad, 2)) if input_of(pad, 2) else np.zeros(1)
+    is_zero = value is not None and not value.any()
     quantize = graph.only_user(pad.output[0])
     dequantize = None if quantize is None else graph.only_user(quantize.output[0])
     if not is_zero or attributes_of(pad).get("mode", b"constant") != b"constant" or attributes_of(pad).get("value"):
@@ -85,6 +87,8 @@ def _swap_pad(graph: FileGraph, pad: onnx.NodeProto) -> None:
         return
     pair = _pair(graph, quantize, pad.input[0])
     pad.input[0] = pair[1].output[0]
+    if input_of(pad, 2):
+        pad.input[2] = ""  # which stands for zero, and may be dequantized
     pad.output[0] = dequantize.output[0]
     graph.replace([pad, quantize, dequantize], [*pair, pad])
 

@@ -1,7 +1,7 @@
 """Versions of a file: the smallest IR and opset that mean the same, and opset 13 for files older than that."""
 
 import onnx
-from onnx import helper
+from onnx import helper, inliner
 
 from compile.forms.graph import STANDARD
 
@@ -17,11 +17,11 @@ def lower_versions(model: onnx.ModelProto) -> onnx.ModelProto:
     files that a newer onnx has stamped.
     """
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(model)
     lowered = _raised(model)
     for entry in lowered.opset_import:
         if entry.domain in STANDARD and entry.version > PLAIN_OPSET:
-            entry.version = max(PLAIN_OPSET, *(_since(node, entry.version) for node in _nodes(lowered.graph)), 0)
+            entry.version = max([PLAIN_OPSET, *(_since(node, entry.version) for node in _nodes(lowered.graph))])
     try:
         needed = helper.find_min_ir_version_for(list(lowered.opset_import), ignore_unknown=True)
     except ValueError:
@@ -56,10 +56,17 @@ def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _since(node: onnx.NodeProto, opset: int) -> int:
-    """The opset that last redefined the operator; `opset` itself where onnx here does not know."""
+    """The lowest opset from PLAIN_OPSET on in which the operator means what it means in `opset`.
+
+    Later versions that differ only in types and in attributes that the node lacks are the same: new attributes are
+    made so that leaving them out changes nothing.
+    """
     if node.domain not in STANDARD:
-        return 0
+        return PLAIN_OPSET
     try:
-        return int(onnx.defs.get_schema(node.op_type, opset, "").since_version)
+        own, plain = (onnx.defs.get_schema(node.op_type, version, "") for version in (opset, PLAIN_OPSET))
     except onnx.defs.SchemaError:
         return opset
+    signatures = [[(entry.name, entry.option) for entry in schema.inputs] for schema in (own, plain)]
+    known = all(attribute.name in plain.attributes for attribute in node.attribute)
+    return PLAIN_OPSET if known and signatures[0] == signatures[1] else max(PLAIN_OPSET, int(own.since_version))

@@ -28,7 +28,10 @@ from compile.qdq.values import (
 )
 from targets.reference.nodes import Node, Tensor
 
-QUANTIZE = "put QuantizeLinear and DequantizeLinear between them"
+QUANTIZE = (
+    "put QuantizeLinear and DequantizeLinear between them (onnxruntime: name the operator in op_types_to_quantize), or "
+    "build from the float file with --calibrate PICTURES"
+)
 
 
 class Reader:

@@ -19,6 +19,7 @@ class OnnxNet:
         return name
 
     def op(self, kind: str, *inputs: str, name: str | None = None, **attributes) -> str:
+        """Adds a node; its domain is an attribute like others."""
         name = name or f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [f"{name}_out"], name=name, **attributes))
         return f"{name}_out"
@@ -44,7 +45,9 @@ class OnnxNet:
     def model(self, output: str, classes: int, full_check: bool = True) -> onnx.ModelProto:
         value = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", classes])
         graph = helper.make_graph(self.nodes, "net", [self.input], [value], self.constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+        versions = {"": self.opset, **{node.domain: 1 for node in self.nodes if node.domain}}
+        imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=10)
         onnx.checker.check_model(model, full_check=full_check)
         return model
 
