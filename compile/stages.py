@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from compile.bundle.libraries import Libraries
+from compile.bundle.look import CompiledLook, compile_look
 from compile.bundle.writer import CompiledVariant, write_contents
 from compile.dump import dump_kernels, dump_times, dump_verification
 from compile.lowering.lower import Lowered, lower, table_of_rules
@@ -16,7 +17,7 @@ from compile.settings import BuildSettings
 from compile.source.opened import BuildVariant, Source
 from compile.times.layer_table import LayerTable, NetworkCode, make_layer_table
 from compile.times.machine import missing_features
-from compile.verify import Rung, verify_variant
+from compile.verify import Rung, verify_look, verify_variant
 from runtime.version import VERSION
 from targets import Target
 
@@ -34,10 +35,11 @@ class LoweredVariant:
 
 @dataclass(frozen=True, eq=False)
 class Compilation:
-    """The variants with their code, and the libraries that hold it."""
+    """The variants and the look with their code, and the libraries that hold it."""
 
     variants: list[CompiledVariant]
     libraries: Libraries
+    look: CompiledLook
 
     def code_of(self, variant: CompiledVariant) -> str:
         """Returns the first variant with the same library."""
@@ -62,9 +64,11 @@ def lower_variants(settings: BuildSettings, source: Source) -> list[LoweredVaria
     return variants
 
 
-def compile_variants(variants: list[LoweredVariant], libraries: Libraries, listener: BuildListener) -> Compilation:
-    """Compiles TIR into libraries, one for each distinct code; raises what the target's toolchain raises."""
-    compilation = Compilation([], libraries)
+def compile_variants(
+    source: Source, variants: list[LoweredVariant], libraries: Libraries, listener: BuildListener
+) -> Compilation:
+    """Compiles TIR into libraries, one for each distinct code and one for the look; raises what toolchains raise."""
+    compilation = Compilation([], libraries, compile_look(source, libraries))
     for index, variant in enumerate(variants, 1):
         library = libraries.add(variant.source.name, variant.levels)
         compiled = CompiledVariant(variant.source, variant.levels, library)
@@ -114,6 +118,7 @@ def verify_variants(settings: BuildSettings, source: Source, compilation: Compil
     for variant in compilation.variants:
         codes = compilation.libraries.level_codes(variant.library, variant.lowered)
         rungs += verify_variant(variant.source, source.pictures, codes, settings.golden)
+    rungs += verify_look(compilation.look, compilation.libraries, settings.golden)
     if settings.dump:
         lines = [
             f"{r.variant}: {r.compared}, demands {r.demand}: {r.result} ({r.pictures} pictures, {r.differing} of "
@@ -129,4 +134,4 @@ def write_variants(settings: BuildSettings, source: Source, compilation: Compila
     libraries = compilation.libraries
     versions = {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}
     producer: dict[str, Any] = {"bitgrade": VERSION, **versions, "built": libraries.facts}
-    write_contents(libraries.folder, source, settings.target, compilation.variants, producer)
+    write_contents(libraries.folder, source, compilation.variants, compilation.look, producer)

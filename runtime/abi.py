@@ -48,6 +48,11 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def price_words(lam: float) -> np.ndarray:
+    """Returns int32 [2]: what a table of CHOOSE begins with at the price `lam`, accuracy per unit of cost."""
+    return np.array([round(lam * (1 << 16))], "<i8").view("<i4").astype(np.int32)
+
+
 def filter_words(old: int, new: int) -> int:
     """Returns the words of the filter of one new place, of a side of `old` pixels resized to `new`."""
     return 2 + 2 * -(-max(old, new) // new) + 1

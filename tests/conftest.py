@@ -26,6 +26,7 @@ def small_bundle(tmp_path_factory) -> Path:
     pytest.importorskip("tvm")
     from compile.bundle.folder import new_bundle
     from compile.bundle.libraries import Libraries
+    from compile.bundle.look import compile_look
     from compile.bundle.writer import CompiledVariant, write_contents
     from compile.lowering.lower import lower
     from compile.source.opened import BuildVariant, Source
@@ -50,7 +51,7 @@ def small_bundle(tmp_path_factory) -> Path:
             built.append(CompiledVariant(variant, lowered, libraries.add(variant.name, lowered)))
         labels = [f"class {i}" for i in range(10)]
         source = Source("small", variants, labels, golden, None, [])
-        write_contents(folder, source, target, built, {"bitgrade": "0"})
+        write_contents(folder, source, built, compile_look(source, libraries), {"bitgrade": "0"})
     return root / "bundles" / "small"
 
 

@@ -10,7 +10,7 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from runtime.abi import CHOOSE, PLAN, RANK, RESIZE, filter_words
+from runtime.abi import ALIGN, CHOOSE, PLAN, RANK, RESIZE
 from runtime.choice.quality import D
 from targets.cpu.look.planes import Planes, make_planes, place_planes
 from targets.cpu.look.predictor import emit_choice
@@ -19,8 +19,6 @@ from targets.cpu.look.rank import emit_rank
 from targets.cpu.look.resize import emit_filters, emit_resize
 from targets.cpu.look.table import SelectorTable
 from targets.cpu.look.vectors import Vectors, load
-
-CHANNELS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +108,11 @@ def _function(
         with T.prim_func(s_tir=True):
             T.func_name(name)
             T.func_attr({"tirx.noalias": True})
-            shapes = {buffer: (elements[buffer] if buffer in elements else T.int64(),) for buffer in buffers}
-            body(*(T.arg(buffer, T.Buffer(shapes[buffer], dtype)) for buffer, dtype in buffers.items()))
+            arguments = []
+            for buffer, dtype in buffers.items():
+                shape = (elements[buffer] if buffer in elements else T.int64(),)
+                # a picture to be resized is the caller's, wherever it lies
+                align = 1 if buffer == "source" else ALIGN
+                arguments.append(T.arg(buffer, T.Buffer(shape, dtype, align=align)))
+            body(*arguments)
     return builder.get().with_attr("global_symbol", name)
