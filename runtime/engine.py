@@ -19,6 +19,7 @@ from runtime.pictures.arrays import as_picture
 from runtime.policy import make_policy
 
 
+UINT8 = np.dtype(np.uint8)
 Quality = dict[str, int]  # feature -> integer, in the order of runtime.choice.quality.NAMES
 
 
@@ -38,7 +39,7 @@ class Prediction:
     logit_scale: float
     variant: str
     first: str
-    features: tuple[int, ...] | None
+    features: list[int] | None
     seconds: float
 
     @cached_property
@@ -102,7 +103,8 @@ class Engine:
     @property
     def _lock(self) -> threading.Lock:
         """This process's lock: after a fork, the parent's may be held forever by a thread that the child lacks."""
-        return self._locks.setdefault(os.getpid(), threading.Lock())
+        process = os.getpid()
+        return self._locks.get(process) or self._locks.setdefault(process, threading.Lock())
 
     @property
     def variants(self) -> dict[str, Variant]:
@@ -161,13 +163,19 @@ class Engine:
         Raises ValueError for anything else.
         """
         shape = self.bundle.manifest.shape
-        if not isinstance(pictures, np.ndarray) or pictures.dtype != np.uint8 or pictures.shape[1:] != shape:
+        if not isinstance(pictures, np.ndarray) or pictures.dtype != UINT8 or pictures.shape[1:] != shape:
             shown = f"{pictures.dtype} {list(pictures.shape)}" if isinstance(pictures, np.ndarray) else type(pictures)
             raise ValueError(f"expected pictures uint8 [N, {', '.join(map(str, shape))}], got {shown}")
+        variants = self._policy.names
+        names: list[str] = []
+        qualities: list[Quality | None] = []
         with self._lock:
             self._require_open()
-            choices = [self._choose(picture, None) for picture in pictures]
-        return [self._policy.names[first] for first, _ in choices], [_named(features) for _, features in choices]
+            for picture in pictures:
+                first, features = self._choose(picture, None)
+                names.append(variants[first])
+                qualities.append(_named(features))
+        return names, qualities
 
     def logits(self, picture: np.ndarray, variant: str) -> np.ndarray:
         """Returns int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by one of `variants`.
@@ -220,7 +228,7 @@ class Engine:
         """Returns the place of a variant in the bundle. Raises BundleError for an unknown name."""
         return self._policy.names.index(self.bundle.variant(variant).name)
 
-    def _choose(self, picture: np.ndarray, named: int | None) -> tuple[int, tuple[int, ...] | None]:
+    def _choose(self, picture: np.ndarray, named: int | None) -> tuple[int, list[int] | None]:
         """Takes a picture uint8 [h, w, 3]; returns the first variant for it, and its features where these were seen.
 
         named: the variant that was asked for, instead of a choice.
@@ -230,15 +238,14 @@ class Engine:
             return named, None
         if self._policy.fixed is not None:
             return self._policy.fixed, None
-        first, *features = self._look.choose()
-        return first, tuple(features)
+        return self._look.choose()
 
     def _predict(
         self,
         index: int,
         logits: np.ndarray,
         passes: tuple[int, int | None],
-        features: tuple[int, ...] | None,
+        features: list[int] | None,
         began: float,
     ) -> Prediction:
         """Returns the answer of the passes, by index: the first, and the second where there was one."""
@@ -294,8 +301,8 @@ class Engine:
         return self._loaded
 
 
-def _named(features: tuple[int, ...] | None) -> Quality | None:
-    return None if features is None else dict(zip(NAMES, features, strict=True))
+def _named(features: list[int] | None) -> Quality | None:
+    return None if features is None else dict(zip(NAMES, features))  # noqa: B905  (as many)
 
 
 def group_by_variant(variants: Mapping[int, Hashable], most: int) -> list[list[int]]:

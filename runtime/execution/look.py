@@ -40,6 +40,7 @@ class Look:
         self._plan = find_function(build.plan)
         self._resize: Function = find_function(build.resize)
         self._picture = picture
+        self._shape = picture.shape
         self._flat_picture = wrap_memory(picture.reshape(-1))
         self._filters: OrderedDict[tuple[int, int], _Filters] = OrderedDict()
         self._rank_answer = aligned_buffer(2, np.int64)
@@ -55,18 +56,18 @@ class Look:
 
     def take(self, picture: np.ndarray) -> None:
         """Copies a picture uint8 [h, w, 3], C-contiguous, to where variants read it, resized where it has another size."""
-        if picture.shape == self._picture.shape:
-            np.copyto(self._picture, picture)
+        if picture.shape == self._shape:
+            self._picture[...] = picture
             return
         filters = self._filters_for(picture.shape[0], picture.shape[1])
         source = wrap_memory(picture.reshape(-1) if picture.flags.writeable else picture.reshape(-1).copy())
         self._resize(source, filters.size, filters.filters, filters.row, self._flat_picture)
 
-    def choose(self) -> list[int]:
-        """Returns the variant for the picture taken, by its index, then the picture's features."""
+    def choose(self) -> tuple[int, list[int]]:
+        """Returns the index of the variant for the picture taken, and the picture's features."""
         self._choose()
-        numbers: list[int] = self._choice.tolist()
-        return numbers
+        features: list[int] = self._choice.tolist()
+        return features.pop(0), features
 
     def rank(self) -> tuple[int, int]:
         """Returns the index of the first largest logit, and its distance to the second largest."""
@@ -80,7 +81,7 @@ class Look:
         if key in self._filters:
             self._filters.move_to_end(key)
             return self._filters[key]
-        shape = self._picture.shape
+        shape = self._shape
         words = shape[0] * filter_words(height, shape[0]) + shape[1] * filter_words(width, shape[1])
         size = aligned_buffer(2, np.int32)
         size[:] = key
