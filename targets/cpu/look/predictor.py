@@ -117,9 +117,9 @@ def _distance2(vectors: Vectors, selector: SelectorTable, read: _Reader, z: Regi
             with T.serial(D) as d:
                 weight = read.some(selector.whitening, (d * D + e) * row + block * lanes, lanes)
                 total.add(0, spread(T.cast(z[d], "int64"), lanes) * weight)
-            whitened = T.bind(T.shift_right(total[0], splat(GROUP_SHIFT, "int64", lanes)))
-            if not selector.whitened_is_wide:
-                whitened = T.bind(T.cast(T.cast(whitened, vector("int32", lanes)), vector("int64", lanes)))
+            whitened = T.shift_right(total[0], splat(GROUP_SHIFT, "int64", lanes))
+            # it fits, or the selector would not have passed: the sum of 12 squares is below 2**62
+            whitened = T.bind(T.cast(T.cast(whitened, vector("int32", lanes)), vector("int64", lanes)))
             distance.add(0, whitened * whitened)
         _put(distances, block * lanes, distance[0], lanes)
     nearest = Registers(1, "int64")

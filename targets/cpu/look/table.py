@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.abi import PRICE_WORDS
-from runtime.choice.selector import GROUP_SHIFT, POWERS, Z_MAX, Selector
+from runtime.choice.selector import POWERS, Z_MAX, Selector
 from targets.cpu.look.quality import logarithm_words
 
 LANES = 8  # rows are filled up to whole vectors of int64, the widest there are
@@ -34,8 +34,8 @@ class SelectorTable:
 
     words: int32 [n], with a price of zero. Variants are in the order of their costs, so that the first of equals is
     the cheapest; order: their indices. hidden: [D, H]; output: [H, G]; whitening: [D, D, G]; accuracy: [G, K]. Further
-    groups that fill up a vector are copies of the last one for distances. z and hidden values fit int32 where
-    `hidden_is_wide` is false; whitened ones where `whitened_is_wide` is.
+    groups that fill up a vector are copies of the last one for distances. Hidden values fit int32 where
+    `hidden_is_wide` is false.
     """
 
     words: npt.NDArray[np.int32]
@@ -57,7 +57,6 @@ class SelectorTable:
     costs: Row
     order: Row
     hidden_is_wide: bool
-    whitened_is_wide: bool
 
 
 class _Words:
@@ -81,8 +80,6 @@ def make_table(selector: Selector) -> SelectorTable:
     by_cost = np.argsort(selector.costs, kind="stable")
     words = _Words()
     hidden_bound = _largest(selector.hidden_weight, selector.hidden_bias) >> int(selector.hidden_shift)
-    whitening = selector.group_weight.transpose(0, 2, 1)
-    whitened_bound = _largest(whitening, selector.group_offset) >> GROUP_SHIFT
     rows = {
         "logarithms": words.add(logarithm_words()),
         "powers": words.add(POWERS),
@@ -106,7 +103,6 @@ def make_table(selector: Selector) -> SelectorTable:
         selector=selector,
         **rows,
         hidden_is_wide=hidden_bound + 1 >= _INT32,
-        whitened_is_wide=whitened_bound + 1 >= _INT32,
     )
 
 
