@@ -1,6 +1,7 @@
 """Makes a bundle's look ready: compiled code that resizes a picture, chooses a variant for it, and ranks logits."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +12,7 @@ from runtime.bundle.manifest import Level
 from runtime.bundle.opened import Bundle
 from runtime.choice.quality import D
 from runtime.execution.ffi import Function, Tensor, open_library, wrap_memory
+from runtime.fields import COPY, BundleError
 
 _SIZES = 8  # of pictures, whose filters are kept
 
@@ -53,6 +55,8 @@ class Look:
             workspace = aligned_buffer(build.workspace, np.uint8)
             buffers = {"picture": picture, "table": table, "workspace": workspace, "answer": self._choice}
             self._choose = _bind(find_function(build.choose), CHOOSE, buffers)
+            _require_fit(bundle, self._choose)
+        _require_fit(bundle, self._rank)
 
     def take(self, picture: np.ndarray) -> None:
         """Copies a picture uint8 [h, w, 3], C-contiguous, to where variants read it, resized where it has another size."""
@@ -92,6 +96,16 @@ class Look:
         if len(self._filters) > _SIZES:
             self._filters.popitem(last=False)
         return filters
+
+
+def _require_fit(bundle: Bundle, call: Callable[[], object]) -> None:
+    """Raises BundleError where code does not take its buffers; any picture and any logits will do."""
+    try:
+        call()
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise BundleError(
+            f"{bundle.folder}: expected code of the look that takes the buffers of this bundle, got: {error}; {COPY}"
+        ) from error
 
 
 def _bind(function: Function, order: dict[str, str], buffers: dict[str, np.ndarray]) -> "partial[object]":
