@@ -89,7 +89,11 @@ def make_own_steps(engine: Any) -> list[Step]:
     """Returns the calls of compiled code that the steps of this checkout's engine are made of."""
     loaded, look = engine._loaded, engine._look  # what the engine is made of has no public name
     steps = [Step("after", f"kernels {name}", _call(loaded.run_staged, name)) for name in engine.variants]
-    return [*steps, Step("after", "choosing", lambda _: look._choose()), Step("after", "ranking", lambda _: look.rank())]
+    return [
+        *steps,
+        Step("after", "choosing", lambda _: look._choose()),
+        Step("after", "ranking", lambda _: look.rank()),
+    ]
 
 
 def _call(run: Callable[[str], object], name: str) -> Callable[[np.ndarray], object]:
@@ -97,7 +101,7 @@ def _call(run: Callable[[str], object], name: str) -> Callable[[np.ndarray], obj
 
 
 def measure(steps: Sequence[Step], pictures: np.ndarray, calls: int) -> list[StepTime]:
-    """Returns the times of steps that take turns over the pictures."""
+    """Returns the times of steps that take turns over pictures uint8 [N, H, W, 3], in bursts."""
     times: dict[Step, list[float]] = {step: [] for step in steps}
     for i in range(WARM_UP + calls):
         for step in steps:

@@ -46,7 +46,7 @@ def build(settings: BuildSettings, listener: BuildListener | None = None) -> Bui
         listener.on_verify(rungs)
         for rung in rungs:
             rung.require()
-        stages.write_variants(settings, source, compilation)
+        stages.write_variants(source, compilation)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     report = BuildReport(bundle, settings.target.name, size, tuple(variants), tuple(rungs))
     listener.on_write(report)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compile.bundle.libraries import Libraries
-from compile.bundle.look import CompiledLook, compile_look
+from compile.bundle.look import CompiledLook, compile_look, differences
 from compile.bundle.writer import CompiledVariant, write_contents
 from compile.dump import dump_kernels, dump_times, dump_verification
 from compile.lowering.lower import Lowered, lower, table_of_rules
@@ -17,7 +17,7 @@ from compile.settings import BuildSettings
 from compile.source.opened import BuildVariant, Source
 from compile.times.layer_table import LayerTable, NetworkCode, make_layer_table
 from compile.times.machine import missing_features
-from compile.verify import Rung, verify_look, verify_variant
+from compile.verify import Rung, verify_variant
 from runtime.version import VERSION
 from targets import Target
 
@@ -118,7 +118,7 @@ def verify_variants(settings: BuildSettings, source: Source, compilation: Compil
     for variant in compilation.variants:
         codes = compilation.libraries.level_codes(variant.library, variant.lowered)
         rungs += verify_variant(variant.source, source.pictures, codes, settings.golden)
-    rungs += verify_look(compilation.look, compilation.libraries, settings.golden)
+    rungs += _verify_look(compilation.look, compilation.libraries, settings.golden)
     if settings.dump:
         lines = [
             f"{r.variant}: {r.compared}, demands {r.demand}: {r.result} ({r.pictures} pictures, {r.differing} of "
@@ -129,7 +129,19 @@ def verify_variants(settings: BuildSettings, source: Source, compilation: Compil
     return rungs
 
 
-def write_variants(settings: BuildSettings, source: Source, compilation: Compilation) -> None:
+def _verify_look(look: CompiledLook, libraries: Libraries, count: int) -> list[Rung]:
+    """Returns a rung for each level: the integers of the look's code, over `count` golden pictures, against numpy's."""
+    rungs = []
+    for level in look.target.compiled_for:
+        compared = differing = 0
+        if libraries.look_here(level):
+            library = libraries.folder / look.library
+            compared, differing = differences(look, library, level, look.target.suffix(level), count)
+        rungs.append(Rung("look", level.name, count, compared, differing, 0))
+    return rungs
+
+
+def write_variants(source: Source, compilation: Compilation) -> None:
     """Writes all else that the bundle holds; raises OSError where that cannot be written."""
     libraries = compilation.libraries
     versions = {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}

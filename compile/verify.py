@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from compile.bundle.libraries import Libraries
-from compile.bundle.look import CompiledLook, differences
 from compile.bundle.level_code import LevelCode
 from compile.lowering.lower import run_compiled
 from compile.source.opened import BuildVariant
@@ -104,18 +102,6 @@ def verify_variant(variant: BuildVariant, pictures: np.ndarray, level_codes: lis
         if code.runner is not None:
             logits = run_compiled(code.lowered, code.runner, pictures[:count])
         rungs.append(_exact_rung(variant.name, code.name, logits, expected[: len(logits)]))
-    return rungs
-
-
-def verify_look(look: CompiledLook, libraries: Libraries, count: int) -> list[Rung]:
-    """Returns a rung for each level: the integers of the look's code, over `count` golden pictures, against numpy's."""
-    rungs = []
-    for level in look.target.compiled_for:
-        compared = differing = 0
-        if libraries.look_here(level):
-            library = libraries.folder / look.library
-            compared, differing = differences(look, library, level, look.target.suffix(level), count)
-        rungs.append(Rung("look", level.name, count, compared, differing, 0))
     return rungs
 
 

@@ -18,7 +18,6 @@ from runtime.execution.look import Look
 from runtime.pictures.arrays import as_picture
 from runtime.policy import make_policy
 
-
 UINT8 = np.dtype(np.uint8)
 Quality = dict[str, int]  # feature -> integer, in the order of runtime.choice.quality.NAMES
 
@@ -241,12 +240,7 @@ class Engine:
         return self._look.choose()
 
     def _predict(
-        self,
-        index: int,
-        logits: np.ndarray,
-        passes: tuple[int, int | None],
-        features: list[int] | None,
-        began: float,
+        self, index: int, logits: np.ndarray, passes: tuple[int, int | None], features: list[int] | None, began: float
     ) -> Prediction:
         """Returns the answer of the passes, by index: the first, and the second where there was one."""
         first, second = passes

@@ -49,7 +49,7 @@ class Libraries:
         return self._known[key]
 
     def add_look(self, modules: list[Any]) -> str:
-        """Compiles the look's modules for each of `target.compiled_for`; returns the library, relative to the bundle."""
+        """Compiles a look, a module for each of `target.compiled_for`; returns the library, relative to the bundle."""
         library = f"lib/{_LOOK}.so"
         workdir = self._dump_to / _LOOK if self._dump_to else None
         self.facts[library] = self._family.build_look(

@@ -55,7 +55,9 @@ def parse_look(top: Fields, levels: list[str], tables_bytes: int) -> Look:
         table_offset=table.whole("offset", 0, step=64),
         table_bytes=table.whole("bytes", 0, step=4),
     )
-    table.require(look.table_offset + look.table_bytes <= tables_bytes, f"a table within {tables_bytes} bytes", table.data)
+    table.require(
+        look.table_offset + look.table_bytes <= tables_bytes, f"a table within {tables_bytes} bytes", table.data
+    )
     built_for = [build.level for build in look.builds]
     fields.require(built_for == levels, f"a build for each of {', '.join(levels)}", built_for)
     selector = top.data.get("selector")

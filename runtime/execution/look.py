@@ -59,7 +59,7 @@ class Look:
         _require_fit(bundle, self._rank)
 
     def take(self, picture: np.ndarray) -> None:
-        """Copies a picture uint8 [h, w, 3], C-contiguous, to where variants read it, resized where it has another size."""
+        """Puts a picture uint8 [h, w, 3], C-contiguous, where variants read it, resized where it has another size."""
         if picture.shape == self._shape:
             self._picture[...] = picture
             return

@@ -74,7 +74,7 @@ class Runner:
         return self._read("logits")
 
     def call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Calls a function of any flat buffers; returns the arrays as they are then. Raises EmulationError."""
+        """Calls a function of any flat buffers [n]; returns them as they are then. Raises EmulationError."""
         names = [f"buffer {i}" for i in range(len(arrays))]
         for name, array in zip(names, arrays, strict=True):
             self._upload(name, array, True)

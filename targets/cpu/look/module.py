@@ -1,4 +1,8 @@
-"""The functions of a look as one TIR module, called as runtime/abi.py says; there is one for each level of a target."""
+"""A look as one TIR module: code that resizes a picture, chooses a variant for it, and ranks its logits.
+
+runtime/choice and runtime/pictures/arrays.py say in numpy what it computes, runtime/abi.py how it is called. Every
+processor's code gives the same integers.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -98,7 +98,11 @@ def _put_pixels(planes: Planes, begin: Any, colors: list[Any], lanes: int) -> No
     """Stores the planes of `lanes` pixels of colors uint16; luma needs all 16 bits of its products."""
     weighted = [T.bind(c) * splat(w, "uint16", lanes) for c, w in zip(colors, LUMA_WEIGHTS, strict=True)]
     rounded = weighted[0] + weighted[1] + weighted[2] + splat(128, "uint16", lanes)
-    luma = T.bind(T.cast(T.shift_right(T.cast(rounded, vector("uint16", lanes)), splat(8, "uint16", lanes)), vector("uint16", lanes)))
+    luma = T.bind(
+        T.cast(
+            T.shift_right(T.cast(rounded, vector("uint16", lanes)), splat(8, "uint16", lanes)), vector("uint16", lanes)
+        )
+    )
     store(planes.codes, begin, T.cast(luma, vector("uint8", lanes)), lanes)
     store(planes.luma, begin, T.cast(luma, vector("int16", lanes)), lanes)
     red, green = (T.cast(c, vector("int16", lanes)) for c in colors[:2])

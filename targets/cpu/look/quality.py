@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 
 from runtime.choice.quality import BLOCK, DARK, FLOOR, FRACTION, LOGARITHMS, NAMES
 from targets.cpu.look.planes import Planes
-from targets.cpu.look.vectors import Registers, Vectors, first, load, masked, splat, spread, store, vector
+from targets.cpu.look.vectors import Registers, Vectors, first, load, masked, splat, spread, vector
 
 _LARGEST = 8 * 4 * 255  # of the values that are added up
 _MANTISSA = 10  # bits of a logarithm's argument below the first that count
@@ -72,9 +72,7 @@ def emit_features(vectors: Vectors, planes: Planes, logarithms: Callable[[Any], 
     return features
 
 
-def _over_strips(
-    rows: tuple[int, int], width: int, sums: Registers, body: Callable[[Any], None]
-) -> list[Any]:
+def _over_strips(rows: tuple[int, int], width: int, sums: Registers, body: Callable[[Any], None]) -> list[Any]:
     """Adds code that does rows first..end - 1, body(y) each; returns the totals, int64, of what it adds to `sums`.
 
     Sums are int32 and taken over strips of as many rows as fit that.
@@ -157,9 +155,9 @@ def _size(values: Any, count: int, lanes: int) -> Any:
 
 
 def _slopes(vectors: Vectors, planes: Planes) -> Sequence[Any]:
-    """Returns the totals of |differences| of horizontal and of vertical neighbours, of those across borders of blocks,
+    """Returns the totals of |differences| of neighbours, and how many neighbours differ.
 
-    and how many neighbours differ.
+    The totals are of horizontal ones, of vertical ones, and of both across the borders of blocks.
     """
     height, width = planes.sizes.height, planes.sizes.width
     lanes = vectors.bytes(width)

@@ -51,11 +51,7 @@ def emit_filters(old: Any, new: int, record: Any, filters: Any, begin: Any) -> N
 
 
 def emit_resize(
-    vectors: Vectors,
-    buffers: tuple[Any, Any, Any, Any],
-    shape: tuple[int, int],
-    width: Any,
-    records: tuple[Any, Any],
+    vectors: Vectors, buffers: tuple[Any, Any, Any, Any], shape: tuple[int, int], width: Any, records: tuple[Any, Any]
 ) -> None:
     """Adds code that resizes to `shape` = (height, width).
 

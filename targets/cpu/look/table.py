@@ -99,10 +99,7 @@ def make_table(selector: Selector) -> SelectorTable:
         "order": words.add(by_cost),
     }
     return SelectorTable(
-        words=np.concatenate(words.pieces),
-        selector=selector,
-        **rows,
-        hidden_is_wide=hidden_bound + 1 >= _INT32,
+        words=np.concatenate(words.pieces), selector=selector, **rows, hidden_is_wide=hidden_bound + 1 >= _INT32
     )
 
 

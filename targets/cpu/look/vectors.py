@@ -27,7 +27,9 @@ def _halves(v: Any, lanes: int, bits: int) -> Any:
     """Returns the lower plus the upper half of every lane of so many bits."""
     wide = T.bind(T.reinterpret(v, dtype=f"int{bits}x{lanes}"))
     mask = splat((1 << bits // 2) - 1, f"int{bits}", lanes)
-    return T.bind(T.bitwise_and(wide, mask) + T.bitwise_and(T.shift_right(wide, splat(bits // 2, f"int{bits}", lanes)), mask))
+    return T.bind(
+        T.bitwise_and(wide, mask) + T.bitwise_and(T.shift_right(wide, splat(bits // 2, f"int{bits}", lanes)), mask)
+    )
 
 
 @dataclass(frozen=True)

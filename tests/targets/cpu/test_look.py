@@ -1,4 +1,4 @@
-"""A look's compiled code gives numpy's integers: features, choices, ranks and resized pictures, for every level here."""
+"""A look's compiled code gives numpy's integers: features, choices, ranks, resized pictures, for every level here."""
 
 from functools import cache
 
@@ -79,7 +79,9 @@ def test_every_kind_of_selector(compiled, seed):
     """One variant or many, groups that fill vectors or not, and weights beyond int32."""
     make, vectors = compiled
     wide = seed % 2 == 1
-    selector = make_selector(seed, (1, 28, 8, 9, 3, 17)[seed], (1, 8, 7, 9, 16, 2)[seed], (1, 32, 8, 33, 5, 16)[seed], wide)
+    selector = make_selector(
+        seed, (1, 28, 8, 9, 3, 17)[seed], (1, 8, 7, 9, 16, 2)[seed], (1, 32, 8, 33, 5, 16)[seed], wide
+    )
     look = make_look((16, 16), selector)
     assert look.selector is not None and look.selector.hidden.is_wide == wide
     call = make(look)
@@ -161,7 +163,10 @@ def test_wrong_sizes_are_refused_by_the_code():
 
     with tempfile.TemporaryDirectory() as folder:
         call = compile_for(make_look((8, 8), make_selector()), LEVELS[-1], Path(folder))
-        for arrays_of_call in ([np.zeros(9, np.int32), np.zeros(2, np.int64)], [np.zeros(10, np.int32), np.zeros(2, np.int32)]):
+        for arrays_of_call in (
+            [np.zeros(9, np.int32), np.zeros(2, np.int64)],
+            [np.zeros(10, np.int32), np.zeros(2, np.int32)],
+        ):
             with pytest.raises((ValueError, TypeError)):
                 call("rank", arrays_of_call)
 
