@@ -40,7 +40,7 @@ def build(settings: BuildSettings, listener: BuildListener | None = None) -> Bui
     with new_bundle(bundle) as folder:
         libraries = stages.open_libraries(settings, folder)
         lowered = stages.lower_variants(settings, source)
-        compilation = stages.compile_variants(lowered, libraries, listener)
+        compilation = stages.compile_variants(source, lowered, libraries, listener)
         variants = stages.time_variants(settings, compilation)
         listener.on_times(variants)
         rungs = stages.verify_variants(settings, source, compilation)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from compile.bundle.libraries import Libraries
+from compile.bundle.look import CompiledLook, compile_look, differences
 from compile.bundle.writer import CompiledVariant, write_contents
 from compile.dump import dump_kernels, dump_times, dump_verification
 from compile.lowering.lower import Lowered, lower, table_of_rules
@@ -34,10 +35,11 @@ class LoweredVariant:
 
 @dataclass(frozen=True, eq=False)
 class Compilation:
-    """The variants with their code, and the libraries that hold it."""
+    """The variants and the look with their code, and the libraries that hold it."""
 
     variants: list[CompiledVariant]
     libraries: Libraries
+    look: CompiledLook
 
     def code_of(self, variant: CompiledVariant) -> str:
         """Returns the first variant with the same library."""
@@ -62,9 +64,11 @@ def lower_variants(settings: BuildSettings, source: Source) -> list[LoweredVaria
     return variants
 
 
-def compile_variants(variants: list[LoweredVariant], libraries: Libraries, listener: BuildListener) -> Compilation:
-    """Compiles TIR into libraries, one for each distinct code; raises what the target's toolchain raises."""
-    compilation = Compilation([], libraries)
+def compile_variants(
+    source: Source, variants: list[LoweredVariant], libraries: Libraries, listener: BuildListener
+) -> Compilation:
+    """Compiles TIR into libraries, one for each distinct code and one for the look; raises what toolchains raise."""
+    compilation = Compilation([], libraries, compile_look(source, libraries))
     for index, variant in enumerate(variants, 1):
         library = libraries.add(variant.source.name, variant.levels)
         compiled = CompiledVariant(variant.source, variant.levels, library)
@@ -114,6 +118,7 @@ def verify_variants(settings: BuildSettings, source: Source, compilation: Compil
     for variant in compilation.variants:
         codes = compilation.libraries.level_codes(variant.library, variant.lowered)
         rungs += verify_variant(variant.source, source.pictures, codes, settings.golden)
+    rungs += _verify_look(compilation.look, compilation.libraries, settings.golden)
     if settings.dump:
         lines = [
             f"{r.variant}: {r.compared}, demands {r.demand}: {r.result} ({r.pictures} pictures, {r.differing} of "
@@ -124,9 +129,21 @@ def verify_variants(settings: BuildSettings, source: Source, compilation: Compil
     return rungs
 
 
-def write_variants(settings: BuildSettings, source: Source, compilation: Compilation) -> None:
+def _verify_look(look: CompiledLook, libraries: Libraries, count: int) -> list[Rung]:
+    """Returns a rung for each level: the integers of the look's code, over `count` golden pictures, against numpy's."""
+    rungs = []
+    for level in look.target.compiled_for:
+        compared = differing = 0
+        if libraries.look_here(level):
+            library = libraries.folder / look.library
+            compared, differing = differences(look, library, level, look.target.suffix(level), count)
+        rungs.append(Rung("look", level.name, count, compared, differing, 0))
+    return rungs
+
+
+def write_variants(source: Source, compilation: Compilation) -> None:
     """Writes all else that the bundle holds; raises OSError where that cannot be written."""
     libraries = compilation.libraries
     versions = {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}
     producer: dict[str, Any] = {"bitgrade": VERSION, **versions, "built": libraries.facts}
-    write_contents(libraries.folder, source, settings.target, compilation.variants, producer)
+    write_contents(libraries.folder, source, compilation.variants, compilation.look, producer)

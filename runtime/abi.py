@@ -8,6 +8,12 @@ import numpy as np
 
 # name -> dtype of the buffers of `main`, in the order of its parameters
 BUFFERS = {"picture": "uint8", "weights": "int8", "table": "int32", "workspace": "uint8", "logits": "int32"}
+# The same of the functions of a bundle's look, its library `look` (targets/cpu/look):
+CHOOSE = {"picture": "uint8", "table": "int32", "workspace": "uint8", "answer": "int64"}  # variant, then its features
+RANK = {"logits": "int32", "answer": "int64"}  # index of the first largest logit, its distance to the second largest
+PLAN = {"size": "int32", "filters": "int32"}  # [height, width] of a picture to be resized
+RESIZE = {"source": "uint8", "size": "int32", "filters": "int32", "row": "int32", "picture": "uint8"}
+PRICE_WORDS = 16  # that a table of CHOOSE begins with; the first two are the price, int64, lower half first
 ALIGN = 64  # bytes: kernels load aligned vectors, so a buffer at any other address ends the process
 SLACK = 64  # bytes past the end of a buffer that vector loads may reach
 
@@ -40,3 +46,13 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
     copy = aligned_buffer(array.size, array.dtype)
     copy[:] = array
     return copy
+
+
+def price_words(lam: float) -> np.ndarray:
+    """Returns int32 [2]: what a table of CHOOSE begins with at the price `lam`, accuracy per unit of cost."""
+    return np.array([round(lam * (1 << 16))], "<i8").view("<i4").astype(np.int32)
+
+
+def filter_words(old: int, new: int) -> int:
+    """Returns the words of the filter of one new place, of a side of `old` pixels resized to `new`."""
+    return 2 + 2 * -(-max(old, new) // new) + 1

@@ -3,39 +3,55 @@
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from runtime.bundle.manifest import Variant
 from runtime.bundle.opened import newest_bundle, open_bundle
+from runtime.choice.quality import NAMES
 from runtime.execution.library import Loaded
+from runtime.execution.look import Look
 from runtime.pictures.arrays import as_grey, as_picture, resize
-from runtime.policy import Choices, Quality, make_policy
-from runtime.scores import answer, make_scores
+from runtime.policy import make_policy
+from runtime.scores import ScoreKind, answer, make_scores
+
+UINT8 = np.dtype(np.uint8)
+Quality = dict[str, int]  # feature -> integer, in the order of runtime.choice.quality.NAMES
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The answer for one picture.
 
-    label, index: the class that the logits stand for. scores: float32 [classes], as runtime/scores.py makes them.
-    logits: int32 [classes], or [1] for two classes, exact, the same on every device. variant: the one whose answer this
-    is; first: the one that ran before it where that
-    was unsure, else the same. quality: feature name -> integer, None where no selector looked. seconds: all that was
+    label, index: the class that the logits stand for, by score_kind (runtime/scores.py). logits: int32 [classes], or
+    [1] for two classes, exact, the same on every device; one unit is worth logit_scale. variant: the one whose answer this is; first: the one that ran before it where that was
+    unsure, else the same. features: of the picture's quality, None where no selector looked. seconds: all that was
     done for this picture, both passes included (in a batch: its share).
     """
 
     label: str
     index: int
-    scores: np.ndarray
     logits: np.ndarray
+    logit_scale: float
+    score_kind: ScoreKind
     variant: str
     first: str
-    quality: Quality | None
+    features: list[int] | None
     seconds: float
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """Of each class, float32 [classes], computed when they are asked for."""
+        return make_scores(self.logits, self.logit_scale, self.score_kind)
+
+    @cached_property
+    def quality(self) -> Quality | None:
+        """Feature name -> integer; None where no selector looked."""
+        return _named(self.features)
 
     @property
     def escalated(self) -> bool:
@@ -78,6 +94,9 @@ class Engine:
         self.bundle = open_bundle(bundle)
         self._policy = make_policy(self.bundle, budget, variant, escalate)
         self._loaded: Loaded | None = Loaded(self.bundle, self.bundle.variants, level, threads)
+        price = self._policy.lam if self._policy.selects else None
+        staged = (self._loaded.picture, self._loaded.logits)
+        self._look = Look(self.bundle, self._loaded.level, *staged, price)
         self.level = self._loaded.level.name
         self.threads = threads
         self._locks: dict[int, threading.Lock] = {}
@@ -85,7 +104,8 @@ class Engine:
     @property
     def _lock(self) -> threading.Lock:
         """This process's lock: after a fork, the parent's may be held forever by a thread that the child lacks."""
-        return self._locks.setdefault(os.getpid(), threading.Lock())
+        process = os.getpid()
+        return self._locks.get(process) or self._locks.setdefault(process, threading.Lock())
 
     @property
     def variants(self) -> dict[str, Variant]:
@@ -113,7 +133,20 @@ class Engine:
         variant: the one to run this time, instead of choosing. Raises TypeError or ValueError for what is no picture,
         BundleError for an unknown variant.
         """
-        return self._infer([img], variant)[0]
+        began = time.perf_counter()
+        picture = self._picture(img)
+        named = None if variant is None else self._index(variant)
+        with self._lock:
+            loaded = self._require_open()
+            first, features = self._choose(picture, named)
+            loaded.run_staged(self._policy.names[first])
+            index, margin = self._look.rank()
+            second = self._policy.second(first, margin) if named is None else None
+            if second is not None:
+                loaded.run_staged(self._policy.names[second])
+                index, _ = self._look.rank()
+            logits = loaded.logits.copy()
+        return self._predict(index, logits, (first, second), features, began)
 
     def infer_batch(self, imgs: Iterable[np.ndarray], variant: str | None = None) -> list[Prediction]:
         """Classifies pictures [H, W, 3], which may differ in size, with the same results as one `infer` each.
@@ -121,15 +154,32 @@ class Engine:
         A bundle built for several pictures at once runs those of one variant together.
         """
         pictures = list(imgs)
-        return self._infer(pictures, variant) if pictures else []
+        if self.bundle.manifest.pictures == 1:
+            return [self.infer(img, variant) for img in pictures]
+        return self._infer_together(pictures, variant) if pictures else []
 
     def choose(self, pictures: np.ndarray) -> tuple[list[str], list[Quality | None]]:
-        """Returns the first variant and the quality of each picture uint8 [N, H, W, 3] of the input's size."""
-        choices = self._policy.choose(pictures)
-        return choices.variants, choices.qualities
+        """Returns the first variant and the quality of each picture uint8 [N, H, W, 3] of the input's size.
+
+        Raises ValueError for anything else.
+        """
+        shape = self.bundle.manifest.shape
+        if not isinstance(pictures, np.ndarray) or pictures.dtype != UINT8 or pictures.shape[1:] != shape:
+            shown = f"{pictures.dtype} {list(pictures.shape)}" if isinstance(pictures, np.ndarray) else type(pictures)
+            raise ValueError(f"expected pictures uint8 [N, {', '.join(map(str, shape))}], got {shown}")
+        variants = self._policy.names
+        names: list[str] = []
+        qualities: list[Quality | None] = []
+        with self._lock:
+            self._require_open()
+            for picture in pictures:
+                first, features = self._choose(picture, None)
+                names.append(variants[first])
+                qualities.append(_named(features))
+        return names, qualities
 
     def logits(self, picture: np.ndarray, variant: str) -> np.ndarray:
-        """Returns int32 [classes] of a picture uint8 [H, W, C] of the input's size, by one of `variants`.
+        """Returns int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by one of `variants`.
 
         Raises ValueError for any other picture, BundleError for an unknown variant.
         """
@@ -140,7 +190,11 @@ class Engine:
         if picture.dtype != np.uint8 or picture.shape != shape:
             shown = f"{picture.dtype} {list(picture.shape)}"
             raise ValueError(f"expected a picture uint8 {list(shape)}, got {shown}; `infer` resizes")
-        logits: np.ndarray = self._run(name, picture[None])[0]
+        with self._lock:
+            loaded = self._require_open()
+            self._look.take(picture)
+            loaded.run_staged(name)
+            logits: np.ndarray = loaded.logits.copy()
         return logits
 
     def launch(self, variant: str, pictures: int, logits: int, stream: int) -> None:
@@ -171,60 +225,85 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _infer(self, imgs: list[np.ndarray], variant: str | None) -> list[Prediction]:
-        began = time.perf_counter()
-        pictures = np.stack([self._sized(img) for img in imgs])
-        if variant is None:
-            choices = self._policy.choose(pictures)
-        else:
-            choices = Choices([self.bundle.variant(variant).name] * len(imgs), [None] * len(imgs))
-        seconds = np.full(len(imgs), (time.perf_counter() - began) / len(imgs))
-        logits = np.empty((len(imgs), self.bundle.manifest.outputs), np.int32)
-        last = dict(enumerate(choices.variants))
-        self._run_all(last, pictures, logits, seconds)
-        if variant is None:
-            unsure = self._policy.second_passes(choices.variants, logits)
-            self._run_all(unsure, pictures, logits, seconds)
-            last.update(unsure)
-        return [
-            self._predict(logits[i], last[i], choices.variants[i], choices.qualities[i], float(seconds[i]))
-            for i in range(len(imgs))
-        ]
-
-    def _sized(self, img: np.ndarray) -> np.ndarray:
-        """Returns uint8 [H, W, C] of the input's size: RGB, or grey where the network takes that."""
+    def _picture(self, img: np.ndarray) -> np.ndarray:
+        """Returns uint8 [h, w, 3], or [H, W, 1] of the input's size where the network takes grey ones."""
         height, width, channels = self.bundle.manifest.shape
         picture = as_picture(img)
-        return resize(as_grey(picture) if channels == 1 else picture, (height, width))
+        return resize(as_grey(picture), (height, width)) if channels == 1 else picture
 
-    def _run_all(self, names: dict[int, str], pictures: np.ndarray, logits: np.ndarray, seconds: np.ndarray) -> None:
-        """Runs pictures, by index, through the variants named; sets their logits and adds to their seconds."""
-        for group in group_by_variant(names, self.bundle.manifest.pictures):
-            began = time.perf_counter()
-            logits[group] = self._run(names[group[0]], pictures[group])
-            seconds[group] += (time.perf_counter() - began) / len(group)
+    def _index(self, variant: str) -> int:
+        """Returns the place of a variant in the bundle. Raises BundleError for an unknown name."""
+        return self._policy.names.index(self.bundle.variant(variant).name)
+
+    def _choose(self, picture: np.ndarray, named: int | None) -> tuple[int, list[int] | None]:
+        """Takes a picture uint8 [h, w, 3]; returns the first variant for it, and its features where these were seen.
+
+        named: the variant that was asked for, instead of a choice.
+        """
+        self._look.take(picture)
+        if named is not None:
+            return named, None
+        if self._policy.fixed is not None:
+            return self._policy.fixed, None
+        return self._look.choose()
 
     def _predict(
-        self, logits: np.ndarray, variant: str, first: str, features: Quality | None, seconds: float
+        self, index: int, logits: np.ndarray, passes: tuple[int, int | None], features: list[int] | None, began: float
     ) -> Prediction:
-        began = time.perf_counter()
-        kind = self.bundle.manifest.scores
-        index = answer(logits, kind)
+        """Returns the answer of the passes, by index: the first, and the second where there was one."""
+        first, second = passes
+        last = self.bundle.variants[first if second is None else second]
+        manifest = self.bundle.manifest
+        index = answer(logits, "binary") if manifest.scores == "binary" else index
         return Prediction(
-            label=self.bundle.manifest.labels[index],
+            label=manifest.labels[index],
             index=index,
-            scores=make_scores(logits, self.bundle.variant(variant).logit_scale, kind),
             logits=logits,
-            variant=variant,
-            first=first,
-            quality=features,
-            seconds=seconds + time.perf_counter() - began,
+            logit_scale=last.logit_scale,
+            score_kind=manifest.scores,
+            variant=last.name,
+            first=self._policy.names[first],
+            features=features,
+            seconds=time.perf_counter() - began,
         )
 
-    def _run(self, variant: str, pictures: np.ndarray) -> np.ndarray:
-        """Returns int32 [n, classes] of pictures uint8 [n, H, W, 3] that run together."""
+    def _infer_together(self, imgs: list[np.ndarray], variant: str | None) -> list[Prediction]:
+        """Classifies pictures, those of one variant together; the time of each is its share of all."""
+        began = time.perf_counter()
+        pictures = [self._picture(img) for img in imgs]
+        named = None if variant is None else self._index(variant)
+        staged = np.empty((len(imgs), *self.bundle.manifest.shape), np.uint8)
+        logits = np.empty((len(imgs), self.bundle.manifest.outputs), np.int32)
         with self._lock:
-            return self._require_open().run_together(variant, pictures)
+            loaded = self._require_open()
+            choices = []
+            for i, picture in enumerate(pictures):
+                choices.append(self._choose(picture, named))
+                staged[i] = loaded.picture
+            self._run_groups(loaded, {i: first for i, (first, _) in enumerate(choices)}, staged, logits)
+            ranks = [self._rank(loaded, row) for row in logits]
+            seconds: dict[int, int] = {}
+            for i, ((first, _), (_, margin)) in enumerate(zip(choices, ranks, strict=True)):
+                second = self._policy.second(first, margin) if named is None else None
+                if second is not None:
+                    seconds[i] = second
+            self._run_groups(loaded, seconds, staged, logits)
+            for i in seconds:
+                ranks[i] = self._rank(loaded, logits[i])
+        shared = time.perf_counter() - (time.perf_counter() - began) / len(imgs)
+        return [
+            self._predict(ranks[i][0], logits[i], (first, seconds.get(i)), features, shared)
+            for i, (first, features) in enumerate(choices)
+        ]
+
+    def _run_groups(self, loaded: Loaded, variants: dict[int, int], staged: np.ndarray, logits: np.ndarray) -> None:
+        """Runs pictures, by index, through their variants, and sets their logits."""
+        for group in group_by_variant(variants, self.bundle.manifest.pictures):
+            logits[group] = loaded.run_together(self._policy.names[variants[group[0]]], staged[group])
+
+    def _rank(self, loaded: Loaded, logits: np.ndarray) -> tuple[int, int]:
+        loaded.logits[:] = logits
+        return self._look.rank()
 
     def _require_open(self) -> Loaded:
         """Returns what is loaded. Raises ValueError after `close`."""
@@ -233,12 +312,16 @@ class Engine:
         return self._loaded
 
 
-def group_by_variant(names: dict[int, str], most: int) -> list[list[int]]:
+def _named(features: list[int] | None) -> Quality | None:
+    return None if features is None else dict(zip(NAMES, features))  # noqa: B905  (as many)
+
+
+def group_by_variant(variants: Mapping[int, Hashable], most: int) -> list[list[int]]:
     """Returns the indices of pictures of one variant, `most` at a time, by the first index of each group.
 
-    names: index of a picture -> its variant.
+    variants: index of a picture -> its variant.
     """
-    by_name: dict[str, list[int]] = {}
-    for i, name in names.items():
-        by_name.setdefault(name, []).append(i)
-    return sorted(indices[at : at + most] for indices in by_name.values() for at in range(0, len(indices), most))
+    by_variant: dict[Hashable, list[int]] = {}
+    for i, variant in variants.items():
+        by_variant.setdefault(variant, []).append(i)
+    return sorted(indices[at : at + most] for indices in by_variant.values() for at in range(0, len(indices), most))

@@ -1,122 +1,50 @@
 """Decides which variant runs on each picture: one for all, or by the picture's quality within a budget."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Protocol
-
-import numpy as np
 
 from runtime.bundle.manifest import Variant
 from runtime.bundle.opened import Bundle
-from runtime.choice import quality
 from runtime.choice.budgets import ROUNDING, entry_for, rounded_up
-from runtime.choice.escalation import escalate, margin
-from runtime.choice.selector import Selector
 from runtime.fields import REBUILD, BundleError
 
-Quality = dict[str, int]  # feature -> integer, in the order of runtime.choice.quality.NAMES
-
 
 @dataclass(frozen=True)
-class Choices:
-    """The variant that runs first on each picture, by name, and the picture's quality, None where nobody looked."""
+class Policy:
+    """How an engine chooses: one variant for every picture, or by the picture's quality; a second one may follow.
 
-    variants: list[str]
-    qualities: list[Quality | None]
-
-
-class Policy(Protocol):
-    """How an engine chooses a variant for each picture."""
-
-    @property
-    def budget(self) -> float | None:
-        """Mean cost a picture may take, math.inf for any, None where a variant was named."""
-
-    @property
-    def selects(self) -> bool:
-        """Whether the choice depends on the picture."""
-
-    @property
-    def escalates(self) -> dict[str, str]:
-        """Variant -> the one that runs after it where it is unsure; empty where every picture runs once."""
-
-    def choose(self, pictures: np.ndarray) -> Choices:
-        """Returns the first variant for each picture uint8 [N, H, W, 3] of the input's size."""
-
-    def second_passes(self, first: Sequence[str], logits: np.ndarray) -> dict[int, str]:
-        """Returns index -> the variant that runs next, for the pictures of which the first variant is unsure.
-
-        first: the variant that ran on each picture; logits: int32 [N, classes], its answers.
-        """
-
-
-@dataclass(frozen=True)
-class OneForAll:
-    """Runs the same variant for every picture."""
-
-    variant: Variant
-    budget: float | None
-
-    @property
-    def selects(self) -> bool:
-        """Whether the choice depends on the picture: never."""
-        return False
-
-    @property
-    def escalates(self) -> dict[str, str]:
-        """No variant runs after another."""
-        return {}
-
-    def choose(self, pictures: np.ndarray) -> Choices:
-        """Returns that variant for each picture uint8 [N, H, W, 3]."""
-        return Choices([self.variant.name] * len(pictures), [None] * len(pictures))
-
-    def second_passes(self, first: Sequence[str], logits: np.ndarray) -> dict[int, str]:  # noqa: ARG002 (as Policy has it)
-        """Returns nothing, whatever the logits [N, classes] are."""
-        return {}
-
-
-@dataclass(frozen=True, eq=False)
-class ByQuality:
-    """Lets a selector look at each picture, at a price of cost that keeps a budget; a second variant may follow.
-
-    names: of the variants, in the selector's order. lam: accuracy that one unit of cost must bring. up, below: the
-    index of the variant that runs after each, and the margin of logits below which it does, 0 for never.
+    names: of the bundle's variants, in its order. budget: mean cost a picture may take, math.inf for any, None where a
+    variant was named. fixed: the index of the variant for all pictures, None where a selector looks at each. lam:
+    accuracy that one unit of cost must bring there. up, below: the index of the variant that runs after each, and the
+    margin of logits below which it does, 0 for never.
     """
 
     names: tuple[str, ...]
-    budget: float
-    selector: Selector
-    lam: float
+    budget: float | None
+    fixed: int | None
+    lam: float = 0.0
     up: tuple[int, ...] = ()
     below: tuple[int, ...] = ()
 
     @property
     def selects(self) -> bool:
-        """Whether the choice depends on the picture: always."""
-        return True
+        """Whether the choice depends on the picture."""
+        return self.fixed is None
 
     @property
     def escalates(self) -> dict[str, str]:
         """Variant -> the one that runs after it where it is unsure; empty where every picture runs once."""
         return {self.names[v]: self.names[self.up[v]] for v, below in enumerate(self.below) if below}
 
-    def choose(self, pictures: np.ndarray) -> Choices:
-        """Returns the first variant and the quality of each picture uint8 [N, H, W, 3] of the input's size."""
-        features = quality.features(pictures)
-        chosen = self.selector.choose(features, self.lam)
-        qualities: list[Quality | None] = [dict(zip(quality.NAMES, row, strict=True)) for row in features.tolist()]
-        return Choices([self.names[v] for v in chosen], qualities)
+    def second(self, first: int, margin: int) -> int | None:
+        """Returns the variant that runs after `first`, whose logits have that margin; None where none does.
 
-    def second_passes(self, first: Sequence[str], logits: np.ndarray) -> dict[int, str]:
-        """Returns index -> the variant that runs next, for pictures whose logits int32 [N, classes] are unsure."""
-        if not any(self.below):
-            return {}
-        ran = np.array([self.names.index(name) for name in first])
-        last = escalate(ran, margin(logits), self.up, self.below)
-        return {int(i): self.names[last[i]] for i in np.flatnonzero(last != ran)}
+        The rule is that of runtime.choice.escalation.escalate.
+        """
+        if self.below and margin < self.below[first]:
+            return self.up[first]
+        return None
 
 
 def make_policy(bundle: Bundle, budget: float | None, variant: str | None, may_escalate: bool) -> Policy:
@@ -126,28 +54,27 @@ def make_policy(bundle: Bundle, budget: float | None, variant: str | None, may_e
     BundleError for an unknown variant, and where the bundle has no table of budgets to serve one.
     """
     _require_budget_or_variant(budget, variant)
-    if variant is not None:
-        return OneForAll(bundle.variant(variant), None)
-    selector = bundle.manifest.selector
-    if selector is None or len(bundle.variants) == 1:
-        served = _served_budget(bundle, budget, min(v.cost for v in bundle.variants))
-        return OneForAll(_best_variant(bundle.variants, served), served)
     names = tuple(v.name for v in bundle.variants)
+    if variant is not None:
+        return Policy(names, None, names.index(bundle.variant(variant).name))
+    if bundle.manifest.selector is None or len(bundle.variants) == 1:
+        served = _served_budget(bundle, budget, min(v.cost for v in bundle.variants))
+        return Policy(names, served, names.index(_best_variant(bundle.variants, served).name))
     escalation = bundle.manifest.escalation
     if escalation is not None and may_escalate:
         served = _served_budget(bundle, budget, min(row.budget for row in escalation.budgets))
         row = entry_for(escalation.budgets, served)
-        return ByQuality(names, served, selector, row.lam, escalation.up, row.margins)
+        return Policy(names, served, None, row.lam, escalation.up, row.margins)
     table = bundle.manifest.budgets
     served = _served_budget(bundle, budget, min((row.budget for row in table), default=0.0))
     if table:
-        return ByQuality(names, served, selector, entry_for(table, served).lam)
+        return Policy(names, served, None, entry_for(table, served).lam)
     if served != math.inf:
         raise BundleError(
             f"{bundle.folder}: expected a table of budgets to serve a budget of {served}, it has none; "
             f"leave the budget out, or {REBUILD}"
         )
-    return ByQuality(names, served, selector, lam=0.0)
+    return Policy(names, served, None)
 
 
 def _require_budget_or_variant(budget: float | None, variant: str | None) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from targets import Target
 from targets.kernel import Call, Rule, Sizes
 
+# (function, flat arrays) -> the arrays as the function left them
+Caller = Callable[[str, Sequence[np.ndarray]], list[np.ndarray]]
 # main's buffers (picture uint8, weights int8, table int32, bytes of workspace, logits) -> logits int32 [n]
 Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
 
@@ -43,6 +45,13 @@ class MakeRunner(Protocol):
         """Returns what runs a function of the library, here or emulated. Raises TargetError where neither can be."""
 
 
+class OpenCaller(Protocol):
+    """Loads a library of plain functions over buffers, such as a look's, to be called during the build."""
+
+    def __call__(self, library: Path, target: Target) -> Caller:
+        """Returns what calls its functions, here or emulated. Raises TargetError where neither can be."""
+
+
 class CycleModel(Protocol):
     """Estimates what code costs on a processor that is not at hand."""
 
@@ -62,8 +71,9 @@ class Family:
     rules: the kernel rules of a target, in the order in which they are tried. assemble: turns calls into one TIR
     module. fuses_rescales: whether convolutions and additions write their result in other widths too. batches: whether
     `main` may take several pictures at once. linker: program and options that link its libraries; raises TargetError
-    where there are none. emulated: whether `runner` needs no processor of the target's kind. cycles: a model of
-    processors that are not at hand, or None.
+    where there are none. emulated: whether `runner` needs no processor of the target's kind. vectors: those of
+    the processor that calls main. build_look, open_look: as build and runner, of a library that runs on it alone.
+    cycles: a model of processors that are not at hand, or None.
     """
 
     rules: Callable[[Target], list[Rule]]
@@ -74,6 +84,9 @@ class Family:
     build: Build
     runner: MakeRunner
     emulated: bool
+    vectors: Callable[[Target], Any]  # targets.cpu.look.vectors.Vectors
+    build_look: Build
+    open_look: OpenCaller
     cycles: CycleModel | None = None
 
 

@@ -23,9 +23,22 @@ BITS = {"w8a8": ((8, 8),), "w4a4": ((8, 8), (4, 4)), "again": ((8, 8),)}  # "aga
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory) -> Path:
     """A bundle of three variants of a 16x16 network for this machine; tests that change it work on a copy."""
+    return _build(tmp_path_factory.mktemp("small"), None, [])
+
+
+@pytest.fixture(scope="session")
+def selecting_bundle(tmp_path_factory) -> Path:
+    """The same with a selector and a table of two budgets."""
+    entries = ((0.8, 0.0, 0.9), (0.5, 1000.0, 0.7))
+    budgets = [dict(zip(("budget", "lambda", "accuracy"), entry, strict=True)) for entry in entries]
+    return _build(tmp_path_factory.mktemp("selecting"), _selector(100).to_dict(), budgets)
+
+
+def _build(root: Path, selector: dict | None, budgets: list[dict]) -> Path:
     pytest.importorskip("tvm")
     from compile.bundle.folder import new_bundle
     from compile.bundle.libraries import Libraries
+    from compile.bundle.look import compile_look
     from compile.bundle.writer import CompiledVariant, write_contents
     from compile.lowering.lower import lower
     from compile.source.opened import BuildVariant, Source
@@ -34,7 +47,6 @@ def small_bundle(tmp_path_factory) -> Path:
     from tests.support.graphs import pictures, resnet_like
 
     target = find({"x86_64": "x86", "aarch64": "arm"}.get(platform.machine(), platform.machine()))
-    root = tmp_path_factory.mktemp("small")
     (root / "any.onnx").write_bytes(b"not looked at by the runtime")
     graphs = {name: resnet_like(bits, seed=2, size=16) for name, bits in BITS.items()}
     golden = pictures(graphs["w8a8"], 5, 4)
@@ -49,8 +61,8 @@ def small_bundle(tmp_path_factory) -> Path:
             lowered = [lower(variant.graph, level) for level in target.compiled_for]
             built.append(CompiledVariant(variant, lowered, libraries.add(variant.name, lowered)))
         labels = [f"class {i}" for i in range(10)]
-        source = Source("small", variants, labels, golden, None, [])
-        write_contents(folder, source, target, built, {"bitgrade": "0"})
+        source = Source("small", variants, labels, golden, selector, budgets)
+        write_contents(folder, source, built, compile_look(source, libraries), {"bitgrade": "0"})
     return root / "bundles" / "small"
 
 
@@ -90,15 +102,9 @@ def _selector(luma: int):
 
 
 @pytest.fixture
-def selecting(small_bundle, tmp_path):
-    """A copy of the bundle with a selector and a table of two budgets."""
-    folder = shutil.copytree(small_bundle, tmp_path / "selecting")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["selector"] = _selector(100).to_dict()
-    entries = ((0.8, 0.0, 0.9), (0.5, 1000.0, 0.7))
-    manifest["budgets"] = [dict(zip(("budget", "lambda", "accuracy"), entry, strict=True)) for entry in entries]
-    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
-    return folder
+def selecting(selecting_bundle, tmp_path):
+    """A copy of the bundle with a selector, to be changed."""
+    return shutil.copytree(selecting_bundle, tmp_path / "selecting")
 
 
 @pytest.fixture

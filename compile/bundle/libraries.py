@@ -12,6 +12,8 @@ from runtime.machine import cpu
 from targets import Target, TargetError
 from targets.family import load
 
+_LOOK = "look"
+
 
 class Libraries:
     """Libraries under folder/lib, one for each distinct code; `facts` says how each was made, as the manifest has it.
@@ -38,13 +40,22 @@ class Libraries:
         # tvm_ffi gives this class its __init__ where it is loaded, which a type checker does not see
         key = tuple(StructuralKey(one.module) for one in lowered)  # type: ignore[call-arg]
         if key not in self._known:
-            library = self._known[key] = f"lib/{name}.so"
+            library = self._known[key] = f"lib/{name}.so" if name != _LOOK else f"lib/{name}-variant.so"
             modules = [one.module for one in lowered]
             workdir = self._dump_to / name if self._dump_to else None
             self.facts[library] = self._family.build(
                 modules, self.target, self.folder / library, workdir, self._source_only
             )
         return self._known[key]
+
+    def add_look(self, modules: list[Any]) -> str:
+        """Compiles a look, a module for each of `target.compiled_for`; returns the library, relative to the bundle."""
+        library = f"lib/{_LOOK}.so"
+        workdir = self._dump_to / _LOOK if self._dump_to else None
+        self.facts[library] = self._family.build_look(
+            modules, self.target, self.folder / library, workdir, self._source_only
+        )
+        return library
 
     def require_some_level(self) -> None:
         """Raises TargetError where nothing here can run any of the target's code, not even emulated."""
@@ -75,6 +86,10 @@ class Libraries:
     def _stand_in(self, level: Target) -> Target | None:
         """The target whose encoding of the same instructions runs here, where the level's own does not."""
         return level.stand_in if level.stand_in is not None and self._runs(level.stand_in) else None
+
+    def look_here(self, level: Target) -> bool:
+        """Whether the look's code of a level can be called here, as it is or emulated."""
+        return self._runs(level)
 
     def _runs(self, level: Target) -> bool:
         native = level.machine == cpu.machine() and set(level.requires) <= cpu.features()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from compile.bundle.look import CompiledLook
 from compile.bundle.packing import pack, packed_size
 from compile.lowering.lower import Lowered, WeightPiece
 from compile.source.opened import BuildVariant, Source
@@ -47,15 +48,17 @@ class Blob:
 
 
 def write_contents(
-    folder: Path, source: Source, target: Target, variants: list[CompiledVariant], producer: dict[str, Any]
+    folder: Path, source: Source, variants: list[CompiledVariant], look: CompiledLook, producer: dict[str, Any]
 ) -> None:
     """Writes all but the libraries into the folder of a bundle: weights, tables, golden data, network files, manifest.
 
     producer: what the manifest says of the tools that made it. Raises ValueError for weights that are not what their
     origin gives back.
     """
+    target = look.target
     weights, tables = Blob(), Blob()
     variants_json = [_variant_json(variant, target, weights, tables) for variant in variants]
+    look_json = look.to_dict(tables.add(look.look.table.astype("<i4").tobytes()))
     (folder / "weights.bin").write_bytes(bytes(weights.data))
     (folder / "tables.bin").write_bytes(bytes(tables.data))
     for variant in variants:
@@ -80,6 +83,7 @@ def write_contents(
             "labels": source.labels,
             "scores": source.scores,
             "variants": variants_json,
+            "look": look_json,
             "selector": source.selector,
             "budget": source.budget,
             "budgets": source.budgets,

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.bundle.decisions import OBJECT_OR_NULL, Decisions, Facts, parse_decisions, parse_facts, require_different
+from runtime.bundle.look import Look, parse_look
 from runtime.bundle.segments import Segment, parse_segment
 from runtime.choice.quality import SIDE
 from runtime.fields import COPY, REBUILD, BundleError, Fields, require_inside
 from runtime.scores import KINDS, ScoreKind, count_logits
 
-FORMAT = 4
+FORMAT = 5
 FILE = "manifest.json"
 LARGEST_SIDE = 1 << 14
 MOST_PICTURES = 1 << 16
@@ -92,6 +93,7 @@ class Manifest(Decisions):
     target: TargetInfo
     shape: tuple[int, int, int]
     variants: tuple[Variant, ...]
+    look: Look
     golden: str
     files: dict[str, FileInfo] = field(hash=False)
     pictures: int
@@ -143,6 +145,7 @@ def _parse_manifest(top: Fields) -> Manifest:
         target=target,
         shape=shape,
         variants=variants,
+        look=parse_look(top, [level.name for level in target.levels], _stored_bytes(files, "tables.bin"), shape[2]),
         golden=top.path("golden"),
         files=files,
         pictures=top.object("input").whole("pictures", 1, MOST_PICTURES),

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from runtime.abi import aligned_buffer
+from runtime.bundle.look import LookBuild
 from runtime.bundle.manifest import FILE, Build, Level, Manifest, Variant, parse
 from runtime.bundle.weights import read_weights
 from runtime.fields import COPY, REBUILD, BundleError
@@ -62,10 +63,17 @@ class Bundle:
 
         Raises BundleError for a bundle that holds only the library's source, which nobody has compiled yet.
         """
-        path = self.path(variant.library)
+        return self._library(variant.library)
+
+    def look_library(self) -> Path:
+        """Returns the path of the library that resizes, chooses and ranks; raises BundleError as `library` does."""
+        return self._library(self.manifest.look.library)
+
+    def _library(self, name: str) -> Path:
+        path = self.path(name)
         if not path.is_file():
             raise BundleError(
-                f"{self.folder}: expected the library {variant.library}, but this bundle holds source "
+                f"{self.folder}: expected the library {name}, but this bundle holds source "
                 f"only; compile it on this device: {REBUILD_HERE}"
             )
         return path
@@ -88,14 +96,25 @@ class Bundle:
         """Returns the variant's code for a level."""
         return variant.builds[self.manifest.target.levels.index(level)]
 
+    def look_build(self, level: Level) -> LookBuild:
+        """Returns the look's code for a level."""
+        return self.manifest.look.builds[self.manifest.target.levels.index(level)]
+
     def weights(self, build: Build) -> np.ndarray:
         """Returns int8 [weights_bytes], aligned: the weights as the build's kernels read them."""
         return read_weights(self.path("weights.bin"), build.segments, build.weights_bytes)
 
     def table(self, build: Build) -> np.ndarray:
         """Returns int32 [table_bytes / 4], aligned: biases, multipliers and shifts."""
-        table = aligned_buffer(build.table_bytes // 4, np.int32)
-        table[:] = np.fromfile(self.path("tables.bin"), "<i4", table.size, offset=build.table_offset)
+        return self._table(build.table_offset, build.table_bytes)
+
+    def look_table(self) -> np.ndarray:
+        """Returns int32 [n], aligned: the selector as the look's code reads it; nothing without a selector."""
+        return self._table(self.manifest.look.table_offset, self.manifest.look.table_bytes)
+
+    def _table(self, offset: int, size: int) -> np.ndarray:
+        table = aligned_buffer(size // 4, np.int32)
+        table[:] = np.fromfile(self.path("tables.bin"), "<i4", table.size, offset=offset)
         return table
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:

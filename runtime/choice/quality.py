@@ -23,10 +23,10 @@ NAMES = (
 )
 D = len(NAMES)
 # floor(256 * log2(1 + i / 1024)) for i in 0..1023, by integers alone: the exponent of a 256th power
-_LOG = np.array([((1024 + i) ** 256 >> 2560).bit_length() - 1 for i in range(1024)], np.int64)
+LOGARITHMS = np.array([((1024 + i) ** 256 >> 2560).bit_length() - 1 for i in range(1024)], np.int64)
 _POWERS = 1 << np.arange(62, dtype=np.int64)
-_LUMA = (77, 150, 29)  # weights of red, green and blue, in 1/256
-_FLOOR = 16  # added to means inside logarithms, in 1/256 codes: means below a sixteenth of a code look alike
+LUMA_WEIGHTS = (77, 150, 29)  # weights of red, green and blue, in 1/256
+FLOOR = 16  # added to means inside logarithms, in 1/256 codes: means below a sixteenth of a code look alike
 
 
 def features(pictures: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def _features(batch: np.ndarray) -> np.ndarray:
     totals.append((_sum(dx == 0) + _sum(dy == 0), dx[0].size + dy[0].size))
     sums, counts = zip(*totals, strict=True)
     means = (np.array(sums) << FRACTION) // np.array(counts)[:, None]
-    logarithms = _log2(means[:9] + _FLOOR)
+    logarithms = _log2(means[:9] + FLOOR)
     noise, detail, detail_half, chroma, border, inside, x_slope, y_slope, contrast = logarithms
     luma, dark, flat = means[9:]
     has_borders = max(y.shape[1:]) > BLOCK
@@ -144,7 +144,7 @@ def _percentiles(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _luma(planes: np.ndarray) -> np.ndarray:
     """Returns int16 codes 0..255 [N, H, W] of planes [3, N, H, W]; the products need all 16 bits, unsigned."""
     red, green, blue = planes.view(np.uint16)
-    luma: np.ndarray = (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2] + 128) >> 8
+    luma: np.ndarray = (red * LUMA_WEIGHTS[0] + green * LUMA_WEIGHTS[1] + blue * LUMA_WEIGHTS[2] + 128) >> 8
     return luma.view(np.int16)
 
 
@@ -175,5 +175,5 @@ def _log2(x: np.ndarray) -> np.ndarray:
     """Returns 256 * log2(x) of int64 x >= 1; at most 1 + 256 * log2(1 + 1/1024) too small."""
     exponent = np.searchsorted(_POWERS, x, "right") - 1
     mantissa = np.where(exponent >= 10, x >> np.maximum(exponent - 10, 0), x << np.maximum(10 - exponent, 0))
-    logarithm: np.ndarray = (exponent << FRACTION) + _LOG[mantissa - 1024]
+    logarithm: np.ndarray = (exponent << FRACTION) + LOGARITHMS[mantissa - 1024]
     return logarithm

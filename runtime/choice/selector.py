@@ -44,7 +44,7 @@ def _root(octaves: int) -> int:
     return x
 
 
-_POWERS = np.array([_root(i) for i in range(OCTAVE)], np.int64)
+POWERS = np.array([_root(i) for i in range(OCTAVE)], np.int64)
 
 
 class SelectorError(ValueError):
@@ -119,7 +119,7 @@ class Selector:
         hidden = np.maximum(0, (z @ self.hidden_weight.T + self.hidden_bias) >> self.hidden_shift)
         score = (hidden @ self.output_weight.T + self.output_bias) >> self.output_shift
         below = np.minimum(score.max(1, keepdims=True) - score, FAINTEST)
-        likelihood = _POWERS[-below % OCTAVE] >> -(-below // OCTAVE)
+        likelihood = POWERS[-below % OCTAVE] >> -(-below // OCTAVE)
         accuracy = likelihood @ self.group_accuracy // likelihood.sum(1, keepdims=True)
         return np.where(self._distance2(z)[:, None] > self.threshold, self.fallback, accuracy)
 

@@ -41,6 +41,11 @@ class HostBuffer:
     def __init__(self, count: int, dtype: "np.typing.DTypeLike") -> None:
         self._array = aligned_buffer(count, dtype)
 
+    @property
+    def array(self) -> np.ndarray:
+        """The values [count] themselves."""
+        return self._array
+
     def tensor(self, count: int | None = None) -> np.ndarray:
         """Returns the first `count` values, [count], None for all; nothing is copied."""
         return self._array[:count]
@@ -77,6 +82,8 @@ class Loaded:
     level: the name of the one whose code runs, None for the best that this machine can run. threads: how many work on a
     picture together; all but the calling one live until `close`, or until the last reference goes.
 
+    picture, logits: uint8 [H, W, 3] and int32 [classes] in this machine's memory, which `run_staged` reads and writes.
+
     Variants share picture, logits and workspace, so only one `run` may be under way at a time (the engine holds a
     lock); libraries and unpacked weights that they have in common are loaded once. Libraries and memory are given back
     with the last reference. Raises BundleError where the bundle cannot be loaded, ValueError for fewer threads than 1
@@ -90,10 +97,13 @@ class Loaded:
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
         self._picture: Buffer = self._memory(self.pictures * int(np.prod(bundle.manifest.shape)), np.uint8)
         self._logits: Buffer = self._memory(self.pictures * bundle.manifest.outputs, np.int32)
+        self.picture, self.logits = self._stage(bundle)
         builds = {variant: bundle.build(variant, self.level) for variant in variants}
         libraries = _open_libraries(bundle, variants)
         self._calls = self._make_calls(bundle, builds, libraries)
-        self._runs: dict[str, Callable[[], None]] = dict(self._calls)
+        self._runs: dict[str, Callable[[], object]] = {
+            name: partial(call.function, *call.tensors) for name, call in self._calls.items()
+        }
         self._logits.read()  # waits for all that was copied to a GPU: a launch may be on a stream that does not
         self._helpers: Helpers | None = None
         if threads > 1:
@@ -103,6 +113,13 @@ class Loaded:
         """Returns the logits int32 [classes] of a picture uint8 [H, W, 3] of the input's size, by that variant."""
         logits: np.ndarray = self.run_together(name, picture[None])[0]
         return logits
+
+    def run_staged(self, name: str) -> None:
+        """Sets `self.logits` to those of `self.picture` by that variant; nothing is copied where its code runs here."""
+        if self._is_staged:
+            self._runs[name]()
+        else:
+            self.logits[:] = self.run_together(name, self.picture[None])[0]
 
     def run_together(self, name: str, pictures: np.ndarray) -> np.ndarray:
         """Returns the logits int32 [n, classes] of pictures uint8 [n, H, W, 3] in one call; n up to `self.pictures`."""
@@ -139,6 +156,15 @@ class Loaded:
         if self._memory is not DeviceBuffer:
             return nullcontext()
         return on_stream(stream)
+
+    def _stage(self, bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `picture` and `logits`: the memory of `main` itself where that is one picture's, on this machine."""
+        shape, classes = bundle.manifest.shape, bundle.manifest.outputs
+        self._is_staged = False
+        if self.pictures == 1 and isinstance(self._picture, HostBuffer) and isinstance(self._logits, HostBuffer):
+            self._is_staged = True
+            return self._picture.array.reshape(shape), self._logits.array
+        return aligned_buffer(int(np.prod(shape)), np.uint8).reshape(shape), aligned_buffer(classes, np.int32)
 
     def _make_calls(self, bundle: Bundle, builds: Mapping[Variant, Build], libraries: Libraries) -> dict[str, Call]:
         picture = wrap_memory(self._picture.tensor())

@@ -1,12 +1,16 @@
 """ARM libraries: cross-compiled by TVM's LLVM; a linker is all they need, neither a compiler nor a sysroot."""
 
 import platform
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from targets import Target
 from targets.arm.emulation import processor
 from targets.library import llvm
+from targets.library.caller import Caller
 
 # LLVM intrinsic's prefix -> feature; the first that fits counts
 FEATURES = {
@@ -41,6 +45,18 @@ def linker() -> list[str]:
 
 
 build = partial(llvm.build, features=FEATURES, find_linker=linker)
+
+
+def open_look(library: Path, target: Target) -> Caller:
+    """Returns what calls functions of a library on the target's processor, emulated."""
+    runners: dict[str, processor.Runner] = {}
+
+    def call(function: str, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if function not in runners:
+            runners[function] = processor.Runner(library, target.cpu, function=function)
+        return runners[function].call(arrays)
+
+    return call
 
 
 def runner(library: Path, target: Target, function: str = "main") -> processor.Runner:

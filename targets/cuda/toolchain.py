@@ -103,21 +103,16 @@ def build(
         return facts
     partial = library.with_name(f".{library.name}.partial")
     with tempfile.TemporaryDirectory() as scratch:
-        log = llvm.run(
-            [
-                nvcc(),
-                *_FLAGS,
-                *_gencode(target),
-                f"-I{libinfo.find_include_path()}",
-                "-o",
-                str(partial),
-                str(text),
-                *_host(target, Path(scratch)),
-            ]
-        )
+        log = compile_source(text, partial, target, Path(scratch))
     check_library(partial, target)
     partial.replace(library)
     return {**facts, "compiler": version(), **statistics(log)}
+
+
+def compile_source(text: Path, library: Path, target: Target, scratch: Path) -> str:
+    """Compiles a .cu file into a library; returns what nvcc said. Raises TargetError where it is missing or fails."""
+    command = [nvcc(), *_FLAGS, *_gencode(target), f"-I{libinfo.find_include_path()}", "-o", str(library), str(text)]
+    return llvm.run([*command, *_host(target, scratch)])
 
 
 def linker() -> list[str]:

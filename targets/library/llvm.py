@@ -20,7 +20,7 @@ from targets.library import elf
 # full TVM runtime has it
 _PROVIDED = ("memcpy", "memset", "memmove", "clock_gettime", "sched_yield", "sem_post", "sem_wait")
 # storage rewrite drops the annotation that keeps accumulators on the stack
-_PASSES = {"tirx.disable_storage_rewrite": True}
+PASSES = {"tirx.disable_storage_rewrite": True}
 
 # options of a linker, and of a compiler that calls one
 LINK = ("-shared", "-s", "--build-id=none")
@@ -81,7 +81,7 @@ def build(
 def _compile(module: tvm.IRModule, target: Target, features: Mapping[str, str]):
     tvm_target = tvm.target.Target(target.tvm)
     check_features(module, target, tvm_target, features)
-    with tvm.transform.PassContext(config=_PASSES):
+    with tvm.transform.PassContext(config=PASSES):
         return tvm.compile(module, target=tvm_target)
 
 

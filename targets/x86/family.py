@@ -2,7 +2,7 @@
 
 from targets.family import Family
 from targets.library.module import assemble
-from targets.x86 import kernels, toolchain
+from targets.x86 import kernels, look, toolchain
 
 FAMILY = Family(
     rules=kernels.rules,
@@ -13,4 +13,7 @@ FAMILY = Family(
     build=toolchain.build,
     runner=toolchain.runner,
     emulated=False,
+    vectors=look.vectors,
+    build_look=toolchain.build,
+    open_look=toolchain.open_look,
 )

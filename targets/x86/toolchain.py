@@ -13,6 +13,7 @@ import tvm_ffi
 from runtime.abi import aligned_copy
 from targets import Target, TargetError
 from targets.library import llvm
+from targets.library.caller import Caller, open_caller
 
 # LLVM intrinsic's prefix -> features any of which suffices; the first prefix that fits counts
 FEATURES = {
@@ -47,16 +48,18 @@ def linker() -> list[str]:
 build = partial(llvm.build, features=FEATURES, find_linker=linker)
 
 
+def open_look(library: Path, target: Target) -> Caller:
+    """Returns what calls functions of a library in this process; raises TargetError unless this is such a machine."""
+    _require_machine(library, target)
+    return open_caller(library)
+
+
 def runner(library: Path, target: Target, function: str = "main") -> Callable[..., np.ndarray]:
     """Runs the library's `function` in this process: (x, weights, table, workspace bytes, classes) -> int32 [classes].
 
     Raises TargetError where this machine is not the target's.
     """
-    if platform.machine() != target.machine:
-        raise TargetError(
-            f"expected a machine of {target.machine} to run {library.name}, got {platform.machine()}; "
-            "nothing here emulates it: build on such a machine"
-        )
+    _require_machine(library, target)
     with tempfile.TemporaryDirectory() as folder:  # a new path: dlopen would hand back an older library of this one
         copy = shutil.copy(library, Path(folder) / library.name)
         main = tvm_ffi.load_module(str(copy))[function]
@@ -73,3 +76,11 @@ def runner(library: Path, target: Target, function: str = "main") -> Callable[..
         return out.copy()
 
     return run
+
+
+def _require_machine(library: Path, target: Target) -> None:
+    if platform.machine() != target.machine:
+        raise TargetError(
+            f"expected a machine of {target.machine} to run {library.name}, got {platform.machine()}; "
+            "nothing here emulates it: build on such a machine"
+        )

@@ -24,9 +24,10 @@ ARROWS = {
     "runtime.choice": "runtime.fields numpy",
     "runtime.machine": "runtime.fields runtime.abi numpy",
     "runtime.bundle": "runtime.choice runtime.machine runtime.scores runtime.fields runtime.abi numpy",
-    "runtime.execution": "runtime.bundle runtime.machine runtime.fields runtime.abi numpy tvm_ffi",
-    "runtime.policy": "runtime.bundle runtime.choice runtime.fields numpy",
-    "runtime.engine": "runtime.scores runtime.policy runtime.execution runtime.bundle runtime.pictures numpy",
+    "runtime.execution": "runtime.bundle runtime.choice runtime.machine runtime.fields runtime.abi numpy tvm_ffi",
+    "runtime.policy": "runtime.bundle runtime.choice runtime.fields",
+    "runtime.engine": "runtime.scores runtime.policy runtime.execution runtime.bundle runtime.choice runtime.pictures "
+    "numpy",
     "runtime": "runtime.engine runtime.bundle runtime.fields runtime.version",
     "runtime.commands": "runtime.engine runtime.execution runtime.bundle runtime.machine runtime.choice "
     "runtime.pictures numpy",
@@ -42,17 +43,18 @@ ARROWS = {
     "targets.tables": "targets.kernel targets.reference numpy",
     "targets.windows": "targets.kernel targets.reference numpy tvm",
     "targets.kernel": "targets.reference numpy",
-    "targets.library": "targets targets.kernel targets.reference runtime.abi tvm tvm_ffi",
+    "targets.library": "targets targets.kernel targets.reference runtime.abi numpy tvm tvm_ffi",
     "targets.family": "targets targets.kernel numpy",
     "targets.cpu": "targets.kernel targets.reference targets.tables targets.windows numpy tvm",
+    "targets.cpu.look": "runtime.abi runtime.choice runtime.pictures numpy tvm",
     "targets.cpu.winograd": "targets.cpu targets.kernel targets.reference numpy tvm",
-    "targets.x86": "targets targets.cpu targets.cpu.winograd targets.library targets.kernel targets.reference "
+    "targets.x86": "targets targets.cpu targets.cpu.look targets.cpu.winograd targets.library targets.kernel targets.reference "
     "runtime.abi targets.family targets.tables numpy tvm tvm_ffi",
-    "targets.arm": "targets targets.arm.emulation targets.cpu targets.cpu.winograd targets.library targets.kernel "
-    "targets.reference targets.family targets.tables numpy tvm",
+    "targets.arm": "targets targets.arm.emulation targets.cpu targets.cpu.look targets.cpu.winograd targets.library "
+    "targets.kernel targets.reference targets.family targets.tables numpy tvm",
     "targets.arm.emulation": "targets targets.library numpy unicorn",
-    "targets.cuda": "targets targets.cuda.emulation targets.library targets.kernel targets.reference targets.family "
-    "targets.tables targets.windows numpy tvm tvm_ffi",
+    "targets.cuda": "targets targets.cuda.emulation targets.cpu.look targets.library targets.kernel targets.reference "
+    "targets.family targets.tables targets.windows numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.forms": "numpy onnx",
     "compile.qdq": "compile.forms targets.reference numpy onnx google",
@@ -60,8 +62,8 @@ ARROWS = {
     "compile.source": "compile.forms compile.qdq compile.tflite targets.reference runtime.bundle runtime.fields "
     "runtime.files runtime.scores numpy",
     "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family targets.schedule numpy",
-    "compile.bundle": "compile.lowering compile.source targets runtime.bundle runtime.machine runtime.files "
-    "runtime.abi targets.family numpy tvm_ffi",
+    "compile.bundle": "compile.lowering compile.source targets targets.cpu.look runtime.bundle runtime.choice "
+    "runtime.pictures runtime.machine runtime.files runtime.abi targets.family numpy tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
     "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi",
     "compile.settings": "compile.bundle compile.forms compile.qdq targets",

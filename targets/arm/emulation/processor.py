@@ -3,6 +3,7 @@
 import struct
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ _STACK_BYTES = 1 << 20
 _RETURN = b"\xc0\x03\x5f\xd6"  # ret
 _ABS64, _GLOB_DAT, _JUMP_SLOT, _RELATIVE = 257, 1025, 1026, 1027
 _DLTENSOR_PTR = 7  # TVMFFITypeIndex of a DLTensor*
-_DTYPES = {"uint8": (1, 8), "int8": (0, 8), "int32": (0, 32)}  # DLDataType code and bits
+_DTYPES = {"uint8": (1, 8), "int8": (0, 8), "int32": (0, 32), "int64": (0, 64)}  # DLDataType code and bits
 _CANARY = 0xA5
 _TIMEOUT_US = 600 * 1_000_000
 
@@ -68,10 +69,22 @@ class Runner:
         self._keep("table", table, np.int32)
         self._upload("workspace", rng.integers(0, 256, max(workspace_bytes, 1), np.uint8), True)
         self._upload("logits", rng.integers(-(2**31), 2**31, classes, np.int32), True)
-        self._call()
+        self._call(("picture", "weights", "table", "workspace", "logits"))
         self._check_margins()
-        address, out, _ = self._buffers["logits"]
-        return np.frombuffer(bytes(self._uc.mem_read(address, out.nbytes)), np.int32).copy()
+        return self._read("logits")
+
+    def call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Calls a function of any flat buffers [n]; returns them as they are then. Raises EmulationError."""
+        names = [f"buffer {i}" for i in range(len(arrays))]
+        for name, array in zip(names, arrays, strict=True):
+            self._upload(name, array, True)
+        self._call(names)
+        self._check_margins()
+        return [self._read(name) for name in names]
+
+    def _read(self, name: str) -> np.ndarray:
+        address, array, _ = self._buffers[name]
+        return np.frombuffer(bytes(self._uc.mem_read(address, array.nbytes)), array.dtype).copy()
 
     @property
     def instructions(self) -> int:
@@ -189,8 +202,8 @@ class Runner:
                 if (margin != _CANARY).any():
                     raise EmulationError(f"{self.library}: wrote {where} the buffer {name} of {array.nbytes} bytes")
 
-    def _call(self) -> None:
-        uc, order = self._uc, ("picture", "weights", "table", "workspace", "logits")
+    def _call(self, order: Sequence[str]) -> None:
+        uc = self._uc
         top, tensors, anys = _STACK + _STACK_BYTES - 4096, b"", b""
         for i, name in enumerate(order):
             address, array, _ = self._buffers[name]

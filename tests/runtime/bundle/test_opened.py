@@ -47,11 +47,11 @@ def test_not_a_bundle(tmp_path, make, words):
     assert words in message and "python -m compile.build" in message
 
 
-@pytest.mark.parametrize("version, words", [(5, "update bitgrade"), (99, "update bitgrade"), (3, "build the bundle")])
+@pytest.mark.parametrize("version, words", [(6, "update bitgrade"), (99, "update bitgrade"), (4, "build the bundle")])
 def test_another_format(copy, version, words):
     rewrite(copy, format=version)
     message = refusal(copy)
-    assert f"expected format 4, got format {version}" in message and words in message
+    assert f"expected format 5, got format {version}" in message and words in message
 
 
 def test_every_missing_file_and_every_changed_byte(small_bundle, copy):
