@@ -28,9 +28,10 @@ class Prediction:
     """The answer for one picture.
 
     label, index: the class that the logits stand for, by score_kind (runtime/scores.py). logits: int32 [classes], or
-    [1] for two classes, exact, the same on every device; one unit is worth logit_scale. variant: the one whose answer this is; first: the one that ran before it where that was
-    unsure, else the same. features: of the picture's quality, None where no selector looked. seconds: all that was
-    done for this picture, both passes included (in a batch: its share).
+    [1] for two classes, exact, the same on every device; one unit is worth logit_scale. variant: the one whose answer
+    this is; first: the one that ran before it where that was unsure, else the same. features: of the picture's
+    quality, None where no selector looked. seconds: all that was done for this picture, both passes included (in a
+    batch: its share).
     """
 
     label: str

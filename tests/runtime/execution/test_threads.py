@@ -82,7 +82,7 @@ class _Bundle:
         shape = graph.tensors[graph.input].shape
         target = type("Target", (), {"family": level.family})
         self.manifest = type(
-            "Manifest", (), {"target": target, "shape": shape, "labels": range(sizes.logits), "pictures": 1}
+            "Manifest", (), {"target": target, "shape": shape, "outputs": sizes.logits, "pictures": 1}
         )
 
     def level(self, name):
