@@ -41,7 +41,7 @@ def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
         ("runs/absent", "runs/absent: expected a run folder, .onnx or .tflite files, but there is no such folder"),
         ("photos", "photos: expected a run folder, which holds run.json, got a folder without one"),
         ("photos a.onnx", "photos: expected one run folder, or files alone"),
-        ("a.pb", "a.pb: expected a run folder, .onnx or .tflite files, got a file of another kind"),
+        ("a.keras", "a.keras: expected a run folder, .onnx or .tflite files, got a file of another kind"),
         ("a.onnx --labels absent.txt", "--labels absent.txt: expected a text file, a class a line, but there is no"),
         ("a.onnx --golden 0", "--golden: expected at least 1 picture"),
         ("a.onnx --batch 0", "--batch: expected at least 1 picture"),
@@ -51,7 +51,7 @@ def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
 def test_what_is_missing_is_told(tmp_path, monkeypatch, capsys, words, expected):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    for name in ("a.onnx", "a.tflite"):
+    for name in ("a.onnx", "a.keras"):
         (tmp_path / name).touch()
     assert expected in refused(capsys, *words.split(), "--target", "x86")
 
