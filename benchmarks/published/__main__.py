@@ -34,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--std", type=_numbers, default=STD, help="of float pictures (default ImageNet's)")
     parser.add_argument("--torchvision", action="store_true", help="exports torchvision's classifiers first")
     parser.add_argument("--timm", type=int, default=0, metavar="N", help="exports N of timm's classifiers first")
+    parser.add_argument("--only", type=_words, default=(), metavar="A,B", help="exports only networks of these names")
     parser.add_argument("--exporter", default=sys.executable, metavar="PYTHON", help="a Python that has them")
     parser.add_argument("--exports", type=Path, default=Path("build/published"), metavar="DIR")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each file (default 600)")
@@ -43,6 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(word) for word in text.split(","))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def files_in(places: Sequence[Path]) -> list[Path]:
@@ -61,7 +66,7 @@ def exported(args: argparse.Namespace, limits: Limits) -> Iterator[tuple[Path, s
     if args.timm:
         every = _names("timm", args, limits)
         networks += sorted(random.Random(0).sample(every, min(args.timm, len(every))))
-    for network in networks:
+    for network in (n for n in networks if not args.only or n.partition("/")[2] in args.only):
         words = [args.exporter, "-m", "benchmarks.published.exports", network, "--out", str(args.exports.resolve())]
         line, end = run([*words, "--pictures", str(args.pictures.resolve())], limits)
         yield (Path(network), f"export: {end}") if end else (Path(json.loads(line)), "")
