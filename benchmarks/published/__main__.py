@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.published.exports import MEAN, STD
 from benchmarks.published.guarded import Limits, record_of, run
-from benchmarks.published.record import Record, messages, short, table
+from benchmarks.published.record import Record, messages, short, table, write_into
 from compile.qdq.normalization import Normalization
 from runtime.files import write_json
 from runtime.terminal import OneLineParser, say, terminal
@@ -39,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--exports", type=Path, default=Path("build/published"), metavar="DIR")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each file (default 600)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the records there, after each file")
+    parser.add_argument("--into", type=Path, metavar="PAGE.md", help='writes the table below the heading "Files"')
     return parser
 
 
@@ -97,12 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
     judged: list[Record] = []
     try:
+        if args.into:
+            write_into(args.into, [])
         for record in records(args):
             judged.append(record)
             end = record.message or f"{record.agree} of {record.pictures} agree"
             say(f"{len(judged)}: {record.file}: {end} ({record.seconds:.0f} s)")
             if args.json:
                 write_json(args.json, [one.to_dict() for one in judged])
+            if args.into:
+                write_into(args.into, judged)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

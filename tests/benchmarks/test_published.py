@@ -15,7 +15,7 @@ from benchmarks.published import __main__ as published
 from benchmarks.published import guarded, judge
 from benchmarks.published.guarded import Limits
 from benchmarks.published.photos import photos
-from benchmarks.published.record import Record, messages, table
+from benchmarks.published.record import Record, messages, table, write_into
 from compile.qdq.normalization import Normalization
 from runtime.pictures.files import PictureError
 from tests.support.foreign import OnnxNet
@@ -160,3 +160,18 @@ def test_the_table_counts_how_far_files_came():
     lines = table(records).render(None).splitlines()
     assert lines[-1].split() == ["all", "3", "2", "1", "1", "12", "199", "of", "200", "3"]
     assert lines[2].split()[-4:] == ["199", "of", "200", "3"] and messages(records) == ["b.onnx: why"]
+
+
+def test_the_table_goes_into_a_page(tmp_path):
+    """Whatever an error holds, it stays in its cell."""
+    records = [Record("a.onnx", "t QDQ", True, True, True, 200, 12, 199, 3.0), Record("b|.onnx", message="| `x` " * 99)]
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\nWords.\n\n## Files\n\nold\n")
+    write_into(page, records)
+    lines = page.read_text().splitlines()
+    assert lines[:5] == ["# Title", "", "Words.", "", "## Files"] and "old" not in page.read_text()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 5 and all(line.count("|") == 10 for line in rows)
+    page.write_text("# Title\n")
+    with pytest.raises(ValueError, match="expected a page with the heading '## Files'"):
+        write_into(page, records)
