@@ -125,10 +125,16 @@ def _reason(rung: Rung) -> str:
     """Why a file's logits differ, as far as its layers tell."""
     if rung.misread is not None:
         return f"Layer {rung.misread.tensor} is not computed as the file says."
-    if rung.layers:
+    approximated = next((layer for layer in rung.layers if layer.is_approximated), None)
+    if approximated is not None:
         reason = (
-            f"Fed with the same codes, no layer is more than one code from {rung.answers}, which computes in float32 "
-            "and rounds near ties otherwise; such codes add up from layer to layer."
+            f"Fed with the same codes, layer {approximated.tensor} is up to {approximated.alone_largest} steps from "
+            f"{rung.answers}: before it the file leaves values unquantized, which the integers round to 8 bits."
+        )
+    elif rung.layers:
+        reason = (
+            f"Fed with the same codes, no layer is more than a step from {rung.answers}, which computes in float32 and "
+            "rounds near ties otherwise; such steps add up from layer to layer."
         )
     else:
         reason = f"{rung.answers} rounds some sums otherwise."

@@ -3,9 +3,9 @@
     onnxruntime  ==  integer reference  ==  golden data  ==  compiled code
 
 Each rung compares golden logits bit for bit. A file that training did not make may round ties the other way in
-onnxruntime's float arithmetic. There the first rung is indicative: every layer alone must be within one code of
-onnxruntime's, and most pictures must get the same class. What differs is counted by layer (compile/ladder/layers.py).
-A TFLite file is held against its own runtime, LiteRT, where that is installed.
+onnxruntime's float arithmetic. There the first rung is indicative: every layer alone must be near onnxruntime's codes,
+and most pictures must get the same class. What differs is counted by layer (compile/ladder/layers.py). A TFLite file is
+held against its own runtime, LiteRT, where that is installed.
 """
 
 import math
@@ -67,7 +67,7 @@ class Rung:
 
     @property
     def misread(self) -> LayerDifference | None:
-        """The first layer that is further from onnxruntime's codes than rounding can be."""
+        """The first layer that is so far from onnxruntime's codes that it cannot be what the file means."""
         return next((layer for layer in self.layers if layer.is_misread), None)
 
     @property
@@ -118,7 +118,7 @@ class Rung:
         if self.misread is not None:
             return (
                 f"; layer {self.misread.tensor} alone is {self.misread.alone_largest} codes from onnxruntime's where "
-                f"rounding explains {self.misread.allowed}: it is not computed as the file says, please report it"
+                f"rounding explains {self.misread.limit}: it is not computed as the file says, please report it"
             )
         first = first_that_differs(self.layers)
         return "" if first is None else f"; the first layer that differs is {first.tensor}"

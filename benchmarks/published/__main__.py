@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.published.exports import MEAN, STD
 from benchmarks.published.guarded import Limits, record_of, run
-from benchmarks.published.record import Record, messages, short, table
+from benchmarks.published.record import Record, messages, short, table, write_into
 from compile.qdq.normalization import Normalization
 from runtime.files import write_json
 from runtime.terminal import OneLineParser, say, terminal
@@ -34,15 +34,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--std", type=_numbers, default=STD, help="of float pictures (default ImageNet's)")
     parser.add_argument("--torchvision", action="store_true", help="exports torchvision's classifiers first")
     parser.add_argument("--timm", type=int, default=0, metavar="N", help="exports N of timm's classifiers first")
+    parser.add_argument("--only", type=_words, default=(), metavar="A,B", help="exports only networks of these names")
     parser.add_argument("--exporter", default=sys.executable, metavar="PYTHON", help="a Python that has them")
     parser.add_argument("--exports", type=Path, default=Path("build/published"), metavar="DIR")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each file (default 600)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the records there, after each file")
+    parser.add_argument("--into", type=Path, metavar="PAGE.md", help='writes the table below the heading "Files"')
     return parser
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(word) for word in text.split(","))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def files_in(places: Sequence[Path]) -> list[Path]:
@@ -61,7 +67,7 @@ def exported(args: argparse.Namespace, limits: Limits) -> Iterator[tuple[Path, s
     if args.timm:
         every = _names("timm", args, limits)
         networks += sorted(random.Random(0).sample(every, min(args.timm, len(every))))
-    for network in networks:
+    for network in (n for n in networks if not args.only or n.partition("/")[2] in args.only):
         words = [args.exporter, "-m", "benchmarks.published.exports", network, "--out", str(args.exports.resolve())]
         line, end = run([*words, "--pictures", str(args.pictures.resolve())], limits)
         yield (Path(network), f"export: {end}") if end else (Path(json.loads(line)), "")
@@ -92,12 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
     judged: list[Record] = []
     try:
+        if args.into:
+            write_into(args.into, [])
         for record in records(args):
             judged.append(record)
             end = record.message or f"{record.agree} of {record.pictures} agree"
             say(f"{len(judged)}: {record.file}: {end} ({record.seconds:.0f} s)")
             if args.json:
                 write_json(args.json, [one.to_dict() for one in judged])
+            if args.into:
+                write_into(args.into, judged)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

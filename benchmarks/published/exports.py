@@ -54,8 +54,10 @@ def export(name: str, out: Path, place: Path) -> Path:
     floats = ((rgb / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
-        options = {"input_names": ["x"], "output_names": ["y"], "opset_version": 17, "dynamo": False}
-        torch.onnx.export(model, (torch.from_numpy(floats[:1]),), str(plain), **options)
+        example = (torch.from_numpy(floats[:1]),)
+        torch.onnx.export(
+            model, example, str(plain), input_names=["x"], output_names=["y"], opset_version=17, dynamo=False
+        )
         _quantize(plain, quantized, floats)
         out.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

@@ -7,6 +7,8 @@ from typing import Any
 
 from compile.text_table import UNKNOWN, Column, TextTable, shorten
 
+MOST_CELL = 110  # letters of a cell
+FILES_HEADING = "\n## Files\n"
 MOST_MESSAGE = 400  # letters of an error
 
 
@@ -67,6 +69,28 @@ def _row(record: Record) -> tuple[str, ...]:
     differing = UNKNOWN if record.differing is None else f"{record.differing:,}"
     agree = UNKNOWN if record.agree is None else f"{record.agree} of {record.pictures}"
     return (Path(record.file).name, record.tool, *words, differing, agree, f"{record.seconds:.0f}")
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """Returns the same table for a page, whose last column says why a file did not come through."""
+    whole = table(records)
+    headings = [*(column.heading for column in whole.columns), "why not"]
+    rows = [[*row, record.message] for row, record in zip(whole.rows, records, strict=True)]
+    lines = [headings, ["---"] * len(headings), *rows, [*whole.totals, ""]]
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    """A text that stays inside its cell."""
+    return shorten(text.replace("|", "/").replace("`", "'").replace("<", "&lt;"), MOST_CELL)
+
+
+def write_into(page: Path, records: Sequence[Record]) -> None:
+    """Replaces what follows the heading "Files" of a page by the table; raises ValueError for a page without one."""
+    text, heading, _ = page.read_text().partition(FILES_HEADING)
+    if not heading:
+        raise ValueError(f"--into {page}: expected a page with the heading {FILES_HEADING.strip()!r}, it has none")
+    page.write_text(f"{text}{heading}\n{markdown(records)}\n")
 
 
 def messages(records: Sequence[Record]) -> list[str]:

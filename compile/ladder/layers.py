@@ -2,7 +2,8 @@
 
 Each layer is compared twice. From the picture on, differences of the layers before it are among its own. Fed with the
 runtime's codes, it shows its own alone: both sides round the same real value to the nearest code, so that they are at
-most one step apart where float32 rounds a near tie the other way, and further only where a layer was read wrongly.
+most one step apart where float32 rounds a near tie the other way; a few where the file leaves values unquantized that
+the integers round to 8 bits; and further only where a layer was read wrongly.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,7 @@ ZERO_POINTS = {
     "QLinearSoftmax": 4,
 }
 MOST_STEPS = 1  # between a layer's codes and the runtime's, where both start from the same codes
+APPROXIMATION = 4  # a layer may be off by 1/16 of its range where the file leaves values unquantized before it
 SUM_BITS = 14  # of a float32 logit that hold after thousands of additions
 KEEPS_ZERO_POINT = ("Clip", "Identity", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Relu", "Slice")
 
@@ -43,7 +45,8 @@ class LayerDifference:
 
     tensor: its name in the file; codes: how many there are. differing, largest: how many differ from the picture on,
     and by how many steps at most; alone_differing, alone_largest: the same of the layer fed with the runtime's codes.
-    allowed: how far rounding can take it then.
+    allowed: how far rounding can take it then; limit: how far a value can that the file leaves unquantized, and the
+    integers round to 8 bits.
     """
 
     tensor: str
@@ -53,11 +56,17 @@ class LayerDifference:
     alone_differing: int
     alone_largest: int
     allowed: int = MOST_STEPS
+    limit: int = MOST_STEPS
+
+    @property
+    def is_approximated(self) -> bool:
+        """Whether the layer alone is further from the runtime's codes than rounding takes it, but not far."""
+        return self.allowed < self.alone_largest <= self.limit
 
     @property
     def is_misread(self) -> bool:
-        """Whether the layer alone is further from the runtime's codes than rounding can be."""
-        return self.alone_largest > self.allowed
+        """Whether the layer alone is so far from the runtime's codes that it cannot be what the file means."""
+        return self.alone_largest > max(self.allowed, self.limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +92,10 @@ class _Tally:
             self.differing[side] += int(np.count_nonzero(steps))
             self.largest[side] = max(self.largest[side], int(steps.max(initial=0)))
 
-    def difference(self, tensor: str, allowed: int = MOST_STEPS) -> LayerDifference:
+    def difference(self, tensor: str, allowed: int, reach: int) -> LayerDifference:
+        """Of codes or logits up to `reach`."""
         counts = (self.differing[0], self.largest[0], self.differing[1], self.largest[1])
-        return LayerDifference(tensor, self.codes, *counts, allowed)
+        return LayerDifference(tensor, self.codes, *counts, allowed, max(allowed, reach >> APPROXIMATION))
 
 
 def compare_layers(model: onnx.ModelProto, graph: Graph, pictures: np.ndarray, source: PictureInput) -> Comparison:
@@ -120,10 +130,12 @@ def compare_layers(model: onnx.ModelProto, graph: Graph, pictures: np.ndarray, s
         if output.bits == 32:
             alone = forced[graph.output].reshape(-1)
             logits_tally.add(*(np.abs(side - runtime[-1]) for side in (reference[-1], alone)))
-    layers = [tally.difference(name) for name, tally in tallies.items() if tally.codes]
+    layers = [
+        tally.difference(name, MOST_STEPS, graph.tensors[name].qmax) for name, tally in tallies.items() if tally.codes
+    ]
     if logits_tally.codes:
         reach = max(int(np.abs(logits).max()) for logits in runtime)
-        layers.append(logits_tally.difference(graph.output, MOST_STEPS + (reach >> SUM_BITS)))
+        layers.append(logits_tally.difference(graph.output, MOST_STEPS + (reach >> SUM_BITS), reach))
     return Comparison(np.stack(runtime), np.stack(reference), tuple(layers))
 
 

@@ -144,7 +144,7 @@ def _layers(rung: Rung) -> Markup:
     ]
     about = (
         f"{len(worst)} of {len(rung.layers)} layers differ from {rung.answers} somewhere. Alone: fed with "
-        f"{rung.answers}'s own codes, where rounding explains {MOST_STEPS} step."
+        f"{rung.answers}'s own codes, where rounding explains {MOST_STEPS} step, and more only values left unquantized."
     )
     return joined(
         element("h3", rung.variant),

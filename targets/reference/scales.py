@@ -29,7 +29,7 @@ def requant_from_ratio(ratio: npt.ArrayLike, min_shift: int = 1) -> Requant:
     """
     ratios = np.atleast_1d(np.asarray(ratio, np.float64))
     if not (np.isfinite(ratios).all() and (ratios > 0).all()):
-        raise GraphError(f"a ratio of scales must be positive and finite, got {ratios.min()} .. {ratios.max()}")
+        raise GraphError(f"expected a positive and finite ratio of scales, got {ratios.min()} .. {ratios.max()}")
     mantissa, exponent = np.frexp(ratios)
     multiplier = np.rint(mantissa * ONE_31).astype(np.int64)
     carry = multiplier == ONE_31

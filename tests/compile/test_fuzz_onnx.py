@@ -10,6 +10,7 @@ import pytest
 
 from compile.qdq import patterns
 from tests.compile import fuzz_onnx, onnx_damages
+from tests.compile.onnx_networks import network
 
 
 @pytest.mark.slow
@@ -20,7 +21,7 @@ def test_damaged_files_are_refused_or_right():
 
 
 def test_undamaged_networks_are_right():
-    outcomes = [fuzz_onnx.judge(onnx_damages.network(np.random.default_rng([7, k]))) for k in range(40)]
+    outcomes = [fuzz_onnx.judge(network(np.random.default_rng([7, k]))) for k in range(40)]
     assert {outcome for outcome, _ in outcomes} == {"equal"}, outcomes
 
 

@@ -66,7 +66,7 @@ def test_a_layer_that_is_computed_otherwise_is_named(tmp_path):
     nodes = list(variant.graph.nodes)
     at = next(k for k, node in enumerate(nodes) if node.name == "second")
     assert isinstance(nodes[at], Conv)
-    nodes[at] = replace(nodes[at], bias=nodes[at].bias + (40 << int(nodes[at].requant.left[0])) * 100)
+    nodes[at] = replace(nodes[at], bias=nodes[at].bias + (40 << int(nodes[at].requant.left[0])) * 500)
     wrong = replace(variant, graph=replace(variant.graph, nodes=tuple(nodes)))
     expected = interpreter.run(wrong.graph, pictures())
     rung = file_rung(wrong, pictures(), expected)

@@ -152,6 +152,14 @@ def test_a_layer_that_rounding_does_not_explain_is_an_error():
     assert "misread is not computed as the file says" in meaning_of_differences(wrong)
 
 
+def test_a_layer_whose_input_the_file_leaves_unquantized_is_told():
+    near = LayerDifference("near", 1000, 1, 3, 1, 3, 1, 15)
+    rung = replace(FOREIGN, layers=(*LAYERS, near))
+    rung.require()
+    assert "layer near is up to 3 steps from onnxruntime: before it the file leaves" in meaning_of_differences(rung)
+    assert not near.is_misread and replace(near, alone_largest=16).is_misread
+
+
 def test_variants_of_equal_bits_are_one_row():
     lines = variants_table([W8A8, W4A4, PRIVATE]).render().splitlines()
     assert lines[2].split() == ["w8a8", "12.5", "1.000", "-", "108.9", "us", "9,183"]

@@ -111,12 +111,14 @@ ARROWS = {
     "train.learn": "runtime.files train.data train.evidence train.kinds train.loop train.phases train.settings "
     "train.bits train.network numpy rich torch",
     "train.run": "train.finish train.loop train.settings runtime.terminal train.learn torch",
-    "benchmarks": "train.* compile.* targets.* runtime.* numpy torch tvm tvm_ffi onnx onnxruntime openvino nncf "
-    "rich matplotlib",
+    "benchmarks": "train.* compile.* targets.* runtime.* numpy torch torchvision timm tvm tvm_ffi onnx onnxruntime "
+    "openvino nncf rich matplotlib PIL",
 }
 # modules held to less than their room
 ONLY = {
     "compile/bundle/packing.py": "numpy",
+    # another Python may run it
+    "benchmarks/published/exports.py": "benchmarks.published.photos numpy torch torchvision timm onnxruntime",
     # on a GPU's machine there are numpy, torch and tvm_ffi alone
     "benchmarks/cuda/records.py": "runtime.files",
     "benchmarks/cuda/case.py": "numpy",
@@ -139,6 +141,7 @@ LAZY = {
     "compile/tflite/file.py": {"tflite"},
     "compile/tflite/metadata.py": {"flatbuffers"},
     "compile/tflite/peer.py": {"ai_edge_litert"},
+    "benchmarks/published/exports.py": {"torch", "torchvision", "timm", "onnxruntime"},
 }
 
 
