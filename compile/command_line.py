@@ -10,8 +10,8 @@ from pathlib import Path
 from compile.qdq.normalization import Normalization, NormalizationError
 from compile.settings import BuildError, BuildSettings, ProfileSettings
 from runtime.machine import cpu
-from runtime.terminal import OneLineParser
-from targets import Target, TargetError, find, targets
+from runtime.terminal import OneLineParser, program
+from targets import ALIASES, Target, TargetError, find, targets
 from targets.costs.shapes import format_bits, parse_bits
 from targets.costs.table import CostsError
 from targets.reference.nodes import BITS
@@ -42,7 +42,7 @@ def parse_build(arguments: Sequence[str] | None = None) -> BuildSettings:
 def make_build_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m compile.build`."""
     parser = OneLineParser(
-        prog="python -m compile.build",
+        prog=program("compile.build"),
         usage="%(prog)s [RUN | FILE.onnx ...] [options]",
         description="Compiles the networks of a run, or quantized ONNX files, into a bundle for one target.",
         allow_abbrev=False,
@@ -62,7 +62,9 @@ def make_build_parser() -> argparse.ArgumentParser:
         type=_target,
         default=here,
         required=here is None,
-        help=f"What the bundle runs on: {names}" + (f" (default: {here}, this machine)." if here else "."),
+        metavar="NAME",
+        help=f"What the bundle runs on: {names}; or a board: {', '.join(ALIASES)}"
+        + (f" (default: {here}, this machine)." if here else "."),
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="The bundle (default: bundles/<run>-<target>).")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="Leaves a readable file of each stage there.")
@@ -92,7 +94,7 @@ def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
         help="For ONNX files with a float picture, which is (u8 / 255 - mean) / std: such as 0.485,0.456,0.406.",
     )
     parser.add_argument("--std", type=_numbers, metavar="R,G,B", help="Belongs to --mean: such as 0.229,0.224,0.225.")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="For ONNX files: the classes' names, one a line.")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="For ONNX files: the classes' names, one per line.")
 
 
 def parse_profile(arguments: Sequence[str] | None = None) -> ProfileSettings:
@@ -112,8 +114,8 @@ def parse_profile(arguments: Sequence[str] | None = None) -> ProfileSettings:
 def make_profile_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m compile.profile`."""
     parser = OneLineParser(
-        prog="python -m compile.profile",
-        usage="%(prog)s [RUN | FILE.onnx ...] --target TARGET [options]",
+        prog=program("compile.profile"),
+        usage="%(prog)s [RUN | FILE.onnx ...] --target NAME [options]",
         description="Measures what layers cost on a target, and writes its table of costs.",
         allow_abbrev=False,
     )
@@ -125,7 +127,9 @@ def make_profile_parser() -> argparse.ArgumentParser:
         help="A run folder or ONNX files whose layers are measured (default: all layers that a table knows).",
     )
     names = ", ".join(t.name for t in targets() if not t.levels)
-    parser.add_argument("--target", type=_target, required=True, help=f"The processor: {names}.")
+    boards = ", ".join(alias for alias in ALIASES if not find(alias).levels)
+    about = f"The processor: {names}; or a board: {boards}."
+    parser.add_argument("--target", type=_target, required=True, metavar="NAME", help=about)
     parser.add_argument(
         "--bits",
         type=_pairs,

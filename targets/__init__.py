@@ -80,9 +80,10 @@ def find(text: str) -> Target:
     for target in known:
         if name in (target.name, target.family):
             return target
+    # not by runtime.terminal, since descriptions need the standard library alone
     near = difflib.get_close_matches(text, [*ALIASES, *FAMILIES, *(t.name for t in known)], n=1)
-    guess = f" Did you mean {near[0]}?" if near else ""
+    guess = f"; did you mean {near[0]}?" if near else ""
     raise TargetError(
-        f"there is no target {text!r}.{guess} Families: {', '.join(FAMILIES)}. Processors: "
-        f"{', '.join(t.name for t in known if t.name not in FAMILIES)}. Boards: {', '.join(ALIASES)}"
+        f"there is no target {text!r} (families: {', '.join(FAMILIES)}; processors: "
+        f"{', '.join(t.name for t in known if t.name not in FAMILIES)}; boards: {', '.join(ALIASES)}){guess}"
     )

@@ -42,7 +42,10 @@ def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
         ("photos", "photos: expected a run folder, which holds run.json, got a folder without one"),
         ("photos a.onnx", "photos: expected one run folder, or .onnx files alone"),
         ("a.tflite", "a.tflite: expected a run folder or .onnx files, got a file of another kind"),
-        ("a.onnx --labels absent.txt", "--labels absent.txt: expected a text file, a class a line, but there is no"),
+        (
+            "a.onnx --labels absent.txt",
+            "--labels absent.txt: expected a text file, one class per line, but there is no",
+        ),
         ("a.onnx --golden 0", "--golden: expected at least 1 picture"),
         ("a.onnx --batch 0", "--batch: expected at least 1 picture"),
         ("a.onnx --verbos", "unrecognized arguments: --verbos"),

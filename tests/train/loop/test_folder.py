@@ -10,7 +10,7 @@ from compile.qdq.importer import load as load_onnx
 from targets.reference import interpreter
 from train import learn as learning
 from train.loop.run_folder import check_own, check_writable
-from train.recost import recost
+from train.recost.recost import recost
 from train.run import run_training
 from train.settings.command_line import parse
 from train.settings.options import SettingsError

@@ -149,7 +149,7 @@ def test_a_file_that_a_run_leaves_repeats_it(tmp_path):
     [
         ("epochs = 3", "expected tables named data, network, .*got 'epochs'"),
         ("[trainings]\nepochs = 3", "expected tables named .*got 'trainings'"),
-        ("[training]\nepoch = 3", "option 'epoch', but no option is called so"),
+        ("[training]\nepoch = 3", "option 'epoch', but no option is called so; did you mean epochs.$"),
         ("[bits]\nepochs = 3", "option 'epochs', but it belongs under .training."),
         ('[training]\nepochs = "3"', "epochs: expected a whole number, got '3'"),
         ("[training]\nepochs = true", "epochs: expected a whole number, got True"),
@@ -206,7 +206,9 @@ def test_a_number_that_an_option_excludes_is_told_by_its_flag():
         Settings.of(workers=0)
     with pytest.raises(SettingsError, match="--lr: expected a number between 0 and 1, got nan"):
         Settings.of(lr=float("nan"))
-    with pytest.raises(SettingsError, match="expected options of train.run, got epoch"):
+    with pytest.raises(
+        SettingsError, match=r"expected options of train.run \(see --help-all\), got epoch; did you mean epochs\?$"
+    ):
         Settings.of(epoch=3)
 
 
