@@ -31,8 +31,10 @@ def layers_table(name: str, table: LayerTable, verbose: bool = False) -> TextTab
         Column("predicted", right=True),
         Column("measured", right=True),
     )
+    timed = any(time is not None for row in table.rows for time in (row.predicted, row.measured))
+    unit = f"; times in {table.unit}" if timed else ""
     network = "" if table.network_us is None else f"; whole network {table.network_us:.1f} us"
-    title = f"layers of {name} for {', '.join(table.levels)}; times in {table.unit}{network}"
+    title = f"layers of {name} for {', '.join(table.levels)}{unit}{network}"
     totals = ("all layers", "", "", f"{table.macs / 1e6:.2f}", number(table.predicted), number(table.measured))
     return TextTable(title, columns, tuple(_layer_row(rows, verbose) for rows in groups), totals)
 

@@ -22,8 +22,8 @@ COMMANDS = {
 }
 HEAD = """# Every option
 
-Made from the parsers by `python docs/options.py`; a test fails when this page is not what they say. Each command also has
-`--help` and `--version`, and two names:
+Made from the parsers by `python docs/options.py`; a test fails when this page is not what they say. Each command also
+has `--help` and `--version`, and two names:
 
 | by the console command | by Python |
 | --- | --- |

@@ -66,6 +66,8 @@ def test_columns_that_say_nothing_are_left_out():
     assert "measured" in layers_table("a", MEASURED).render()
     cycles = layers_table("a", CYCLES).render()
     assert "measured" not in cycles and "times in cycles, modelled by llvm-mca" in cycles
+    untimed = replace(CYCLES, rows=tuple(replace(row, predicted=None) for row in CYCLES.rows))
+    assert "times" not in layers_table("a", untimed).render()
     assert "accuracy" not in variants_table([W8A8]).render() and "accuracy" in variants_table([W8A8, W4A4]).render()
 
 

@@ -36,8 +36,9 @@ def read_config(path: Path) -> dict[str, Any]:
             )
         for name, value in options.items():
             if SECTION_OF.get(name) != section:
-                home = f"it belongs under [{SECTION_OF[name]}]"
-                if name not in SECTION_OF:
+                if name in SECTION_OF:
+                    home = f"it belongs under [{SECTION_OF[name]}]"
+                else:
                     home = f"no option is called so{did_you_mean(name, SECTION_OF)}"
                 raise SettingsError(f"--config {path}: [{section}] has an option {name!r}, but {home}")
             values[name] = _checked(path, section, name, value)

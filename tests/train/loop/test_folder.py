@@ -53,6 +53,15 @@ def test_new_folders_empty_ones_and_runs_are_taken(tmp_path, monkeypatch):
     assert kept.read_text() == "[]"  # as long as the data are not there
 
 
+def test_an_error_leaves_no_empty_folder_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "load", no_data)
+    (tmp_path / "empty").mkdir()
+    for name in ("new/deep/run", "empty"):
+        with pytest.raises(LookupError):
+            learning.learn(parse(["--out", str(tmp_path / name), "--cache", str(tmp_path / "cache")]))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "empty"]
+
+
 def test_a_second_run_in_the_same_place_is_refused(tmp_path, monkeypatch):
     def second(*_):
         with pytest.raises(SettingsError, match="--out .*another run is at work; wait for it, or name another"):
