@@ -79,7 +79,7 @@ def variants_table(variants: Sequence[VariantReport], verbose: bool = False) -> 
         Column("cost of W8A8", right=True),
         Column("accuracy", right=True),
         *(Column(f"{names([_short_level(level) for level in alike])}", right=True) for alike in levels),
-        Column("a second", right=True),
+        Column("per second", right=True),
     )
     rows = [
         (
@@ -212,6 +212,6 @@ def _rate(variant: VariantReport) -> str:
 def _time_in_words(variant: VariantReport) -> str:
     table = main_table(variant)
     if table is not None and table.network_us is not None:
-        return f"{number(table.network_us)} us ({_rate(variant)} a second)"
+        return f"{number(table.network_us)} us ({_rate(variant)} per second)"
     predicted = [t for t in variant.tables if t.predicted is not None]
     return " or ".join(f"{_time(t)} ({names([_short_level(level) for level in t.levels])})" for t in predicted)

@@ -1,4 +1,4 @@
-"""Trains a family of integer networks: pictures in, a run folder with one ONNX file a variant out."""
+"""Trains a family of integer networks: pictures in, a run folder with one ONNX file per variant out."""
 
 import os
 from collections.abc import Sequence
