@@ -47,20 +47,41 @@ def main(words: Sequence[str] | None = None) -> None:
         print(_usage())
         return
     if words[0] not in COMMANDS:
-        sys.exit(f"error: expected a command among {', '.join(COMMANDS)}, got {words[0]!r}; see bitgrade --help")
+        _require_package("runtime")
+        _answer_other_word(words[0])
+        return
     module, _ = COMMANDS[words[0]]
+    _require_package(module.partition(".")[0])
+    sys.argv = [f"bitgrade {words[0]}", *words[1:]]  # from which the command knows how it is called
+    runpy.run_module(module, run_name="__main__")
+
+
+def _answer_other_word(word: str) -> None:
+    """Prints the version for --version, and ends the program for any other word that is no command."""
+    from runtime.terminal import did_you_mean, fail_with_help
+    from runtime.version import VERSION
+
+    if word != "--version":
+        near = did_you_mean(word, COMMANDS)
+        fail_with_help(f"expected a command among {', '.join(COMMANDS)}, got {word!r}{near}", "bitgrade")
+    print(f"bitgrade {VERSION}")
+
+
+def _require_package(name: str) -> None:
+    """Ends the program where another file or folder hides one of bitgrade's packages."""
     try:
-        check_package(module.partition(".")[0])
+        check_package(name)
     except HiddenPackageError as error:
-        sys.exit(f"error: {error}")
-    sys.argv = [f"bitgrade {words[0]}", *words[1:]]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     rows = [f"  {name.ljust(width)}  {about}" for name, (_, about) in COMMANDS.items()]
-    return "\n".join(["usage: bitgrade COMMAND ...", "", *rows, "", "Each has a --help of its own."])
+    return "\n".join(
+        ["usage: bitgrade COMMAND ...", "", *rows, "", "Each has a --help of its own; --version shows the version."]
+    )
 
 
 def __getattr__(name: str) -> Any:

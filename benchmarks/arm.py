@@ -27,6 +27,7 @@ from benchmarks.peers.float_network import as_floats, float_network
 from compile.lowering.lower import lower
 from compile.qdq.importer import OnnxError, load
 from runtime.files import write_json
+from runtime.terminal import OneLineParser
 from targets import find
 from targets.arm import toolchain
 from targets.arm.cycles import MODELS, Cost, cost, executed
@@ -174,7 +175,7 @@ def _names(allowed=None):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.arm", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m benchmarks.arm", description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE.onnx", help="instead of --networks and --bits")
     parser.add_argument("--networks", type=_names(NETWORKS), default=["resnet8", "resnet20"])
     parser.add_argument("--bits", type=_names(), default=list(BITS), help=f"default {','.join(BITS)}; also w4a8 ...")

@@ -7,7 +7,6 @@ For processors that are only emulated both are cycles of a model of them (target
 llvm-mca.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from compile.times.machine import Machine
 from compile.times.measured import network_time
 from compile.times.modelled import Modelled
 from runtime.files import write_json
+from runtime.terminal import OneLineParser
 from targets import Target, find
 from targets.costs.table import MEASURED, Costs, CostsError, load
 from targets.reference.graph import Graph
@@ -76,7 +76,7 @@ def _whole(machine: Machine, lowered: Lowered) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m benchmarks.costs", description=__doc__.splitlines()[0])
     parser.add_argument("--target", required=True)
     parser.add_argument("--networks", default=MEASURE, help=f"default: {MEASURE}")
     parser.add_argument("--bits", default=PAIRS, help=f"widths to combine, and pairs (default {PAIRS})")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from runtime import Engine
 from runtime.files import write_json
+from runtime.terminal import OneLineParser
 from targets import TargetError
 from targets.arm import toolchain as arm
 from targets.x86 import toolchain as x86
@@ -147,7 +148,7 @@ def degraded_digits() -> DegradedPictures:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
+    parser = OneLineParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table's records there")
     return parser
 

@@ -5,7 +5,6 @@
 The reference is computed from the ONNX files that travel with the bundle. A bundle for another machine runs emulated.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from runtime.execution.library import Loaded
 from runtime.files import write_json
 from runtime.machine import cpu
 from runtime.pictures.arrays import resize
+from runtime.terminal import OneLineParser
 from targets import find
 from targets.family import load
 from targets.reference import interpreter
@@ -135,7 +135,7 @@ def show(records: list[dict], seed: int, training: dict[str, int]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when nothing differs, 1 when anything does, 2 for an error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exact", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m benchmarks.exact", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", nargs="?", type=Path, help="its folder; left out: the newest under ./bundles")
     parser.add_argument("--dataset", default="cifar10", help="digits, cifar10 or folder:PATH (default cifar10)")
     parser.add_argument("--data", type=Path, help="where the data set is")

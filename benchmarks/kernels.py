@@ -6,7 +6,6 @@ The share is that of the most multiply-adds this processor can do by the kernel'
 measured in the same run.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from benchmarks import peaks
 from compile.profile import layer_call
 from compile.times.measured import Local
 from runtime.files import write_json
+from runtime.terminal import OneLineParser
 from targets import Target, find
 from targets.costs.shapes import Shape
 
@@ -75,7 +75,7 @@ def measure(target: Target, shapes: tuple[Shape, ...] = SHAPES, bits: tuple[str,
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m benchmarks.kernels", description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="x86:avx2", help="one this machine runs (default x86:avx2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
     args = parser.parse_args(argv)

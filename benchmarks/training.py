@@ -27,6 +27,7 @@ from rich.table import Table
 
 from benchmarks.training_steps import FP32, STEPS, Bench, Method, Step, phase_step, torch_step
 from runtime.files import write_json
+from runtime.terminal import OneLineParser
 from train.loop.allocator import keep_freed_memory
 from train.loop.parallel import pick_device
 from train.phases import find_bits
@@ -116,7 +117,7 @@ def show(console: Console, records: Sequence[Record]) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options of the command line, `methods` as parsed ones; exits with a message for wrong ones."""
     every = [*FIXED, *find_bits.SEARCHES]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0])
+    parser = OneLineParser(prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batch", nargs="+", type=int, default=[64, 128], help="pictures a step (default 64 128)")
     parser.add_argument("--methods", nargs="+", default=every, help=f"beside fp32 (default {' '.join(every)})")

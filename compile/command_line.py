@@ -11,8 +11,8 @@ from compile.forms.options import FormOptions, Size
 from compile.qdq.normalization import Normalization, NormalizationError
 from compile.settings import BuildError, BuildSettings, ProfileSettings
 from runtime.machine import cpu
-from runtime.terminal import OneLineParser
-from targets import Target, TargetError, find, targets
+from runtime.terminal import OneLineParser, program
+from targets import ALIASES, Target, TargetError, find, targets
 from targets.costs.shapes import format_bits, parse_bits
 from targets.costs.table import CostsError
 from targets.reference.nodes import BITS
@@ -45,7 +45,7 @@ def parse_build(arguments: Sequence[str] | None = None) -> BuildSettings:
 def make_build_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m compile.build`."""
     parser = OneLineParser(
-        prog="python -m compile.build",
+        prog=program("compile.build"),
         usage="%(prog)s [RUN | FILE ...] [options]",
         description="Compiles the networks of a run, or quantized ONNX and TFLite files, into a bundle for one target.",
         allow_abbrev=False,
@@ -65,7 +65,9 @@ def make_build_parser() -> argparse.ArgumentParser:
         type=_target,
         default=here,
         required=here is None,
-        help=f"What the bundle runs on: {names}" + (f" (default: {here}, this machine)." if here else "."),
+        metavar="NAME",
+        help=f"What the bundle runs on: {names}; or a board: {', '.join(ALIASES)}"
+        + (f" (default: {here}, this machine)." if here else "."),
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="The bundle (default: bundles/<run>-<target>).")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="Leaves a readable file of each stage there.")
@@ -123,8 +125,8 @@ def parse_profile(arguments: Sequence[str] | None = None) -> ProfileSettings:
 def make_profile_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m compile.profile`."""
     parser = OneLineParser(
-        prog="python -m compile.profile",
-        usage="%(prog)s [RUN | FILE ...] --target TARGET [options]",
+        prog=program("compile.profile"),
+        usage="%(prog)s [RUN | FILE ...] --target NAME [options]",
         description="Measures what layers cost on a target, and writes its table of costs.",
         allow_abbrev=False,
     )
@@ -137,7 +139,9 @@ def make_profile_parser() -> argparse.ArgumentParser:
         "knows).",
     )
     names = ", ".join(t.name for t in targets() if not t.levels)
-    parser.add_argument("--target", type=_target, required=True, help=f"The processor: {names}.")
+    boards = ", ".join(alias for alias in ALIASES if not find(alias).levels)
+    about = f"The processor: {names}; or a board: {boards}."
+    parser.add_argument("--target", type=_target, required=True, metavar="NAME", help=about)
     parser.add_argument(
         "--bits",
         type=_pairs,

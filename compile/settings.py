@@ -46,7 +46,9 @@ class BuildSettings:
         """Raises BuildError or OSError where a source is missing or a place cannot be written."""
         require_sources(self.sources)
         if self.labels is not None and not self.labels.is_file():
-            raise BuildError(f"--labels {self.labels}: expected a text file, a class a line, but there is no such file")
+            raise BuildError(
+                f"--labels {self.labels}: expected a text file, one class per line, but there is no such file"
+            )
         if self.dump is not None:
             require_place(self.dump, "--dump")
         if self.report is not None:
@@ -74,8 +76,8 @@ def require_sources(paths: Sequence[Path]) -> None:
             raise BuildError(f"{path}: expected one run folder, or files alone, got a folder among others")
         if path.is_dir() and not (path / "run.json").exists():
             raise BuildError(
-                f"{path}: expected a run folder, which holds run.json, got a folder without one; an interrupted run "
-                "is finished by `python -m train.run ... --resume`"
+                f"{path}: expected a run folder, which holds run.json, got a folder without one; if this is an "
+                "interrupted run, finish it with `python -m train.run ... --resume`"
             )
         if path.is_file() and path.suffix not in NETWORK_FILES:
             raise BuildError(f"{path}: expected a run folder, .onnx or .tflite files, got a file of another kind")

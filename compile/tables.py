@@ -33,8 +33,10 @@ def layers_table(name: str, table: LayerTable, verbose: bool = False) -> TextTab
         Column("predicted", right=True),
         Column("measured", right=True),
     )
+    timed = any(time is not None for row in table.rows for time in (row.predicted, row.measured))
+    unit = f"; times in {table.unit}" if timed else ""
     network = "" if table.network_us is None else f"; whole network {table.network_us:.1f} us"
-    title = f"layers of {name} for {', '.join(table.levels)}; times in {table.unit}{network}"
+    title = f"layers of {name} for {', '.join(table.levels)}{unit}{network}"
     totals = ("all layers", "", "", f"{table.macs / 1e6:.2f}", number(table.predicted), number(table.measured))
     return TextTable(title, columns, tuple(_layer_row(rows, verbose) for rows in groups), totals)
 
@@ -151,7 +153,7 @@ def variants_table(variants: Sequence[VariantReport], verbose: bool = False) -> 
         Column("cost of W8A8", right=True),
         Column("accuracy", right=True),
         *(Column(f"{names([_short_level(level) for level in alike])}", right=True) for alike in levels),
-        Column("a second", right=True),
+        Column("per second", right=True),
     )
     rows = [
         (
@@ -284,6 +286,6 @@ def _rate(variant: VariantReport) -> str:
 def _time_in_words(variant: VariantReport) -> str:
     table = main_table(variant)
     if table is not None and table.network_us is not None:
-        return f"{number(table.network_us)} us ({_rate(variant)} a second)"
+        return f"{number(table.network_us)} us ({_rate(variant)} per second)"
     predicted = [t for t in variant.tables if t.predicted is not None]
     return " or ".join(f"{picture_time(t)} ({names([_short_level(level) for level in t.levels])})" for t in predicted)

@@ -14,28 +14,36 @@ PAGE = ROOT / "docs" / "options.md"
 # command -> function that makes its parser, as "module:function"
 COMMANDS = {
     "train.run": "train.settings.command_line:make_full_parser",
-    "train.recost": "train.recost:make_parser",
+    "train.recost": "train.recost.command_line:make_parser",
     "train.report": "train.report.command_line:make_parser",
     "compile.build": "compile.command_line:make_build_parser",
     "compile.profile": "compile.command_line:make_profile_parser",
-    "runtime": "runtime.__main__:make_parser",
+    "runtime": "runtime.arguments:make_parser",
 }
 HEAD = """# Every option
 
-Made from the parsers by `python docs/options.py`; a test fails when this page is not what they say. `bitgrade train` is
-`python -m train.run`, `bitgrade recost`, `report`, `compile`, `profile` and `run` are the others.
+Made from the parsers by `python docs/options.py`; a test fails when this page is not what they say. Each command also
+has `--help` and `--version`, and two names:
+
+| by the console command | by Python |
+| --- | --- |
 """
 
 
 def page() -> str:
     """Returns the whole page."""
-    sections = [HEAD]
+    sections = [HEAD + "".join(f"| `bitgrade {name}` | `python -m {m}` |\n" for name, (m, _) in console().items())]
     for command, maker in COMMANDS.items():
         module, _, function = maker.partition(":")
         parser = getattr(importlib.import_module(module), function)()
         sections.append(f"## `python -m {command}`\n\n{parser.description}\n")
         sections += described(parser, "")
     return "\n".join(sections)
+
+
+def console() -> dict[str, tuple[str, str]]:
+    """Returns the table of bitgrade's console command: its words -> (module, what it does)."""
+    return importlib.import_module("bitgrade").COMMANDS
 
 
 def described(parser: argparse.ArgumentParser, prefix: str) -> Iterator[str]:
@@ -46,7 +54,7 @@ def described(parser: argparse.ArgumentParser, prefix: str) -> Iterator[str]:
         for action in group._group_actions:
             if isinstance(action, argparse._SubParsersAction):
                 subcommands += action.choices.items()
-            elif action.help != argparse.SUPPRESS and action.dest != "help":
+            elif action.help != argparse.SUPPRESS and action.dest not in ("help", "version"):
                 lines.append(option(action))
         if lines:
             title = group.title if group.title not in ("positional arguments", "options") else ""

@@ -9,8 +9,8 @@ from pathlib import Path
 from runtime.bundle.manifest import FILE
 from runtime.bundle.opened import newest_bundle
 from runtime.fields import BundleError
-from runtime.pictures.files import pictures_inside
-from runtime.terminal import OneLineParser
+from runtime.pictures.files import is_picture_name, pictures_inside
+from runtime.terminal import OneLineParser, program
 
 COMMANDS = {
     "check": "Replays the golden pictures: do all logits come out the same here?",
@@ -36,24 +36,27 @@ class Request:
     calls: int = 200
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineParser:
     """Returns the parser of all commands."""
-    parser = OneLineParser(prog="python -m runtime", description="Runs a bundle on this device.")
-    commands = parser.add_subparsers(dest="command")
+    parser = OneLineParser(prog=program("runtime"), description="Runs a bundle on this device.")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
     for name, about in COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(parser=command)  # which refuses what is wrong behind the command's name
         command.add_argument(
             "bundle", nargs="?", type=Path, help="The bundle's folder (default: the newest under ./bundles)."
         )
         command.add_argument(
-            "--json", metavar="FILE", help="Writes the result there too; - writes it to standard output alone."
+            "--json", metavar="FILE", help="Also writes the result to FILE, as JSON; `-`: only to standard output."
         )
         if name == "infer":
             _add_infer_options(command)
         if name in ("infer", "bench"):
             _add_engine_options(command)
         if name == "bench":
-            command.add_argument("--calls", type=_parse_count, default=200, help="Calls of each step (default 200).")
+            command.add_argument(
+                "--calls", type=_parse_count, default=200, metavar="N", help="Calls of each step (default 200)."
+            )
     return parser
 
 
@@ -61,9 +64,9 @@ def _add_infer_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "pictures", nargs="*", type=Path, help="PNG, PPM, PGM, BMP or .npy, with Pillow any; or folders of them."
     )
-    command.add_argument("--variant", help="Runs this variant whatever the quality.")
+    command.add_argument("--variant", metavar="NAME", help="Runs this variant whatever the quality.")
     command.add_argument(
-        "--no-escalate", dest="escalate", action="store_false", help="Runs one pass a picture, sure or not."
+        "--no-escalate", dest="escalate", action="store_false", help="Runs one pass per picture, sure or not."
     )
 
 
@@ -71,10 +74,15 @@ def _add_engine_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--budget",
         type=float,
+        metavar="X",
         help="Mean cost a picture may take, 1 for 8 bits everywhere, inf for any (default: that of the bundle's run).",
     )
-    command.add_argument("--level", help="The level whose code runs (default: the best that this machine can run).")
-    command.add_argument("--threads", type=int, default=1, help="Threads that work on a picture together (default 1).")
+    command.add_argument(
+        "--level", metavar="NAME", help="The level whose code runs (default: the best that this machine can run)."
+    )
+    command.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="Threads that work on a picture together (default 1)."
+    )
 
 
 def _parse_count(text: str) -> int:
@@ -90,11 +98,13 @@ def parse_arguments(argv: Sequence[str] | None) -> Request | None:
     """
     parser = make_parser()
     args, left_over = parser.parse_known_args(argv)
+    words = vars(args)
+    command: OneLineParser = words.pop("parser", parser)
+    if left_over and (args.command != "infer" or any(word.startswith("-") for word in left_over)):
+        command.refuse(left_over)
     if args.command is None:
         return None
-    if left_over and (args.command != "infer" or any(word.startswith("-") for word in left_over)):
-        parser.error(f"expected other arguments than {' '.join(left_over)}")
-    request = Request(**vars(args))
+    request = Request(**words)
     if request.command != "infer":
         return request
     # argparse leaves over the pictures that stand behind an option
@@ -122,8 +132,14 @@ def find_newest(request: Request) -> Path:
     except BundleError as error:
         if not request.pictures:
             raise
-        picture = request.pictures[0]
-        other = "it is no bundle" if os.path.exists(picture) else "there is no such file or folder"
+        first, *others = request.pictures
+        if os.path.exists(first):
+            problem, pictures = "this is no bundle", request.pictures
+        else:
+            problem = "there is no such bundle or picture"
+            pictures = request.pictures if is_picture_name(first) else tuple(others)
+        names = " ".join(map(str, pictures)) or "PICTURE"
         raise BundleError(
-            f"{picture}: taken for a picture, because {other}; {error}: python -m runtime infer BUNDLE {picture}"
+            f"{first}: {problem}, and no bundle under ./bundles; give the bundle first: {program('runtime')} infer "
+            f"BUNDLE {names}"
         ) from error

@@ -1,7 +1,8 @@
 """Hardware descriptions: what a bundle is built for, and what it then asks of the machine that runs it.
 
 Each family has a folder here whose `__init__.py` lists its hardware as frozen literals in `TARGETS`, the family's
-default first. A new board is one more literal; a new family is one more folder. A target may be made of levels, other
+default first. A new board is one more literal, and for ARM one more row of CPUS in its emulation; docs/add-a-processor.md lists what a
+new family needs beside its folder. A target may be made of levels, other
 targets of the family: its libraries hold code for each, and the machine that loads one takes the best it can run.
 """
 
@@ -80,9 +81,10 @@ def find(text: str) -> Target:
     for target in known:
         if name in (target.name, target.family):
             return target
+    # not by runtime.terminal, since descriptions need the standard library alone
     near = difflib.get_close_matches(text, [*ALIASES, *FAMILIES, *(t.name for t in known)], n=1)
-    guess = f" Did you mean {near[0]}?" if near else ""
+    guess = f"; did you mean {near[0]}?" if near else ""
     raise TargetError(
-        f"there is no target {text!r}.{guess} Families: {', '.join(FAMILIES)}. Processors: "
-        f"{', '.join(t.name for t in known if t.name not in FAMILIES)}. Boards: {', '.join(ALIASES)}"
+        f"there is no target {text!r} (families: {', '.join(FAMILIES)}; processors: "
+        f"{', '.join(t.name for t in known if t.name not in FAMILIES)}; boards: {', '.join(ALIASES)}){guess}"
     )

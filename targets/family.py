@@ -1,6 +1,6 @@
 """What the compiler needs of a family of hardware, and the one place that turns a family's name into it.
 
-A family is a folder of targets/ with a module `family.py`, whose FAMILY is a Family. Nothing outside that folder knows
+A family is a folder of targets/ with a module `family.py`, whose FAMILY is a Family. Nothing in compile/ knows
 which of its modules does what.
 """
 

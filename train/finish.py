@@ -129,4 +129,4 @@ def _print_end(settings: Settings, pictures: int, family: Family, stored: Stored
     right = ", ".join(f"{name} {count}" for name, count in family.mixed.items())
     console.print(f"right among all {pictures} test pictures, each degraded at random: {right}")
     console.print(f"stored: {stored.weights:,} bytes of weights and {stored.tables:,} of tables, all variants")
-    console.print(f"run: {settings.folder} (report.md, results.json, one .onnx file a variant)")
+    console.print(f"run: {settings.folder} (report.md, results.json, one .onnx file per variant)")

@@ -16,11 +16,20 @@ from train.data.datasets import Dataset, load, spread, thin
 from train.data.views import mixed_views, training_views
 from train.evidence.parts import digest
 from train.kinds.finding import check_count
-from train.loop.checkpoint import CHECKPOINT_FILE, check_same_run
+from train.loop.checkpoint import check_same_run
 from train.loop.journal import Journal
 from train.loop.parallel import Processes, join_processes, pick_device
 from train.loop.run import Run
-from train.loop.run_folder import CONFIG, SETTINGS, alone, check_own, check_writable, clear
+from train.loop.run_folder import (
+    CHECKPOINT_FILE,
+    CONFIG,
+    SETTINGS,
+    alone,
+    check_own,
+    check_writable,
+    clear,
+    without_traces,
+)
 from train.loop.session import Networks, Resume, Session
 from train.network.network import Network
 from train.phases.find_bits import BitSource
@@ -93,15 +102,19 @@ def learn(settings: Settings) -> TrainedFamily | None:
 
 @contextmanager
 def _own_folder(settings: Settings, processes: Processes) -> Iterator[None]:
-    """Keeps other runs out of the folder of the writing process, after it was checked to be a run's or a new one."""
+    """Keeps other runs out of the folder of the writing process, after it was checked to be a run's or a new one.
+
+    A folder that an error leaves empty is deleted if it was made here.
+    """
     if not processes.writes:
         yield
         return
     check_own(settings.folder)
-    for flag, folder in (("--out", settings.folder), ("--cache", settings.place.cache)):
-        check_writable(flag, folder)
-    with alone(settings.folder):
-        yield
+    with without_traces(settings.folder):
+        for flag, folder in (("--out", settings.folder), ("--cache", settings.place.cache)):
+            check_writable(flag, folder)
+        with alone(settings.folder):
+            yield
 
 
 def prepare(settings: Settings, device: torch.device, saved: Resume, console: Console) -> Prepared:

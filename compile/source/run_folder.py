@@ -16,7 +16,7 @@ RUN_FILE = "run.json"
 GOLDEN_FILE = "golden.npz"
 RUN_FORMAT = 1
 DAMAGED = "the file is damaged: export the run again"
-UNFINISHED = "finish it with `python -m train.run ... --resume`"
+UNFINISHED = "if this is an interrupted run, finish it with `python -m train.run ... --resume`"
 
 Json = dict[str, Any]
 
@@ -216,13 +216,20 @@ class RunRecord:
         write_bytes(folder / RUN_FILE, text.encode() + b"\n")
 
 
+def require_run(folder: Path) -> None:
+    """Raises SourceError unless the folder is there and holds a run.json, whatever is in it."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: expected a finished run, but there is no such folder; check the path")
+    if not (folder / RUN_FILE).is_file():
+        raise SourceError(f"{folder}: expected a finished run, but {RUN_FILE} is missing; {UNFINISHED}")
+
+
 def read_run(folder: Path) -> RunRecord:
     """Reads run.json of a run folder. Raises SourceError where it is missing, unreadable or not as expected."""
+    require_run(folder)
     path = folder / RUN_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(f"{folder}: expected a finished run, but {RUN_FILE} is missing; {UNFINISHED}") from error
     except OSError as error:
         raise SourceError(f"{path}: expected a file that can be read, got: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -38,7 +38,12 @@ def pictures_in(path: Path) -> list[Path]:
 
 def pictures_inside(folder: Path) -> list[Path]:
     """Returns the files in a folder, but not in folders in it, whose names end like those of pictures, sorted."""
-    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path for path in folder.glob("[!.]*") if is_picture_name(path) and path.is_file())
+
+
+def is_picture_name(path: Path) -> bool:
+    """Returns whether a file's name ends like those of pictures."""
+    return path.suffix.lower() in _SUFFIXES
 
 
 def read_picture(path: str | Path) -> np.ndarray:

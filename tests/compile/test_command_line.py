@@ -39,13 +39,13 @@ def test_refusals_say_what_to_do(run_folder, tmp_path, capsys, monkeypatch):
     [
         ("absent.onnx", "absent.onnx: expected a run folder, .onnx or .tflite files, but there is no such file"),
         ("runs/absent", "runs/absent: expected a run folder, .onnx or .tflite files, but there is no such folder"),
-        ("photos", "photos: expected a run folder, which holds run.json, got a folder without one"),
+        ("photos", "photos: expected a run folder, which holds run.json, got a folder without one; if this is"),
         ("photos a.onnx", "photos: expected one run folder, or files alone"),
         ("a.keras", "a.keras: expected a run folder, .onnx or .tflite files, got a file of another kind"),
-        ("a.onnx --labels absent.txt", "--labels absent.txt: expected a text file, a class a line, but there is no"),
+        ("a.onnx --labels absent.txt", "--labels absent.txt: expected a text file, one class per line, but"),
         ("a.onnx --golden 0", "--golden: expected at least 1 picture"),
         ("a.onnx --batch 0", "--batch: expected at least 1 picture"),
-        ("a.onnx --verbos", "unrecognized arguments: --verbos"),
+        ("a.onnx --verbos", "unrecognized arguments: --verbos; did you mean --verbose?"),
     ],
 )
 def test_what_is_missing_is_told(tmp_path, monkeypatch, capsys, words, expected):

@@ -33,9 +33,16 @@ def test_every_command_has_a_help(tmp_path, command):
     assert ended.returncode == 0 and "usage: " in ended.stdout and not ended.stderr
 
 
+def test_the_version_and_the_name_of_a_command(tmp_path):
+    assert bitgrade_in(tmp_path, "--version").stdout == f"bitgrade {runtime.__version__}\n"
+    assert bitgrade_in(tmp_path, "run", "--help").stdout.startswith("usage: bitgrade run ")
+    assert bitgrade_in(tmp_path, "compile", "--targt", "x86").stderr.endswith(" See bitgrade compile --help\n")
+
+
 def test_an_unknown_command_names_the_known_ones(tmp_path):
+    assert bitgrade_in(tmp_path, "trian").stderr.endswith("got 'trian'; did you mean train? See bitgrade --help\n")
     ended = bitgrade_in(tmp_path, "classify")
-    assert ended.returncode == 1 and ended.stderr.startswith("error: expected a command among train, ")
+    assert ended.returncode == 2 and ended.stderr.startswith("error: expected a command among train, ")
 
 
 @pytest.mark.parametrize("name", ["train.py", "train/__init__.py", "train/notes.txt"])
@@ -47,7 +54,7 @@ def test_a_file_or_folder_that_hides_a_package_is_told(tmp_path, name):
     if name.endswith(".txt"):  # a folder without Python files hides nothing
         assert ended.returncode == 0
     else:
-        assert ended.returncode == 1
+        assert ended.returncode == 2
         assert ended.stderr.startswith("error: expected bitgrade's own package train") and str(tmp_path) in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
 

@@ -16,7 +16,7 @@ STANDARD = set(sys.stdlib_module_names) - set(PACKAGES)
 ARROWS = {
     "runtime.fields": "",
     "runtime.files": "",
-    "runtime.terminal": "",
+    "runtime.terminal": "runtime.version",
     "runtime.version": "",
     "runtime.abi": "numpy",
     "runtime.scores": "numpy",
@@ -110,7 +110,7 @@ ARROWS = {
     "runtime.files runtime.terminal compile.source",
     "train.learn": "runtime.files train.data train.evidence train.kinds train.loop train.phases train.settings "
     "train.bits train.network numpy rich torch",
-    "train.run": "train.finish train.loop train.settings runtime.terminal train.learn torch",
+    "train.run": "train.finish train.loop train.settings train.data runtime.terminal train.learn torch",
     "benchmarks": "train.* compile.* targets.* runtime.* numpy torch torchvision timm tvm tvm_ffi onnx onnxruntime "
     "openvino nncf rich matplotlib PIL",
 }
@@ -260,9 +260,13 @@ def reachable(start: str) -> set[str]:
     [
         ("runtime", {"torch", "tvm", "tvm_ffi", "onnx", "train", "compile", "targets", "rich", "PIL"}),
         ("runtime.__main__", {"torch", "tvm", "tvm_ffi", "onnx", "train", "compile", "targets", "rich", "PIL"}),
-        ("train.run", {"tvm", "tvm_ffi"}),
-        ("train.recost", {"tvm", "tvm_ffi"}),
-        ("train.report.__main__", {"tvm", "tvm_ffi"}),
+        ("train.run", {"tvm", "tvm_ffi", "torch"}),
+        ("train.finish", {"tvm", "tvm_ffi"}),
+        ("train.learn", {"tvm", "tvm_ffi"}),
+        ("train.recost.__main__", {"tvm", "tvm_ffi", "torch"}),
+        ("train.recost.recost", {"tvm", "tvm_ffi"}),
+        ("train.report.__main__", {"tvm", "tvm_ffi", "torch"}),
+        ("train.report.write", {"tvm", "tvm_ffi"}),
         ("train.integers.export", {"tvm", "tvm_ffi"}),
         ("compile.build", {"torch", "train", "tvm", "tvm_ffi"}),
         ("compile.profile", {"torch", "train", "tvm", "tvm_ffi", "onnxruntime"}),

@@ -35,7 +35,14 @@ def test_what_is_missing_is_said_to_be_missing(small_bundle, tmp_path, capsys):
 
 
 def test_wrong_words_are_one_line_that_names_the_help(small_bundle, capsys):
-    for words in (["check", "a", "b"], ["info", "--colour"], ["bench", "--threads", "two"], ["paint"]):
+    for words in (
+        ["check", "a", "b"],
+        ["info", "--colour"],
+        ["bench", "--threads", "two"],
+        ["paint"],
+        ["--bogus"],
+        ["--bogus", "check"],
+    ):
         with pytest.raises(SystemExit) as ended:
             command.main(words)
         err = capsys.readouterr().err
@@ -45,9 +52,16 @@ def test_wrong_words_are_one_line_that_names_the_help(small_bundle, capsys):
 
 def test_words_that_say_what_happens(small_bundle, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert command.main(["infer", "cat.png"]) == 2
-    err = capsys.readouterr().err
-    assert "cat.png: taken for a picture" in err and "python -m runtime infer BUNDLE cat.png" in err
+    (tmp_path / "here.png").touch()
+    for words, begin, end in (
+        (["cat.png"], "cat.png: there is no such bundle or picture, and no bundle under", "infer BUNDLE cat.png"),
+        (["nothere", "cat.png"], "nothere: there is no such bundle or picture, and no bundle", "infer BUNDLE cat.png"),
+        (["nothere"], "nothere: there is no such bundle or picture, and no bundle under", "infer BUNDLE PICTURE"),
+        (["here.png", "b.png"], "here.png: this is no bundle, and no bundle under", "infer BUNDLE here.png b.png"),
+    ):
+        assert command.main(["infer", *words]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {begin}") and err.endswith(f"python -m runtime {end}\n")
     assert command.main([]) == 0
     assert "usage: python -m runtime" in capsys.readouterr().out
     for calls in ("0", "-5", "1.5", "x"):

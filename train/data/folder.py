@@ -13,14 +13,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 def read_folder(path: Path, size: int) -> Dataset:
     """Returns PATH/train/CLASS/*, PATH/val/CLASS/* and PATH/test/CLASS/*, resized to size x size pixels.
 
-    Without PATH/test every second picture of PATH/val is a test picture. Raises DataError where a folder is absent or
-    empty, val/ or test/ has a class that train/ lacks, or a file is no picture.
+    Without PATH/test every second picture of PATH/val is a test picture. Raises DataError for what `check_folder`
+    refuses, and for a file that is no picture.
     """
-    labels = _class_names(_subfolder(path, "train"))
-    if len(labels) < 2:
-        raise DataError(f"{path / 'train'}: expected a sub-folder for each of at least two classes, got {list(labels)}")
+    labels = check_folder(path)
     train = _read_part(path / "train", labels, size)
-    val = _read_part(_subfolder(path, "val"), labels, size)
+    val = _read_part(path / "val", labels, size)
     note = f"all pictures were resized to {size}x{size}"
     if (path / "test").is_dir():
         test = _read_part(path / "test", labels, size)
@@ -30,10 +28,36 @@ def read_folder(path: Path, size: int) -> Dataset:
     return Dataset(path.name, labels, *train, *val, *test, note)
 
 
+def check_folder(path: Path) -> tuple[str, ...]:
+    """Returns the names of the classes, after a look at the folders alone, which reads no picture.
+
+    Raises DataError where a folder is absent or holds no pictures, or val/ or test/ has a class that train/ lacks.
+    """
+    labels = _class_names(_subfolder(path, "train"))
+    if len(labels) < 2:
+        raise DataError(f"{path / 'train'}: expected a sub-folder for each of at least two classes, got {list(labels)}")
+    tests = [path / "test"] if (path / "test").is_dir() else []
+    for part in (path / "train", _subfolder(path, "val"), *tests):
+        extra = [name for name in _class_names(part) if name not in labels]
+        if extra:
+            raise DataError(f"{part}: classes {extra} are not in train/, which has {list(labels)}")
+        for label in labels:
+            if not _pictures(part / label):
+                raise DataError(f"{part / label}: expected pictures ({', '.join(SUFFIXES)}), found none")
+    return labels
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Returns the picture files of a class, sorted."""
+    return sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+
+
 def _subfolder(path: Path, name: str) -> Path:
     """Returns a sub-folder that has to be there. Raises DataError where it is not."""
     if not (path / name).is_dir():
-        raise DataError(f"{path / name}: no such folder; expected {path}/train/CLASS/*.png and {path}/val/CLASS/*.png")
+        raise DataError(
+            f"{path / name}: there is no such folder; expected {path}/train/CLASS/*.png and {path}/val/CLASS/*.png"
+        )
     return path / name
 
 
@@ -44,14 +68,9 @@ def _class_names(path: Path) -> tuple[str, ...]:
 
 def _read_part(path: Path, labels: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns pictures uint8 [N, size, size, 3] and labels int64 [N], in order of class and file name."""
-    extra = [name for name in _class_names(path) if name not in labels]
-    if extra:
-        raise DataError(f"{path}: classes {extra} are not in train/, which has {list(labels)}")
     x, y = [], []
     for index, label in enumerate(labels):
-        files = sorted(p for p in (path / label).glob("*") if p.suffix.lower() in SUFFIXES)
-        if not files:
-            raise DataError(f"{path / label}: expected pictures ({', '.join(SUFFIXES)}), found none")
+        files = _pictures(path / label)
         x += [resize(read_picture(file), (size, size)) for file in files]
         y += [index] * len(files)
     return np.stack(x), np.array(y, np.int64)

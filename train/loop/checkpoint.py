@@ -15,15 +15,11 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from runtime.files import write_bytes
+from train.loop.run_folder import CHECKPOINT_FILE, CheckpointError, require_checkpoint
 from train.loop.state import CheckpointState
 
 CHECKPOINT_FORMAT = 4
-CHECKPOINT_FILE = "checkpoint/last.safetensors"
 METADATA_ENTRY = "checkpoint"  # the one entry of the file's metadata
-
-
-class CheckpointError(ValueError):
-    """There is no checkpoint to go on from, or it belongs to another run; the message says what to do."""
 
 
 def save_checkpoint(
@@ -57,9 +53,8 @@ def load_checkpoint(folder: Path, flag: str = "--resume") -> tuple[dict[str, Ten
 
     Raises CheckpointError, which names the flag that asked for it, where there is none that can be read.
     """
+    require_checkpoint(folder, flag)
     path = folder / CHECKPOINT_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{flag}: there is no {path}; start without {flag}, or give the folder of an earlier run")
     try:
         with safe_open(path, "pt") as file:
             metadata = _metadata(file.metadata() or {})

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from runtime.files import alone_in
@@ -14,7 +14,19 @@ SETTINGS = "settings.json"
 CONFIG = "settings.toml"  # the same settings, for --config
 KNOWN = {"dataset", "arch", "hold_out", "budget"}  # settings that every run's file has, and hardly another program's
 EVALUATION = "evaluation"  # folder of the parts of an evaluation that are done
+CHECKPOINT_FILE = "checkpoint/last.safetensors"
 PARTS = ("checkpoint", EVALUATION, "run.json", "results.json", "configs.json", "outcomes.npz")
+
+
+class CheckpointError(ValueError):
+    """There is no checkpoint to go on from, or it belongs to another run; the message says what to do."""
+
+
+def require_checkpoint(folder: Path, flag: str) -> None:
+    """Raises CheckpointError, which names the flag that asked for it, where a run's folder holds no checkpoint."""
+    path = folder / CHECKPOINT_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{flag}: there is no {path}; start without {flag}, or give the folder of an earlier run")
 
 
 def clear(folder: Path) -> None:
@@ -52,6 +64,19 @@ def alone(folder: Path) -> Iterator[None]:
                 "wait for it, or name another"
             ) from error
         yield
+
+
+@contextmanager
+def without_traces(folder: Path) -> Iterator[None]:
+    """Deletes the folder, and those above it, after an error where the block has made them and left them empty."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that is not empty ends it
+            for place in missing:
+                place.rmdir()
+        raise
 
 
 def check_writable(flag: str, folder: Path) -> None:

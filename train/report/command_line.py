@@ -1,23 +1,23 @@
 """The command line of `python -m train.report`."""
 
-import argparse
 from pathlib import Path
 
+from runtime.terminal import OneLineParser, program
 from train.settings.command_line import given_path
 
 ABOUT = "Writes a run's report, or says what several runs of different seeds gain on average."
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineParser:
     """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m train.report", description=ABOUT)
+    parser = OneLineParser(prog=program("train.report"), usage="%(prog)s RUN ... [--static RUN]", description=ABOUT)
     parser.add_argument(
         "runs",
         nargs="+",
         type=given_path,
         metavar="RUN",
-        help="folder of a finished run, whose report is written; of several, equal but for their seeds: print what "
-        "they gain on average",
+        help="Folder of a finished run, whose report is written; of several, equal but for their seeds: prints what "
+        "they gain on average.",
     )
     parser.add_argument(
         "--static",
@@ -25,8 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=given_path,
         metavar="RUN",
         default=[],
-        help="another run of the same seed and pictures, whose static variants count too: say one with --kinds 1, "
-        "which trained nothing else; may be given several times, as often for each seed",
+        help="Another run of the same seed and pictures, whose static variants count too, for example one trained with "
+        "--kinds 1; may be given several times, as often for each seed.",
     )
     return parser
 

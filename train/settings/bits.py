@@ -10,7 +10,7 @@ from train.settings.options import SettingsError, check_rules, option
 
 METHODS = {
     "fixed": "--bits as they are written",
-    "fracbits": "a real-valued width a layer, learned by gradient (FracBits)",
+    "fracbits": "a real-valued width per layer, learned by gradient (FracBits)",
     "ilp": "an integer program over measured sensitivities",
     "csq": "bit planes that are learned, and how many of them a layer keeps (CSQ)",
     "dqmq": "a policy that may depend on the picture's quality (DQMQ)",
@@ -35,8 +35,8 @@ class BitsSettings:
     method: str = option("fixed", f"How the bits are found. {_described(METHODS)}.", everyday=True, among=METHODS)
     bits: str = option(
         "8,4,2",
-        "Widths of --method fixed, a variant an entry: 4 for 4-bit weights and activations, w4a8 for both. The first "
-        "layer and the classifier keep 8 bits.",
+        "Widths of --method fixed, one variant per entry: 4 is 4-bit weights and activations, w4a8 names both. The "
+        "first layer and the classifier keep 8 bits.",
         everyday=True,
     )
     budget: float = option(

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.terminal import OneLineParser
+from runtime.terminal import OneLineParser, add_version, program
 from train.settings.config_file import read_config
 from train.settings.options import SettingsError, annotation_of, default_of, flag, rules_of
 from train.settings.presets import MEANINGS, PRESETS
 from train.settings.settings import SECTIONS, Settings
 
-PROG = "python -m train.run"
 ABOUT = "Trains a family of integer networks on pictures of many qualities."
 
 
@@ -32,13 +31,21 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 
 def make_parser(everything: bool = False) -> argparse.ArgumentParser:
     """Returns the parser; everything: whether its help shows all options, a group a section, or the everyday ones."""
-    usage = f"{PROG} [options]"
-    parser = OneLineParser(prog=PROG, usage=usage, description=ABOUT, add_help=False, allow_abbrev=False)
+    hidden = sum(not rules.everyday for section in SECTIONS.values() for rules in rules_of(section).values())
+    parser = OneLineParser(
+        prog=program("train.run"),
+        usage="%(prog)s [options]",
+        description=ABOUT,
+        epilog=None if everything else f"--help-all shows {hidden} more.",
+        add_help=False,
+        allow_abbrev=False,
+    )
     common = parser.add_argument_group("everyday options")
     common.add_argument("-h", "--help", action="help", help="Shows the everyday options.")
     common.add_argument(
         "--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="Shows every option, by section."
     )
+    add_version(common)
     presets = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
     common.add_argument("--preset", choices=PRESETS, help=f"Options that go together. {presets}.")
     common.add_argument(
@@ -49,7 +56,8 @@ def make_parser(everything: bool = False) -> argparse.ArgumentParser:
     )
     for name, section in SECTIONS.items():
         title, _, about = (section.__doc__ or "").partition(": ")
-        group = parser.add_argument_group(f"{name} options", about or title) if everything else common
+        about = about or title
+        group = parser.add_argument_group(f"{name} options", about[:1].upper() + about[1:]) if everything else common
         for option, rules in rules_of(section).items():
             shown = everything or rules.everyday
             text = f"{rules.help} (default: {_shown(default_of(section, option))})".replace("%", "%%")

@@ -7,6 +7,7 @@ from typing import Any
 import tomli_w
 
 from runtime.files import write_bytes
+from runtime.terminal import did_you_mean
 from train.settings.options import SettingsError, annotation_of
 from train.settings.settings import SECTION_OF, SECTIONS, Settings
 
@@ -35,7 +36,10 @@ def read_config(path: Path) -> dict[str, Any]:
             )
         for name, value in options.items():
             if SECTION_OF.get(name) != section:
-                home = f"it belongs under [{SECTION_OF[name]}]" if name in SECTION_OF else "no option is called so"
+                if name in SECTION_OF:
+                    home = f"it belongs under [{SECTION_OF[name]}]"
+                else:
+                    home = f"no option is called so{did_you_mean(name, SECTION_OF)}"
                 raise SettingsError(f"--config {path}: [{section}] has an option {name!r}, but {home}")
             values[name] = _checked(path, section, name, value)
     return values

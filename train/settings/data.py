@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.terminal import did_you_mean
 from train.data.names import DATA_SIDE, DATASETS, FAMILIES, FOLDER, HELD_OUT
 from train.settings.options import SettingsError, check_rules, flag, option, require_two
 
@@ -20,7 +21,7 @@ class DataSettings:
     data: Path | None = option(None, "Folder that holds (or gets) cifar-10-batches-py.", everyday=True)
     size: int = option(
         DATA_SIDE,
-        "Side in pixels that pictures of folder:PATH are resized to, a multiple of 4 up to 128.",
+        "Side in pixels that pictures of folder:PATH are stretched to, a multiple of 4 from 8 to 128.",
         everyday=True,
     )
     flip: str = option(
@@ -74,7 +75,8 @@ class DataSettings:
 
 def _check_dataset(dataset: str) -> None:
     if dataset not in DATASETS and not dataset.startswith(FOLDER):
-        advice = f"; for your own pictures write folder:{dataset}" if os.path.isdir(dataset) else ""
+        is_folder = os.path.isdir(dataset)
+        advice = f"; for your own pictures write folder:{dataset}" if is_folder else did_you_mean(dataset, DATASETS)
         raise SettingsError(f"--dataset: expected {', '.join(DATASETS)} or folder:PATH, got {dataset!r}{advice}")
     place = dataset.removeprefix(FOLDER)
     if dataset.startswith(FOLDER) and not (place and Path(place).is_dir()):
@@ -102,5 +104,6 @@ def _families(name: str, text: str) -> tuple[str, ...]:
     names = tuple(n.strip() for n in text.split(","))
     unknown = [n for n in names if n not in FAMILIES]
     if unknown or len(set(names)) != len(names):
-        raise SettingsError(f"{flag(name)}: expected different families of {', '.join(FAMILIES)}, got {text!r}")
+        near = did_you_mean(unknown[0], FAMILIES) if unknown else ""
+        raise SettingsError(f"{flag(name)}: expected different families of {', '.join(FAMILIES)}, got {text!r}{near}")
     return names

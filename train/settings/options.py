@@ -5,6 +5,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from runtime.terminal import did_you_mean
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message says what was expected, what came, and what to do."""
@@ -55,7 +57,8 @@ def check_rules(section: Any) -> None:
         if value is None:
             continue
         if rules.among is not None and value not in rules.among:
-            raise SettingsError(f"{flag(name)}: expected one of {', '.join(rules.among)}, got {value!r}")
+            near = did_you_mean(str(value), rules.among)
+            raise SettingsError(f"{flag(name)}: expected one of {', '.join(rules.among)}, got {value!r}{near}")
         if rules.least is not None and not value >= rules.least:  # also for NaN
             raise SettingsError(f"{flag(name)}: expected at least {rules.least}, got {value}")
         if rules.between is not None and not rules.between[0] < value < rules.between[1]:

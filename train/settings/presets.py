@@ -21,5 +21,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 MEANINGS = {
     "quick": "a first look in minutes",
     "standard": "a family with private variants and a cascade",
-    "best": "the recipe of the trained runs that come with bitgrade, for hours",
+    "best": "the recipe of the trained runs that come with bitgrade; takes hours",
 }

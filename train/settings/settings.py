@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from runtime.terminal import did_you_mean
 from train.data.names import FOLDER
 from train.settings.bits import BitsSettings
 from train.settings.data import DataSettings
@@ -68,7 +69,8 @@ class Settings:
         """Returns the settings with these options, by name, all others at their defaults. Raises SettingsError."""
         unknown = [name for name in values if name not in SECTION_OF]
         if unknown:
-            raise SettingsError(f"expected options of train.run, got {', '.join(unknown)}; see --help-all")
+            near = did_you_mean(unknown[0], SECTION_OF)
+            raise SettingsError(f"expected options of train.run (see --help-all), got {', '.join(unknown)}{near}")
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in values.items():
             parts[SECTION_OF[name]][name] = value

@@ -46,11 +46,11 @@ class TrainingSettings:
     search_epochs: int | None = option(None, "Epochs of the search for bits; as --epochs when not given.", least=1)
     start: Path | None = option(
         None,
-        "Folder of a run to go on from: networks and bits are as at its end, without private variants; no other "
-        "training comes before this run's private ones.",
+        "Folder of a run to go on from: networks and bits are as at its end, without private variants; only "
+        "the private variants are trained.",
     )
-    epoch_pictures: int = option(0, "Pictures an epoch, 0 for all.", least=0)
-    batch: int = option(64, "Pictures a step, over all processes.", least=2)
+    epoch_pictures: int = option(0, "Pictures per epoch, 0 for all.", least=0)
+    batch: int = option(64, "Pictures per step, over all processes.", least=2)
     lr: float = option(2e-3, "Largest learning rate, of Adam.", between=(0, 1))
     precision: str = option(
         "float32",
@@ -112,9 +112,9 @@ class PrivateSettings:
 class JudgingSettings:
     """How the trained variants are tested, and how the selector among them is fitted."""
 
-    test_pictures: int = option(1000, "Test pictures a degradation, 0 for all.", least=0)
+    test_pictures: int = option(1000, "Test pictures per degradation, 0 for all.", least=0)
     selector_pictures: int = option(
-        2000, "Held pictures a degradation that the selector is fitted on, 0 for all.", least=0
+        2000, "Held pictures per degradation that the selector is fitted on, 0 for all.", least=0
     )
     escalate: bool = option(
         False,

@@ -40,7 +40,10 @@ class Runner:
 
     def __init__(self, library: Path, cpu: str, count: bool = False, function: str = "main"):
         if cpu not in CPUS:
-            raise EmulationError(f"expected a processor among {', '.join(CPUS)}, got {cpu!r}")
+            raise EmulationError(
+                f"expected a processor among {', '.join(CPUS)}, got {cpu!r}; add it to CPUS in "
+                "targets/arm/emulation/processor.py"
+            )
         self.library, self.cpu = Path(library), cpu
         self.blocks: Counter[tuple[int, int]] = Counter()
         self.seconds = 0.0

@@ -34,7 +34,7 @@ def test_digits(tmp_path):
     [
         ("mnist", None, "unknown data set 'mnist'"),
         ("digits", 64, "size 64"),
-        ("folder:/nowhere", None, "/nowhere/train: no such folder"),
+        ("folder:/nowhere", None, "/nowhere/train: there is no such folder"),
         ("folder:x", 4, "size 4"),
     ],
 )

@@ -125,7 +125,7 @@ def break_folder(root, kind):
         ("empty", "val/dog: .*found none"),
         ("extra", "bird"),
         ("one", "two pictures a class"),
-        ("no val", "val: no such folder"),
+        ("no val", "val: there is no such folder"),
         ("no classes", "at least two classes"),
     ],
 )

@@ -10,7 +10,7 @@ from compile.qdq.importer import load as load_onnx
 from targets.reference import interpreter
 from train import learn as learning
 from train.loop.run_folder import check_own, check_writable
-from train.recost import recost
+from train.recost.recost import recost
 from train.run import run_training
 from train.settings.command_line import parse
 from train.settings.options import SettingsError
@@ -51,6 +51,15 @@ def test_new_folders_empty_ones_and_runs_are_taken(tmp_path, monkeypatch):
         with pytest.raises(LookupError):
             learning.learn(parse(["--out", str(tmp_path / name), "--cache", str(tmp_path / "cache")]))
     assert kept.read_text() == "[]"  # as long as the data are not there
+
+
+def test_an_error_leaves_no_empty_folder_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "load", no_data)
+    (tmp_path / "empty").mkdir()
+    for name in ("new/deep/run", "empty"):
+        with pytest.raises(LookupError):
+            learning.learn(parse(["--out", str(tmp_path / name), "--cache", str(tmp_path / "cache")]))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "empty"]
 
 
 def test_a_second_run_in_the_same_place_is_refused(tmp_path, monkeypatch):

@@ -12,8 +12,9 @@ from train.bits.configs import read
 from train.bits.cost import layer_cost, relative
 from train.evidence.evidence import OUTCOMES_FILE
 from train.network.architectures import architecture
-from train.recost import Changes, recost
-from train.recost import parse as parse_recost
+from train.recost.changes import Changes
+from train.recost.command_line import parse as parse_recost
+from train.recost.recost import recost
 from train.run import run_training
 from train.settings.command_line import parse
 

@@ -24,6 +24,10 @@ ROOT = Path(__file__).parents[3]
     [
         ({"method": "csq", "activation_bits": 5}, "--activation-bits: expected one of --widths 2,3,4,8, got 5"),
         ({"arch": "resnet9"}, "--arch: expected one of resnet8"),
+        ({"arch": "resnet21"}, "got 'resnet21'; did you mean resnet"),
+        ({"method": "fracbit"}, "got 'fracbit'; did you mean fracbits?"),
+        ({"dataset": "cifar"}, "got 'cifar'; did you mean cifar10?"),
+        ({"families": "clean,jpg"}, "got 'clean,jpg'; did you mean jpeg?"),
         ({"method": "hawq"}, "--method: expected one of fixed, fracbits"),
         ({"bits": "8,9"}, "--bits: expected widths from 2 to 8"),
         ({"bits": "4,w4a4"}, "w4a4 is there twice"),
@@ -90,6 +94,8 @@ def test_help_shows_a_dozen_options_and_help_all_shows_every_one(capsys):
     with pytest.raises(SystemExit) as ended:
         parse(["--help"])
     everyday = capsys.readouterr().out
+    hidden = sum(not rules.everyday for section in SECTIONS.values() for rules in rules_of(section).values())
+    assert everyday.endswith(f"\n--help-all shows {hidden} more.\n")
     assert ended.value.code == 0 and 10 <= everyday.count("\n  --") <= 16
     with pytest.raises(SystemExit) as ended:
         parse(["--help-all"])
@@ -108,6 +114,34 @@ def test_a_wrong_flag_is_one_line_within_a_second():
         "error: --budget: expected a share of the cost of 8 bits, in 0..1, got 7.0; see python -m train.run --help\n"
     )
     assert not {"torch", "sklearn", "albumentations", "matplotlib"} & set(ended.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "command, words, message",
+    [
+        ("train.run", "--dataset folder:empty", "empty/train: there is no such folder; expected empty/train/CLASS/"),
+        ("train.run", "--start absent", "--start: there is no absent/checkpoint/last.safetensors; start without"),
+        ("train.run", "--resume --out absent", "--resume: there is no absent/checkpoint/last.safetensors; start"),
+        ("train.run", "--out full", "--out full: expected no such folder, an empty one, or that of an earlier run"),
+        ("train.recost.__main__", "", "the following arguments are required: RUN, --out; see python -m train.recost"),
+        ("train.recost.__main__", "absent --out b", "absent: expected a finished run, but there is no such folder"),
+        ("train.recost.__main__", "empty --out b", "empty: expected a finished run, but run.json is missing; if this"),
+        ("train.report.__main__", "absent", "absent: expected a finished run, but there is no such folder; check the"),
+        ("train.report.__main__", "a --statik b", "unrecognized arguments: --statik b; did you mean --static? See"),
+    ],
+)
+def test_first_mistakes_are_told_before_torch_has_loaded_and_leave_nothing(tmp_path, command, words, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    code = f"import sys\nfrom {command} import main\ntry: main({words.split()})\nfinally: print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"error: {message}")
+    assert not {"torch", "scipy", "albumentations", "matplotlib"} & set(ended.stdout.split())
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_flags_win_over_the_file_which_wins_over_the_preset(tmp_path):
@@ -149,7 +183,7 @@ def test_a_file_that_a_run_leaves_repeats_it(tmp_path):
     [
         ("epochs = 3", "expected tables named data, network, .*got 'epochs'"),
         ("[trainings]\nepochs = 3", "expected tables named .*got 'trainings'"),
-        ("[training]\nepoch = 3", "option 'epoch', but no option is called so"),
+        ("[training]\nepoch = 3", "option 'epoch', but no option is called so; did you mean epochs.$"),
         ("[bits]\nepochs = 3", "option 'epochs', but it belongs under .training."),
         ('[training]\nepochs = "3"', "epochs: expected a whole number, got '3'"),
         ("[training]\nepochs = true", "epochs: expected a whole number, got True"),
@@ -206,7 +240,7 @@ def test_a_number_that_an_option_excludes_is_told_by_its_flag():
         Settings.of(workers=0)
     with pytest.raises(SettingsError, match="--lr: expected a number between 0 and 1, got nan"):
         Settings.of(lr=float("nan"))
-    with pytest.raises(SettingsError, match="expected options of train.run, got epoch"):
+    with pytest.raises(SettingsError, match=r"expected options of train.run .*, got epoch; did you mean epochs\?$"):
         Settings.of(epoch=3)
 
 

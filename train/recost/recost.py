@@ -1,9 +1,7 @@
 """Chooses anew among the variants of a finished run, for another cost, target or budget, without any training."""
 
-import argparse
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from compile.source.run_folder import RUN_FILE, RunRecord, read_run
 from runtime.files import write_json
-from runtime.terminal import say, terminal
+from runtime.terminal import say
 from train.bits import configs
 from train.bits.cost import LayerCost, layer_cost, relative
 from train.choice.arms import learn_choice
@@ -22,27 +20,14 @@ from train.evidence.metrics import METRICS_FILE
 from train.evidence.results import write_results
 from train.loop.run_folder import SETTINGS, alone, check_own, check_writable, clear
 from train.network.architectures import ARCHITECTURES, Architecture, architecture
+from train.recost.changes import Changes
 from train.report.compare import compare
 from train.report.does_it_pay import verdicts
 from train.report.run_files import SAMPLES
 from train.report.write import write_report
 from train.settings.bits import COSTS
-from train.settings.command_line import given_path
 
 CARRIED = (METRICS_FILE, "full.safetensors", SAMPLES)  # files of a run that stay as they are
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Settings of a run that can change without training; None for what the run had."""
-
-    cost: str | None = None
-    target: str | None = None
-    budget: float | None = None
-    escalate: bool | None = None
-    unseen_loss: float | None = None
-
-
 NOTHING = Changes()
 
 
@@ -197,35 +182,3 @@ def _move(new: Path, out: Path) -> None:
         to = out / path.relative_to(new)
         to.parent.mkdir(exist_ok=True)
         os.replace(path, to)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m train.recost", description=sys.modules[__name__].__doc__)
-    parser.add_argument("run", type=given_path, metavar="RUN", help="folder of a finished run, with its outcomes.npz")
-    parser.add_argument("--out", type=given_path, required=True, help="folder of the run that is made")
-    parser.add_argument("--cost", choices=COSTS, help="what the budget counts; as the run's when not given, as below")
-    parser.add_argument("--target", help="hardware whose measured table --cost latency takes")
-    parser.add_argument("--budget", type=float, help="mean cost allowed, of that of 8 bits")
-    parser.add_argument(
-        "--escalate",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="let a dearer variant run too where the answer of the first is unsure",
-    )
-    parser.add_argument("--unseen-loss", type=float, help="accuracy (0..1) that a kind of quality never seen may lose")
-    return parser
-
-
-def parse(arguments: list[str] | None = None) -> tuple[Path, Path, Changes]:
-    """Returns the run folder, the new folder and the changes that a command line asks for."""
-    words = vars(make_parser().parse_args(arguments))
-    return words.pop("run"), words.pop("out"), Changes(**words)
-
-
-if __name__ == "__main__":
-    with terminal():
-        try:
-            say(f"run: {recost(*parse())}")
-        except (ValueError, OSError) as problem:
-            sys.exit(str(problem))
