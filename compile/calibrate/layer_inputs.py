@@ -6,8 +6,7 @@ import numpy as np
 import onnx
 
 from compile.calibrate.network import groups_of
-from compile.calibrate.settings import CalibrationError
-from compile.qdq.node import attributes_of, place_of
+from compile.qdq.node import attributes_of
 
 MOST_PIXELS = 1 << 15  # of all pictures together; more change no statistics of some thousand inputs
 PIXELS_AN_INPUT = 4  # for each weight of a channel, so that covariances have full rank where there are enough pictures
@@ -63,8 +62,6 @@ def _windows(node: onnx.NodeProto, weight: np.ndarray, x: np.ndarray) -> np.ndar
     if node.op_type == "Gemm":
         return x.reshape(1, -1, 1)
     attributes = attributes_of(node)
-    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise CalibrationError(f"{place_of(node)}: expected explicit pads, got {attributes['auto_pad'].decode()}")
     groups = groups_of(node) if len(x) >= groups_of(node) else 1
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))

@@ -117,7 +117,7 @@ class _Walk:
                 self.values[name] = quantizer.rounded(self.values[name])
         if node.op_type in LAYERS:
             name = node.output[0]
-            so_far = decibels(self.floats[name], self.values[name])
+            so_far = decibels(self.floats[name], self.values[name] - self.floats[name])
             self.noise.append(Noise(node.name, name, self._alone[name], so_far))
         self.floats.release(node)
         self.values.release(node)
@@ -140,7 +140,9 @@ class _Walk:
         moved = (layer.real_bias - uncorrected.real_bias).reshape(-1, *[1] * (result.ndim - 2))
         self.layers[name] = layer
         self.values[name] = result + moved
-        self._alone[name] = decibels(self._run(node, x, weight, bias), self.values[name])
+        reference = self._run(node, x, weight, bias)
+        noise = result - reference
+        self._alone[name] = decibels(reference, noise - noise.mean(axes, keepdims=True))
 
     def _run(self, node: onnx.NodeProto, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """The layer's result [N, O, ...] for an input x."""
@@ -224,10 +226,9 @@ def _where_rounded(network: FloatNetwork, placement: Placement, name: str) -> st
     return name
 
 
-def decibels(signal: np.ndarray, approximation: np.ndarray) -> float:
-    """Returns the power of a signal [...] over that of its difference to an approximation, in dB; at most 200."""
-    power = float(np.square(signal, dtype=np.float64).sum())
-    noise = float(np.square(signal - approximation, dtype=np.float64).sum())
-    if noise == 0:
-        return 200.0
-    return min(200.0, 10 * float(np.log10(max(power, 1e-300) / noise)))
+def decibels(signal: np.ndarray, noise: np.ndarray) -> float:
+    """Returns the power of a signal [...] over that of its noise, in dB; 200 where there is none."""
+    powers = [float(np.square(x, dtype=np.float64).sum()) for x in (signal, noise)]
+    if min(powers) == 0:
+        return 200.0 if powers[1] == 0 else -200.0
+    return 10 * float(np.log10(powers[0] / powers[1]))
