@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compile.bundle.folder import require_place, require_replaceable
+from compile.calibrate.settings import CalibrationSettings
 from compile.qdq.normalization import Normalization
 from targets import Target
 
@@ -27,6 +28,7 @@ class BuildSettings:
     batch: int = 1  # pictures that the compiled code takes at once, on a GPU; fewer cost as much
     normalization: Normalization | None = None  # of ONNX files with a float picture
     labels: Path | None = None  # of ONNX files: a text file with a class a line
+    calibration: CalibrationSettings | None = None  # of float ONNX files, which are quantized first
     every_table: bool = False  # make tables of layers for every variant, not only for each distinct code
 
     def __post_init__(self) -> None:
@@ -42,11 +44,19 @@ class BuildSettings:
         require_sources(self.sources)
         if self.labels is not None and not self.labels.is_file():
             raise BuildError(f"--labels {self.labels}: expected a text file, a class a line, but there is no such file")
+        if self.calibration is not None:
+            self.calibration.require_folder()
+            require_place(self.quantized_files, "--out")
         if self.dump is not None:
             require_place(self.dump, "--dump")
         if self.out is not None:
             require_place(self.out, "--out")
             require_replaceable(self.out)
+
+    @property
+    def quantized_files(self) -> Path:
+        """The folder of files that calibration makes, beside the bundle."""
+        return self.out.parent if self.out is not None else Path("bundles")
 
     def place_for(self, name: str) -> Path:
         """Returns the folder of the bundle for networks of that name."""

@@ -12,7 +12,7 @@ import numpy as np
 from runtime.bundle.manifest import Variant
 from runtime.bundle.opened import newest_bundle, open_bundle
 from runtime.execution.library import Loaded
-from runtime.pictures.arrays import as_picture, resize
+from runtime.pictures.arrays import as_picture, framed
 from runtime.policy import Choices, Quality, make_policy
 
 
@@ -171,7 +171,8 @@ class Engine:
 
     def _infer(self, imgs: list[np.ndarray], variant: str | None) -> list[Prediction]:
         began = time.perf_counter()
-        pictures = np.stack([resize(as_picture(img), self.bundle.manifest.shape[:2]) for img in imgs])
+        manifest = self.bundle.manifest
+        pictures = np.stack([framed(as_picture(img), manifest.shape[:2], manifest.crop) for img in imgs])
         if variant is None:
             choices = self._policy.choose(pictures)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from compile.calibrate.settings import CalibrationError
+from compile.calibrate.errors import CalibrationError
 from compile.qdq.node import attributes_of, place_of
 
 LAYERS = ("Conv", "Gemm")  # operators with weights: weights are input 1, [O, I / groups, kH, kW] or [O, I]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compile.calibrate.settings import CalibrationError
+from compile.calibrate.errors import CalibrationError
 from compile.qdq.normalization import Normalization, NormalizationError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.calibrate.preprocessing import Preprocessing, from_dict
-from compile.calibrate.settings import CalibrationError
+from compile.calibrate.errors import CalibrationError
 
 TABLE = Path(__file__).with_name("torchvision.json")
 

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from compile.calibrate.errors import CalibrationError
+from compile.calibrate.preprocessing import Preprocessing
+
 ROUNDINGS = ("nearest", "learned")
-
-
-class CalibrationError(ValueError):
-    """A network or its pictures cannot be calibrated; the message says what was expected, what is there, what to do."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,12 @@ WIDTHS = {"8": Widths("w8a8", 8, 8), "w4a8": Widths("w4a8", 4, 8), "4": Widths("
 class CalibrationSettings:
     """A calibration of float ONNX files.
 
-    pictures: a folder of picture files. bits: a key of WIDTHS. rounding: one of ROUNDINGS. preprocess: "timm:NAME",
-    "torchvision:NAME" or a JSON file. size: height and width of the picture, for files that leave them open. Raises
-    CalibrationError for a word that is none of these, or a folder or file that is not there.
+    pictures: a folder of picture files. bits: a key of WIDTHS. rounding: one of ROUNDINGS. size: height and width of
+    the picture, for files that leave them open. Raises CalibrationError for a word that is none of these.
     """
 
     pictures: Path
-    preprocess: str
+    preprocessing: Preprocessing
     bits: str = "8"
     rounding: str = "nearest"
     size: int | None = None
@@ -54,3 +52,10 @@ class CalibrationSettings:
     def suffix(self) -> str:
         """What the quantized file's name has behind that of the float file."""
         return f"-{self.widths.name}" + ("" if self.rounding == "nearest" else f"-{self.rounding}")
+
+    def require_folder(self) -> None:
+        """Raises CalibrationError where the pictures are no folder."""
+        if not self.pictures.is_dir():
+            raise CalibrationError(
+                f"--calibrate {self.pictures}: expected a folder of pictures, but there is no such folder"
+            )

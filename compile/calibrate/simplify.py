@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from compile.calibrate.executor import OPSET
 from compile.calibrate.network import FloatNetwork, require_operators
 from compile.calibrate.rewrites import REWRITES
-from compile.calibrate.settings import CalibrationError
+from compile.calibrate.errors import CalibrationError
 from compile.qdq.node import attributes_of
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear")

@@ -32,7 +32,7 @@ def to_onnx(
     zero_points: np.ndarray,
     metadata: Mapping[str, Any],
 ) -> onnx.ModelProto:
-    """Returns the model; zero_points int64 [3] of the picture; metadata: JSON values, kept as "bitgrade.<name>".
+    """Returns the model; zero_points int64 [3] of the picture; metadata: JSON values by name.
 
     The same network gives the same bytes.
     """
@@ -51,7 +51,7 @@ def to_onnx(
     )
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="bitgrade")
-    helper.set_model_props(model, {f"bitgrade.{name}": json.dumps(value) for name, value in metadata.items()})
+    helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     return model
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from compile.qdq.importer import Normalization, load
+from compile.qdq.metadata import crop_of
 from compile.source.run_folder import (
     DAMAGED,
     RUN_FILE,
@@ -47,7 +48,7 @@ class Source:
     """Variants over one input, golden pictures uint8 [G, H, W, C], and how training chooses among the variants.
 
     selector, budgets, escalation: JSON of the run, checked; budget: mean cost that the run was trained and reported
-    with, None where none is known.
+    with, None where none is known. crop: the part of a photo's short side that its networks look at, None for all.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Source:
     budgets: list[Json]
     escalation: Json | None = None
     budget: float | None = None
+    crop: float | None = None
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -72,12 +74,16 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 
 def open_source(
-    paths: list[Path], normalization: Normalization | None = None, labels: list[str] | None = None
+    paths: list[Path],
+    normalization: Normalization | None = None,
+    labels: list[str] | None = None,
+    pictures: np.ndarray | None = None,
 ) -> Source:
     """Opens a run folder, or ONNX files of networks with the same input and outputs. Raises SourceError.
 
     normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor. labels: names
-    of the classes of files, "class 0" and so on where there are none.
+    of the classes of files, "class 0" and so on where there are none. pictures: golden ones for files, uint8
+    [G, H, W, 3]; None: made up.
     """
     if len(paths) == 1 and paths[0].is_dir():
         if normalization is not None:
@@ -90,7 +96,7 @@ def open_source(
             raise SourceError(f"{path}: expected a run folder or .onnx files, but nothing of that name is there")
         if path.suffix != ".onnx" or not path.is_file():
             raise SourceError(f"{path}: expected a run folder or .onnx files, got neither")
-    return _open_files(paths, normalization, labels)
+    return _open_files(paths, normalization, labels, pictures)
 
 
 def read_labels(path: Path) -> list[str]:
@@ -142,12 +148,18 @@ def _own_budget(folder: Path, run: RunRecord) -> float | None:
     return budget if has_table else None
 
 
-def _open_files(paths: list[Path], normalization: Normalization | None, labels: list[str] | None) -> Source:
+def _open_files(
+    paths: list[Path], normalization: Normalization | None, labels: list[str] | None, pictures: np.ndarray | None
+) -> Source:
     graphs = {path.stem: load(path, normalization) for path in paths}
     if len(graphs) < len(paths):
         raise SourceError(f"expected ONNX files of different names, got {[p.name for p in paths]}")
     first = next(iter(graphs.values()))
-    pictures = made_up_pictures(first.tensors[first.input].shape)
+    if pictures is None:
+        pictures = made_up_pictures(first.tensors[first.input].shape)
+    crops = {crop_of(path) for path in paths}
+    if len(crops) > 1:
+        raise SourceError(f"{paths[0]}: expected files that look at the same part of a photo, got crops {crops}")
     for path in paths:
         shape = graphs[path.stem].tensors[graphs[path.stem].input].shape
         if shape != pictures.shape[1:]:
@@ -163,7 +175,7 @@ def _open_files(paths: list[Path], normalization: Normalization | None, labels: 
     if labels is not None and len(labels) != classes:
         raise SourceError(f"{paths[0]}: expected {classes} labels, one a logit, got {len(labels)}; see --labels")
     names = labels or [f"class {i}" for i in range(classes)]
-    return _checked(Source(paths[0].stem, variants, names, pictures, None, []))
+    return _checked(Source(paths[0].stem, variants, names, pictures, None, [], crop=crops.pop()))
 
 
 def made_up_pictures(shape: tuple[int, int, int]) -> np.ndarray:

@@ -80,7 +80,10 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest(Decisions):
-    """All of manifest.json. shape: the input's [H, W, 3]; pictures: how many a call takes; golden: a file's name."""
+    """All of manifest.json. shape: the input's [H, W, 3]; pictures: how many a call takes; golden: a file's name.
+
+    crop: the part of a photo's short side that a centred crop keeps, None for the whole photo.
+    """
 
     name: str
     producer: dict[str, Any] = field(hash=False)  # JSON as the build wrote it, for people
@@ -90,6 +93,7 @@ class Manifest(Decisions):
     golden: str
     files: dict[str, FileInfo] = field(hash=False)
     pictures: int
+    crop: float | None = None
 
 
 def signed(data: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +139,7 @@ def _parse_manifest(top: Fields) -> Manifest:
         golden=top.path("golden"),
         files=files,
         pictures=top.object("input").whole("pictures", 1, MOST_PICTURES),
+        crop=_parse_crop(top.object("input")),
         **vars(decisions),
     )
     for path in (manifest.golden, "weights.bin", "tables.bin"):
@@ -189,6 +194,11 @@ def _parse_shape(fields: Fields) -> tuple[int, int, int]:
     height, width, channels = shape
     fields.require(channels == 3, "3 channels (RGB)", shape)
     return height, width, channels
+
+
+def _parse_crop(fields: Fields) -> float | None:
+    """The crop; bundles of networks that saw whole pictures say nothing of one."""
+    return None if fields.data.get("crop") is None else fields.real("crop", 1e-3, 1)
 
 
 def _parse_variant(fields: Fields, target: TargetInfo, files: dict[str, FileInfo]) -> Variant:
