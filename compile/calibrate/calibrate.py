@@ -1,13 +1,13 @@
 """Makes a QDQ file of a float ONNX classifier and pictures without labels: `python -m compile.build ... --calibrate`.
 
-    read        the float file, simplified                                   simplify.py
-    front       the uint8 picture and its normalization                      front.py
-    equalize    ranges of channels between layers                            equalize.py
-    place       which tensors get quantizers, which share them               placement.py
-    steps       scales of activations, from histograms                       steps.py, settle.py
-    quantize    weights and biases, layer by layer                           quantize.py, rounding.py
-    write       the QDQ file                                                 writer.py
-    compare     with the float file, on other pictures                       agreement.py, report.py
+read        the float file, simplified                                   simplify.py
+front       the uint8 picture and its normalization                      front.py
+equalize    ranges of channels between layers                            equalize.py
+place       which tensors get quantizers, which share them               placement.py
+steps       scales of activations, from histograms                       steps.py, settle.py
+quantize    weights and biases, layer by layer                           quantize.py, rounding.py
+write       the QDQ file                                                 writer.py
+compare     with the float file, on other pictures                       agreement.py, report.py
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,10 @@ import onnx
 
 from compile.calibrate.equalize import equalized
 from compile.calibrate.executor import run_all
-from compile.calibrate.front import picture_values, with_picture, zero_points
+from compile.calibrate.front import PICTURE_SCALE, picture_values, with_picture, zero_points
 from compile.calibrate.network import FloatNetwork
 from compile.calibrate.placement import Placement, place, with_copies
 from compile.calibrate.pooled_logits import with_summed_logits
-from compile.calibrate.front import PICTURE_SCALE
 from compile.calibrate.quantize import Quantization, Tell, quantize
 from compile.calibrate.settings import CalibrationSettings
 from compile.calibrate.settle import settled
@@ -47,11 +46,7 @@ class Calibrated:
 
 
 def calibrate(
-    network: FloatNetwork,
-    pictures: np.ndarray,
-    normalization: Normalization,
-    settings: CalibrationSettings,
-    tell: Tell = lambda done, count: None,
+    network: FloatNetwork, pictures: np.ndarray, normalization: Normalization, settings: CalibrationSettings, tell: Tell
 ) -> Calibrated:
     """Returns a float network in integers; pictures uint8 [N, H, W, 3], as the network will get them."""
     values = picture_values(pictures, normalization)
@@ -75,7 +70,7 @@ def channel_ranges(network: FloatNetwork, values: np.ndarray) -> dict[str, np.nd
 
 
 def activation_quantizers(network: FloatNetwork, placement: Placement, values: np.ndarray) -> dict[str, Quantizer]:
-    """Returns by owner the quantizer of the smallest squared error over all tensors that share it."""
+    """Returns by owner the quantizer of the smallest squared error over all that share it, for values [N, 3, H, W]."""
     histograms: dict[str, list[Histogram]] = {}
     for node, tensors in run_all(network, values):
         for name in node.output:

@@ -59,7 +59,7 @@ def _pairs_of(network: FloatNetwork, first: onnx.NodeProto) -> list[Pair]:
     groups = groups_of(node)
     depthwise = groups > 1 and network.weight(node).shape[1] == 1 and len(network.weight(node)) == groups
     channels = len(network.weight(first))
-    alike = (network.weight(node).shape[1] * groups if node.op_type == "Conv" else network.weight(node).shape[1])
+    alike = network.weight(node).shape[1] * groups if node.op_type == "Conv" else network.weight(node).shape[1]
     return [(first, between, node)] if alike == channels and (groups == 1 or depthwise) else []
 
 

@@ -51,7 +51,9 @@ def open_session(model: bytes | str, basic: bool = False) -> onnxruntime.Inferen
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run_node(runner: NodeRunner, node: onnx.NodeProto, inputs: Sequence[np.ndarray | None], batched: Sequence[bool]) -> list[np.ndarray]:
+def run_node(
+    runner: NodeRunner, node: onnx.NodeProto, inputs: Sequence[np.ndarray | None], batched: Sequence[bool]
+) -> list[np.ndarray]:
     """Returns the results [N, ...] of a node over many pictures, a slice at a time.
 
     batched: which of the inputs have a row for each picture; the others are given whole.

@@ -71,7 +71,9 @@ def _report_of(path: Path, origin: str) -> CalibrationReport | None:
         return None
     try:
         properties = properties_of(path)
-        return report_from_dict(json.loads(properties[CALIBRATION])) if properties[ORIGIN] == json.dumps(origin) else None
+        return (
+            report_from_dict(json.loads(properties[CALIBRATION])) if properties[ORIGIN] == json.dumps(origin) else None
+        )
     except (KeyError, TypeError, ValueError, OSError, DecodeError):
         return None
 

@@ -47,7 +47,7 @@ def with_picture(network: FloatNetwork, normalization: Normalization) -> FloatNe
 
 def _per_channel(normalization: Normalization) -> tuple[np.ndarray, np.ndarray]:
     """(mean, std), float64 [3]."""
-    mean, std = (np.broadcast_to(np.float64(v), (3,)) for v in (normalization.mean, normalization.std))
+    mean, std = (np.broadcast_to(np.asarray(v, np.float64), (3,)) for v in (normalization.mean, normalization.std))
     return mean, std
 
 
@@ -61,7 +61,9 @@ def _with_convolution(network: FloatNetwork, gain: np.ndarray, offset: np.ndarra
     constants = {**network.constants, weight: np.float32(gain.reshape(3, 1, 1, 1)), bias: np.float32(offset)}
     picture = f"{network.picture}/codes"
     first = make_node("Conv", [picture, weight, bias], NORMALIZE, kernel_shape=[1, 1], group=3)
-    nodes = [with_inputs(n, [NORMALIZE if name == network.picture else name for name in n.input]) for n in network.nodes]
+    nodes = [
+        with_inputs(n, [NORMALIZE if name == network.picture else name for name in n.input]) for n in network.nodes
+    ]
     shape = network.shapes[network.picture]
     shapes = {**network.shapes, picture: shape, NORMALIZE: shape}
     return replace(network, nodes=(first, *nodes), constants=constants, shapes=shapes, picture=picture)

@@ -48,8 +48,8 @@ def covariances(node: onnx.NodeProto, weight: np.ndarray, quantized: np.ndarray,
         means += np.stack([q.sum(2), f.sum(2)])
     count = max(1, count)
     mean_q, mean_f = means / count
-    centred = [sums[0] / count - mean_q[:, :, None] * mean_q[:, None], sums[1] / count - mean_f[:, :, None] * mean_q[:, None]]
-    return Covariances(*centred, count)
+    inputs = sums[0] / count - mean_q[:, :, None] * mean_q[:, None]
+    return Covariances(inputs, sums[1] / count - mean_f[:, :, None] * mean_q[:, None], count)
 
 
 def _pixels(node: onnx.NodeProto, weight: np.ndarray, x: np.ndarray) -> int:

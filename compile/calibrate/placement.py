@@ -73,13 +73,13 @@ def with_copies(network: FloatNetwork, widths: Widths) -> FloatNetwork:
     copies: dict[str, str] = {}
     for node in network.nodes:
         name = node.input[0]
-        if node.op_type in LAYERS and node.output[0] not in ends and name != network.picture:
-            if any(user.op_type not in LAYERS for user in network.users[name]):
-                if name not in copies:
-                    copies[name] = f"{name}/narrow"
-                    shapes[copies[name]] = shapes[name]
-                    nodes.append(make_node(COPY, [name], copies[name]))
-                node = with_inputs(node, [copies[name], *node.input[1:]])
+        inner = node.op_type in LAYERS and node.output[0] not in ends and name != network.picture
+        if inner and any(user.op_type not in LAYERS for user in network.users[name]):
+            if name not in copies:
+                copies[name] = f"{name}/narrow"
+                shapes[copies[name]] = shapes[name]
+                nodes.append(make_node(COPY, [name], copies[name]))
+            node = with_inputs(node, [copies[name], *node.input[1:]])
         nodes.append(node)
     return replace(network, nodes=tuple(nodes), shapes=shapes)
 
@@ -191,5 +191,3 @@ def _read_by_layers_alone(network: FloatNetwork, owner: Mapping[str, str], name:
 def is_copy_of(network: FloatNetwork, name: str) -> bool:
     """Whether a tensor is a copy that `with_copies` has made."""
     return name in network.producers and network.producers[name].op_type == COPY
-
-

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compile.calibrate.preprocessing import Preprocessing, from_dict
 from compile.calibrate.errors import CalibrationError
+from compile.calibrate.preprocessing import Preprocessing, from_dict
 
 TABLE = Path(__file__).with_name("torchvision.json")
 

@@ -44,7 +44,7 @@ class QuantizedLayer:
 
 @dataclass(frozen=True)
 class Noise:
-    """Signal to quantization noise in decibels, of a layer alone and of all up to it, at the tensor that it computes."""
+    """Signal to quantization noise in decibels at the tensor of a layer: of it alone, and of all up to it."""
 
     layer: str
     tensor: str
@@ -159,11 +159,7 @@ class LayerRounding:
     """The steps that a layer's weights may have, and the codes in them."""
 
     def __init__(
-        self,
-        network: FloatNetwork,
-        placement: Placement,
-        quantizers: Mapping[str, Quantizer],
-        node: onnx.NodeProto,
+        self, network: FloatNetwork, placement: Placement, quantizers: Mapping[str, Quantizer], node: onnx.NodeProto
     ):
         name = node.output[0]
         self.node = node

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from compile.calibrate.network import FloatNetwork, make_node, with_inputs
 from compile.calibrate.errors import CalibrationError
+from compile.calibrate.network import FloatNetwork, make_node, with_inputs
 from compile.qdq.node import attributes_of, place_of
 
 WITHOUT_EFFECT = ("Identity", "Dropout")

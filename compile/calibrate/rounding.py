@@ -98,7 +98,7 @@ def fitted_step(objective: Objective, rounded: Rounded) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Factor:
-    """The upper Cholesky factor [K, K] of the inverse Hessian, whose columns stand in `order`, largest variance first."""
+    """The upper Cholesky factor [K, K] of the inverse Hessian; its columns are in `order`, largest variance first."""
 
     order: np.ndarray
     upper: np.ndarray

@@ -1,8 +1,8 @@
 """Moves scales a little, so that float arithmetic rounds every sum as the integers do.
 
 A layer's ratio of scales becomes 2**left / Q and a mean's or copy's P / Q, Q odd (docs/arithmetic.md): then no sum lies
-on a tie, which onnxruntime and the integers would round apart. Additions of two quantized tensors of scales of their own
-stay as they are.
+on a tie, which onnxruntime and the integers would round apart. Additions of two quantized tensors, each with a scale of
+its own, stay as they are.
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,7 @@ def settled(network: FloatNetwork, placement: Placement, wanted: Mapping[str, Qu
 
 
 def _settled_one(
-    network: FloatNetwork,
-    placement: Placement,
-    quantizers: Mapping[str, Quantizer],
-    name: str,
-    wanted: Quantizer,
+    network: FloatNetwork, placement: Placement, quantizers: Mapping[str, Quantizer], name: str, wanted: Quantizer
 ) -> Quantizer:
     """The quantizer of what a node computes, clamps included."""
     node = network.producers[name]

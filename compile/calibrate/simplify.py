@@ -12,10 +12,10 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
+from compile.calibrate.errors import CalibrationError
 from compile.calibrate.executor import OPSET
 from compile.calibrate.network import FloatNetwork, require_operators
 from compile.calibrate.rewrites import REWRITES
-from compile.calibrate.errors import CalibrationError
 from compile.qdq.node import attributes_of
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear")
@@ -35,7 +35,9 @@ def read_float(path: Path, size: int | None = None) -> FloatNetwork:
         inferred = onnx.shape_inference.infer_shapes(optimized, strict_mode=True, data_prop=True)
     except Exception as error:  # onnx and onnxruntime have errors of many kinds for files that are not sound
         message = " ".join(str(error).split())[:300]
-        raise CalibrationError(f"{path}: expected a sound float network, onnxruntime cannot take it: {message}") from error
+        raise CalibrationError(
+            f"{path}: expected a sound float network, onnxruntime cannot take it: {message}"
+        ) from error
     network = _network(path, inferred, channels_last=shape[1] != 3)
     for rewrite in REWRITES:
         network = rewrite(network)

@@ -60,7 +60,8 @@ class Histogram:
     @staticmethod
     def joined(histograms: Sequence["Histogram"]) -> "Histogram":
         """Returns the histogram of several arrays that share a quantizer."""
-        return Histogram(*(np.concatenate(parts) for parts in zip(*((h.values, h.counts) for h in histograms))))
+        values = np.concatenate([h.values for h in histograms])
+        return Histogram(values, np.concatenate([h.counts for h in histograms]))
 
 
 def activation_quantizer(histogram: Histogram, bits: int) -> Quantizer:

@@ -115,7 +115,7 @@ def framed(picture: np.ndarray, size: tuple[int, int], crop: float | None) -> np
 
     picture: uint8 [H, W, 3]; size: (H, W). crop: None for the whole picture, squeezed to that size. A number in 0..1
     keeps its shape: the largest rectangle of the size's shape, times that number, from the centre. 0.875 is what
-    resizing the short side to 256 pixels and cropping 224 leaves. Returns uint8 [*size, 3]; raises what `resize` raises.
+    resizing the short side to 256 pixels and cropping 224 leaves. Returns uint8 [*size, 3]; raises as `resize` does.
     """
     if crop is None:
         return resize(picture, size)

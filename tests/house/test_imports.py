@@ -62,19 +62,19 @@ ARROWS = {
     "compile.calibrate": "compile.qdq targets.reference runtime.pictures runtime.version numpy onnx onnxruntime "
     "google timm",
     "compile.settings": "compile.bundle compile.calibrate compile.qdq targets",
-    "compile.command_line": "compile.settings compile.calibrate compile.qdq targets targets.costs targets.reference runtime.machine "
-    "runtime.terminal",
+    "compile.command_line": "compile.settings compile.calibrate compile.qdq targets targets.costs targets.reference "
+    "runtime.machine runtime.terminal",
     "compile.verify": "compile.bundle compile.lowering compile.source targets.reference numpy onnxruntime",
     "compile.dump": "compile.calibrate compile.lowering compile.source targets targets.reference numpy onnx",
     "compile.report": "compile.calibrate compile.source compile.times compile.verify",
     "compile.text_table": "",
     "compile.tables": "compile.report compile.text_table compile.times compile.verify",
-    "compile.printing": "compile.calibrate compile.tables compile.report compile.source compile.text_table compile.times "
-    "compile.verify runtime.terminal",
+    "compile.printing": "compile.calibrate compile.tables compile.report compile.source compile.text_table "
+    "compile.times compile.verify runtime.terminal",
     "compile.stages": "compile.bundle compile.dump compile.lowering compile.report compile.settings compile.source "
     "compile.times compile.verify runtime.version targets numpy",
-    "compile.build": "compile.calibrate compile.stages compile.printing compile.report compile.dump compile.command_line "
-    "compile.settings compile.bundle compile.source runtime.terminal",
+    "compile.build": "compile.calibrate compile.stages compile.printing compile.report compile.dump "
+    "compile.command_line compile.settings compile.bundle compile.source runtime.terminal",
     "compile.profile": "compile.command_line compile.settings compile.bundle compile.lowering compile.source "
     "compile.times targets targets.costs targets.kernel targets.reference runtime.terminal "
     "runtime.version rich",
