@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from compile.calibrate.equalize import equalized
-from compile.calibrate.executor import run_all
+from compile.calibrate.executor import NodeRunner, run_all
 from compile.calibrate.front import PICTURE_SCALE, picture_values, with_picture, zero_points
 from compile.calibrate.network import FloatNetwork
 from compile.calibrate.placement import Placement, place, with_copies
@@ -50,29 +50,33 @@ def calibrate(
 ) -> Calibrated:
     """Returns a float network in integers; pictures uint8 [N, H, W, 3], as the network will get them."""
     values = picture_values(pictures, normalization)
-    network = with_summed_logits(with_picture(network, normalization))
-    network = with_copies(equalized(network, channel_ranges(network, values)), settings.widths)
+    runner = NodeRunner()
+    network = with_picture(network, normalization)
+    network = with_summed_logits(equalized(network, channel_ranges(network, values, runner)))
+    network = with_copies(network, settings.widths)
     placement = place(network, settings.widths)
-    wanted = activation_quantizers(network, placement, values)
+    wanted = activation_quantizers(network, placement, values, runner)
     quantizers = settled(network, placement, wanted)
     quantization = quantize(network, placement, quantizers, values, settings.rounding == "learned", tell)
     return Calibrated(network, placement, quantization, normalization)
 
 
-def channel_ranges(network: FloatNetwork, values: np.ndarray) -> dict[str, np.ndarray]:
+def channel_ranges(network: FloatNetwork, values: np.ndarray, runner: NodeRunner) -> dict[str, np.ndarray]:
     """Returns by tensor the largest magnitude of each channel, float64 [C], over the values of pictures."""
     ranges = {}
-    for node, tensors in run_all(network, values):
+    for node, tensors in run_all(network, values, runner):
         for name in node.output:
             x = tensors[name]
             ranges[name] = np.abs(x).max((0, *range(2, x.ndim))).astype(np.float64)
     return ranges
 
 
-def activation_quantizers(network: FloatNetwork, placement: Placement, values: np.ndarray) -> dict[str, Quantizer]:
+def activation_quantizers(
+    network: FloatNetwork, placement: Placement, values: np.ndarray, runner: NodeRunner
+) -> dict[str, Quantizer]:
     """Returns by owner the quantizer of the smallest squared error over all that share it, for values [N, 3, H, W]."""
     histograms: dict[str, list[Histogram]] = {}
-    for node, tensors in run_all(network, values):
+    for node, tensors in run_all(network, values, runner):
         for name in node.output:
             if name in placement.written:
                 histograms.setdefault(placement.owner[name], []).append(Histogram.from_array(tensors[name]))

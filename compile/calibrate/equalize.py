@@ -10,7 +10,7 @@ Relu, pools and Pad of zeros let a positive factor through. A Clip at a limit le
 channel that comes near the limit on the calibration pictures keeps its scale, and others only grow as far as that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -93,24 +93,21 @@ def _factors(
     used = (values > 0) & (factor > 0)
     if not used.any():
         return np.ones_like(values)
-    limit = min((_limit_of(network, node) for node in between), default=np.inf)
-    at_limit = used & (values >= ROOM * limit)  # these keep their scale, so others are measured by them
+    near = np.max([np.zeros_like(values), *_nearness(network, between, ranges)], 0)
+    at_limit = used & (near >= 1)  # these keep their scale, so others are measured by them
     reference = np.log(factor[at_limit if at_limit.any() else used]).mean()
     factor = np.clip(np.where(used, factor, 1.0) / np.exp(reference), 1 / LARGEST_FACTOR, LARGEST_FACTOR)
-    return np.where(used, _within_limit(factor, values, limit), 1.0)
+    return np.where(used & ~at_limit, np.maximum(factor, near), 1.0)
 
 
-def _limit_of(network: FloatNetwork, node: onnx.NodeProto) -> float:
-    """The largest value that a node leaves."""
-    return clip_limits(network, node)[1] if node.op_type == "Clip" else np.inf
-
-
-def _within_limit(factor: np.ndarray, values: np.ndarray, limit: float) -> np.ndarray:
-    """The factors under which a Clip at `limit` acts on no channel that it did not act on before."""
-    if not np.isfinite(limit):
-        return factor
-    free = values < ROOM * limit
-    return np.where(free, np.maximum(factor, values / (ROOM * limit)), 1.0)
+def _nearness(
+    network: FloatNetwork, between: list[onnx.NodeProto], ranges: Mapping[str, np.ndarray]
+) -> Iterator[np.ndarray]:
+    """float64 [C] for each Clip: what a channel's values are of the largest that are sure not to meet its limit."""
+    for node in between:
+        limit = clip_limits(network, node)[1] if node.op_type == "Clip" else np.inf
+        if np.isfinite(limit):
+            yield ranges[node.output[0]] / (ROOM * limit)
 
 
 def _times_inputs(weight: np.ndarray, factor: np.ndarray, groups: int) -> np.ndarray:

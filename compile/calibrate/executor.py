@@ -15,15 +15,15 @@ SLICE = 16  # pictures that a node is given at a time
 
 
 class NodeRunner:
-    """Runs single nodes on arrays; the session of a node is made once."""
+    """Runs single nodes on arrays; weights are arrays too, so that a node has one session whatever its weights."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._sessions: dict[bytes, onnxruntime.InferenceSession] = {}
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         """Returns the results [N, ...] of a node; inputs: one array for each of its own, None for one left out."""
         feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
-        key = node.output[0]
+        key = node.SerializeToString()
         if key not in self._sessions:
             self._sessions[key] = _session(node, feeds)
         results: list[np.ndarray] = self._sessions[key].run(None, feeds)
@@ -67,11 +67,11 @@ def run_node(
 
 
 class Values:
-    """The tensors [N, ...] of a network while it runs; each is dropped when its last reader has run."""
+    """The tensors [N, ...] of a network while `runner` runs it; each is dropped when its last reader has run."""
 
     def __init__(self, network: FloatNetwork, pictures: np.ndarray, runner: NodeRunner):
         self._network = network
-        self._runner = runner
+        self.runner = runner
         self._readers = Counter(name for users in network.users.items() for name in [users[0]] * len(users[1]))
         self._readers[network.output] += 1
         self._arrays: dict[str, np.ndarray] = {network.picture: pictures}
@@ -89,7 +89,7 @@ class Values:
         constants = self._network.constants
         inputs = [constants[n] if n in constants else self._arrays[n] if n else None for n in node.input]
         batched = [bool(n) and n not in constants for n in node.input]
-        results = run_node(self._runner, node, inputs, batched)
+        results = run_node(self.runner, node, inputs, batched)
         self._arrays.update(zip(node.output, results, strict=True))
 
     def release(self, node: onnx.NodeProto) -> None:
@@ -103,9 +103,11 @@ class Values:
                 self._arrays.pop(name, None)
 
 
-def run_all(network: FloatNetwork, pictures: np.ndarray) -> Iterator[tuple[onnx.NodeProto, Values]]:
+def run_all(
+    network: FloatNetwork, pictures: np.ndarray, runner: NodeRunner
+) -> Iterator[tuple[onnx.NodeProto, Values]]:
     """Yields every node when it has run over pictures float32 [N, 3, H, W], with the tensors that are still needed."""
-    values = Values(network, pictures, NodeRunner())
+    values = Values(network, pictures, runner)
     for node in network.nodes:
         values.compute(node)
         yield node, values

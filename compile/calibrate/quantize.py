@@ -61,6 +61,7 @@ class Quantization:
     noise: tuple[Noise, ...]
 
 
+MOST_UNITS = 1 << 28  # of a bias, so that there is room for the sum in an accumulator
 Tell = Callable[[int, int], None]  # layers that are done, of how many
 
 
@@ -73,7 +74,9 @@ def quantize(
     tell: Tell,
 ) -> Quantization:
     """Returns the network in integers; pictures float32 [N, 3, H, W], what the picture's codes stand for."""
-    walk = _Walk(network, placement, quantizers, pictures, learned)
+    runner = NodeRunner()
+    tensors = (Values(network, pictures, runner), Values(network, pictures, runner))
+    walk = _Walk(network, placement, quantizers, learned, tensors)
     count = sum(node.op_type in LAYERS for node in network.nodes)
     for node in network.nodes:
         walk.step(node)
@@ -90,16 +93,14 @@ class _Walk:
         network: FloatNetwork,
         placement: Placement,
         quantizers: Mapping[str, Quantizer],
-        pictures: np.ndarray,
         learned: bool,
+        tensors: tuple[Values, Values],
     ):
         self.network = network
         self.placement = placement
         self.quantizers = quantizers
         self.learned = learned
-        self.runner = NodeRunner()
-        self.floats = Values(network, pictures, self.runner)
-        self.values = Values(network, pictures, self.runner)
+        self.floats, self.values = tensors
         self.layers: dict[str, QuantizedLayer] = {}
         self.noise: list[Noise] = []
         self._alone: dict[str, float] = {}
@@ -131,11 +132,11 @@ class _Walk:
         if self.learned and rounding.bits < 8:
             codes, step = rounding.learned(weight, x, self.floats[node.input[0]])
         unit = rounding.unit(step)
-        uncorrected = QuantizedLayer(codes, rounding.bits, step, np.rint(bias / unit).astype(np.int64), unit)
+        uncorrected = QuantizedLayer(codes, rounding.bits, step, _units(bias, unit), unit)
         result = self._run(node, x, uncorrected.real_weight, uncorrected.real_bias)
         axes = (0, *range(2, result.ndim))
         shift = self.floats[name].mean(axes, dtype=np.float64) - result.mean(axes, dtype=np.float64)
-        corrected = np.rint((bias + shift) / unit).astype(np.int64)
+        corrected = _units(bias + shift, unit)
         layer = QuantizedLayer(codes, rounding.bits, step, corrected, unit)
         moved = (layer.real_bias - uncorrected.real_bias).reshape(-1, *[1] * (result.ndim - 2))
         self.layers[name] = layer
@@ -151,7 +152,7 @@ class _Walk:
         del copy.input[:]
         copy.input.extend(["x", "weight", "bias"])
         copy.output[0] = f"{node.output[0]}/rounded"
-        (result,) = run_node(self.runner, copy, [x, weight, bias], [True, False, False])
+        (result,) = run_node(self.values.runner, copy, [x, weight, bias], [True, False, False])
         return result
 
 
@@ -163,6 +164,7 @@ class LayerRounding:
     ):
         name = node.output[0]
         self.node = node
+        self.largest_bias = float(np.abs(network.bias(node)).max())
         self.bits = placement.weight_bits[name]
         self.x_scale = quantizers[placement.owner[node.input[0]]].scale
         self.out_scale, self.divisor = None, 1
@@ -178,7 +180,8 @@ class LayerRounding:
     def settle(self, step: np.ndarray) -> np.ndarray:
         """Returns float64 [O], exact in float32: the steps next to float64 [O] that may be used."""
         if self.out_scale is None:
-            return np.full(len(step), step[0], np.float32).astype(np.float64)
+            least = self.largest_bias / (self.x_scale * MOST_UNITS)  # where inputs are next to nothing
+            return np.full(len(step), max(step[0], least), np.float32).astype(np.float64)
         return settled_steps(step, self.x_scale, self.out_scale, self.divisor).astype(np.float64)
 
     def nearest(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -210,6 +213,11 @@ class LayerRounding:
             return unit
         left = requant_from_ratio(conv_ratio(self.x_scale, step, self.out_scale), CONV_MIN_SHIFT).left
         return unit / np.exp2(left)
+
+
+def _units(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """int64 [O]: a bias in its units; larger ones than sums can be saturate the output either way."""
+    return np.clip(np.rint(bias / unit), -MOST_UNITS, MOST_UNITS).astype(np.int64)
 
 
 def _where_rounded(network: FloatNetwork, placement: Placement, name: str) -> str:

@@ -11,13 +11,16 @@ from math import prod
 import numpy as np
 import onnx
 
-from compile.calibrate.network import COPY, MEANS, FloatNetwork
+from compile.calibrate.network import COPY, LAYERS, MEANS, FloatNetwork
 from compile.calibrate.placement import Placement
 from compile.calibrate.steps import Quantizer
 from compile.qdq.node import attributes_of
+from targets.reference.checks import ACC_BITS
+from targets.reference.nodes import CONV_MIN_SHIFT
 from targets.reference.scales import LARGEST_Q, float32, odd_ratio, tie_free
 
 DIVISORS = (1, 3, 5, 7, 9, 11, 13, 15)  # odd: what a residual sum's ratio of scales may be divided by
+ROUNDED_UP = 1.3  # by which rounding may make the weights of a channel larger together
 MULTIPLIERS = np.arange(1, 65)
 
 
@@ -41,6 +44,9 @@ def _settled_one(
         node = network.producers[node.input[0]]
     scale = wanted.scale
     sources = [quantizers[placement.owner[n]].scale for n in network.data_inputs(node) if n in placement.owner]
+    layer = layer_behind(network, placement, node)
+    if layer is not None:
+        scale = max(scale, least_scale(network, layer, quantizers[placement.owner[layer.input[0]]]))
     if node.op_type == "Add" and node.output[0] in placement.open_sums:
         divisor, multiplier = residual_ratio(sources[0], scale)
         scale = sources[0] * divisor / multiplier
@@ -52,6 +58,25 @@ def _settled_one(
         p, q = odd_ratio(sources[0] * sources[1] / scale)
         scale = sources[0] * sources[1] * q / p
     return Quantizer(float32(scale), wanted.zero_point, wanted.bits)
+
+
+def layer_behind(network: FloatNetwork, placement: Placement, node: onnx.NodeProto) -> onnx.NodeProto | None:
+    """Returns the layer whose sums a node is, or adds to; None where it is no layer's."""
+    name = placement.open_sums.get(node.output[0], node.output[0])
+    layer = network.producers[name]
+    return layer if layer.op_type in LAYERS else None
+
+
+def least_scale(network: FloatNetwork, layer: onnx.NodeProto, x: Quantizer) -> float:
+    """Returns the smallest scale of a layer's output for which the largest possible sum fits the accumulator.
+
+    Layers keep CONV_MIN_SHIFT bits below a code of their output, so it matters only where real values are far smaller
+    than weights and inputs allow: in networks that were hardly trained.
+    """
+    reach = (x.largest + x.zero_point) * x.scale  # as targets/reference/checks.py bounds it
+    weight = network.weight(layer).astype(np.float64)
+    worst = np.abs(weight).reshape(len(weight), -1).sum(1) * reach + np.abs(network.bias(layer))
+    return ROUNDED_UP * float(worst.max()) / 2 ** (ACC_BITS - CONV_MIN_SHIFT - 1)
 
 
 def residual_ratio(skip_scale: float, scale: float) -> tuple[int, int]:

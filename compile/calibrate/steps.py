@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 BINS = 4096  # of a histogram: 16 to a code of 8 bits
+ALIKE = 1e-6  # of their size: values nearer than that are one value
 COARSE = 24  # candidates for each end of a range in the first search
 REFINED = 9  # and in each of the finer ones
 SMALLEST_SHARE = 0.02  # of the range that a step covers at least
 WEIGHT_SHARES = np.linspace(0.35, 1.0, 66)  # of a channel's largest weight that the codes reach
+FINER_SHARES = np.linspace(-0.008, 0.008, 9)  # around the best of those
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,14 @@ class Histogram:
     @staticmethod
     def from_array(array: np.ndarray) -> "Histogram":
         """Returns the histogram of values [...]; 0 has a bin of its own, since clamps make it frequent."""
-        flat = array.reshape(-1)
-        zeros = flat.size - np.count_nonzero(flat)
-        low, high = float(flat.min()), float(flat.max())
-        if low == high:
-            return Histogram(np.array([low]), np.array([float(flat.size)]))
-        counts, edges = np.histogram(flat, BINS, (low, high))
-        counts = counts.astype(np.float64)
+        zeros = array.size - np.count_nonzero(array)
+        low, high = float(array.min()), float(array.max())
+        if high - low <= ALIKE * max(abs(low), abs(high)):
+            return Histogram(np.array([low]), np.array([float(array.size)]))
+        edges = np.linspace(low, high, BINS + 1)
+        counts = np.zeros(BINS)
+        for part in array:  # a picture at a time: float64 takes twice the memory
+            counts += np.histogram(part.astype(np.float64), BINS, (low, high))[0]
         counts[np.clip(np.searchsorted(edges, 0, "right") - 1, 0, BINS - 1)] -= zeros
         middles = (edges[:-1] + edges[1:]) / 2
         used = counts > 0
@@ -123,8 +126,12 @@ def weight_steps(weight: np.ndarray, bits: int, importance: np.ndarray | None = 
     counts = np.ones((1, rows.shape[1])) if importance is None else importance
     whole = np.abs(rows).max(1) / ((1 << (bits - 1)) - 1)
     whole = np.where(whole > 0, whole, 1.0)
-    errors = np.stack([_row_errors(rows, whole * share, bits, counts) for share in WEIGHT_SHARES])
-    return whole * WEIGHT_SHARES[errors.argmin(0)]
+    shares = np.broadcast_to(WEIGHT_SHARES[:, None], (len(WEIGHT_SHARES), len(rows)))
+    for _ in range(2):
+        errors = np.stack([_row_errors(rows, whole * share, bits, counts) for share in shares])
+        best = shares[errors.argmin(0), np.arange(len(rows))]
+        shares = best + FINER_SHARES[:, None]
+    return whole * best
 
 
 def common_weight_step(weight: np.ndarray, bits: int) -> float:
