@@ -103,9 +103,7 @@ class Values:
                 self._arrays.pop(name, None)
 
 
-def run_all(
-    network: FloatNetwork, pictures: np.ndarray, runner: NodeRunner
-) -> Iterator[tuple[onnx.NodeProto, Values]]:
+def run_all(network: FloatNetwork, pictures: np.ndarray, runner: NodeRunner) -> Iterator[tuple[onnx.NodeProto, Values]]:
     """Yields every node when it has run over pictures float32 [N, 3, H, W], with the tensors that are still needed."""
     values = Values(network, pictures, runner)
     for node in network.nodes:

@@ -1,4 +1,4 @@
-"""Equalization keeps the float function and evens out ranges; a Clip's limit acts on no channel that it did not before."""
+"""Equalization keeps the float function and evens out ranges; a Clip acts on no channel that it did not act on."""
 
 import numpy as np
 import pytest

@@ -60,7 +60,10 @@ def test_the_first_and_the_last_layer_have_eight_bits(tmp_path):
 
 
 def test_learned_rounding_changes_the_output_less(tmp_path):
-    noise = {rounding: calibrated(tmp_path, chain(), "w4a8", rounding).quantization.noise for rounding in ("nearest", "learned")}
+    noise = {
+        rounding: calibrated(tmp_path, chain(), "w4a8", rounding).quantization.noise
+        for rounding in ("nearest", "learned")
+    }
     assert sum(v.so_far for v in noise["learned"]) > sum(v.so_far for v in noise["nearest"])
     assert noise["learned"][-1].so_far > noise["nearest"][-1].so_far
 

@@ -1,4 +1,4 @@
-"""Second-order rounding: never worse than the nearest codes, better where inputs are correlated, optimal where small."""
+"""Second-order rounding: never worse than the nearest codes, better where inputs are correlated, near the optimum."""
 
 import itertools
 
@@ -53,7 +53,9 @@ def test_near_the_best_of_all_codes_where_they_can_be_tried():
         objective = Objective(rng.normal(0, 1, (1, 5)), correlated(rng, 5))
         nearest = start(objective, bits)
         fixed = learned_codes(objective, nearest, bits, lambda _, step=nearest.step: step)
-        every = [objective.error(np.array([codes]), nearest.step)[0] for codes in itertools.product(range(-2, 2), repeat=5)]
+        every = [
+            objective.error(np.array([codes]), nearest.step)[0] for codes in itertools.product(range(-2, 2), repeat=5)
+        ]
         ratios.append(fixed.error[0] / min(every))
     assert min(ratios) >= 1 - 1e-9 and np.median(ratios) < 1.05
 

@@ -7,7 +7,20 @@ from onnx import TensorProto
 
 from compile.calibrate.errors import CalibrationError
 from compile.calibrate.simplify import read_float
-from tests.compile.calibrate.networks import MODELS, SIZE, chain, conv, file_values, fire, gated, head, photos, read, saved, values_of
+from tests.compile.calibrate.networks import (
+    MODELS,
+    SIZE,
+    chain,
+    conv,
+    file_values,
+    fire,
+    gated,
+    head,
+    photos,
+    read,
+    saved,
+    values_of,
+)
 from tests.support.foreign import OnnxNet
 
 

@@ -10,7 +10,19 @@ from compile.calibrate.executor import OPSET
 from compile.qdq.importer import from_model
 from targets.reference import interpreter
 from targets.reference.nodes import Add, Conv, Rescale
-from tests.compile.calibrate.networks import IMAGENET, MODELS, SIZE, calibrated, conv, fire, gated, head, photos, read, saved
+from tests.compile.calibrate.networks import (
+    IMAGENET,
+    MODELS,
+    SIZE,
+    calibrated,
+    conv,
+    fire,
+    gated,
+    head,
+    photos,
+    read,
+    saved,
+)
 from tests.support.foreign import OnnxNet
 
 
