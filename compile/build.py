@@ -2,6 +2,7 @@
 
 A build goes through these stages, in this order; --dump DIR leaves readable files of each (compile/dump.py):
 
+    calibrate float ONNX files and pictures -> quantized ONNX files (where asked)  compile/calibrate
     open      run folder or files       ->  integer graphs, golden pictures      compile/source, qdq, tflite
     lower     integer graphs            ->  kernels, packed weights, TIR         compile/lowering, targets
     compile   TIR                       ->  one library for each distinct code   compile/bundle/libraries.py
@@ -12,14 +13,16 @@ A build goes through these stages, in this order; --dump DIR leaves readable fil
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from compile.bundle.folder import new_bundle
+from compile.calibrate.files import CalibratedFile, calibrate_file
 from compile.command_line import parse_build
-from compile.dump import dump_graph
+from compile.dump import dump_calibration, dump_graph
 from compile.page.page import write_page
 from compile.printing import BuildPrinter
 from compile.report import BuildListener, BuildReport
-from compile.settings import BuildSettings
+from compile.settings import BuildError, BuildSettings
 from compile.source.opened import Source, newest_run, open_source, read_labels
 from runtime.terminal import terminal
 
@@ -30,11 +33,11 @@ def build(settings: BuildSettings, listener: BuildListener | None = None) -> Bui
     listener: is told of each stage that is done, such as compile.printing.BuildPrinter.
     """
     settings.require_files()
-    source = open_networks(settings)
+    listener = listener or BuildListener()
+    source = open_networks(settings, listener)
     # Here, so that wrong settings and files are told before TVM has loaded.
     from compile import stages
 
-    listener = listener or BuildListener()
     bundle = settings.place_for(source.name)
     listener.on_open(source, settings.target.name, bundle)
     with new_bundle(bundle) as folder:
@@ -63,15 +66,34 @@ def _require_all(settings: BuildSettings, report: BuildReport) -> None:
         rung.require()
 
 
-def open_networks(settings: BuildSettings) -> Source:
-    """Reads the run or the ONNX and TFLite files; raises SourceError, OnnxError and TfliteError."""
-    paths = list(settings.sources) or [newest_run()]
+def open_networks(settings: BuildSettings, listener: BuildListener) -> Source:
+    """Reads the run or files, float ones calibrated; raises SourceError, OnnxError, TfliteError, CalibrationError."""
+    paths = list(settings.sources)
     labels = None if settings.labels is None else read_labels(settings.labels)
-    source = open_source(paths, settings.normalization, labels, settings.form)
+    if settings.calibration is None:
+        source = open_source(paths or [newest_run()], settings.normalization, labels, settings.form)
+    else:
+        files = calibrated_files(settings, listener)
+        source = open_source([file.path for file in files], None, labels, pictures=files[0].pictures)
     if settings.dump:
         for variant in source.variants:
             dump_graph(settings.dump, variant)
     return source
+
+
+def calibrated_files(settings: BuildSettings, listener: BuildListener) -> list[CalibratedFile]:
+    """Quantizes float ONNX files, each beside the bundle; raises BuildError where there are none."""
+    if settings.calibration is None or not settings.sources or any(path.is_dir() for path in settings.sources):
+        raise BuildError("--calibrate: expected float .onnx files to calibrate, got none; name them")
+    files = []
+    for path in settings.sources:
+        tell = partial(listener.on_calibrate, path.stem)
+        file = calibrate_file(path, settings.calibration, settings.quantized_files, tell)
+        listener.on_calibrated(file.report)
+        if settings.dump:
+            dump_calibration(settings.dump, file.path.stem, file.report)
+        files.append(file)
+    return files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

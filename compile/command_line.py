@@ -7,6 +7,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from compile.calibrate.errors import CalibrationError
+from compile.calibrate.preprocessing import Preprocessing
+from compile.calibrate.presets import find_preprocessing
+from compile.calibrate.settings import ROUNDINGS, WIDTHS, CalibrationSettings
 from compile.forms.options import FormOptions, Size
 from compile.qdq.normalization import Normalization, NormalizationError
 from compile.settings import BuildError, BuildSettings, ProfileSettings
@@ -32,13 +36,14 @@ def parse_build(arguments: Sequence[str] | None = None) -> BuildSettings:
             golden=args.golden,
             times=not args.no_times,
             batch=args.batch,
-            normalization=_normalization(args.mean, args.std),
             form=FormOptions(args.output, args.size),
+            normalization=None if args.calibrate else _normalization(args.mean, args.std),
+            calibration=_calibration(args),
             labels=args.labels,
             report=args.report,
             every_table=args.verbose,
         )
-    except (BuildError, NormalizationError) as error:
+    except (BuildError, CalibrationError, NormalizationError) as error:
         parser.error(str(error))
 
 
@@ -86,6 +91,7 @@ def make_build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-times", action="store_true", help="Does not time the kernels.")
     _add_onnx_arguments(parser)
+    _add_calibration_arguments(parser)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="For cuda: pictures that run together.")
     parser.add_argument("--verbose", action="store_true", help="Prints the whole table of layers of every variant.")
     return parser
@@ -106,6 +112,61 @@ def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", metavar="NAME", help="For ONNX files of several outputs: that of the logits.")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="For files: the classes' names, one per line.")
+
+
+def _add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of float ONNX files, which are quantized with pictures first."""
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="FOLDER",
+        help="For float ONNX files: quantizes them with the pictures in this folder, which need no labels.",
+    )
+    parser.add_argument(
+        "--bits",
+        choices=tuple(WIDTHS),
+        help="With --calibrate: of weights and activations, w4a8 for 4 and 8; the first and last layer have 8 "
+        "(default: 8).",
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        help="With --calibrate: weights below 8 bits go to the nearest code, or where the layer's output changes "
+        "least (default: nearest).",
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="NAME | FILE.json",
+        help="With --calibrate, instead of --mean and --std: how photos were cropped and normalized in training, as "
+        "torchvision:resnet50, timm:NAME (installed), or a preprocessor_config.json or timm's config.json.",
+    )
+
+
+def _calibration(args: argparse.Namespace) -> CalibrationSettings | None:
+    """The flags of a calibration, None where there is none."""
+    if args.calibrate is None:
+        used = [name for name in ("bits", "rounding", "preprocess") if getattr(args, name) is not None]
+        if used:
+            raise BuildError(f"--{used[0]}: expected --calibrate FOLDER with it, which names the pictures; add it")
+        return None
+    normalization = _normalization(args.mean, args.std)
+    if (args.preprocess is None) == (normalization is None):
+        raise BuildError("--calibrate: expected either --preprocess, or --mean and --std; a float file tells neither")
+    if normalization is not None:
+        preprocessing = Preprocessing(normalization.mean, normalization.std)
+    else:
+        preprocessing = find_preprocessing(args.preprocess)
+    bits, rounding = args.bits or "8", args.rounding or "nearest"
+    return CalibrationSettings(args.calibrate, preprocessing, bits, rounding, _one_side(args.size))
+
+
+def _one_side(size: Size | None) -> int | None:
+    """The side of a square picture; raises BuildError for another shape."""
+    if size is None:
+        return None
+    if size[0] != size[1]:
+        raise BuildError(f"--size: expected one number with --calibrate, whose pictures are squares, got {size}")
+    return size[0]
 
 
 def parse_profile(arguments: Sequence[str] | None = None) -> ProfileSettings:

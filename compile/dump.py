@@ -1,6 +1,7 @@
 """Readable files of every stage of a build, for `--dump DIR`.
 
-DIR/<variant>/   1-onnx.txt or 1-tflite.txt  2-graph.txt  3-plan*.txt  4-tir*.py  (objects and assembly)  5-times.json
+DIR/<variant>/   0-calibration.json (of float files)
+                 1-onnx.txt or 1-tflite.txt  2-graph.txt  3-plan*.txt  4-tir*.py  (objects and assembly)  5-times.json
 DIR/             6-verification.txt
 """
 
@@ -13,12 +14,20 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compile.calibrate.report import CalibrationReport
 from compile.lowering.lower import Lowered, table_of_rules
 from compile.source.opened import BuildVariant
 from compile.tflite.file import read_file
 from targets import Target
 from targets.reference.graph import Graph
 from targets.reference.nodes import Requant
+
+
+def dump_calibration(folder: Path, variant: str, report: CalibrationReport) -> None:
+    """Writes what came of a calibration, as JSON."""
+    place = folder / variant
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "0-calibration.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
 
 
 def dump_graph(folder: Path, variant: BuildVariant) -> None:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
+from compile.calibrate.report import CalibrationReport
 from compile.report import BuildListener, BuildReport, VariantReport
 from compile.source.opened import Source
 from compile.tables import (
@@ -23,6 +24,8 @@ from runtime.terminal import say
 
 LEGEND = '"+3": 3 more like it, numbers are sums; "~": interpolated; --verbose: every layer'
 
+PROGRESS = 5  # lines of a calibration's progress
+
 
 class BuildPrinter(BuildListener):
     """Prints the stages of a build; verbose: every row and name whole, and the tables of every variant and level."""
@@ -31,6 +34,17 @@ class BuildPrinter(BuildListener):
         self._verbose = verbose
         self._write = write
         self._width = None if verbose else WIDTH
+
+    def on_calibrate(self, network: str, done: int, count: int) -> None:
+        """Prints about five times how many layers are quantized."""
+        if done * PROGRESS // count > (done - 1) * PROGRESS // count:
+            self._write(f"{network}: {done} of {count} layers quantized")
+
+    def on_calibrated(self, report: CalibrationReport) -> None:
+        """Prints how the quantized network agrees with the float one, and its worst layers."""
+        for line in report.lines:
+            self._write(line)
+        self._write("")
 
     def on_open(self, source: Source, target: str, bundle: Path) -> None:
         """Prints what is built, and where."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compile.calibrate.report import CalibrationReport
 from compile.source.opened import Source
 from compile.times.layer_table import LayerTable
 from compile.verify import Rung
@@ -44,6 +45,12 @@ class BuildReport:
 
 class BuildListener:
     """Receives what a build has done, stage by stage; this one does nothing with it."""
+
+    def on_calibrate(self, network: str, done: int, count: int) -> None:
+        """Is called when `done` of `count` layers of a float network are quantized."""
+
+    def on_calibrated(self, report: CalibrationReport) -> None:
+        """Is called when a float network is quantized and compared with what it was."""
 
     def on_open(self, source: Source, target: str, bundle: Path) -> None:
         """Is called when the networks are read."""

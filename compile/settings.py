@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compile.bundle.folder import require_place, require_replaceable
+from compile.calibrate.settings import CalibrationSettings
 from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.normalization import Normalization
 from targets import Target
@@ -32,6 +33,7 @@ class BuildSettings:
     form: FormOptions = NOTHING_OPEN  # what ONNX files leave open
     labels: Path | None = None  # of files: a text file with a class per line
     report: Path | None = None  # an HTML page of what came of it
+    calibration: CalibrationSettings | None = None  # of float ONNX files, which are quantized first
     every_table: bool = False  # make tables of layers for every variant, not only for each distinct code
 
     def __post_init__(self) -> None:
@@ -49,6 +51,9 @@ class BuildSettings:
             raise BuildError(
                 f"--labels {self.labels}: expected a text file, one class per line, but there is no such file"
             )
+        if self.calibration is not None:
+            self.calibration.require_folder()
+            require_place(self.quantized_files, "--out")
         if self.dump is not None:
             require_place(self.dump, "--dump")
         if self.report is not None:
@@ -58,6 +63,11 @@ class BuildSettings:
         if self.out is not None:
             require_place(self.out, "--out")
             require_replaceable(self.out)
+
+    @property
+    def quantized_files(self) -> Path:
+        """The folder of files that calibration makes, beside the bundle."""
+        return self.out.parent if self.out is not None else Path("bundles")
 
     def place_for(self, name: str) -> Path:
         """Returns the folder of the bundle for networks of that name."""

@@ -15,7 +15,7 @@ from runtime.bundle.opened import newest_bundle, open_bundle
 from runtime.choice.quality import NAMES
 from runtime.execution.library import Loaded
 from runtime.execution.look import Look
-from runtime.pictures.arrays import as_grey, as_picture, resize
+from runtime.pictures.arrays import as_grey, as_picture, cropped, resize
 from runtime.policy import make_policy
 from runtime.scores import ScoreKind, answer, make_scores
 
@@ -227,9 +227,9 @@ class Engine:
         self.close()
 
     def _picture(self, img: np.ndarray) -> np.ndarray:
-        """Returns uint8 [h, w, 3], or [H, W, 1] of the input's size where the network takes grey ones."""
+        """Returns what the network looks at, uint8 [h, w, 3], or [H, W, 1] of the input's size where it takes grey."""
         height, width, channels = self.bundle.manifest.shape
-        picture = as_picture(img)
+        picture = cropped(as_picture(img), (height, width), self.bundle.manifest.crop)
         return resize(as_grey(picture), (height, width)) if channels == 1 else picture
 
     def _index(self, variant: str) -> int:

@@ -79,7 +79,7 @@ def write_contents(
                 "machine": target.machine,
                 "levels": [{"name": v.name, "requires": list(v.requires)} for v in target.compiled_for],
             },
-            "input": {"shape": list(source.pictures.shape[1:]), "pictures": variants[0].lowered[0].pictures},
+            "input": _input_json(source, variants[0].lowered[0].pictures),
             "labels": source.labels,
             "scores": source.scores,
             "variants": variants_json,
@@ -91,6 +91,12 @@ def write_contents(
             "golden": "golden.npz",
         },
     )
+
+
+def _input_json(source: Source, pictures: int) -> dict[str, Any]:
+    """The shape, how many pictures a call takes, and the crop of a photo where it is not taken whole."""
+    crop = {} if source.crop is None else {"crop": source.crop}
+    return {"shape": list(source.pictures.shape[1:]), "pictures": pictures, **crop}
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

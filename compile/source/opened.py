@@ -8,6 +8,7 @@ import numpy as np
 
 from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.importer import Normalization, OpenedFile, load, open_file
+from compile.qdq.metadata import crop_of
 from compile.source.run_folder import (
     DAMAGED,
     RUN_FILE,
@@ -54,7 +55,8 @@ class Source:
     """Variants over one input, golden pictures uint8 [G, H, W, C], and how training chooses among the variants.
 
     selector, budgets, escalation: JSON of the run, checked; budget: mean cost that the run was trained and reported
-    with, None where none is known. scores: how they follow from logits, a word of runtime.scores.
+    with, None where none is known. scores: how they follow from logits, a word of runtime.scores. crop: the part of a
+    photo's short side that its networks look at, None for all.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Source:
     escalation: Json | None = None
     budget: float | None = None
     scores: ScoreKind = "softmax"
+    crop: float | None = None
 
     @property
     def outputs(self) -> int:
@@ -89,11 +92,13 @@ def open_source(
     normalization: Normalization | None = None,
     labels: list[str] | None = None,
     options: FormOptions = NOTHING_OPEN,
+    pictures: np.ndarray | None = None,
 ) -> Source:
     """Opens a run folder, or ONNX and TFLite files of networks with the same input and outputs. Raises SourceError.
 
     normalization: (mean, std) of x = (u8 / 255 - mean) / std, for files whose picture is a float tensor. labels: names
-    of the classes of files, "class 0" and so on where there are none. options: what files leave open.
+    of the classes of files, "class 0" and so on where there are none. options: what files leave open. pictures: golden
+    ones for files, uint8 [G, H, W, C]; None: made up.
     """
     if len(paths) == 1 and paths[0].is_dir():
         if normalization is not None:
@@ -110,7 +115,13 @@ def open_source(
             )
         if path.suffix not in SUFFIXES or not path.is_file():
             raise SourceError(f"{path}: expected a run folder, .onnx or .tflite files, got none of them")
-    return _open_files(paths, normalization, labels, options)
+    if len({path.stem for path in paths}) < len(paths):
+        raise SourceError(f"expected files of different names, got {[p.name for p in paths]}")
+    files = {p.stem: open_file(p, normalization, options) for p in paths if p.suffix == ".onnx"}
+    graphs = [files[p.stem].graph if p.stem in files else load_tflite(p, normalization) for p in paths]
+    shape = _common_shape(paths, graphs)
+    opened = _OpenedFiles(paths, graphs, files, normalization)
+    return _source_of_files(opened, labels, made_up_pictures(shape) if pictures is None else pictures)
 
 
 def read_labels(path: Path) -> list[str]:
@@ -162,19 +173,26 @@ def _own_budget(folder: Path, run: RunRecord) -> float | None:
     return budget if has_table else None
 
 
-def _open_files(
-    paths: list[Path], normalization: Normalization | None, labels: list[str] | None, options: FormOptions
-) -> Source:
-    if len({path.stem for path in paths}) < len(paths):
-        raise SourceError(f"expected files of different names, got {[p.name for p in paths]}")
-    files = {p.stem: open_file(p, normalization, options) for p in paths if p.suffix == ".onnx"}
-    graphs = [files[p.stem].graph if p.stem in files else load_tflite(p, normalization) for p in paths]
-    pictures = _pictures_for(paths, graphs)
+@dataclass(frozen=True, eq=False)
+class _OpenedFiles:
+    """Files with their integer graphs; opened: how ONNX files were read, by name."""
+
+    paths: list[Path]
+    graphs: list[Graph]
+    opened: dict[str, OpenedFile]
+    normalization: Normalization | None
+
+
+def _source_of_files(files: _OpenedFiles, labels: list[str] | None, pictures: np.ndarray) -> Source:
+    paths = files.paths
+    crops = {crop_of(path) for path in paths if path.suffix == ".onnx"} or {None}
+    if len(crops) > 1:
+        raise SourceError(f"{paths[0]}: expected files that look at the same part of a photo, got crops {crops}")
     variants = []
-    for path, graph in zip(paths, graphs, strict=True):
+    for path, graph in zip(paths, files.graphs, strict=True):
         logits = interpreter.run(graph, pictures)
         known = NetworkFacts.of_graph(graph)
-        picture = (normalization, files.get(path.stem))
+        picture = (files.normalization, files.opened.get(path.stem))
         variants.append(BuildVariant(path.stem, path, graph, logits, known, False, *picture))
     kinds = [_score_kind(variant) for variant in variants]
     if len(set(kinds)) > 1:
@@ -184,11 +202,11 @@ def _open_files(
         expected = "2 labels of the one logit" if kinds[0] == "binary" else f"{classes} labels, one a logit"
         raise SourceError(f"{paths[0]}: expected {expected}, got {len(labels)}; see --labels")
     names = labels or [f"class {i}" for i in range(classes)]
-    return _checked(Source(paths[0].stem, variants, names, pictures, None, [], scores=kinds[0]))
+    return _checked(Source(paths[0].stem, variants, names, pictures, None, [], scores=kinds[0], crop=crops.pop()))
 
 
-def _pictures_for(paths: list[Path], graphs: list[Graph]) -> np.ndarray:
-    """Golden pictures uint8 [G, H, W, C] for files of one input shape; raises SourceError for others."""
+def _common_shape(paths: list[Path], graphs: list[Graph]) -> tuple[int, int, int]:
+    """The input [H, W, C] of all files; raises SourceError where they differ, or devices cannot read such pictures."""
     shapes = [graph.tensors[graph.input].shape for graph in graphs]
     for path, shape in zip(paths, shapes, strict=True):
         if shape != shapes[0]:
@@ -199,7 +217,7 @@ def _pictures_for(paths: list[Path], graphs: list[Graph]) -> np.ndarray:
         raise SourceError(
             f"{paths[0]}: expected a picture of 1 channel (grey) or 3 (RGB), which devices can read, got {shapes[0][2]}"
         )
-    return made_up_pictures(shapes[0])
+    return shapes[0]
 
 
 def _score_kind(variant: BuildVariant) -> ScoreKind:

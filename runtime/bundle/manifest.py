@@ -85,7 +85,8 @@ class Manifest(Decisions):
     """All of manifest.json.
 
     shape: the input's [H, W, C], C = 3 for RGB and 1 for grey; pictures: how many a call takes; golden: a file's name;
-    scores: how they follow from logits, softmax where the bundle is older than this field.
+    scores: how they follow from logits, softmax where the bundle is older than this field. crop: the part of a photo's
+    short side that a centred crop keeps, None for the whole photo.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Manifest(Decisions):
     files: dict[str, FileInfo] = field(hash=False)
     pictures: int
     scores: ScoreKind
+    crop: float | None = None
 
     @property
     def outputs(self) -> int:
@@ -150,6 +152,7 @@ def _parse_manifest(top: Fields) -> Manifest:
         files=files,
         pictures=top.object("input").whole("pictures", 1, MOST_PICTURES),
         scores=_parse_scores(top),
+        crop=_parse_crop(top.object("input")),
         **vars(decisions),
     )
     for path in (manifest.golden, "weights.bin", "tables.bin"):
@@ -215,6 +218,11 @@ def _parse_scores(top: Fields) -> ScoreKind:
     classes = len(top.texts("labels", least=1))
     top.require(text != "binary" or classes == 2, "two labels of one logit", classes)
     return kind or "softmax"
+
+
+def _parse_crop(fields: Fields) -> float | None:
+    """The crop; bundles of networks that saw whole pictures say nothing of one."""
+    return None if fields.data.get("crop") is None else fields.real("crop", 1e-3, 1)
 
 
 def _parse_variant(fields: Fields, target: TargetInfo, files: dict[str, FileInfo]) -> Variant:

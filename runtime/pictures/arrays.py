@@ -120,6 +120,27 @@ def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(codes.reshape(width, height, c).transpose(1, 0, 2).astype(np.uint8))
 
 
+def cropped(picture: np.ndarray, size: tuple[int, int], crop: float | None) -> np.ndarray:
+    """Returns the part of a picture that a network looks at, uint8 [h, w, 3].
+
+    picture: uint8 [H, W, 3]; size: (H, W) of the network. crop: None for the whole picture. A number in 0..1 keeps the
+    network's shape: the largest rectangle of that shape, times the number, from the centre. 0.875 is what resizing the
+    short side to 256 pixels and cropping 224 leaves.
+    """
+    if crop is None:
+        return picture
+    h, w = picture.shape[:2]
+    scale = min(h / size[0], w / size[1]) * crop
+    height, width = (min(n, max(1, int(np.floor(side * scale + 0.5)))) for n, side in zip((h, w), size, strict=True))
+    top, left = (h - height) // 2, (w - width) // 2
+    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+
+
+def framed(picture: np.ndarray, size: tuple[int, int], crop: float | None) -> np.ndarray:
+    """Returns the part of a picture that a network looks at (see `cropped`), uint8 [*size, 3]; raises as `resize`."""
+    return resize(cropped(picture, size, crop), size)
+
+
 def _filter_rows(x: np.ndarray, length: int, dtype: type[np.floating[Any]]) -> np.ndarray:
     """Returns [length, m] of integers [n, m], in units of 1 / UNIT; exact as long as sums fit dtype."""
     n, m = x.shape

@@ -66,23 +66,26 @@ ARROWS = {
     "runtime.pictures runtime.machine runtime.files runtime.abi targets.family numpy tvm_ffi",
     "compile.times": "compile.lowering targets targets.costs targets.library targets.kernel targets.reference "
     "runtime.machine runtime.abi targets.family numpy tvm tvm_ffi",
-    "compile.settings": "compile.bundle compile.forms compile.qdq targets",
-    "compile.command_line": "compile.settings compile.forms compile.qdq targets targets.costs targets.reference "
-    "runtime.machine runtime.terminal",
+    "compile.calibrate": "compile.qdq targets.reference runtime.pictures runtime.version numpy onnx onnxruntime "
+    "google timm",
+    "compile.settings": "compile.bundle compile.calibrate compile.forms compile.qdq targets",
+    "compile.command_line": "compile.settings compile.calibrate compile.forms compile.qdq targets targets.costs "
+    "targets.reference runtime.machine runtime.terminal",
     "compile.ladder": "compile.qdq targets.reference numpy onnx onnxruntime",
     "compile.verify": "compile.bundle compile.ladder compile.lowering compile.source compile.tflite targets.reference "
     "numpy onnx google",
-    "compile.dump": "compile.lowering compile.source compile.tflite targets targets.reference numpy onnx",
-    "compile.report": "compile.source compile.times compile.verify",
+    "compile.dump": "compile.calibrate compile.lowering compile.source compile.tflite targets targets.reference numpy "
+    "onnx",
+    "compile.report": "compile.calibrate compile.source compile.times compile.verify",
     "compile.text_table": "",
     "compile.page": "compile.ladder compile.report compile.tables compile.times compile.verify runtime.version",
     "compile.tables": "compile.ladder compile.report compile.text_table compile.times compile.verify",
-    "compile.printing": "compile.tables compile.report compile.source compile.text_table compile.times "
-    "compile.verify runtime.terminal",
+    "compile.printing": "compile.calibrate compile.tables compile.report compile.source compile.text_table "
+    "compile.times compile.verify runtime.terminal",
     "compile.stages": "compile.bundle compile.dump compile.lowering compile.report compile.settings compile.source "
     "compile.times compile.verify runtime.version targets numpy",
-    "compile.build": "compile.page compile.stages compile.printing compile.report compile.dump compile.command_line "
-    "compile.settings compile.bundle compile.source runtime.terminal",
+    "compile.build": "compile.calibrate compile.page compile.stages compile.printing compile.report compile.dump "
+    "compile.command_line compile.settings compile.bundle compile.source runtime.terminal",
     "compile.profile": "compile.command_line compile.settings compile.bundle compile.lowering compile.source "
     "compile.times targets targets.costs targets.kernel targets.reference runtime.terminal "
     "runtime.version rich",

@@ -81,9 +81,7 @@ class _Bundle:
         self.build_ = type("Build", (), build)()
         shape = graph.tensors[graph.input].shape
         target = type("Target", (), {"family": level.family})
-        self.manifest = type(
-            "Manifest", (), {"target": target, "shape": shape, "outputs": sizes.logits, "pictures": 1}
-        )
+        self.manifest = type("Manifest", (), {"target": target, "shape": shape, "outputs": sizes.logits, "pictures": 1})
 
     def level(self, name):
         return self._level
