@@ -49,7 +49,7 @@ def build(settings: BuildSettings, listener: BuildListener | None = None) -> Bui
         rungs = stages.verify_variants(settings, source, compilation)
         listener.on_verify(rungs)
         _require_all(settings, BuildReport(bundle, settings.target.name, 0, tuple(variants), tuple(rungs)))
-        stages.write_variants(settings, source, compilation)
+        stages.write_variants(source, compilation)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     report = BuildReport(bundle, settings.target.name, size, tuple(variants), tuple(rungs))
     listener.on_write(report)

@@ -18,7 +18,7 @@ from compile.calibrate.placement import Placement
 from compile.calibrate.rounding import learned_codes, objectives
 from compile.calibrate.settle import residual_ratio, settled_steps
 from compile.calibrate.steps import Quantizer, common_weight_step, weight_codes, weight_steps
-from targets.reference.nodes import CONV_MIN_SHIFT, conv_ratio, requant_from_ratio
+from targets.reference.scales import CONV_MIN_SHIFT, conv_ratio, requant_from_ratio
 
 
 @dataclass(frozen=True, eq=False)

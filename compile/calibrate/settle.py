@@ -16,8 +16,8 @@ from compile.calibrate.placement import Placement
 from compile.calibrate.steps import Quantizer
 from compile.qdq.node import attributes_of
 from targets.reference.checks import ACC_BITS
-from targets.reference.nodes import CONV_MIN_SHIFT
-from targets.reference.scales import LARGEST_Q, float32, odd_ratio, tie_free
+
+from targets.reference.scales import CONV_MIN_SHIFT, LARGEST_Q, float32, odd_ratio, tie_free
 
 DIVISORS = (1, 3, 5, 7, 9, 11, 13, 15)  # odd: what a residual sum's ratio of scales may be divided by
 ROUNDED_UP = 1.3  # by which rounding may make the weights of a channel larger together
