@@ -84,6 +84,8 @@ def _channel_values(reader: Reader, operator: FileOperator, k: int, channels: in
     """float64 [1 or C, 1]: the real values of a quantized constant."""
     tensor, values = reader.source(operator, k), reader.constant(operator, k, "values")
     tensor.require_map(operator.where)
+    kind = reader.source(operator, 1 - k).kind
+    require(tensor.kind == kind, operator.where, f"a constant of type {kind}, as its map", tensor.kind)
     fits = values.size == 1 or (values.size == channels and values.shape[-1] == channels)
     expected = f"a constant of one value, or of one for each of {channels} channels"
     require(fits, operator.where, expected, list(values.shape))

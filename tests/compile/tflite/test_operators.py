@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("tflite", reason="no schema: pip install tflite==2.18.0 flatbuffers")
 
+from compile.tflite.errors import TfliteError
 from tests.support.tflite_cases import (
     SHAPE,
     Case,
@@ -103,6 +104,17 @@ CASES = {
     "minimum": lambda: clamp_case("MINIMUM", 40),
     "maximum": lambda: clamp_case("MAXIMUM", -30),
 }
+
+
+@pytest.mark.parametrize("name", ["prelu", "add constant", "mul scalar", "minimum"])
+def test_a_constant_of_another_type_than_its_map_is_refused(name):
+    case = CASES[name]()
+    constant = case.net.tensors[2 if case.result == 1 else 1]
+    assert constant.kind == "INT8" and constant.data is not None
+    constant.kind, constant.data = "UINT8", constant.data.view(np.uint8)
+    constant.zero_point = np.abs(constant.zero_point)
+    with pytest.raises(TfliteError):
+        case.graph()
 
 
 @pytest.mark.parametrize("name", CASES)
