@@ -45,8 +45,8 @@ ARROWS = {
     "targets.cpu": "targets.kernel targets.reference targets.tables numpy tvm",
     "targets.cpu.look": "runtime.abi runtime.choice runtime.pictures numpy tvm",
     "targets.cpu.winograd": "targets.cpu targets.kernel targets.reference numpy tvm",
-    "targets.x86": "targets targets.cpu targets.cpu.look targets.cpu.winograd targets.library targets.kernel targets.reference "
-    "runtime.abi targets.family targets.tables numpy tvm tvm_ffi",
+    "targets.x86": "targets targets.cpu targets.cpu.look targets.cpu.winograd targets.library targets.kernel "
+    "targets.reference runtime.abi targets.family targets.tables numpy tvm tvm_ffi",
     "targets.arm": "targets targets.arm.emulation targets.cpu targets.cpu.look targets.cpu.winograd targets.library "
     "targets.kernel targets.reference targets.family targets.tables numpy tvm",
     "targets.arm.emulation": "targets targets.library numpy unicorn",
