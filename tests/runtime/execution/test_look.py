@@ -112,3 +112,16 @@ def test_a_table_or_workspace_of_another_size_is_an_error_of_the_bundle(selectin
         rewrite(selecting, look={**manifest["look"], **change, "builds": builds})
         with pytest.raises(BundleError, match="expected code of the look that takes the buffers of this bundle"):
             Engine(selecting)
+
+
+def test_pictures_that_run_together_have_the_answers_of_each_alone(escalating, pictures):
+    """As code for several pictures at once is called: by groups of one variant, second passes as well."""
+    with Engine(escalating, budget=0.9) as engine:
+        alone = [engine.infer(picture) for picture in pictures]
+        together = engine._infer_together(list(pictures), None)
+        assert {p.escalated for p in alone} == {True, False}
+        for a, b in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(a.logits, b.logits)
+            assert (a.label, a.variant, a.first, a.quality) == (b.label, b.variant, b.first, b.quality)
+        named = engine._infer_together(list(pictures[:3]), "w8a8")
+        assert [(p.variant, p.escalated, p.quality) for p in named] == [("w8a8", False, None)] * 3
