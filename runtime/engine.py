@@ -76,6 +76,7 @@ class Engine:
         self.bundle = open_bundle(bundle)
         self._policy = make_policy(self.bundle, budget, variant, escalate)
         self._loaded: Loaded | None = Loaded(self.bundle, self.bundle.variants, level, threads)
+        self.bundle.contents.forget()
         self.level = self._loaded.level.name
         self.threads = threads
         self._locks: dict[int, threading.Lock] = {}
