@@ -1,7 +1,5 @@
 """Classifies pictures with a bundle: measures the quality of each, chooses a variant for it, and runs that."""
 
-import os
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ import numpy as np
 from runtime.bundle.manifest import Variant
 from runtime.bundle.opened import newest_bundle, open_bundle
 from runtime.execution.library import Loaded
+from runtime.execution.turns import Turns
 from runtime.pictures.arrays import as_picture, resize
 from runtime.policy import Choices, Quality, make_policy
 
@@ -59,6 +58,7 @@ class Engine:
 
     Raises BundleError when the bundle cannot be used here, ValueError for a budget below the smallest. One engine may
     be used from several threads: a lock lets one picture through at a time. For more at once, make an engine a thread.
+    A signal handler may close an engine that is at work, but not use it: RuntimeError.
     """
 
     def __init__(
@@ -79,12 +79,7 @@ class Engine:
         self.bundle.contents.forget()
         self.level = self._loaded.level.name
         self.threads = threads
-        self._locks: dict[int, threading.Lock] = {}
-
-    @property
-    def _lock(self) -> threading.Lock:
-        """This process's lock: after a fork, the parent's may be held forever by a thread that the child lacks."""
-        return self._locks.setdefault(os.getpid(), threading.Lock())
+        self._turns = Turns()
 
     @property
     def variants(self) -> dict[str, Variant]:
@@ -154,15 +149,20 @@ class Engine:
         not for CUDA and for addresses that cannot be.
         """
         name = self.bundle.variant(variant).name
-        with self._lock:
-            self._require_open().launch(name, pictures, logits, stream)
+        self._turns.take(lambda: self._require_open().launch(name, pictures, logits, stream))
 
     def close(self) -> None:
-        """Ends its threads, frees libraries and memory; a second call does nothing."""
-        with self._lock:
-            if self._loaded is not None:
-                self._loaded.close()
-            self._loaded = None
+        """Ends its threads, frees libraries and memory; a second call does nothing.
+
+        A signal handler may call it: an `infer` that it interrupted ends with its answer, or with the error of a closed
+        engine where another variant was to run.
+        """
+        self._turns.interrupt(self._unload)
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded.close()
+        self._loaded = None
 
     def __enter__(self) -> "Engine":
         return self
@@ -215,8 +215,7 @@ class Engine:
 
     def _run(self, variant: str, pictures: np.ndarray) -> np.ndarray:
         """Returns int32 [n, classes] of pictures uint8 [n, H, W, 3] that run together."""
-        with self._lock:
-            return self._require_open().run_together(variant, pictures)
+        return self._turns.take(lambda: self._require_open().run_together(variant, pictures))
 
     def _require_open(self) -> Loaded:
         """Returns what is loaded. Raises ValueError after `close`."""

@@ -92,7 +92,11 @@ class Contents:
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """Opens a file of bytes to be read. Raises OSError where there is none; for a pipe too, and without waiting."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is a folder, a pipe or a device", str(path))
-        yield file
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)

@@ -128,6 +128,8 @@ def _parse_manifest(top: Fields) -> Manifest:
         todo = "update bitgrade on this device" if version > FORMAT else REBUILD
         raise BundleError(f"{FILE}: expected format {FORMAT}, got format {version}; {todo}")
     files = _parse_files(top)
+    for path in (WEIGHTS, TABLES):
+        top.require(path in files, f"{path} among the files", sorted(files))
     target = _parse_target(top.object("target"))
     variants = tuple(_parse_variant(v, target, files) for v in top.objects("variants", least=1))
     shape = _parse_shape(top.object("input"))
