@@ -1,7 +1,5 @@
 """Classifies pictures with a bundle: measures the quality of each, chooses a variant for it, and runs that."""
 
-import os
-import threading
 import time
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from runtime.bundle.opened import newest_bundle, open_bundle
 from runtime.choice.quality import NAMES
 from runtime.execution.library import Loaded
 from runtime.execution.look import Look
+from runtime.execution.turns import Turns
 from runtime.pictures.arrays import as_grey, as_picture, cropped, resize
 from runtime.policy import make_policy
 from runtime.scores import ScoreKind, answer, make_scores
@@ -78,6 +77,7 @@ class Engine:
 
     Raises BundleError when the bundle cannot be used here, ValueError for a budget below the smallest. One engine may
     be used from several threads: a lock lets one picture through at a time. For more at once, make an engine a thread.
+    A signal handler may close an engine that is at work, but not use it: RuntimeError.
     """
 
     def __init__(
@@ -98,15 +98,10 @@ class Engine:
         price = self._policy.lam if self._policy.selects else None
         staged = (self._loaded.picture, self._loaded.logits)
         self._look = Look(self.bundle, self._loaded.level, *staged, price)
+        self.bundle.contents.forget()
         self.level = self._loaded.level.name
         self.threads = threads
-        self._locks: dict[int, threading.Lock] = {}
-
-    @property
-    def _lock(self) -> threading.Lock:
-        """This process's lock: after a fork, the parent's may be held forever by a thread that the child lacks."""
-        process = os.getpid()
-        return self._locks.get(process) or self._locks.setdefault(process, threading.Lock())
+        self._turns = Turns()
 
     @property
     def variants(self) -> dict[str, Variant]:
@@ -137,17 +132,18 @@ class Engine:
         began = time.perf_counter()
         picture = self._picture(img)
         named = None if variant is None else self._index(variant)
-        with self._lock:
-            loaded = self._require_open()
-            first, features = self._choose(picture, named)
-            loaded.run_staged(self._policy.names[first])
-            index, margin = self._look.rank()
-            second = self._policy.second(first, margin) if named is None else None
-            if second is not None:
-                loaded.run_staged(self._policy.names[second])
-                index, _ = self._look.rank()
-            logits = loaded.logits.copy()
-        return self._predict(index, logits, (first, second), features, began)
+        return self._turns.take(lambda: self._infer_one(picture, named, began))
+
+    def _infer_one(self, picture: np.ndarray, named: int | None, began: float) -> Prediction:
+        loaded = self._require_open()
+        first, features = self._choose(picture, named)
+        loaded.run_staged(self._policy.names[first])
+        index, margin = self._look.rank()
+        second = self._policy.second(first, margin) if named is None else None
+        if second is not None:
+            self._require_open().run_staged(self._policy.names[second])
+            index, _ = self._look.rank()
+        return self._predict(index, loaded.logits.copy(), (first, second), features, began)
 
     def infer_batch(self, imgs: Iterable[np.ndarray], variant: str | None = None) -> list[Prediction]:
         """Classifies pictures [H, W, 3], which may differ in size, with the same results as one `infer` each.
@@ -168,15 +164,16 @@ class Engine:
         if not isinstance(pictures, np.ndarray) or pictures.dtype != UINT8 or pictures.shape[1:] != shape:
             shown = f"{pictures.dtype} {list(pictures.shape)}" if isinstance(pictures, np.ndarray) else type(pictures)
             raise ValueError(f"expected pictures uint8 [N, {', '.join(map(str, shape))}], got {shown}")
-        variants = self._policy.names
+        return self._turns.take(lambda: self._choose_all(pictures))
+
+    def _choose_all(self, pictures: np.ndarray) -> tuple[list[str], list[Quality | None]]:
         names: list[str] = []
         qualities: list[Quality | None] = []
-        with self._lock:
+        for picture in pictures:
             self._require_open()
-            for picture in pictures:
-                first, features = self._choose(picture, None)
-                names.append(variants[first])
-                qualities.append(_named(features))
+            first, features = self._choose(picture, None)
+            names.append(self._policy.names[first])
+            qualities.append(_named(features))
         return names, qualities
 
     def logits(self, picture: np.ndarray, variant: str) -> np.ndarray:
@@ -191,11 +188,13 @@ class Engine:
         if picture.dtype != np.uint8 or picture.shape != shape:
             shown = f"{picture.dtype} {list(picture.shape)}"
             raise ValueError(f"expected a picture uint8 {list(shape)}, got {shown}; `infer` resizes")
-        with self._lock:
-            loaded = self._require_open()
-            self._look.take(picture)
-            loaded.run_staged(name)
-            logits: np.ndarray = loaded.logits.copy()
+        return self._turns.take(lambda: self._run_one(picture, name))
+
+    def _run_one(self, picture: np.ndarray, name: str) -> np.ndarray:
+        loaded = self._require_open()
+        self._look.take(picture)
+        loaded.run_staged(name)
+        logits: np.ndarray = loaded.logits.copy()
         return logits
 
     def launch(self, variant: str, pictures: int, logits: int, stream: int) -> None:
@@ -210,15 +209,20 @@ class Engine:
         not for CUDA and for addresses that cannot be.
         """
         name = self.bundle.variant(variant).name
-        with self._lock:
-            self._require_open().launch(name, pictures, logits, stream)
+        self._turns.take(lambda: self._require_open().launch(name, pictures, logits, stream))
 
     def close(self) -> None:
-        """Ends its threads, frees libraries and memory; a second call does nothing."""
-        with self._lock:
-            if self._loaded is not None:
-                self._loaded.close()
-            self._loaded = None
+        """Ends its threads, frees libraries and memory; a second call does nothing.
+
+        A signal handler may call it: an `infer` that it interrupted ends with its answer, or with the error of a closed
+        engine where another variant was to run.
+        """
+        self._turns.interrupt(self._unload)
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded.close()
+        self._loaded = None
 
     def __enter__(self) -> "Engine":
         return self
@@ -273,34 +277,36 @@ class Engine:
         began = time.perf_counter()
         pictures = [self._picture(img) for img in imgs]
         named = None if variant is None else self._index(variant)
-        staged = np.empty((len(imgs), *self.bundle.manifest.shape), np.uint8)
-        logits = np.empty((len(imgs), self.bundle.manifest.outputs), np.int32)
-        with self._lock:
-            loaded = self._require_open()
-            choices = []
-            for i, picture in enumerate(pictures):
-                choices.append(self._choose(picture, named))
-                staged[i] = loaded.picture
-            self._run_groups(loaded, {i: first for i, (first, _) in enumerate(choices)}, staged, logits)
-            ranks = [self._rank(loaded, row) for row in logits]
-            seconds: dict[int, int] = {}
-            for i, ((first, _), (_, margin)) in enumerate(zip(choices, ranks, strict=True)):
-                second = self._policy.second(first, margin) if named is None else None
-                if second is not None:
-                    seconds[i] = second
-            self._run_groups(loaded, seconds, staged, logits)
-            for i in seconds:
-                ranks[i] = self._rank(loaded, logits[i])
-        shared = time.perf_counter() - (time.perf_counter() - began) / len(imgs)
+        return self._turns.take(lambda: self._run_by_variant(pictures, named, began))
+
+    def _run_by_variant(self, pictures: list[np.ndarray], named: int | None, began: float) -> list[Prediction]:
+        loaded = self._require_open()
+        staged = np.empty((len(pictures), *self.bundle.manifest.shape), np.uint8)
+        logits = np.empty((len(pictures), self.bundle.manifest.outputs), np.int32)
+        choices = []
+        for i, picture in enumerate(pictures):
+            choices.append(self._choose(picture, named))
+            staged[i] = loaded.picture
+        self._run_groups({i: first for i, (first, _) in enumerate(choices)}, staged, logits)
+        ranks = [self._rank(loaded, row) for row in logits]
+        seconds: dict[int, int] = {}
+        for i, ((first, _), (_, margin)) in enumerate(zip(choices, ranks, strict=True)):
+            second = self._policy.second(first, margin) if named is None else None
+            if second is not None:
+                seconds[i] = second
+        self._run_groups(seconds, staged, logits)
+        for i in seconds:
+            ranks[i] = self._rank(loaded, logits[i])
+        shared = time.perf_counter() - (time.perf_counter() - began) / len(pictures)
         return [
             self._predict(ranks[i][0], logits[i], (first, seconds.get(i)), features, shared)
             for i, (first, features) in enumerate(choices)
         ]
 
-    def _run_groups(self, loaded: Loaded, variants: dict[int, int], staged: np.ndarray, logits: np.ndarray) -> None:
+    def _run_groups(self, variants: dict[int, int], staged: np.ndarray, logits: np.ndarray) -> None:
         """Runs pictures, by index, through their variants, and sets their logits."""
         for group in group_by_variant(variants, self.bundle.manifest.pictures):
-            logits[group] = loaded.run_together(self._policy.names[variants[group[0]]], staged[group])
+            logits[group] = self._require_open().run_together(self._policy.names[variants[group[0]]], staged[group])
 
     def _rank(self, loaded: Loaded, logits: np.ndarray) -> tuple[int, int]:
         loaded.logits[:] = logits

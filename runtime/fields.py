@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 LIMIT = 1 << 31  # the most bytes, or values, that anything in a bundle may have
+LONGEST_TEXT = 1000
 REBUILD = "build the bundle again with `python -m compile.build`"
 COPY = f"copy the whole bundle folder here again, or {REBUILD}"
 
@@ -39,7 +40,8 @@ class Fields:
         """Returns the member if it is of that type; `expected` names the type in errors. Booleans are no numbers."""
         self.require(key in self.data, f"a field {key!r}", "none")
         value = self.data[key]
-        self.require(isinstance(value, kind) and not isinstance(value, bool), f"{key} to be {expected}", value)
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        self.require(fits, f"{abbreviate(key)} to be {expected}", value)
         return value
 
     def whole(self, key: str, low: int, high: int = LIMIT, step: int = 1) -> int:
@@ -51,7 +53,9 @@ class Fields:
     def real(self, key: str, low: float = -math.inf, high: float = math.inf) -> float:
         """Returns a finite number in low..high, an integer as a float."""
         value = self.get(key, (int, float), "a number")
-        self.require(-(LIMIT**4) < value < LIMIT**4 and low <= value <= high, f"{key} finite in {low}..{high}", value)
+        self.require(
+            -(LIMIT**4) < value < LIMIT**4 and low <= value <= high, f"{abbreviate(key)} finite in {low}..{high}", value
+        )
         return float(value)
 
     def text(self, key: str) -> str:
@@ -83,7 +87,10 @@ class Fields:
     def table(self, key: str) -> list[tuple[str, "Fields"]]:
         """Returns the (key, object) pairs of an object of objects."""
         members = self.object(key)
-        return [(name, Fields(value, f"{members.where}: {name}", self.todo)) for name, value in members.data.items()]
+        return [
+            (name, Fields(value, f"{members.where}: {abbreviate(name)}", self.todo))
+            for name, value in members.data.items()
+        ]
 
     def mapping(self, key: str, read: Callable[["Fields", str], Value]) -> dict[str, Value]:
         """Returns an object with each member as `read(fields of the object, the member's key)` returns it."""
@@ -91,18 +98,23 @@ class Fields:
         return {name: read(members, name) for name in members.data}
 
     def _text(self, key: str, value: str) -> str:
-        self.require(0 < len(value) <= 1000 and value.isprintable(), f"{key} to be printable text", value)
+        self.require(0 < len(value) <= LONGEST_TEXT and value.isprintable(), f"{key} to be printable text", value)
         return value
 
 
 def abbreviate(value: Any) -> str:
-    """Returns a value as errors show it, in at most 203 letters."""
-    text = value if isinstance(value, str) and len(value) < 100 else repr(value)
+    """Returns a value as errors show it, in at most 203 letters, none of which a terminal would obey."""
+    text = value if isinstance(value, str) and len(value) < 100 and value.isprintable() else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def require_inside(path: str, where: str) -> str:
-    """Returns the path itself if it is relative, plain and stays in its folder; raises BundleError for any other."""
+    """Returns the path itself if it is relative, plain and stays in its folder; raises BundleError for any other.
+
+    Plain are at most 1000 printable letters, which every file system takes and every terminal shows.
+    """
+    if not path.isprintable() or len(path) > LONGEST_TEXT:
+        raise BundleError(f"{where}: expected a path of printable letters, got {abbreviate(path)}; {REBUILD}")
     parts = PurePosixPath(path).parts
     plain = str(PurePosixPath(path)) == path and "\\" not in path and not path.startswith("/")
     if not parts or ".." in parts or not plain:

@@ -16,7 +16,6 @@ from compile.calibrate.placement import Placement
 from compile.calibrate.steps import Quantizer
 from compile.qdq.node import attributes_of
 from targets.reference.checks import ACC_BITS
-
 from targets.reference.scales import CONV_MIN_SHIFT, LARGEST_Q, float32, odd_ratio, tie_free
 
 DIVISORS = (1, 3, 5, 7, 9, 11, 13, 15)  # odd: what a residual sum's ratio of scales may be divided by

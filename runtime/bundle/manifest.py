@@ -5,15 +5,19 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.abi import SLACK, aligned
 from runtime.bundle.decisions import OBJECT_OR_NULL, Decisions, Facts, parse_decisions, parse_facts, require_different
 from runtime.bundle.look import Look, parse_look
 from runtime.bundle.segments import Segment, parse_segment
 from runtime.choice.quality import SIDE
-from runtime.fields import COPY, REBUILD, BundleError, Fields, require_inside
+from runtime.fields import COPY, LIMIT, REBUILD, BundleError, Fields, require_inside
 from runtime.scores import KINDS, ScoreKind, count_logits
 
 FORMAT = 5
 FILE = "manifest.json"
+WEIGHTS = "weights.bin"
+TABLES = "tables.bin"
+SOURCE_FAMILIES = ("cuda",)  # whose libraries may be compiled on the device, which then lists them
 LARGEST_SIDE = 1 << 14
 MOST_PICTURES = 1 << 16
 
@@ -106,6 +110,12 @@ class Manifest(Decisions):
         """How many logits a variant gives."""
         return count_logits(self.scores, len(self.labels))
 
+    @property
+    def used(self) -> frozenset[str]:
+        """The files that an engine reads."""
+        libraries = (variant.library for variant in self.variants)
+        return frozenset({WEIGHTS, TABLES, self.golden, self.look.library, *libraries})
+
 
 def signed(data: dict[str, Any]) -> dict[str, Any]:
     """Returns a manifest's JSON object with "sha256", that of all other members whatever their order and spacing."""
@@ -134,6 +144,8 @@ def _parse_manifest(top: Fields) -> Manifest:
         todo = "update bitgrade on this device" if version > FORMAT else REBUILD
         raise BundleError(f"{FILE}: expected format {FORMAT}, got format {version}; {todo}")
     files = _parse_files(top)
+    for path in (WEIGHTS, TABLES):
+        top.require(path in files, f"{path} among the files", sorted(files))
     target = _parse_target(top.object("target"))
     variants = tuple(_parse_variant(v, target, files) for v in top.objects("variants", least=1))
     shape = _parse_shape(top.object("input"))
@@ -155,8 +167,11 @@ def _parse_manifest(top: Fields) -> Manifest:
         crop=_parse_crop(top.object("input")),
         **vars(decisions),
     )
-    for path in (manifest.golden, "weights.bin", "tables.bin"):
-        top.require(path in files, f"{path} among the files", sorted(files))
+    for path in sorted(manifest.used):
+        is_source = target.family in SOURCE_FAMILIES and path in {variant.library for variant in variants}
+        top.require(path in files or is_source, f"{path} among the files", sorted(files))
+    memory = sum({build.segments: build.weights_bytes for v in variants for build in v.builds}.values())
+    top.require(memory <= LIMIT, f"weights of {LIMIT} bytes at most in memory", memory)
     require_different(top, [v.name for v in variants])
     _require_unchanged(top)
     return manifest
@@ -244,7 +259,7 @@ def _parse_build(fields: Fields, files: dict[str, FileInfo]) -> Build:
     weights = fields.object("weights")
     table = fields.object("table")
     unpacked = weights.whole("bytes", 0)
-    packed = _stored_bytes(files, "weights.bin")
+    packed = _stored_bytes(files, WEIGHTS)
     build = Build(
         level=fields.text("level"),
         function=fields.text("function"),
@@ -255,9 +270,22 @@ def _parse_build(fields: Fields, files: dict[str, FileInfo]) -> Build:
         table_bytes=table.whole("bytes", 0, step=4),
         workspace=fields.whole("workspace", 0),
     )
-    stored = _stored_bytes(files, "tables.bin")
+    _require_dense(weights, build)
+    stored = _stored_bytes(files, TABLES)
     table.require(build.table_offset + build.table_bytes <= stored, f"a table within {stored} bytes", table.data)
     return build
+
+
+def _require_dense(weights: Fields, build: Build) -> None:
+    """Raises BundleError where weights overlap, or have memory behind them that no kernel reads."""
+    end = 0
+    for segment in build.segments:
+        weights.require(segment.at >= end, f"segments one after another, the next from {end} on", segment.at)
+        end = segment.at + segment.size
+    most = aligned(end) + SLACK
+    weights.require(
+        build.weights_bytes <= most, f"at most the {most} bytes that its segments fill", build.weights_bytes
+    )
 
 
 def _stored_bytes(files: dict[str, FileInfo], name: str) -> int:

@@ -1,23 +1,25 @@
 """Opens a bundle: a folder with a manifest, whose every file must be there unchanged and fit this machine."""
 
-import hashlib
-import zipfile
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from runtime.abi import aligned_buffer
+from runtime.bundle.contents import Contents, open_regular
+from runtime.bundle.golden import MOST_BYTES, GoldenError, GoldenFile, Header
 from runtime.bundle.look import LookBuild
-from runtime.bundle.manifest import FILE, Build, Level, Manifest, Variant, parse
-from runtime.bundle.weights import read_weights
+from runtime.bundle.manifest import FILE, TABLES, WEIGHTS, Build, Level, Manifest, Variant, parse
+from runtime.bundle.weights import unpack_weights
 from runtime.fields import COPY, REBUILD, BundleError
 from runtime.machine import cpu, cuda
 
 REBUILD_HERE = "sh lib/rebuild.sh, in the bundle's folder"
 BUILD = "make one with `python -m compile.build`"
+LARGEST_MANIFEST = 1 << 26  # bytes
 
 
 class Processor(Protocol):
@@ -36,10 +38,11 @@ _PROCESSORS: dict[str, Processor] = {"x86": cpu, "arm": cpu, "cuda": cuda}
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder, its manifest, and its data, which is read when asked for."""
+    """An opened bundle: its folder, its manifest, and its files, whose bytes are checked before they are used."""
 
     folder: Path
     manifest: Manifest
+    contents: Contents = field(compare=False, repr=False)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -58,25 +61,24 @@ class Bundle:
         known = ", ".join(variant.name for variant in self.variants)
         raise BundleError(f"{self.folder}: expected a variant among {known}; got {name!r}")
 
-    def library(self, variant: Variant) -> Path:
-        """Returns the path of the variant's library.
+    def library(self, variant: Variant) -> bytes:
+        """Returns the bytes of the variant's library.
 
         Raises BundleError for a bundle that holds only the library's source, which nobody has compiled yet.
         """
         return self._library(variant.library)
 
-    def look_library(self) -> Path:
-        """Returns the path of the library that resizes, chooses and ranks; raises BundleError as `library` does."""
+    def look_library(self) -> bytes:
+        """Returns the library that resizes, chooses and ranks; raises BundleError as `library` does."""
         return self._library(self.manifest.look.library)
 
-    def _library(self, name: str) -> Path:
-        path = self.path(name)
-        if not path.is_file():
+    def _library(self, name: str) -> bytes:
+        if name not in self.manifest.files:
             raise BundleError(
-                f"{self.folder}: expected the library {name}, but this bundle holds source "
+                f"{self.folder}: expected the library {name} among its files, but this bundle holds source "
                 f"only; compile it on this device: {REBUILD_HERE}"
             )
-        return path
+        return self._read(name)
 
     def level(self, name: str | None = None) -> Level:
         """Returns the level of that name, or the best that this machine runs. Raises BundleError where it runs none."""
@@ -102,7 +104,7 @@ class Bundle:
 
     def weights(self, build: Build) -> np.ndarray:
         """Returns int8 [weights_bytes], aligned: the weights as the build's kernels read them."""
-        return read_weights(self.path("weights.bin"), build.segments, build.weights_bytes)
+        return unpack_weights(self._read(WEIGHTS), build.segments, build.weights_bytes)
 
     def table(self, build: Build) -> np.ndarray:
         """Returns int32 [table_bytes / 4], aligned: biases, multipliers and shifts."""
@@ -114,7 +116,7 @@ class Bundle:
 
     def _table(self, offset: int, size: int) -> np.ndarray:
         table = aligned_buffer(size // 4, np.int32)
-        table[:] = np.fromfile(self.path("tables.bin"), "<i4", table.size, offset=offset)
+        table[:] = np.frombuffer(self._read(TABLES), "<i4", table.size, offset)
         return table
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -122,40 +124,59 @@ class Bundle:
 
         Raises BundleError where the file is damaged.
         """
-        (pictures,) = self._read_golden(["images"])
-        count = len(np.atleast_1d(pictures))
-        self._require_golden("pictures", pictures, np.dtype(np.uint8), (count, *self.manifest.shape))
-        return pictures, self.golden_logits(count)
-
-    def golden_logits(self, count: int | None = None) -> dict[str, np.ndarray]:
-        """Returns by variant the exact logits int32 [G, classes] of the golden pictures.
-
-        count: the G to expect, None for any. Raises BundleError where the file is damaged.
-        """
+        self.check_golden()
         names = [variant.name for variant in self.variants]
-        arrays = self._read_golden([f"logits_{name}" for name in names])
-        for name, array in zip(names, arrays, strict=True):
-            pictures = len(np.atleast_1d(array)) if count is None else count
-            shape = (pictures, self.manifest.outputs)
-            self._require_golden(f"logits of {name}", array, np.dtype(np.int32), shape)
-        return dict(zip(names, arrays, strict=True))
+        pictures, *logits = self._read_golden(["images", *map(_logits_of, names)])
+        return pictures, dict(zip(names, logits, strict=True))
 
-    def _read_golden(self, names: list[str]) -> list[np.ndarray]:
+    def check_golden(self) -> None:
+        """Raises BundleError unless golden data have the right types and shapes: a logit for each label, for one."""
+        names = [variant.name for variant in self.variants]
+        with self._explained_golden():
+            file = GoldenFile(self._read(self.manifest.golden))
+            pictures, *logits = [file.header(name) for name in ("images", *map(_logits_of, names))]
+        count = pictures.shape[0] if pictures.shape else 0
+        self._require_golden("pictures", pictures, np.dtype(np.uint8), (max(1, count), *self.manifest.shape))
+        for name, header in zip(names, logits, strict=True):
+            self._require_golden(f"logits of {name}", header, np.dtype(np.int32), (count, self.manifest.outputs))
+        total = sum(header.bytes for header in (pictures, *logits))
+        if total > MOST_BYTES:
+            raise BundleError(
+                f"{self.folder}: expected golden data of {MOST_BYTES} bytes at most, got {total}; {REBUILD}"
+            )
+
+    def _read(self, name: str) -> bytes:
         try:
-            with np.load(self.path(self.manifest.golden), allow_pickle=False) as data:
-                return [data[name] for name in names]
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            return self.contents.read(name)
+        except BundleError as error:
+            raise BundleError(f"{self.folder}: {error}") from error.__cause__
+
+    def _read_golden(self, names: Sequence[str]) -> list[np.ndarray]:
+        with self._explained_golden():
+            file = GoldenFile(self._read(self.manifest.golden))
+            return [file.read(name) for name in names]
+
+    @contextmanager
+    def _explained_golden(self) -> Iterator[None]:
+        try:
+            yield
+        except GoldenError as error:
             raise BundleError(
                 f"{self.folder}: expected golden pictures and logits of every variant in "
                 f"{self.manifest.golden}, got {error}; {REBUILD}"
             ) from error
 
-    def _require_golden(self, what: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        if array.dtype != dtype or array.shape != shape:
+    def _require_golden(self, what: str, header: Header, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        if header.dtype != dtype or header.shape != shape:
             raise BundleError(
                 f"{self.folder}: expected golden {what} {dtype} {list(shape)}, "
-                f"got {array.dtype} {list(array.shape)}; {REBUILD}"
+                f"got {header.dtype} {list(header.shape)}; {REBUILD}"
             )
+
+
+def _logits_of(variant: str) -> str:
+    """Returns the name of a variant's logits in golden data."""
+    return f"logits_{variant}"
 
 
 def newest_bundle(root: Path = Path("bundles")) -> Path:
@@ -173,25 +194,39 @@ def open_bundle(path: str | Path, verify: bool = True, here: bool = True) -> Bun
     require each file with its size. here: require that this machine can run it; False reads one made for another.
     """
     folder = Path(path).absolute()
-    try:
-        text = (folder / FILE).read_bytes()
-    except OSError as error:
-        raise BundleError(
-            f"{folder}: expected a bundle, which is a folder with {FILE}, but {_describe_other(folder)}; "
-            f"{BUILD}, or name another"
-        ) from error
+    text = _read_manifest(folder)
     try:
         manifest = parse(text)
         if here:
             runnable(manifest)
-        for name in manifest.files:
-            _check_file(folder, name, manifest, verify)
+        contents = Contents(folder, manifest.files)
+        if verify:
+            contents.check(keep=manifest.used)
+        else:
+            contents.check_sizes()
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error.__cause__
-    bundle = Bundle(folder, manifest)
+    except MemoryError as error:
+        raise BundleError(f"{folder}: expected a bundle that fits into memory, this one does not") from error
+    bundle = Bundle(folder, manifest, contents)
     if verify:
-        bundle.golden_logits()  # the only way to see that there is a label for each logit
+        bundle.check_golden()  # the only way to see that there is a label for each logit
     return bundle
+
+
+def _read_manifest(folder: Path) -> bytes:
+    """Returns the text of a bundle's manifest. Raises BundleError where there is none that can be read."""
+    try:
+        with open_regular(folder / FILE) as file:
+            text = file.read(LARGEST_MANIFEST + 1)
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{folder}: expected a bundle, which is a folder with {FILE}, but {_describe_other(folder, error)}; "
+            f"{BUILD}, or name another"
+        ) from error
+    if len(text) > LARGEST_MANIFEST:
+        raise BundleError(f"{folder}: expected {FILE} of {LARGEST_MANIFEST} bytes at most, got more; {COPY}")
+    return text
 
 
 def runnable(manifest: Manifest) -> tuple[Level, ...]:
@@ -226,26 +261,14 @@ def _describe_lack(level: Level, family: str) -> str:
     return f"{level.name} needs {', '.join(level.requires)}, {processor.model()} lacks {', '.join(missing)}"
 
 
-def _check_file(folder: Path, name: str, manifest: Manifest, verify: bool) -> None:
-    path = folder / name
-    expected = manifest.files[name]
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{name}: expected a file inside the bundle, got a link to {path.resolve()}; {COPY}")
-    if not path.is_file():
-        raise BundleError(f"{name}: expected this file, it is missing; {COPY}")
-    size = path.stat().st_size
-    if size != expected.bytes:
-        raise BundleError(f"{name}: expected {expected.bytes} bytes, got {size}; {COPY}")
-    if verify:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        if sha256 != expected.sha256:
-            raise BundleError(
-                f"{name}: its bytes changed, expected sha256 {expected.sha256[:16]}..., got {sha256[:16]}...; {COPY}"
-            )
-
-
-def _describe_other(folder: Path) -> str:
+def _describe_other(folder: Path, error: Exception) -> str:
     """Says what is there instead of a bundle."""
-    if folder.is_dir():
-        return "this is a folder without it"
-    return "this is a file" if folder.exists() else "this path is missing: there is no such file or folder"
+    if isinstance(error, FileNotFoundError):
+        return (
+            "this is a folder without it"
+            if folder.is_dir()
+            else "this path is missing: there is no such file or folder"
+        )
+    if isinstance(error, NotADirectoryError):
+        return "this is a file"
+    return f"it cannot be read ({error})"

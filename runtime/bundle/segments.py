@@ -8,6 +8,9 @@ from runtime.fields import Fields
 BITS = range(2, 9)  # widths of stored integers, sign included
 MOST_TAPS = 128
 MOST_BLOCK = 1 << 16
+# A transform gives at most this many bytes for each stored one, and for the padding of small layers
+MOST_GROWTH = 64
+MOST_PADDING = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def parse_segment(fields: Fields, total: int, stored: int) -> Segment:
     codes = segment.count if segment.transform is None else math.prod(segment.transform.shape)
     fields.require(segment.count == codes, f"the {codes} codes that the transform takes", segment.count)
     fields.require(segment.offset + segment.stored <= stored, f"a segment within {stored} bytes", fields.data)
+    most = MOST_GROWTH * segment.stored + MOST_PADDING
+    fields.require(segment.size <= most, f"weights of {most} bytes at most of {segment.stored} stored", segment.size)
     fields.require(segment.at + segment.size <= total, f"weights within {total} unpacked bytes", fields.data)
     return segment
 

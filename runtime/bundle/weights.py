@@ -1,7 +1,6 @@
 """Unpacks stored weights to int8, into memory that kernels may use: aligned, with slack behind."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
@@ -38,18 +37,18 @@ def unpack(packed: np.ndarray, count: int, bits: int) -> np.ndarray:
     return codes.reshape(-1)[:count].view(np.int8)
 
 
-def read_weights(file: Path, segments: Iterable[Segment], total: int) -> np.ndarray:
-    """Returns int8 [total], aligned: each segment of the packed file at its place, zeros between.
+def unpack_weights(data: bytes, segments: Iterable[Segment], total: int) -> np.ndarray:
+    """Returns int8 [total], aligned: each segment of the packed codes at its place, zeros between.
 
-    Raises ValueError for a segment outside the file or the buffer.
+    data: what is in weights.bin. Raises ValueError for a segment outside it or the buffer.
     """
     buffer = aligned_buffer(total, np.int8)
-    stream = np.fromfile(file, np.uint8)
+    stream = np.frombuffer(data, np.uint8)
     for segment in segments:
         end = segment.offset + segment.stored
         if end > stream.size or segment.at + segment.size > total:
             raise ValueError(
-                f"{file.name}: expected {segment.count} codes of {segment.bits} bits within {stream.size} bytes, "
+                f"expected {segment.count} codes of {segment.bits} bits within {stream.size} bytes, "
                 f"at {segment.at} of {total}; got bytes {segment.offset}..{end}"
             )
         weights = unpack(stream[segment.offset : end], segment.count, segment.bits)

@@ -1,15 +1,18 @@
 """Loads compiled libraries and calls them through tvm_ffi, which only this file imports, when a library is loaded."""
 
-import tempfile
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
+from runtime.execution.elf import require_whole
+from runtime.execution.private_file import open_private
 from runtime.fields import COPY, BundleError
 
 _TENSOR, _INTEGER = 70, 1  # TVMFFITypeIndex
+_LOADER = "ffi.Module.load_from_file.so"  # tvm_ffi.load_module without its look at the path's ending
+_FORBIDDEN = "failed to map segment"  # what dynamic linkers say of code where none may run
 
 
 class Tensor(Protocol):
@@ -43,28 +46,40 @@ def import_ffi() -> ModuleType:
     return tvm_ffi
 
 
-def open_library(path: Path) -> Callable[[str], Function]:
-    """Opens a library and returns what finds its functions by name. Both raise BundleError where that fails.
+def open_library(name: str, data: bytes) -> Callable[[str], Function]:
+    """Opens a library of these bytes and returns what finds its functions by name.
 
-    It is opened by a temporary name: under a name that it has seen, the dynamic linker would return the library that it
-    loaded then, even when a new build has replaced the file since.
+    name: its path in the bundle, for errors. Both raise BundleError where that fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / path.name
-        link.symlink_to(path)
-        try:
-            module = import_ffi().load_module(str(link), keep_module_alive=False)
-        except (RuntimeError, OSError) as error:
-            raise BundleError(f"{path}: expected a library, cannot load it ({error}); {COPY}") from error
+    load = import_ffi().get_global_func(_LOADER)
+    try:
+        require_whole(data)
+        module = open_private(data, lambda path: _load(load, path))
+    except BundleError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise BundleError(f"{name}: expected a library, cannot load it ({error}); {COPY}") from error
 
-    def find_function(name: str) -> Function:
+    def find_function(function_name: str) -> Function:
         try:
-            function: Function = module[name]
+            function: Function = module[function_name]
         except AttributeError as error:
-            raise BundleError(f"{path}: expected a library with a function {name}, got {error}; {COPY}") from error
+            raise BundleError(
+                f"{name}: expected a library with a function {function_name}, got {error}; {COPY}"
+            ) from error
         return function
 
     return find_function
+
+
+def _load(load: Callable[[str, str], Any], path: str) -> Any:
+    """Returns the module at a path. Raises OSError where this machine allows no code there, else RuntimeError."""
+    try:
+        return load(path, "so")
+    except RuntimeError as error:
+        if _FORBIDDEN in str(error):
+            raise OSError(errno.EPERM, str(error)) from error
+        raise
 
 
 def wrap_memory(memory: object) -> Tensor:

@@ -1,5 +1,6 @@
 """Makes a bundle's variants ready to run: their libraries, and the memory that these work in."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,13 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.abi import aligned_buffer
+from runtime.abi import STOP, aligned_buffer
 from runtime.bundle.manifest import Build, Parallel, Variant
 from runtime.bundle.opened import Bundle
 from runtime.bundle.segments import Segment
 from runtime.execution.ffi import Function, Tensor, on_stream, open_library, pack_arguments, wrap_memory
 from runtime.execution.threads import Helpers, Pace, make_control_block
-from runtime.fields import BundleError
+from runtime.fields import COPY, BundleError
 from runtime.machine.cuda import DeviceBuffer, wrap_address
 
 Libraries = Mapping[str, Callable[[str], Function]]  # path in the bundle -> what finds functions by name
@@ -92,15 +93,24 @@ class Loaded:
 
     def __init__(self, bundle: Bundle, variants: Sequence[Variant], level: str | None = None, threads: int = 1) -> None:
         _require_threads(threads)
+        try:
+            self._load(bundle, variants, level, threads)
+        except MemoryError as error:
+            raise BundleError(
+                f"{bundle.folder}: expected variants that fit into memory, these do not ({error}); build fewer of them"
+            ) from error
+
+    def _load(self, bundle: Bundle, variants: Sequence[Variant], level: str | None, threads: int) -> None:
         self.level = bundle.level(level)
         self.pictures = bundle.manifest.pictures
         self._memory = _MEMORY.get(bundle.manifest.target.family, HostBuffer)
-        self._picture: Buffer = self._memory(self.pictures * int(np.prod(bundle.manifest.shape)), np.uint8)
+        self._picture: Buffer = self._memory(self.pictures * math.prod(bundle.manifest.shape), np.uint8)
         self._logits: Buffer = self._memory(self.pictures * bundle.manifest.outputs, np.int32)
         self.picture, self.logits = self._stage(bundle)
         builds = {variant: bundle.build(variant, self.level) for variant in variants}
         libraries = _open_libraries(bundle, variants)
         self._calls = self._make_calls(bundle, builds, libraries)
+        self._try_calls()
         self._runs: dict[str, Callable[[], object]] = {
             name: partial(call.function, *call.tensors) for name, call in self._calls.items()
         }
@@ -181,6 +191,15 @@ class Loaded:
             calls[variant.name] = Call(function, (picture, weights[build.segments], table, scratch, logits))
         return calls
 
+    def _try_calls(self) -> None:
+        """Runs every variant once: compiled code compares the sizes of its buffers first. Raises BundleError.
+
+        On a GPU errors come with the first picture: nothing is launched there that nobody asked for.
+        """
+        if self._memory is not DeviceBuffer:
+            for name, call in self._calls.items():
+                _try(call, name)
+
     def _copy(self, values: np.ndarray) -> Tensor:
         """Returns values [n] in the memory that libraries work in."""
         buffer: Buffer = self._memory(values.size, values.dtype)
@@ -199,11 +218,16 @@ class Loaded:
             record = np.zeros(2 * (len(tensors) + 3), np.int64)  # what helpers call `share` with, last argument 0
             integers = (share.__chandle__(), record.ctypes.data)
             record[:] = pack_arguments(tensors, (*integers, 0))
-            self._runs[variant.name] = Pace(alone, partial(share, *tensors, *integers, 1))
+            together = partial(share, *tensors, *integers, 1)
+            _try(together, variant.name)
+            self._runs[variant.name] = Pace(alone, together)
             records.append(record)
         variant, names = next(iter(functions.items()))  # `serve` is the same in every library
-        serve = libraries[variant.library](names.serve)
-        self._helpers = Helpers(threads - 1, block, partial(serve, control), (self._runs, records))
+        serve = partial(libraries[variant.library](names.serve), control)
+        block[STOP] = 1  # so that it returns at once
+        _try(serve, variant.name)
+        block[STOP] = 0
+        self._helpers = Helpers(threads - 1, block, serve, (self._runs, records))
 
     def _require_parallel(self, build: Build) -> Parallel:
         """Returns the names of a build's functions for several threads. Raises BundleError where it has none."""
@@ -221,10 +245,21 @@ def _require_threads(threads: object) -> None:
         raise ValueError(f"expected 1 to {MOST_THREADS} threads, a whole number, got {threads!r}")
 
 
+def _try(run: Callable[[], object], variant: str) -> None:
+    """Raises BundleError where compiled code refuses its arguments."""
+    try:
+        run()
+    except Exception as error:  # tvm_ffi raises whatever kind compiled code names
+        raise BundleError(
+            f"variant {variant}: expected code that takes the sizes which the manifest says, it refuses them "
+            f"({error}); {COPY}"
+        ) from error
+
+
 def _open_libraries(bundle: Bundle, variants: Sequence[Variant]) -> Libraries:
     """Opens the library of every variant, those that several share once."""
     libraries: dict[str, Callable[[str], Function]] = {}
     for variant in variants:
         if variant.library not in libraries:
-            libraries[variant.library] = open_library(bundle.library(variant))
+            libraries[variant.library] = open_library(variant.library, bundle.library(variant))
     return libraries

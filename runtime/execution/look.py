@@ -38,7 +38,7 @@ class Look:
         self, bundle: Bundle, level: Level, picture: np.ndarray, logits: np.ndarray, lam: float | None = None
     ) -> None:
         build = bundle.look_build(level)
-        find_function = open_library(bundle.look_library())
+        find_function = open_library(bundle.manifest.look.library, bundle.look_library())
         if build.resize:
             self._plan = find_function(build.plan)
             self._resize: Function = find_function(build.resize)

@@ -39,6 +39,14 @@ def intrinsic(name: str, dtype: str, *args: Any) -> Any:
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.{name}"), *args, dtype=dtype)
 
 
+def at_most(value: Any, limit: int) -> Any:
+    """Returns an int32 of the table, or the limit where it is larger or negative.
+
+    A table is data: whatever it holds, kernels must not be led out of their buffers by it.
+    """
+    return T.cast(T.min(T.cast(value, "uint32"), T.uint32(limit)), "int32")
+
+
 def arrange(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Returns int8 [blocks, kH, K4, 2, 8, 4] of weights [O, kH, kW, I], zeros where there is nothing."""
     o, kh, kw, i = weight.shape
@@ -165,12 +173,15 @@ class _Emitter:
 
     def _extra(self, acc: Any, buffers: Buffers, b: Any, codes: Callable[[Any], list[Any]]) -> None:
         """The steps that hold what was cut off the weights."""
+        _, kh, k4 = self.weight.shape[:3]
+        steps, last = len(self.parts.extra), (kh - 1) * self.step.reads[0].row_stride + (k4 - 1) * 4
         places = self.epilogue.table.size + 2 * len(self.weight) + 1
         for v in range(2):
             half = self.epilogue.table.size + b * 2 + v
-            with T.serial(buffers.table[half], buffers.table[half + 1]) as i:
+            first, end = (at_most(buffers.table[at], steps) for at in (half, half + 1))
+            with T.serial(first, end) as i:
                 w = buffers.weights[T.ramp(self.weight.size + i * 32, 1, 32)]
-                for p, four in enumerate(codes(buffers.table[places + i])):
+                for p, four in enumerate(codes(at_most(buffers.table[places + i], last))):
                     at = T.ramp((p * 2 + v) * 8, 1, 8)
                     T.buffer_store(acc, acc[at] + _widened_pairs(_products(four, w)), [at])
 

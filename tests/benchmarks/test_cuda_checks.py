@@ -34,7 +34,7 @@ def gpu(driver, small_bundle, monkeypatch):
         logits[:] = expected[tables[table.tobytes()]][index] + (index in spoiled)
 
     monkeypatch.setitem(library._MEMORY, bundle.manifest.target.family, cuda.DeviceBuffer)
-    monkeypatch.setattr(library, "open_library", lambda path: lambda name: main)
+    monkeypatch.setattr(library, "open_library", lambda path, data: lambda name: main)
     real = cuda_checks.buffer
     monkeypatch.setattr(cuda_checks, "buffer", lambda values, device: real(values, "cpu"))
     monkeypatch.setattr(cuda_checks, "Captured", lambda call: call)

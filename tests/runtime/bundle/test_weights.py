@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from compile.bundle.packing import pack
 from runtime.abi import ALIGN
 from runtime.bundle.segments import Segment
-from runtime.bundle.weights import read_weights, unpack
+from runtime.bundle.weights import unpack, unpack_weights
 
 
 @given(bits=st.integers(2, 8), count=st.integers(0, 70), data=st.data())
@@ -38,13 +38,13 @@ def test_unpack_refuses(count, bits, size):
         unpack(np.zeros(size, np.uint8), count, bits)
 
 
-def test_read_weights_puts_segments_in_place(tmp_path):
+def test_unpack_weights_puts_segments_in_place():
     first, second = np.arange(-8, 8, dtype=np.int8), np.array([1, -2, 0, -1, 1], np.int8)
-    (tmp_path / "w").write_bytes(pack(first, 4).tobytes().ljust(64, b"\xff") + pack(second, 2).tobytes())
+    data = pack(first, 4).tobytes().ljust(64, b"\xff") + pack(second, 2).tobytes()
     segments = (Segment(64, 5, 2, 0), Segment(0, 16, 4, 64))
-    got = read_weights(tmp_path / "w", segments, 100)
+    got = unpack_weights(data, segments, 100)
     assert got.ctypes.data % ALIGN == 0
     np.testing.assert_array_equal(got, np.concatenate([second, np.zeros(59, np.int8), first, np.zeros(20, np.int8)]))
     for bad in (Segment(64, 9, 2, 0), Segment(0, 16, 4, 90)):
         with pytest.raises(ValueError, match="expected"):
-            read_weights(tmp_path / "w", (bad,), 100)
+            unpack_weights(data, (bad,), 100)

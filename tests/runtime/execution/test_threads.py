@@ -90,7 +90,7 @@ class _Bundle:
         return self.build_
 
     def library(self, variant):
-        return self._file
+        return self._file.read_bytes()
 
     def weights(self, build):
         return self.lowered.weights()

@@ -1,6 +1,7 @@
 """A bundle for several pictures at once, from the build to the engine; the CUDA C++ runs on the CPU."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,24 +45,33 @@ def bundle(graphs, tmp_path_factory):
     return builder.build(settings).bundle
 
 
-def emulated(path):
-    """Stands for a library: its functions run the source beside it."""
-    runner = host.Runner(path.with_suffix(".cu"))
+def emulated(folder):
+    """Stands for the libraries of a bundle: their functions run the source that lies there."""
+
+    def open_library(name, data):
+        return lambda function: over_source(folder / Path(name).with_suffix(".cu"))
+
+    return open_library
+
+
+def over_source(path):
+    """Returns main of a source, emulated."""
+    runner = host.Runner(path)
 
     def main(*tensors):
         x, weights, table, workspace, logits = (np.from_dlpack(t) for t in tensors)
         np.asarray(logits)[:] = runner(x.copy(), weights, table, workspace.size, logits.size)
 
-    return lambda name: main
+    return main
 
 
 @pytest.fixture
-def here(monkeypatch):
+def here(monkeypatch, bundle):
     """This machine takes the place of one with an A100."""
     monkeypatch.setattr(cuda, "features", lambda: frozenset({"sm_80"}))
     monkeypatch.setattr(library, "_MEMORY", {})
-    monkeypatch.setattr(library, "open_library", emulated)
-    monkeypatch.setattr("runtime.bundle.opened.Bundle.library", lambda self, variant: self.path(variant.library))
+    monkeypatch.setattr(library, "open_library", emulated(bundle))
+    monkeypatch.setattr("runtime.bundle.opened.Bundle.library", lambda self, variant: b"")
 
 
 @pytest.mark.parametrize("count", (1, 3, 7))
