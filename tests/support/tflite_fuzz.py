@@ -157,6 +157,8 @@ def main() -> None:
         content = damaged(CASES[name](), rng)
         result = run_apart(content, name)
         outcomes[result] += 1
+        if (i + 1) % 1000 == 0:
+            print(f"{i + 1} files: {dict(outcomes.most_common())}", flush=True)
         if result.split()[0] in ("WRONG", "HANG", "TRACEBACK", "CRASH"):
             args.keep.mkdir(exist_ok=True)
             (args.keep / f"{args.seed}-{i}-{name.replace(' ', '_')}.tflite").write_bytes(content)
