@@ -48,6 +48,7 @@ def open_session(model: bytes | str, basic: bool = False) -> onnxruntime.Inferen
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_BASIC if basic else level.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # each node has a session, whose memory would stay as large as it ever was
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
