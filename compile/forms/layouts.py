@@ -4,6 +4,7 @@ Keras flattens maps as [H, W, C]; what converts its files to ONNX writes a Trans
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -111,7 +112,8 @@ def _apply(graph: FileGraph, transpose: onnx.NodeProto, region: Region) -> None:
         keep = attributes_of(node).get("keepdims", 1)
         axes = graph.add_constant(f"{node.output[0]}/axes", np.asarray([2, 3], np.int64))
         old_style = graph.opset < 18
-        inputs, extra = ([node.input[0]], {"axes": [2, 3]}) if old_style else ([node.input[0], axes], {})
+        inputs = [node.input[0]] if old_style else [node.input[0], axes]
+        extra: dict[str, Any] = {"axes": [2, 3]} if old_style else {}
         node.CopyFrom(helper.make_node("ReduceMean", inputs, list(node.output), name=node.name, keepdims=keep, **extra))
     for node in (*region.back, transpose):
         graph.remove(node)
