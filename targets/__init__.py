@@ -1,9 +1,9 @@
 """Hardware descriptions: what a bundle is built for, and what it then asks of the machine that runs it.
 
 Each family has a folder here whose `__init__.py` lists its hardware as frozen literals in `TARGETS`, the family's
-default first. A new board is one more literal, and for ARM one more row of CPUS in its emulation;
-docs/add-a-processor.md lists what a new family needs beside its folder. A target may be made of levels, other targets
-of the family: its libraries hold code for each, and the machine that loads one takes the best it can run.
+default first. A new board is one more literal, for ARM also a row of CPUS in its emulation; what a new family needs
+beside its folder is listed in docs/add-a-processor.md. A target may be made of levels, other targets of the family:
+its libraries hold code for each, and the machine that loads one takes the best it can run.
 """
 
 import difflib
