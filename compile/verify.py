@@ -109,7 +109,7 @@ def verify_variant(variant: BuildVariant, pictures: np.ndarray, level_codes: lis
 def run_onnx(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
     """Returns int64 [N, classes]: onnxruntime's logits at optimization level BASIC, in steps of the logits' scale.
 
-    pictures: uint8 [N, H, W, C].
+    pictures: uint8 [N, H, W, C]. Raises VerificationError where onnxruntime does not take the file.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -6,6 +6,7 @@ float32 in the new scales.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -129,7 +130,7 @@ def _scale_weights(graph: FileGraph, layer: onnx.NodeProto, weights: onnx.NodePr
             return False
         codes, zeros = _negated(codes, zeros, factor < 0, axis)
         weights = _with_codes(graph, weights, clip, codes)
-    attributes = {"axis": axis} if scaled.size > 1 else {}
+    attributes: dict[str, Any] = {"axis": axis} if scaled.size > 1 else {}
     parameters = [graph.add_constant(f"{source}/{part}", value) for part, value in (("s", scaled), ("z", zeros))]
     dequantize = graph.make(DEQUANTIZE, [weights.input[0], *parameters], hint=layer.output[0], **attributes)
     layer.input[1] = dequantize.output[0]

@@ -4,6 +4,8 @@ onnxruntime's quantize_dynamic writes DynamicQuantizeLinear, ConvInteger or MatM
 product of both scales. That is the float operator on dequantized weights, but for the rounding of its input.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -54,7 +56,7 @@ def _expand(graph: FileGraph, node: onnx.NodeProto) -> None:
     if zero_point is not None:
         zeros = np.broadcast_to(zero_point.reshape(-1), scale.shape) if scale.ndim else zero_point.reshape(())
         parameters.append(graph.add_constant(f"{node.output[0]}/zero_point", zeros))
-    axis = {"axis": 0 if node.op_type == "ConvInteger" else 1} if scale.ndim else {}
+    axis: dict[str, Any] = {"axis": 0 if node.op_type == "ConvInteger" else 1} if scale.ndim else {}
     weights = graph.make(DEQUANTIZE, [node.input[1], *parameters], hint=node.output[0], **axis)
     inputs = [dynamic.input[0], weights.output[0]]
     kind, kept = FLOAT_KINDS[node.op_type], attributes_of(node)

@@ -102,13 +102,13 @@ def compute(graph: FileGraph, node: onnx.NodeProto) -> list[Any]:
         helper.make_graph([node], "constant", unknown, results), opset_imports=[helper.make_opsetid("", graph.opset)]
     )
     try:
-        values: list[Any] = ReferenceEvaluator(model).run(None, {name: graph.array(name) for name in names})
+        values = ReferenceEvaluator(model).run(None, {name: graph.array(name) for name in names})
     except Exception as error:  # onnx's operators in numpy raise errors of any kind at damaged operands
         raise FormError(
             f"{place_of(node)}: expected constants that can be computed, got {type(error).__name__}: {error}; "
             "fold the file's constants before quantizing it (onnxruntime's quant_pre_process)"
         ) from error
-    return values
+    return list(values)
 
 
 def settle_shapes(graph: FileGraph) -> None:

@@ -4,7 +4,9 @@ An activation becomes QuantizeLinear, a Clip of the codes to its width, Dequanti
 themselves, so that weights are quantized once, here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ import onnx
 from compile.forms.graph import DEQUANTIZE, QUANTIZE, FileGraph, FormError, attributes_of, input_of, place_of
 
 DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
-ROUNDINGS = {
+ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ROUND": np.rint,
     "HALF_EVEN": np.rint,
     "CEIL": np.ceil,
@@ -138,7 +140,7 @@ def _clip_and_dequantize(graph: FileGraph, node: onnx.NodeProto, quant: Quant, c
     if len(axis) > 1:
         raise FormError(f"{place_of(node)}: expected scales along one axis, got {list(quant.scale.shape)}")
     scale = quant.scale.reshape(-1) if axis else quant.scale
-    attributes = {"axis": _axis_in_tensor(graph, node, quant, axis[0])} if axis else {}
+    attributes: dict[str, Any] = {"axis": _axis_in_tensor(graph, node, quant, axis[0])} if axis else {}
     parameters = _parameters(graph, node, quant, scale)
     return [*nodes, graph.make(DEQUANTIZE, [codes, *parameters], node.output[0], **attributes)]
 

@@ -6,6 +6,7 @@ its like leave unsaid. Operators that only move codes get both quantizers as wel
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ class Expansion:
     def dequantized(self, codes: str, quantizer: Quantizer) -> str:
         """Adds a DequantizeLinear; returns the name of the real values."""
         names = [name for name in (quantizer.scale, quantizer.zero_point) if name]
-        axis = {} if quantizer.axis is None else {"axis": quantizer.axis}
+        axis: dict[str, Any] = {} if quantizer.axis is None else {"axis": quantizer.axis}
         return self.add(self.graph.make(DEQUANTIZE, [codes, *names], hint=self._name(codes), **axis))
 
     def add(self, node: onnx.NodeProto) -> str:
@@ -63,10 +64,10 @@ class Expansion:
         self.nodes.append(node)
         return node.output[0]
 
-    def operator(self, kind: str, inputs: list[str], attributes: dict[str, object] | None = None) -> str:
+    def operator(self, kind: str, inputs: list[str], attributes: dict[str, Any] | None = None) -> str:
         """Adds the float operator under the name of the node that it stands for."""
         own = attributes_of(self.node) if attributes is None else attributes
-        kept = {name: value for name, value in own.items() if name not in OWN}
+        kept: dict[str, Any] = {name: value for name, value in own.items() if name not in OWN}
         result = self.graph.free_name(f"{self.node.output[0]}/real")
         return self.add(helper.make_node(kind, inputs, [result], name=self.node.name or result, **kept))
 
@@ -76,7 +77,10 @@ class Expansion:
         self.add(self.graph.make(QUANTIZE, [real, *names], self.node.output[0]))
 
     def bias(self, codes: str, scales: list[str], factor: float = 1.0) -> str:
-        """Adds the DequantizeLinear of int32 codes in units of the product of scales; returns its result's name."""
+        """Adds the DequantizeLinear of int32 codes in units of the product of scales; returns its result's name.
+
+        Raises FormError for scales that are no constants.
+        """
         arrays = [self.graph.array(name) for name in scales]
         if any(array is None for array in arrays):
             raise FormError(f"{place_of(self.node)}: expected constant scales, got computed ones; quantize statically")
