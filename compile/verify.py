@@ -163,8 +163,10 @@ def file_rung(variant: BuildVariant, pictures: np.ndarray, expected: np.ndarray)
 def file_logits(variant: BuildVariant, pictures: np.ndarray) -> np.ndarray:
     """Returns int64 [N, classes]: what the file's own runtime, optimizations off, answers to uint8 [N, H, W, C].
 
-    Raises OnnxRunError.
+    Raises OnnxRunError, or PeerError where LiteRT cannot run a TFLite file.
     """
+    if variant.onnx.suffix == ".tflite":
+        return run_litert(variant.onnx, pictures, variant.normalization)
     source = PictureInput(variant.normalization, channels_last=variant.exact)
     return run_file(read_model(variant), variant.graph, pictures, source)
 

@@ -108,7 +108,7 @@ def compute(graph: FileGraph, node: onnx.NodeProto) -> list[Any]:
             f"{place_of(node)}: expected constants that can be computed, got {type(error).__name__}: {error}; "
             "fold the file's constants before quantizing it (onnxruntime's quant_pre_process)"
         ) from error
-    return values
+    return list(values)
 
 
 def settle_shapes(graph: FileGraph) -> None:

@@ -15,6 +15,7 @@ from compile.forms.weights import clipped_codes, dequantized_codes
 
 TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 ONE_BY_ONE = (QUANTIZE, DEQUANTIZE, "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh")
+AXES_AS_INPUT = 18  # the opset from which on ReduceMean's axes are an input
 FLATTENERS = ("Reshape", "Flatten")
 
 
@@ -109,14 +110,19 @@ def _apply(graph: FileGraph, transpose: onnx.NodeProto, region: Region) -> None:
     for layer in region.dense:
         _set_codes(graph, layer, region.shape)
     for node in region.means:
-        keep = attributes_of(node).get("keepdims", 1)
-        axes = graph.add_constant(f"{node.output[0]}/axes", np.asarray([2, 3], np.int64))
-        old_style = graph.opset < 18
-        inputs = [node.input[0]] if old_style else [node.input[0], axes]
-        extra: dict[str, Any] = {"axes": [2, 3]} if old_style else {}
-        node.CopyFrom(helper.make_node("ReduceMean", inputs, list(node.output), name=node.name, keepdims=keep, **extra))
+        _mean_of_nchw(graph, node)
     for node in (*region.back, transpose):
         graph.remove(node)
+
+
+def _mean_of_nchw(graph: FileGraph, node: onnx.NodeProto) -> None:
+    """Lets a ReduceMean that drops its axes work along those of [N, C, H, W]."""
+    mean = helper.make_node("ReduceMean", [node.input[0]], list(node.output), name=node.name, keepdims=0)
+    if graph.opset < AXES_AS_INPUT:
+        mean.attribute.append(helper.make_attribute("axes", [2, 3]))
+    else:
+        mean.input.append(graph.add_constant(f"{node.output[0]}/axes", np.asarray([2, 3], np.int64)))
+    node.CopyFrom(mean)
 
 
 def _set_codes(graph: FileGraph, layer: onnx.NodeProto, shape: tuple[int, int, int]) -> None:

@@ -64,7 +64,7 @@ class Expansion:
         self.nodes.append(node)
         return node.output[0]
 
-    def operator(self, kind: str, inputs: list[str], attributes: dict[str, object] | None = None) -> str:
+    def operator(self, kind: str, inputs: list[str], attributes: dict[str, Any] | None = None) -> str:
         """Adds the float operator under the name of the node that it stands for."""
         own = attributes_of(self.node) if attributes is None else attributes
         kept: dict[str, Any] = {name: value for name, value in own.items() if name not in OWN}

@@ -21,7 +21,8 @@ def lower_versions(model: onnx.ModelProto) -> onnx.ModelProto:
     lowered = _raised(model)
     for entry in lowered.opset_import:
         if entry.domain in STANDARD and entry.version > PLAIN_OPSET:
-            entry.version = max([PLAIN_OPSET, *(_since(node, entry.version) for node in _nodes(lowered.graph))])
+            types, version = _types_in(lowered), entry.version
+            entry.version = max([PLAIN_OPSET, *(_since(node, version, types) for node in _nodes(lowered.graph))])
     try:
         needed = helper.find_min_ir_version_for(list(lowered.opset_import), ignore_unknown=True)
     except ValueError:
@@ -55,11 +56,11 @@ def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return nodes
 
 
-def _since(node: onnx.NodeProto, opset: int) -> int:
+def _since(node: onnx.NodeProto, opset: int, types: set[str]) -> int:
     """The lowest opset from PLAIN_OPSET on in which the operator means what it means in `opset`.
 
-    Later versions that differ only in types and in attributes that the node lacks are the same: new attributes are
-    made so that leaving them out changes nothing.
+    Later versions that differ only in types that the file has none of, and in attributes that the node lacks, are the
+    same: new attributes are made so that leaving them out changes nothing.
     """
     if node.domain not in STANDARD:
         return PLAIN_OPSET
@@ -68,5 +69,21 @@ def _since(node: onnx.NodeProto, opset: int) -> int:
     except onnx.defs.SchemaError:
         return opset
     signatures = [[(entry.name, entry.option) for entry in schema.inputs] for schema in (own, plain)]
-    known = all(attribute.name in plain.attributes for attribute in node.attribute)
-    return PLAIN_OPSET if known and signatures[0] == signatures[1] else max(PLAIN_OPSET, int(own.since_version))
+    is_known = all(attribute.name in plain.attributes for attribute in node.attribute)
+    is_same = signatures[0] == signatures[1] and not types & (_types_of(own) - _types_of(plain))
+    return PLAIN_OPSET if is_known and is_same else max(PLAIN_OPSET, int(own.since_version))
+
+
+def _types_of(schema: onnx.defs.OpSchema) -> set[str]:
+    """All types that an operator takes or gives, such as "tensor(uint8)"."""
+    return {text for constraint in schema.type_constraints for text in constraint.allowed_type_strs}
+
+
+def _types_in(model: onnx.ModelProto) -> set[str]:
+    """The types of a model's constants and of what its nodes name types of."""
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    for node in _nodes(model.graph):
+        for attribute in node.attribute:
+            kinds |= {attribute.t.data_type} if attribute.HasField("t") else set()
+            kinds |= {attribute.i} if attribute.name in ("to", "dtype", "output_dtype") else set()
+    return {f"tensor({onnx.TensorProto.DataType.Name(kind).lower()})" for kind in kinds}

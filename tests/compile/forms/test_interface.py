@@ -162,6 +162,14 @@ def test_newer_numbers_of_the_same_operators_are_lowered(opset):
     require_near(steps_apart(form, PICTURES, FLOATS))
 
 
+def test_numbers_stay_where_a_type_of_the_file_needs_them():
+    net = OnnxNet((3, 8, 8), opset=25)
+    x = net.qdq(net.op("GlobalAveragePool", net.qdq("x", 1 / 255)), 1 / 3, 0, TensorProto.UINT2)
+    form = normal_form(net.model(net.op("Flatten", x), 3))
+    assert form.file.opset_import[0].version == 25
+    require_near(steps_apart(form, PICTURES, FLOATS), 0.1)
+
+
 def test_older_files_get_an_opset_that_has_scales_per_channel():
     net = OnnxNet((3, 8, 8), opset=11)
     x = net.op("Squeeze", net.op("GlobalAveragePool", net.qdq("x", 1 / 255)), axes=[2, 3])
