@@ -53,7 +53,9 @@ class Fields:
     def real(self, key: str, low: float = -math.inf, high: float = math.inf) -> float:
         """Returns a finite number in low..high, an integer as a float."""
         value = self.get(key, (int, float), "a number")
-        self.require(-(LIMIT**4) < value < LIMIT**4 and low <= value <= high, f"{abbreviate(key)} finite in {low}..{high}", value)
+        self.require(
+            -(LIMIT**4) < value < LIMIT**4 and low <= value <= high, f"{abbreviate(key)} finite in {low}..{high}", value
+        )
         return float(value)
 
     def text(self, key: str) -> str:

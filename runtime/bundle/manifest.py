@@ -248,7 +248,9 @@ def _require_dense(weights: Fields, build: Build) -> None:
         weights.require(segment.at >= end, f"segments one after another, the next from {end} on", segment.at)
         end = segment.at + segment.size
     most = aligned(end) + SLACK
-    weights.require(build.weights_bytes <= most, f"at most the {most} bytes that its segments fill", build.weights_bytes)
+    weights.require(
+        build.weights_bytes <= most, f"at most the {most} bytes that its segments fill", build.weights_bytes
+    )
 
 
 def _stored_bytes(files: dict[str, FileInfo], name: str) -> int:

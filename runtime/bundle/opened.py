@@ -122,7 +122,9 @@ class Bundle:
             self._require_golden(f"logits of {name}", header, np.dtype(np.int32), (count, len(self.manifest.labels)))
         total = sum(header.bytes for header in (pictures, *logits))
         if total > MOST_BYTES:
-            raise BundleError(f"{self.folder}: expected golden data of {MOST_BYTES} bytes at most, got {total}; {REBUILD}")
+            raise BundleError(
+                f"{self.folder}: expected golden data of {MOST_BYTES} bytes at most, got {total}; {REBUILD}"
+            )
 
     def _read(self, name: str) -> bytes:
         try:
@@ -243,7 +245,11 @@ def _describe_lack(level: Level, family: str) -> str:
 def _describe_other(folder: Path, error: Exception) -> str:
     """Says what is there instead of a bundle."""
     if isinstance(error, FileNotFoundError):
-        return "this is a folder without it" if folder.is_dir() else "this path is missing: there is no such file or folder"
+        return (
+            "this is a folder without it"
+            if folder.is_dir()
+            else "this path is missing: there is no such file or folder"
+        )
     if isinstance(error, NotADirectoryError):
         return "this is a file"
     return f"it cannot be read ({error})"
