@@ -225,8 +225,8 @@ def _try(run: Callable[[], object], variant: str) -> None:
         run()
     except Exception as error:  # tvm_ffi raises whatever kind compiled code names
         raise BundleError(
-            f"variant {variant}: expected code that takes the sizes which the manifest says, it refuses them ({error}); "
-            f"{COPY}"
+            f"variant {variant}: expected code that takes the sizes which the manifest says, it refuses them "
+            f"({error}); {COPY}"
         ) from error
 
 

@@ -91,8 +91,8 @@ def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return picture
     if max(h, w) > LONGEST:
         raise ValueError(f"expected a picture of at most {LONGEST} pixels a side, got {h} x {w}")
-    # Unless it is small anyway, the axis that shrinks more goes first: what lies between takes memory. Sums of the first pass are below 2**24,
-    # exact in float32; those of the second below 2**40, exact in float64.
+    # Unless it is small anyway, the axis that shrinks more goes first: what lies between takes memory. Sums of the
+    # first pass are below 2**24, exact in float32; those of the second below 2**40, exact in float64.
     if height * w * c <= _BAND or h * width >= w * height:
         rows = _filter_rows(picture.reshape(h, w * c), height, np.float32)
         sums = _filter_columns(rows.reshape(height, w, c), width, np.float64)

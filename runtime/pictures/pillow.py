@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.pictures.wide import cut_to_bytes, warn_of_few_bits
 from runtime.pictures.warning import PictureWarning
+from runtime.pictures.wide import cut_to_bytes, warn_of_few_bits
 
 # Pillow's readers that are asked. Others are left out: some start programs (PostScript), some fetch what files name.
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "WEBP", "GIF", "TIFF")

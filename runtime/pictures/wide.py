@@ -21,8 +21,8 @@ def warn_of_few_bits(codes: np.ndarray) -> None:
     bits = largest.bit_length()
     if 0 < bits <= _USED:
         warnings.warn(
-            f"its values are {int(codes.min())}..{largest} of 65535: of {bits} bits stored in 16, {max(0, bits - 8)} are "
-            f"left; scale it by {1 << 16 - bits} before saving where the camera has {bits} bits",
+            f"its values are {int(codes.min())}..{largest} of 65535: of {bits} bits stored in 16, {max(0, bits - 8)} "
+            f"are left; scale it by {1 << 16 - bits} before saving where the camera has {bits} bits",
             PictureWarning,
             stacklevel=2,
         )

@@ -179,7 +179,7 @@ def test_damaged_metadata_never_cost_a_picture(tmp_path, kind):
     expected = read_picture(tmp_path / "sound.jpg")
     picture = read_picture(tmp_path / "x.jpg")
     turned = np.rot90(expected, -1)
-    assert np.array_equal(picture, expected) or kind == "orientation of two" and np.array_equal(picture, turned)
+    assert np.array_equal(picture, expected) or (kind == "orientation of two" and np.array_equal(picture, turned))
     np.testing.assert_array_equal(read_training_picture(tmp_path / "x.jpg"), picture)
 
 
