@@ -18,12 +18,13 @@ from runtime.terminal import say, terminal
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command found: as JSON, as text, the errors of single pictures, and the exit status."""
+    """What a command found: as JSON, as text, errors and warnings about single pictures, and the exit status."""
 
     content: Any
     text: str
     errors: tuple[str, ...] = ()
     status: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def run_check(bundle: Path) -> CommandResult:
@@ -50,13 +51,14 @@ def run_infer(bundle: Path, request: Request) -> CommandResult:
     """Classifies the pictures named, alone or in folders; the status is 1 where any of them cannot be read."""
     files, missing = find_files(request.pictures)
     with Engine(bundle, request.budget, request.variant, request.level, request.threads, request.escalate) as engine:
-        records, unreadable = classify_files(engine, files)
+        classified = classify_files(engine, files)
     budget = "" if engine.budget is None else f"{engine.budget:g}"
     if request.budget is None and engine.bundle.manifest.budget is not None and budget:
         budget += " (the bundle's own)"
-    errors = (*missing, *unreadable)
-    text = show_infer(records, engine.level, budget)
-    return CommandResult([record.to_dict() for record in records], text, errors, 1 if errors else 0)
+    errors = (*missing, *classified.errors)
+    text = show_infer(classified.records, engine.level, budget)
+    content = [record.to_dict() for record in classified.records]
+    return CommandResult(content, text, errors, 1 if errors else 0, tuple(classified.warnings))
 
 
 def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -102,6 +104,8 @@ def run_command(request: Request) -> int:
         write_output(request.json, result.content)
     if not quiet:
         say(result.text)
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     for error in result.errors:
         print(f"error: {error}", file=sys.stderr)
     return result.status

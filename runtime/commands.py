@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from runtime.execution.library import Loaded
 from runtime.machine import cpu
 from runtime.pictures.arrays import as_picture
 from runtime.pictures.files import PictureError, read_picture
+from runtime.pictures.warning import PictureWarning
 
 MICROSECONDS = 1e6  # of a second
 MILLISECONDS = 1e3
@@ -213,16 +215,27 @@ def _run_passes(engine: Engine, names: list[str]) -> Callable[[np.ndarray], None
     return run
 
 
-def classify_files(engine: Engine, files: Iterable[Path]) -> tuple[list[InferRecord], list[str]]:
-    """Returns a record for each file that is a picture, and an error for each that is none."""
-    records = []
-    errors = []
+@dataclass(frozen=True)
+class Classified:
+    """A record for each file that is a picture, an error for each that is none, and what is unusual about pictures."""
+
+    records: list[InferRecord]
+    errors: list[str]
+    warnings: list[str]
+
+
+def classify_files(engine: Engine, files: Iterable[Path]) -> Classified:
+    """Classifies every file, whatever is wrong with others."""
+    classified = Classified([], [], [])
     for file in files:
-        try:
-            records.append(_classify_file(engine, file))
-        except PictureError as error:
-            errors.append(str(error))
-    return records, errors
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", PictureWarning)
+            try:
+                classified.records.append(_classify_file(engine, file))
+            except PictureError as error:
+                classified.errors.append(str(error))
+        classified.warnings.extend(f"{file}: {w.message}" for w in caught if issubclass(w.category, PictureWarning))
+    return classified
 
 
 def _classify_file(engine: Engine, file: Path) -> InferRecord:

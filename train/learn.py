@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from runtime.files import write_json
+from runtime.files import remove_leftovers, write_json
 from train.bits.configs import Configs
 from train.data.batches import Batches, Held
 from train.data.datasets import Dataset, load, spread, thin
@@ -114,6 +114,7 @@ def _own_folder(settings: Settings, processes: Processes) -> Iterator[None]:
         for flag, folder in (("--out", settings.folder), ("--cache", settings.place.cache)):
             check_writable(flag, folder)
         with alone(settings.folder):
+            remove_leftovers(settings.folder)
             yield
 
 
@@ -127,6 +128,8 @@ def prepare(settings: Settings, device: torch.device, saved: Resume, console: Co
     dataset = thin(pictures, settings.data.limit)
     console.print(dataset.describe(), highlight=False, soft_wrap=True)
     record = {**settings.record(), "pictures": digest({}, dataset)[:SHORT]}
+    if device.type == "cpu":
+        record["threads"] = torch.get_num_threads()  # whose sums of floats come in another order for another number
     if saved.state is not None:
         check_same_run(saved.state.settings, record)
     full_precision = make_full_precision(settings, dataset, device)
@@ -168,7 +171,7 @@ def open_session(
         settings.folder,
         prepared.record,
         processes,
-        open_journal(settings, saved) if processes.writes else None,
+        open_journal(settings, saved, console) if processes.writes else None,
         console,
         60 * settings.place.checkpoint_minutes,
         operands=OPERANDS[settings.training.precision],
@@ -178,9 +181,10 @@ def open_session(
     return Session(settings, run, batches, prepared.held, prepared.networks, prepared.resume)
 
 
-def open_journal(settings: Settings, saved: Resume) -> Journal:
+def open_journal(settings: Settings, saved: Resume, console: Console) -> Journal:
     """Writes a run's settings and returns its journal; without --resume an earlier run's files are deleted first.
 
+    console: is told of lines that the run wrote after its last checkpoint, which come again.
     Raises JournalError where the journal that --resume goes on from is not the one that the checkpoint knows.
     """
     folder = settings.folder
@@ -188,4 +192,8 @@ def open_journal(settings: Settings, saved: Resume) -> Journal:
     if saved.state is None:
         clear(folder)
     write_config(folder / CONFIG, settings)
-    return Journal(folder, 0 if saved.state is None else saved.state.journal)
+    journal = Journal(folder, 0 if saved.state is None else saved.state.journal)
+    if saved.state is not None and journal.dropped:
+        words = f"{journal.dropped} bytes behind the last checkpoint were dropped; the run goes on from there"
+        console.print(f"{journal.path}: {words}", highlight=False, soft_wrap=True)
+    return journal

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.files import alone_in
+from runtime.files import alone_in, sync
 
 
 def require_place(folder: Path, option: str) -> None:
@@ -32,8 +32,9 @@ def require_replaceable(out: Path) -> None:
 def new_bundle(out: Path) -> Iterator[Path]:
     """Gives an empty folder to fill, which becomes the bundle `out` when nothing was raised, or else disappears.
 
-    An older bundle of that name is replaced only when the new one is complete. A link stays one: the bundle is made
-    where it leads. Raises FileExistsError for any other folder there, BlockingIOError where another build is at work.
+    An older bundle of that name is replaced only when the new one is complete and on disk; one that a killed build was
+    about to replace comes back first. A link stays one: the bundle is made where it leads. Raises FileExistsError for
+    any other folder there, BlockingIOError where another build is at work.
     """
     require_replaceable(out)
     real = Path(os.path.realpath(out))
@@ -42,6 +43,7 @@ def new_bundle(out: Path) -> Iterator[Path]:
     partial.mkdir(exist_ok=True)
     try:
         with alone_in(partial):
+            _bring_back(real)
             with _removed_unless_complete(partial):
                 yield partial
             _replace(real, partial)
@@ -68,14 +70,27 @@ def _removed_unless_complete(partial: Path) -> Iterator[None]:
 
 
 def _replace(out: Path, partial: Path) -> None:
-    if not out.exists():
-        os.rename(partial, out)
-        return
-    old = out.with_name(f".{out.name}.old")
+    for path in (*partial.rglob("*"), partial):
+        sync(path)
+    old = _old(out)
     shutil.rmtree(old, ignore_errors=True)
-    os.rename(out, old)
+    if out.exists():
+        os.rename(out, old)  # a build that is killed now leaves none; the next one brings the old one back
     os.rename(partial, out)
-    shutil.rmtree(old)
+    sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _bring_back(out: Path) -> None:
+    """Undoes half of a replacement: where there is no bundle, the old one takes its place again."""
+    old = _old(out)
+    if not out.exists() and _is_only_a_bundle(old):
+        os.rename(old, out)
+
+
+def _old(out: Path) -> Path:
+    """Returns where a bundle lies while another one takes its place."""
+    return out.with_name(f".{out.name}.old")
 
 
 def _is_only_a_bundle(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """A bundle's libraries: code for every level of the target, and what runs it during the build."""
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Libraries:
         self._dump_to = dump_to
         self._source_only = source_only
         self._known: dict[Any, str] = {}
+        self._made: dict[bytes, str] = {}  # digest -> library
         (folder / "lib").mkdir()
 
     def add(self, name: str, lowered: list[Lowered]) -> str:
@@ -40,11 +42,8 @@ class Libraries:
         # tvm_ffi gives this class its __init__ where it is loaded, which a type checker does not see
         key = tuple(StructuralKey(one.module) for one in lowered)  # type: ignore[call-arg]
         if key not in self._known:
-            library = self._known[key] = f"lib/{name}.so" if name != _LOOK else f"lib/{name}-variant.so"
-            modules = [one.module for one in lowered]
-            workdir = self._dump_to / name if self._dump_to else None
-            self.facts[library] = self._family.build(
-                modules, self.target, self.folder / library, workdir, self._source_only
+            self._known[key] = self._build(
+                name if name != _LOOK else f"{_LOOK}-variant", [one.module for one in lowered]
             )
         return self._known[key]
 
@@ -56,6 +55,22 @@ class Libraries:
             modules, self.target, self.folder / library, workdir, self._source_only
         )
         return library
+
+    def _build(self, name: str, modules: list[Any]) -> str:
+        """Compiles one code; returns its library, or the one that came out the same to the byte."""
+        library = f"lib/{name}.so"
+        workdir = self._dump_to / name if self._dump_to else None
+        facts = self._family.build(modules, self.target, self.folder / library, workdir, self._source_only)
+        places = [(self.folder / library).with_suffix(suffix) for suffix in (".so", ".cu")]
+        files = [path for path in places if path.exists()]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).digest()
+        twin = self._made.setdefault(digest, library)
+        if twin == library:
+            self.facts[library] = facts
+        else:
+            for path in files:
+                path.unlink()
+        return twin
 
     def require_some_level(self) -> None:
         """Raises TargetError where nothing here can run any of the target's code, not even emulated."""

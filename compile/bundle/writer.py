@@ -15,9 +15,11 @@ from compile.bundle.packing import pack, packed_size
 from compile.lowering.lower import Lowered, WeightPiece
 from compile.source.opened import BuildVariant, Source
 from runtime.abi import ALIGN
-from runtime.bundle.manifest import FORMAT, signed
+from runtime.bundle.golden import MOST_BYTES
+from runtime.bundle.manifest import FILE, FORMAT, TABLES, WEIGHTS, signed
 from runtime.bundle.segments import Transform
 from runtime.bundle.weights import transformed
+from runtime.files import naming, replacing, write_bytes
 from targets import Target
 
 
@@ -59,14 +61,15 @@ def write_contents(
     weights, tables = Blob(), Blob()
     variants_json = [_variant_json(variant, target, weights, tables) for variant in variants]
     look_json = look.to_dict(tables.add(look.look.table.astype("<i4").tobytes()))
-    (folder / "weights.bin").write_bytes(bytes(weights.data))
-    (folder / "tables.bin").write_bytes(bytes(tables.data))
+    write_bytes(folder / WEIGHTS, bytes(weights.data))
+    write_bytes(folder / TABLES, bytes(tables.data))
     for variant in variants:
         path = folder / _file_path(variant)
         path.parent.mkdir(exist_ok=True)
-        _copy_onnx(variant.source, path)
+        with naming(path):
+            _copy_onnx(variant.source, path)
     logits = {f"logits_{v.name}": v.logits.astype(np.int32) for v in source.variants}
-    np.savez_compressed(folder / "golden.npz", images=source.pictures, **logits)  # type: ignore[arg-type]  # its stub
+    _write_golden(folder / "golden.npz", {"images": source.pictures, **logits})
     write_manifest(
         folder,
         {
@@ -108,7 +111,19 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     }
     text = json.dumps(signed({**manifest, "files": files}), indent=1)
     one_line_lists = re.sub(r"\[[-\d,\s]+\]", lambda match: " ".join(match[0].split()), text)
-    (folder / "manifest.json").write_text(one_line_lists + "\n")
+    write_bytes(folder / FILE, one_line_lists.encode() + b"\n")
+
+
+def _write_golden(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes golden data. Raises ValueError for more than a device takes."""
+    total = sum(array.nbytes for array in arrays.values())
+    if total > MOST_BYTES:
+        raise ValueError(
+            f"expected golden pictures and logits of {MOST_BYTES} bytes at most, got {total}; leave fewer golden "
+            "pictures in the run"
+        )
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # its stub
 
 
 def _sha256(path: Path) -> str:

@@ -4,7 +4,6 @@ Keras flattens maps as [H, W, C]; what converts its files to ONNX writes a Trans
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx

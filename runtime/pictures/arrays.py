@@ -1,5 +1,6 @@
 """Turns pictures of any kind and size into uint8 RGB of the network's size: the same bytes on every machine."""
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -7,6 +8,9 @@ import numpy as np
 
 UNIT = 1 << 16  # 1.0 as a fixed-point weight: 255 * UNIT still is an exact float32
 LUMA = np.array([19595, 38470, 7471], np.uint32)  # of red, green and blue; they sum to UNIT
+USUAL = 1 << 13  # pixels a side
+LONGEST = 1 << 29  # pixels a side whose sums of distances, times 16, fit int64
+_BAND = 1 << 20  # values whose columns are filtered together
 HINT = "give a numpy array [H, W, 3] of uint8 (RGB)"
 
 
@@ -28,24 +32,6 @@ def as_picture(img: np.ndarray) -> np.ndarray:
     elif picture.shape[2] == 4:
         picture = _lay_over_white(picture)
     return np.ascontiguousarray(picture)
-
-
-def of_pillow(image: Any) -> np.ndarray:
-    """Returns uint8 [H, W, 3], [H, W, 4] where it is see-through, or [H, W] of 16-bit grey, whose upper 8 bits count.
-
-    image: a Pillow image that is upright already. Raises ValueError for pixels that are floats or exceed 16 bits.
-    """
-    if image.mode == "F":
-        raise ValueError(
-            "expected whole numbers as pixels, got floats, whose range nobody can tell; save it with 8 or 16 bits"
-        )
-    if image.mode.startswith("I"):  # which Pillow would clip to 8 bits
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() >= 1 << 16:
-            raise ValueError(f"expected grey of 16 bits at most, got values {grey.min()}..{grey.max()}")
-        return (grey >> 8).astype(np.uint8)
-    see_through = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
-    return np.asarray(image.convert("RGBA" if see_through else "RGB"))
 
 
 def as_grey(picture: np.ndarray) -> np.ndarray:
@@ -113,11 +99,17 @@ def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     h, w, c = picture.shape
     if (h, w) == (height, width):
         return picture
-    rows = _filter_rows(picture.reshape(h, w * c), height, np.float32)  # < 2**24: exact in float32
-    columns = rows.reshape(height, w, c).transpose(1, 0, 2).reshape(w, height * c)
-    sums = _filter_rows(columns, width, np.float64)  # < 2**40: exact in float64
-    codes = (sums.astype(np.int64) + UNIT * UNIT // 2) // (UNIT * UNIT)
-    return np.ascontiguousarray(codes.reshape(width, height, c).transpose(1, 0, 2).astype(np.uint8))
+    if max(h, w) > LONGEST:
+        raise ValueError(f"expected a picture of at most {LONGEST} pixels a side, got {h} x {w}")
+    # Unless it is small anyway, the axis that shrinks more goes first: what lies between takes memory. Sums of the
+    # first pass are below 2**24, exact in float32; those of the second below 2**40, exact in float64.
+    if height * w * c <= _BAND or h * width >= w * height:
+        rows = _filter_rows(picture.reshape(h, w * c), height, np.float32)
+        sums = _filter_columns(rows.reshape(height, w, c), width, np.float64)
+    else:
+        columns = _filter_columns(picture, width, np.float32)
+        sums = _filter_rows(columns.reshape(h, width * c), height, np.float64).reshape(height, width, c)
+    return ((sums.astype(np.int64) + UNIT * UNIT // 2) // (UNIT * UNIT)).astype(np.uint8)
 
 
 def cropped(picture: np.ndarray, size: tuple[int, int], crop: float | None) -> np.ndarray:
@@ -144,27 +136,58 @@ def framed(picture: np.ndarray, size: tuple[int, int], crop: float | None) -> np
 def _filter_rows(x: np.ndarray, length: int, dtype: type[np.floating[Any]]) -> np.ndarray:
     """Returns [length, m] of integers [n, m], in units of 1 / UNIT; exact as long as sums fit dtype."""
     n, m = x.shape
-    x = x.astype(dtype)
     filtered = np.empty((length, m), dtype)
+    x = x.astype(dtype) if x.size <= _BAND else x  # at once where that is small, else window by window
     for k, (first, weights) in enumerate(_weights(n, length)):
-        np.matmul(weights.astype(dtype), x[first : first + len(weights)], out=filtered[k])
+        np.matmul(weights.astype(dtype), x[first : first + len(weights)].astype(dtype, copy=False), out=filtered[k])
     return filtered
 
 
-@lru_cache(maxsize=32)
-def _weights(n: int, length: int) -> tuple[tuple[int, np.ndarray], ...]:
+def _filter_columns(x: np.ndarray, length: int, dtype: type[np.floating[Any]]) -> np.ndarray:
+    """Returns [h, length, c] of integers [h, n, c], in units of 1 / UNIT; exact as long as sums fit dtype."""
+    h, n, c = x.shape
+    filtered = np.empty((h, length, c), dtype)
+    band = max(1, _BAND // (n * c))
+    for at in range(0, h, band):
+        some = x[at : at + band]
+        columns = some.transpose(1, 0, 2).reshape(n, len(some) * c)
+        filtered[at : at + band] = _filter_rows(columns, length, dtype).reshape(length, len(some), c).transpose(1, 0, 2)
+    return filtered
+
+
+def _weights(n: int, length: int) -> Iterable[tuple[int, np.ndarray]]:
     """Returns for each of `length` new pixels the first of n old ones that it sees, and int64 weights [...] of them.
 
-    The weights of a pixel sum to UNIT.
+    The weights of a pixel sum to UNIT. Those of usual sizes are kept; of long pictures they would take more memory than
+    the picture.
     """
-    pixels = []
+    return _kept_weights(n, length) if max(n, length) <= USUAL else _make_weights(n, length)
+
+
+@lru_cache(maxsize=32)
+def _kept_weights(n: int, length: int) -> tuple[tuple[int, np.ndarray], ...]:
+    return tuple(_make_weights(n, length))
+
+
+def _make_weights(n: int, length: int) -> Iterator[tuple[int, np.ndarray]]:
     wide = 2 * max(n, length)
     for k in range(length):
         # Distance of centres (x + 1/2) and (k + 1/2) * n / length, and the triangle's half width, times 2 * length.
         first = max(0, -(-((2 * k + 1) * n - wide - length) // (2 * length)))
         last = min(n - 1, ((2 * k + 1) * n + wide - length) // (2 * length))
         distance = np.abs((2 * np.arange(first, last + 1, dtype=np.int64) + 1) * length - (2 * k + 1) * n)
-        total = np.cumsum(np.maximum(wide - distance, 0))
         # Rounding the running total keeps the sum exact and lets errors of neighbours cancel.
-        pixels.append((first, np.diff((2 * total * UNIT + total[-1]) // (2 * total[-1]), prepend=0)))
-    return tuple(pixels)
+        yield first, np.diff(_shares(np.cumsum(np.maximum(wide - distance, 0))), prepend=0)
+
+
+def _shares(total: np.ndarray) -> np.ndarray:
+    """Returns total / total[-1] in units of 1 / UNIT, rounded to the nearest, ties up, int64 [n].
+
+    By long division, four bits at a time: of long pictures total * UNIT would leave int64.
+    """
+    shares, rest = np.zeros_like(total), total
+    for _ in range(4):
+        digit, rest = np.divmod(rest << 4, total[-1])
+        shares = (shares << 4) + digit
+    shares += 2 * rest >= total[-1]
+    return shares

@@ -1,4 +1,4 @@
-"""Reads picture files with numpy alone: PNG, PPM, PGM, BMP, .npy; all other kinds through Pillow if it is installed."""
+"""Reads picture files with numpy alone: PNG, PPM, PGM, BMP, .npy; other kinds through Pillow if it is installed."""
 
 import io
 import re
@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from runtime.pictures import png
-from runtime.pictures.arrays import of_pillow
+from runtime.pictures.pillow import read_with_pillow
+from runtime.pictures.png_filters import TooLong
+from runtime.pictures.wide import cut_to_bytes, warn_of_few_bits
 
 _NETPBM = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")  # comments anywhere before a number
 _LARGEST = 1 << 27  # pixels, of which some 2 GB of memory are needed
-_SUFFIXES = (".png", ".ppm", ".pgm", ".bmp", ".npy", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".png", ".ppm", ".pgm", ".bmp", ".npy", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
 _NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError, tokenize.TokenError)
 
 
@@ -32,7 +34,7 @@ def pictures_in(path: Path) -> list[Path]:
             f"{path}: expected a picture file, or a folder of them, cannot look ({error.strerror})"
         ) from error
     if not pictures:
-        raise PictureError(f"{path}: expected pictures in this folder ({' '.join(_SUFFIXES)}), it holds none")
+        raise PictureError(f"{path}: expected pictures in this folder ({' '.join(SUFFIXES)}), it holds none")
     return pictures
 
 
@@ -43,18 +45,21 @@ def pictures_inside(folder: Path) -> list[Path]:
 
 def is_picture_name(path: Path) -> bool:
     """Returns whether a file's name ends like those of pictures."""
-    return path.suffix.lower() in _SUFFIXES
+    return path.suffix.lower() in SUFFIXES
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def read_picture(path: str | Path, with_pillow: bool = False) -> np.ndarray:
     """Returns the picture in a file: uint8 [H, W, 3], [H, W, 4], or [H, W] for grey; .npy files as they are.
 
-    Photos are turned upright as the camera noted. Of values of more than 8 bits the upper 8 count. Raises PictureError
-    for what is no picture.
+    Photos are turned upright as the camera noted. Of values of more than 8 bits the upper 8 count. with_pillow: read by
+    Pillow what it can read, with the same result, sooner. Gives a PictureWarning for damaged metadata and for 16 bits
+    of which few are used. Raises PictureError for what is no picture.
     """
     path = Path(path)
     data = _read_bytes(path)
-    reader = next((read for magic, read in _READERS if data.startswith(magic)), _read_with_pillow)
+    reader = next((read for magic, read in _READERS if data.startswith(magic)), read_with_pillow)
+    if with_pillow and reader is not _read_npy:
+        reader = read_with_pillow
     try:
         return reader(data)
     except MemoryError as error:
@@ -85,9 +90,12 @@ def _read_png(data: bytes) -> np.ndarray:
     chunks = png.read_chunks(data)
     header = png.read_header(chunks)
     if not png.is_plain(header, chunks):
-        return _read_with_pillow(data)
+        return read_with_pillow(data)
     _require_size(header.width, header.height)
-    return png.read_pixels(header, chunks)
+    try:
+        return png.read_pixels(header, chunks)
+    except TooLong:
+        return read_with_pillow(data)
 
 
 def _read_netpbm(data: bytes) -> np.ndarray:
@@ -104,11 +112,12 @@ def _read_netpbm(data: bytes) -> np.ndarray:
     values = _read_values(data, np.dtype(">u2" if largest > 255 else "u1"), shape, header.end())
     if largest == 255:
         return values
+    if largest == 65535:
+        warn_of_few_bits(values)
     wide = grey and largest > 255
-    codes = np.rint(np.minimum(values, largest) / largest * (65535 if wide else 255)).astype(np.int64)
-    if wide:
-        codes >>= 8
-    return np.asarray(codes, np.uint8)
+    codes = np.rint(np.arange(largest + 1) / largest * (65535 if wide else 255)).astype(np.uint16)
+    codes = cut_to_bytes(codes) if wide else codes.astype(np.uint8)
+    return np.asarray(codes[np.minimum(values, largest)])
 
 
 def _read_values(data: bytes, dtype: np.dtype, shape: tuple[int, ...], begin: int) -> np.ndarray:
@@ -126,7 +135,7 @@ def _read_bmp(data: bytes) -> np.ndarray:
         raise ValueError(f"expected a header of 34 bytes or more, the file has {len(data)}")
     begin, header, width, height, _, depth, compression = struct.unpack("<I I i i H H I", data[10:34])
     if header < 40 or depth != 24 or compression:
-        return _read_with_pillow(data)
+        return read_with_pillow(data)
     _require_size(width, abs(height))
     stride = -(-width * 3 // 4) * 4
     rows = _read_values(data, np.dtype(np.uint8), (abs(height), stride), begin)
@@ -142,20 +151,6 @@ def _read_npy(data: bytes) -> np.ndarray:
     except _NPY_ERRORS as error:
         raise ValueError(f"expected an array in a .npy file, it cannot be read ({error})") from error
     return array
-
-
-def _read_with_pillow(data: bytes) -> np.ndarray:
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError  # optional: numpy alone reads the formats above
-    except ImportError as error:
-        raise ValueError("this kind of file needs Pillow, which is not installed") from error
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return of_pillow(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        raise ValueError("expected a picture, got a file of no kind that Pillow knows") from error
-    except Exception as error:  # each of Pillow's many readers raises kinds of its own at damaged files
-        raise ValueError(f"Pillow cannot read it ({error})") from error
 
 
 def _require_size(width: int, height: int) -> None:

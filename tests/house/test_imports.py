@@ -139,7 +139,7 @@ ONLY = {
 LAZY = {
     "train/run.py": {"torch"},
     "runtime/execution/ffi.py": {"tvm_ffi"},
-    "runtime/pictures/files.py": {"PIL"},
+    "runtime/pictures/pillow.py": {"PIL"},
     "benchmarks/cuda/everything.py": {"torch"},
     "compile/tflite/file.py": {"tflite"},
     "compile/tflite/metadata.py": {"flatbuffers"},

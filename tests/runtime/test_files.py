@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import resource
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.files import alone_in, replacing, write_bytes, write_json
+from runtime.files import alone_in, naming, remove_leftovers, replacing, write_bytes, write_json
 from train.data.datasets import Dataset
 from train.data.views import training_views
 from train.loop.checkpoint import save_checkpoint
@@ -106,3 +107,30 @@ def test_the_same_state_is_the_same_checkpoint(tmp_path):
         path = save_checkpoint(tmp_path / str(k), {"net": net}, optimizer, ["w", "b"], state)
         contents.add(path.read_bytes())
     assert len(contents) == 1
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    dead = (
+        "a.999999999.tmp.npz",
+        "checkpoint/last.999999999.tmp.safetensors",
+        "x.999999999.tmp",
+        "b.7.c.999999999.tmp.gz",
+    )
+    kept = (f"a.{os.getpid()}.tmp.npz", "1.tmp", "a.tmp.npz", "a.12x.tmp", "notes.txt")
+    for name in (*dead, *kept):
+        (tmp_path / name).write_bytes(b"half")
+    remove_leftovers(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(kept)
+
+
+@pytest.mark.parametrize("write", [lambda p: write_bytes(p, bytes(20_000)), lambda p: write_json(p, "x" * 20_000)])
+def test_a_full_disk_names_the_file(tmp_path, write, little_room):
+    with pytest.raises(OSError, match="File too large: .*results.json"):
+        write(tmp_path / "results.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_that_names_a_file_keeps_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"), naming(tmp_path / "other"):
+        (tmp_path / "absent").read_bytes()

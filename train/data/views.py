@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runtime.files import replacing, write_json
+from runtime.files import remove_leftovers, replacing, write_json
 from train.data import degradations
 from train.data.dataset import Dataset
 from train.data.names import FAMILIES
@@ -164,7 +165,7 @@ def _find_problem(path: Path, description: dict[str, Any]) -> str | None:
         views = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return "incomplete"
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header or text can make its parser raise anything
         return f"unreadable ({error})"
     if not isinstance(beside, dict) or beside.get("made_of") != description:
         return "its description differs"
@@ -181,7 +182,7 @@ def _chunks(views: int, pictures: int) -> list[tuple[int, int, int]]:
 
 def _write_views(path: Path, recipe: _Recipe, description: dict[str, Any], workers: int | None, title: str) -> None:
     """Writes both files, the pictures first: the description vouches for them."""
-    _remove_leftovers(path)
+    _make_room(path)
     header = {"descr": "|u1", "fortran_order": False, "shape": recipe.shape}
     with replacing(path) as new, open(new, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -189,12 +190,12 @@ def _write_views(path: Path, recipe: _Recipe, description: dict[str, Any], worke
     write_json(path.with_suffix(".json"), {"made_of": description, "crc32": checksums})
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Removes what a killed process left of this file: temporary files named after a process that is gone."""
-    for leftover in path.parent.glob(f"{path.stem}.*.tmp.*"):
-        process = leftover.name.split(".")[1]
-        if Path("/proc").is_dir() and not Path("/proc", process).exists():
-            leftover.unlink(missing_ok=True)
+def _make_room(path: Path) -> None:
+    """Removes whatever is in the place of a file, and what killed processes left beside it."""
+    remove_leftovers(path.parent)
+    for place in (path, path.with_suffix(".json")):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
 
 
 def _write_chunks(file: BinaryIO, recipe: _Recipe, workers: int | None, title: str) -> list[int]:

@@ -121,8 +121,10 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     differing = sorted(k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k))
     if differing:
         changes = ", ".join(f"{k} was {saved.get(k)!r} and is {now.get(k)!r}" for k in differing)
+        threads = " (OMP_NUM_THREADS sets the threads, of which another number gives other sums)"
+        hint = threads if "threads" in differing else ""
         raise CheckpointError(
-            f"--resume: settings differ from the checkpoint's: {changes}; give the same, or start anew"
+            f"--resume: settings differ from the checkpoint's: {changes}; give the same{hint}, or start anew"
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from runtime.files import naming
+
 JOURNAL_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -46,7 +48,8 @@ class JournalLine:
 class Journal:
     """A file of journal lines; one that goes on after a kill first drops what the checkpoint does not know of.
 
-    size: bytes of metrics.jsonl that are kept, 0 to begin anew. Raises JournalError where these are not there.
+    size: bytes of metrics.jsonl that are kept, 0 to begin anew; `dropped` says how many were behind them. Raises
+    JournalError where these are not there.
     """
 
     def __init__(self, folder: Path, size: int = 0):
@@ -56,6 +59,7 @@ class Journal:
         board = folder / TENSORBOARD_FOLDER
         shutil.rmtree(board, ignore_errors=True)
         with open(self.path, "ab") as file:
+            self.dropped = file.tell() - size
             file.truncate(size)
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (open until `close`)
         self.board = SummaryWriter(str(board))
@@ -64,14 +68,16 @@ class Journal:
 
     def write_to_disk(self) -> int:
         """Waits until all lines are on the disk, and returns the size of the file in bytes."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with naming(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
         return self.path.stat().st_size
 
     def write(self, line: JournalLine) -> None:
         """Appends a line, and draws its numbers."""
-        self.file.write(json.dumps(line.to_dict()) + "\n")
-        self.file.flush()
+        with naming(self.path):
+            self.file.write(json.dumps(line.to_dict()) + "\n")
+            self.file.flush()
         self._draw(line)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """as_picture converts or refuses; resize gives the same bytes everywhere, within one code of Pillow."""
 
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from runtime.pictures.arrays import UNIT, _weights, as_picture, resize
+from runtime.pictures import arrays
+from runtime.pictures.arrays import UNIT, _shares, _weights, as_picture, resize
 
 SIDES = st.integers(1, 90)
 
@@ -144,3 +146,37 @@ def test_same_size_is_the_picture_itself_and_bad_sizes_are_refused():
         resize(x, (0, 8))
     with pytest.raises(ValueError, match="as_picture"):
         resize(x.astype(np.float32), (3, 3))
+
+
+def test_a_long_white_picture_stays_white():
+    """Sums of distances times 65,536 leave int64 from 16,777,153 pixels on."""
+    assert (resize(np.broadcast_to(np.uint8(255), (17_000_000, 1, 3)), (8, 8)) == 255).all()
+
+
+def test_shares_are_exact_where_products_leave_int64():
+    rng = np.random.default_rng(0)
+    total = np.cumsum(rng.integers(0, 1 << 54, 30))
+    expected = [(2 * int(t) * UNIT + int(total[-1])) // (2 * int(total[-1])) for t in total]
+    assert _shares(total).tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1_000_000, 3), (1_000_000, 1, 3)])
+def test_resizing_takes_little_more_than_the_picture(shape):
+    x = np.zeros(shape, np.uint8)
+    tracemalloc.start()
+    resize(x, (32, 32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * x.nbytes
+
+
+@settings(deadline=None, max_examples=50)
+@given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 2**32))
+def test_the_order_of_the_axes_changes_no_byte(h, w, new_h, new_w, seed):
+    x = noise(h, w, seed)
+    expected = resize(x, (new_h, new_w))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "_BAND", 7)  # nothing is small
+        np.testing.assert_array_equal(resize(x, (new_h, new_w)), expected)
+    turned = resize(np.ascontiguousarray(x.transpose(1, 0, 2)), (new_w, new_h))
+    np.testing.assert_array_equal(turned.transpose(1, 0, 2), expected)

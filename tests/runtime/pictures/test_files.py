@@ -1,11 +1,14 @@
 """Picture files read by numpy alone equal what Pillow reads."""
 
+import io
 import struct
+import warnings
 
 import numpy as np
 import pytest
 
 from runtime.pictures.files import PictureError, pictures_in, read_picture
+from runtime.pictures.warning import PictureWarning
 from tests.runtime.pictures.samples import SIZES, read_bare, some
 from train.data.dataset import DataError
 from train.data.folder import read_picture as read_training_picture
@@ -118,21 +121,92 @@ def test_errors_say_what_was_expected(tmp_path):
         assert "requires a buffer" not in str(caught.value) and "b'" not in str(caught.value)
 
 
-@pytest.mark.parametrize("at, value", [(80, b"\0\0\0\0"), (84, b"?!?!")])
-def test_whatever_pillow_raises_is_one_error(tmp_path, at, value):
-    """Its reader of DDS files raises NotImplementedError where it does not know a format of pixels."""
-    path = tmp_path / "a.dds"
-    PIL.fromarray(some((8, 8, 4))).save(path)
-    data = bytearray(path.read_bytes())
-    data[80:84] = b"\4\0\0\0"  # pixels of a kind that has four letters
-    data[at : at + 4] = value
-    path.write_bytes(data)
-    with pytest.raises(NotImplementedError), PIL.open(path) as image:
-        image.load()
-    with pytest.raises(PictureError, match="a.dds: Pillow cannot read it .*expected a sound PNG"):
-        read_picture(path)
-    with pytest.raises(DataError, match="a.dds: not a picture that can be read .*repair or remove it"):
-        read_training_picture(path)
+@pytest.mark.parametrize("kind", [NotImplementedError, SyntaxError, RecursionError, struct.error, KeyError])
+def test_whatever_pillow_raises_is_one_error(tmp_path, kind, monkeypatch):
+    """Each of its readers raises kinds of its own at damaged files."""
+    PIL.fromarray(some((8, 8, 3))).save(tmp_path / "a.jpg")
+
+    def load(self):
+        raise kind("deep inside")
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", load)
+    with pytest.raises(PictureError, match="a.jpg: Pillow cannot read it .*expected a sound PNG"):
+        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="a.jpg: not a picture that can be read .*repair or remove it"):
+        read_training_picture(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("save_as", ["x.eps", "x.pdf", "x.dds", "x.sgi"])
+def test_other_readers_of_pillow_are_never_asked(tmp_path, save_as, monkeypatch):
+    """PostScript is a program, and Pillow has another one run it: here a file that is named like a photo."""
+    PIL.fromarray(some((8, 8, 3))).save(tmp_path / save_as)
+    (tmp_path / save_as).rename(tmp_path / "x.jpg")
+    PIL.init()
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    for read, error in ((read_picture, PictureError), (read_training_picture, DataError)):
+        with pytest.raises(error, match="a file of no kind that Pillow knows"):
+            read(tmp_path / "x.jpg")
+
+
+def jpeg_with(*segments: bytes) -> bytes:
+    """A JPEG of some((24, 40, 3)) with APP1 segments of these contents."""
+    file = io.BytesIO()
+    PIL.fromarray(some((24, 40, 3))).save(file, "JPEG")
+    data = file.getvalue()
+    return data[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments) + data[2:]
+
+
+TURNED = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)  # TIFF whose one entry is the orientation 6
+DAMAGED_METADATA = {
+    "no kind": b"Exif\0\0XX*\0broken",
+    "empty": b"Exif\0\0",
+    "four bytes": b"Exif\0\0II*\0",
+    "cut": b"Exif\0\0" + TURNED[:15],
+    "beyond": b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x10F, 2, 4000, 5000),
+    "loop": b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, 0x8769, 4, 1, 8, 8),
+    "orientation of two": b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 2, 6, 1, 0),
+    "orientation as text": b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x112, 2, 2, b"6\0", 0),
+    "orientation 0": b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, 0, 0, 0),
+    "xmp": b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta a='\xa8\xff'/>",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", DAMAGED_METADATA)
+def test_damaged_metadata_never_cost_a_picture(tmp_path, kind):
+    (tmp_path / "x.jpg").write_bytes(jpeg_with(DAMAGED_METADATA[kind]))
+    (tmp_path / "sound.jpg").write_bytes(jpeg_with())
+    expected = read_picture(tmp_path / "sound.jpg")
+    picture = read_picture(tmp_path / "x.jpg")
+    turned = np.rot90(expected, -1)
+    assert np.array_equal(picture, expected) or (kind == "orientation of two" and np.array_equal(picture, turned))
+    np.testing.assert_array_equal(read_training_picture(tmp_path / "x.jpg"), picture)
+
+
+def test_metadata_that_are_sound_beside_others_that_are_not_count(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(jpeg_with(b"Exif\0\0" + TURNED, DAMAGED_METADATA["xmp"]))
+    (tmp_path / "sound.jpg").write_bytes(jpeg_with())
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.jpg"), np.rot90(read_picture(tmp_path / "sound.jpg"), -1))
+
+
+def test_metadata_that_cannot_be_read_are_warned_of(tmp_path):
+    PIL.fromarray(some((6, 5, 3))).save(tmp_path / "x.png", exif=b"XX*\0broken")
+    with pytest.warns(PictureWarning, match="its metadata are damaged .*; it is read as it lies"):
+        np.testing.assert_array_equal(read_picture(tmp_path / "x.png"), some((6, 5, 3)))
+
+
+@pytest.mark.parametrize("bits, warned", [(8, True), (10, True), (12, True), (14, True), (15, False), (16, False)])
+def test_cameras_of_few_bits_in_16_are_warned_of(tmp_path, bits, warned):
+    codes = np.linspace(0, (1 << bits) - 1, 64 * 64).astype(np.uint16).reshape(64, 64)
+    for name in ("x.png", "x.tif"):
+        PIL.fromarray(codes).save(tmp_path / name)
+    (tmp_path / "x.pgm").write_bytes(b"P5\n64 64\n65535\n" + codes.astype(">u2").tobytes())
+    for name in ("x.png", "x.tif", "x.pgm"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            np.testing.assert_array_equal(read_picture(tmp_path / name), codes >> 8)
+        assert [w.category for w in caught] == [PictureWarning] * warned
+        assert not warned or f"{bits} bits stored in 16" in str(caught[0].message)
 
 
 def test_folders_are_the_pictures_in_them(tmp_path):
@@ -153,6 +227,7 @@ def test_other_files_need_pillow(tmp_path):
         read_bare(tmp_path / "x.webp")
 
 
+@pytest.mark.filterwarnings("ignore::runtime.pictures.warning.PictureWarning")
 @pytest.mark.parametrize("name", ["x.png", "x.ppm", "x.bmp", "x.npy"])
 def test_damaged_files_are_refused(tmp_path, name):
     """Cut anywhere, or with any byte changed: a picture or a PictureError, never another error."""

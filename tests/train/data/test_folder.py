@@ -133,3 +133,31 @@ def test_a_folder_that_does_not_fit_is_named(pictures, kind, words):
     break_folder(pictures, kind)
     with pytest.raises(DataError, match=words):
         load(f"folder:{pictures}", None, None)
+
+
+def test_damaged_files_are_named_all_at_once(pictures):
+    names = ("train/cat/0.png", "train/dog/2.png", "val/dog/1.png")
+    for name in names:
+        (pictures / name).write_bytes(b"<html>")
+    with pytest.raises(DataError, match="got 3 files that are none") as caught:
+        load(f"folder:{pictures}", None, None)
+    assert all(f"{pictures / name}: not a picture" in str(caught.value) for name in names)
+
+
+def test_what_a_mac_leaves_beside_pictures_is_no_picture(pictures):
+    expected = load(f"folder:{pictures}", None, None)
+    for part in ("train/cat", "val/dog", "train/__MACOSX"):
+        (pictures / part).mkdir(exist_ok=True)
+        (pictures / part / "._0.png").write_bytes(b"\0\5\x16\7")
+        (pictures / part / ".DS_Store").write_bytes(b"\0")
+    dataset = load(f"folder:{pictures}", None, None)
+    assert dataset.labels == expected.labels and np.array_equal(dataset.train_x, expected.train_x)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.ppm", "a.npy"])
+def test_every_kind_of_file_that_a_device_reads_is_trained_with(pictures, name):
+    pixels = np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8)
+    path = pictures / "train/cat" / name
+    np.save(path, pixels) if name.endswith("npy") else Image.fromarray(pixels).save(path)
+    dataset = load(f"folder:{pictures}", None, None)
+    assert len(dataset.train_y) == 7 and np.array_equal(dataset.train_x[3], as_picture(read_on_device(path)))

@@ -91,6 +91,14 @@ def damages():
         raw[-5000] ^= 1
         path.write_bytes(raw)
 
+    def header(path, text):
+        raw = path.read_bytes()
+        path.write_bytes(raw[:8] + len(text).to_bytes(2, "little") + text + raw[10 + len(text) :])
+
+    def folder(path):
+        path.unlink()
+        (path / "inside").mkdir(parents=True)
+
     return {
         "a flipped bit": flip,
         "cut short": lambda p: p.write_bytes(p.read_bytes()[:-100]),
@@ -102,6 +110,13 @@ def damages():
         "bad description": lambda p: p.with_suffix(".json").write_text("[1"),
         "other description": lambda p: p.with_suffix(".json").write_text(json.dumps({"made_of": {}, "crc32": []})),
         "no pictures": lambda p: p.unlink(),
+        "a header that ends early": lambda p: header(p, b"{'descr': '|u1', 'shape': ("),
+        "a header of brackets": lambda p: header(p, b"(" * 300),
+        "a header of a petabyte": lambda p: header(p, b"{'descr': '|u1', 'fortran_order': False, 'shape': (1<<50,)}"),
+        "deep description": lambda p: p.with_suffix(".json").write_text("[" * 100_000),
+        "description in no text": lambda p: p.with_suffix(".json").write_bytes(b"\xff\xfe{"),
+        "a folder": lambda p: folder(p),
+        "a folder for a description": lambda p: folder(p.with_suffix(".json")),
     }
 
 

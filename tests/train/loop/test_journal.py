@@ -37,6 +37,7 @@ def test_what_a_checkpoint_does_not_know_is_dropped(tmp_path):
     journal.close()
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     again = Journal(tmp_path, size)
+    assert again.dropped == len(whole) - size > 0
     again.write(second)
     again.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -43,3 +44,24 @@ def test_resume_refuses_pictures_that_changed(tmp_path):
     Image.new("RGB", (12, 12)).save(tmp_path / "own" / "train" / "a" / "0.png")
     with pytest.raises(CheckpointError, match="pictures was .* and is .*; give the same, or start anew"):
         learn(parse([*SMALL, *places, "--resume"]))
+
+
+def test_resume_refuses_another_number_of_threads_and_tells_what_it_drops(tmp_path, capfd):
+    """Sums of floats come in another order with more threads, and so do other bytes."""
+    words = [*SMALL, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    threads = torch.get_num_threads()
+    learn(parse(words))
+    whole = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(whole + b'{"phase": "joint", "step": 9}\n')
+    (tmp_path / "run" / "weights.999999999.tmp.safetensors").write_bytes(b"half")
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(CheckpointError, match=f"threads was {threads} and is {threads + 1}; .*OMP_NUM_THREADS"):
+            learn(parse([*words, "--resume"]))
+    finally:
+        torch.set_num_threads(threads)
+    capfd.readouterr()
+    learn(parse([*words, "--resume"]))
+    assert "metrics.jsonl: 30 bytes behind the last checkpoint were dropped" in capfd.readouterr().err
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == whole
+    assert not list((tmp_path / "run").glob("*.tmp*"))
