@@ -1,14 +1,13 @@
 """Real pictures for a network of any input: from a folder or a zip, spread over it, resized and made grey as needed."""
 
-import io
 import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from runtime.pictures.arrays import of_pillow, resize
+from runtime.pictures.arrays import as_grey, as_picture, resize
 from runtime.pictures.files import PictureError, pictures_in, read_picture
+from runtime.pictures.pillow import read_with_pillow
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -41,17 +40,17 @@ def _from_zip(place: Path, count: int) -> list[np.ndarray]:
         raise PictureError(f"{place}: expected a zip of pictures, cannot read it ({error})") from error
     if not contents:
         raise PictureError(f"{place}: expected pictures in this zip ({' '.join(SUFFIXES)}), it holds none")
-    return [of_pillow(Image.open(io.BytesIO(content)).convert("RGB")) for content in contents]
+    return [as_picture(read_with_pillow(content)) for content in contents]
 
 
 def _fitted(picture: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """uint8 [H, W, C] of a picture of any size: grey is the mean of colours, a fourth channel is full."""
+    """uint8 [H, W, C] of a picture of any size: grey is its luma, a fourth channel is full."""
     height, width, channels = shape
     rgb = picture[..., :3] if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2)
     small = resize(np.ascontiguousarray(rgb), (height, width))
     if channels == 3:
         return small
-    grey = np.rint(small.mean(2, keepdims=True)).astype(np.uint8)
+    grey = as_grey(small)
     if channels == 4:
         return np.concatenate([small, np.full_like(grey, 255)], 2)
     return np.repeat(grey, channels, 2)

@@ -115,7 +115,7 @@ ARROWS = {
     "train.bits train.network numpy rich torch",
     "train.run": "train.finish train.loop train.settings train.data runtime.terminal train.learn torch",
     "benchmarks": "train.* compile.* targets.* runtime.* numpy torch torchvision timm tvm tvm_ffi onnx onnxruntime "
-    "openvino nncf rich matplotlib PIL",
+    "openvino nncf rich matplotlib",
 }
 # modules held to less than their room
 ONLY = {
