@@ -35,9 +35,9 @@ class NormalForm:
     """A file in plain QDQ.
 
     qdq: for the importer. file: the same network in the file's own operators, of one picture, up to the logits, as
-    onnxruntime runs it; qdq itself where onnxruntime lacks these operators. preprocessing: what the file did to its
-    picture, no longer in qdq. scores: how they follow from the logits, None where the file is silent. notes: what is
-    not exactly as in the file.
+    onnxruntime runs it; in ONNX's own operators where onnxruntime lacks the file's. preprocessing: what the file did to
+    its picture, no longer in qdq. scores: how they follow from the logits, None where the file is silent. notes: what
+    is not exactly as in the file.
     """
 
     qdq: onnx.ModelProto
@@ -65,6 +65,8 @@ def normal_form(model: onnx.ModelProto, options: FormOptions = NOTHING_OPEN) -> 
     take_dynamic(graph)
     move_codes(graph)
     fold_affine(graph)
+    graph.sort()
+    standard = graph.model()
     preprocessing = take_preprocessing(graph)
     merge_quantizers(graph)
     remove_transposes(graph)
@@ -74,7 +76,7 @@ def normal_form(model: onnx.ModelProto, options: FormOptions = NOTHING_OPEN) -> 
     graph.sort()
     qdq = graph.model()
     is_runnable = all(node.domain in RUNNABLE for node in file.graph.node)
-    return NormalForm(qdq, file if is_runnable else qdq, preprocessing, scores, tuple(notes))
+    return NormalForm(qdq, file if is_runnable else standard, preprocessing, scores, tuple(notes))
 
 
 def _checked(model: onnx.ModelProto) -> onnx.ModelProto:

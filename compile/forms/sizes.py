@@ -25,7 +25,8 @@ def set_sizes(graph: FileGraph, size: Size | None) -> None:
     dims[0].ClearField("dim_param")
     dims[0].dim_value = 1
     for output in graph.outputs:
-        output.type.tensor_type.ClearField("shape")
+        for dim in output.type.tensor_type.shape.dim:
+            dim.Clear()
     if batch > 1:
         _reshape_one(graph, batch)
     graph.changed()

@@ -126,7 +126,7 @@ def test_the_peer_pads_as_one_would_write_it(network, monkeypatch):
     ],
 )
 def test_even_padding_only_where_the_shape_stays(pads, size, even):
-    x, layer = torch.rand(1, 4, size, size), FloatLayer("MaxPool", "y", ("x",), 4, 2, tuple(pads), kernel=(3, 3))
+    x, layer = torch.rand(1, 4, size, size), FloatLayer("MaxPool", "y", ("x",), 4, (2, 2), tuple(pads), kernel=(3, 3))
     padded, left = cuda_peer.pad_unevenly(x, layer)
     top, before, bottom, after = pads
     rows, columns = ((size + both - 3) // 2 + 1 for both in (top + bottom, before + after))

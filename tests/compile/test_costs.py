@@ -21,9 +21,9 @@ def test_text_that_is_no_shape(text):
 
 
 def test_bits_and_text():
-    for pair in ((8, 8), (2, 4), (None, 4)):
+    for pair in ((8, 8), (2, 4), (9, 8), (None, 4)):
         assert parse_bits(format_bits(*pair)) == pair
-    for text in ("w9a8", "w4", "4", "a1"):
+    for text in ("w10a8", "w8a9", "w4", "4", "a1"):
         with pytest.raises(ShapeError, match="expected bits"):
             parse_bits(text)
 

@@ -104,7 +104,7 @@ def test_the_report_in_words(arguments):
     "change, message",
     [
         (["--mean", "0", "--std", "1"], "expected either --preprocess, or --mean and --std"),
-        (["--bits", "5"], "invalid choice: '5'"),
+        (["--bits", "5"], "expected one of 8, w4a8, 4, got '5'"),
         (["--size", "3"], "--size: expected 8 pixels or more, got 3"),
         (["--preprocess", "torchvision:lenet"], "expected one of torchvision's classifiers"),
     ],

@@ -17,6 +17,8 @@ from targets.reference import interpreter
 from tests.support.foreign import OnnxNet
 from tests.support.form_files import ZERO_TO_ONE, random_pictures
 
+pytestmark = pytest.mark.slow
+
 
 def network(classes: int, channels: int = 3, tail: str = "", dims=("H", "W")) -> onnx.ModelProto:
     """A convolution, a mean and a dense layer with open logits, for pictures of any size."""

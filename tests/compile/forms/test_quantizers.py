@@ -10,6 +10,7 @@ from compile.forms.graph import FileGraph, FormError
 from compile.forms.normal_form import normal_form
 from compile.forms.qonnx import ROUNDINGS
 from compile.qdq.importer import from_model
+from compile.qdq.preprocessing import after_preprocessing
 from targets.reference import interpreter
 from targets.reference.nodes import Conv
 from tests.support.foreign import OnnxNet, float_network
@@ -120,6 +121,20 @@ def test_qonnx_against_its_formula(w_bits, a_bits, signed, narrow):
         # a mean on a tie may become the code beside it, which moves the four logits by a step times their weights
         apart = np.abs(answer - expected)
         assert (apart > 1e-4).mean() < 0.2 and apart.max() < 3 * step, (apart.max(), (apart > 1e-4).mean())
+
+
+def test_what_onnxruntime_runs_of_qonnx_keeps_the_preprocessing():
+    net = OnnxNet((3, 9, 9))
+    numbers = (net.const(0.0091), net.const(0.0), net.const(8.0))  # no uint8 value is on a tie
+    x = net.op("Sub", net.op("Mul", "x", net.const(2.0)), net.const(0.91))
+    x = net.op("Quant", x, *numbers, domain=QONNX, signed=1, narrow=1, rounding_mode="ROUND")
+    y = net.qdq(net.op("Flatten", net.op("GlobalAveragePool", x)), 1 / 255, 128)
+    form = checked_form(net.model(y, 3, full_check=False))
+    assert form.preprocessing is not None and {"Mul", "Sub"} <= set(kinds(form.file))
+    u8 = random_pictures((9, 9, 3))
+    graph = from_model(form.qdq, normalization=after_preprocessing(ZERO_TO_ONE, form.preprocessing))
+    codes = np.rint(outputs(form.file, ZERO_TO_ONE.floats(u8)) * 255)
+    require_near(interpreter.run(graph, u8) - codes, 0.1)
 
 
 @pytest.mark.parametrize("rounding", sorted(ROUNDINGS))

@@ -62,6 +62,7 @@ def test_a_bundle_of_source_only_says_how_to_compile_it(small_bundle, tmp_path, 
     manifest["target"] |= {"family": "cuda", "levels": [{"name": "cuda", "requires": []}]}
     for variant in manifest["variants"]:
         variant["builds"] = [{**variant["builds"][0], "level": "cuda"}]
+    manifest["look"]["builds"] = [{**manifest["look"]["builds"][0], "level": "cuda"}]
     write_manifest(folder, manifest)
     with pytest.raises(BundleError, match="expected the library lib/w4a4.so.*sh lib/rebuild.sh"):
         Engine(folder)

@@ -113,7 +113,7 @@ def test_latency_is_read_from_the_target_s_table(monkeypatch):
     monkeypatch.setitem(sys.modules, "targets.costs.shapes", shapes)
     cost = layer_cost("latency", "x86")
     assert cost(ARCH.blocks[1].conv2, 4, 2) == 3.0
-    assert asked == [(("conv", (3, 3), 1, (4, 4, 32), (4, 4, 32), True, (1,)), "w4a2")]
+    assert asked == [(("conv", (3, 3), (1, 1), (4, 4, 32), (4, 4, 32), True, (1,)), "w4a2")]
     with pytest.raises(CostError, match="--cost latency --target arm: arm:cortex-a72: expected a table.*--cost bitops"):
         layer_cost("latency", "arm")
 
