@@ -33,7 +33,8 @@ def new_bundle(out: Path) -> Iterator[Path]:
     """Gives an empty folder to fill, which becomes the bundle `out` when nothing was raised, or else disappears.
 
     An older bundle of that name is replaced only when the new one is complete and on disk; one that a killed build was
-    about to replace comes back first. A link stays one: the bundle is made where it leads. Raises FileExistsError for any other folder there, BlockingIOError where another build is at work.
+    about to replace comes back first. A link stays one: the bundle is made where it leads.
+    Raises FileExistsError for any other folder there, BlockingIOError where another build is at work.
     """
     require_replaceable(out)
     real = Path(os.path.realpath(out))

@@ -49,7 +49,7 @@ class GoldenFile:
             raise GoldenError(f"no directory of arrays ({error})") from error
 
     def header(self, name: str) -> Header:
-        """Returns what an array is made of; unpacks no more than its header."""
+        """Returns what an array is made of; unpacks no more than its header. Raises GoldenError."""
         try:
             info = self._info(name)
             with self._zip.open(info) as member:
@@ -62,7 +62,7 @@ class GoldenFile:
         return header
 
     def read(self, name: str) -> np.ndarray:
-        """Returns an array [...]."""
+        """Returns an array [...]. Raises GoldenError."""
         header = self.header(name)
         try:
             with self._zip.open(self._info(name)) as member:

@@ -168,13 +168,13 @@ class _Emitter:
 
         self.add_products(acc, operands, self.tile, kh, k4)
         if self.parts is not None:
-            self._extra(acc, buffers, b, codes)
+            self._extra(acc, buffers, b, codes, len(self.parts.extra))
         self._end(acc, buffers, pixels, b, count)
 
-    def _extra(self, acc: Any, buffers: Buffers, b: Any, codes: Callable[[Any], list[Any]]) -> None:
-        """The steps that hold what was cut off the weights."""
+    def _extra(self, acc: Any, buffers: Buffers, b: Any, codes: Callable[[Any], list[Any]], steps: int) -> None:
+        """The steps that hold what was cut off the weights; `steps` of the whole layer."""
         _, kh, k4 = self.weight.shape[:3]
-        steps, last = len(self.parts.extra), (kh - 1) * self.step.reads[0].row_stride + (k4 - 1) * 4
+        last = (kh - 1) * self.step.reads[0].row_stride + (k4 - 1) * 4
         places = self.epilogue.table.size + 2 * len(self.weight) + 1
         for v in range(2):
             half = self.epilogue.table.size + b * 2 + v

@@ -91,7 +91,7 @@ def test_everything_is_on_disk_before_the_old_bundle_goes(small_bundle, tmp_path
     monkeypatch.setattr("compile.bundle.folder.sync", lambda path: synced.append((path, (tmp_path / "b").exists())))
     with new_bundle(tmp_path / "b") as folder:
         shutil.copytree(small_bundle, folder, dirs_exist_ok=True)
-        files = {p for p in folder.rglob("*")} | {folder}
+        files = set(folder.rglob("*")) | {folder}
     assert {path for path, _ in synced} == files | {tmp_path} and all(old_is_there for _, old_is_there in synced)
 
 

@@ -111,7 +111,12 @@ def test_the_same_state_is_the_same_checkpoint(tmp_path):
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
     (tmp_path / "checkpoint").mkdir()
-    dead = ("a.999999999.tmp.npz", "checkpoint/last.999999999.tmp.safetensors", "x.999999999.tmp", "b.7.c.999999999.tmp.gz")
+    dead = (
+        "a.999999999.tmp.npz",
+        "checkpoint/last.999999999.tmp.safetensors",
+        "x.999999999.tmp",
+        "b.7.c.999999999.tmp.gz",
+    )
     kept = (f"a.{os.getpid()}.tmp.npz", "1.tmp", "a.tmp.npz", "a.12x.tmp", "notes.txt")
     for name in (*dead, *kept):
         (tmp_path / name).write_bytes(b"half")

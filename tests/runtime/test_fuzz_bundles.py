@@ -7,7 +7,8 @@ import time
 import pytest
 
 from tests.runtime import fuzz_bundles
-from tests.runtime.fuzz_bundles import GOOD, WAYS, fuzz
+from tests.runtime.bundle_changes import WAYS, make_case
+from tests.runtime.fuzz_bundles import GOOD, fuzz
 
 
 def test_changed_bundles_are_refused_or_right(small_bundle):
@@ -45,10 +46,8 @@ def test_signals_waits_and_other_errors_are_seen(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("way", sorted({way.__name__ for way in WAYS}))
 def test_a_case_is_a_function_of_its_seed(small_bundle, tmp_path, way):
-    number = next(
-        n for n in range(200) if fuzz_bundles.make_case(small_bundle, fresh(tmp_path / f"{n}"), 3, n)[0] == way
-    )
-    fuzz_bundles.make_case(small_bundle, fresh(tmp_path / "again"), 3, number)
+    number = next(n for n in range(200) if make_case(small_bundle, fresh(tmp_path / f"{n}"), 3, n)[0] == way)
+    make_case(small_bundle, fresh(tmp_path / "again"), 3, number)
     assert contents(tmp_path / "again") == contents(tmp_path / str(number))
 
 
