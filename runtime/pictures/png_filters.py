@@ -125,5 +125,6 @@ def _predicted(left: np.ndarray, up: np.ndarray, corner: np.ndarray, kinds: np.n
     to_left, to_up, to_corner = np.abs(down), np.abs(right), np.abs(down + right)
     nearest = np.where(to_up <= to_corner, up, corner)
     np.copyto(nearest, left, where=to_left <= np.minimum(to_up, to_corner))
-    none = np.zeros_like(left)
-    return np.choose(kinds, (none, left, up, (left + up) >> 1, nearest)).astype(np.uint8)
+    by_kind = [np.zeros_like(left), left, up, (left + up) >> 1, nearest]
+    predicted: np.ndarray = np.choose(kinds, by_kind).astype(np.uint8)
+    return predicted

@@ -10,13 +10,13 @@ _USED = 14  # bits; a picture that needs more than these fills its 16
 
 
 def cut_to_bytes(codes: np.ndarray) -> np.ndarray:
-    """Returns the upper 8 of 16 bits, uint8 [...] of the same shape, of codes uint16 [...]."""
+    """Returns the upper 8 of 16 bits, uint8 [...], of codes 0..65535 [...]."""
     upper: np.ndarray = (codes >> 8).astype(np.uint8)
     return upper
 
 
 def warn_of_few_bits(codes: np.ndarray) -> None:
-    """Gives a PictureWarning where codes uint16 [...] all fit 14 bits: cameras of 10 to 14 bits are stored so."""
+    """Gives a PictureWarning where codes [...] of 0..65535 fit 14 bits: those of many cameras are stored so."""
     largest = int(codes.max())
     bits = largest.bit_length()
     if 0 < bits <= _USED:

@@ -172,7 +172,7 @@ class _Emitter:
         self._end(acc, buffers, pixels, b, count)
 
     def _extra(self, acc: Any, buffers: Buffers, b: Any, codes: Callable[[Any], list[Any]], steps: int) -> None:
-        """The steps that hold what was cut off the weights."""
+        """The steps that hold what was cut off the weights; `steps` of the whole layer."""
         _, kh, k4 = self.weight.shape[:3]
         last = (kh - 1) * self.step.reads[0].row_stride + (k4 - 1) * 4
         places = self.epilogue.table.size + 2 * len(self.weight) + 1

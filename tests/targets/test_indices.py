@@ -96,26 +96,13 @@ def test_the_walk_finds_what_leads(monkeypatch):
 
 
 GUARDED = """
-import ctypes, mmap, sys
 import numpy as np
 from runtime import abi
 from compile.lowering.lower import lower, run_compiled
 from targets import find
 from tests.support.graphs import pictures
+from tests.support.guarded import guarded_buffer
 from tests.targets.x86.test_kernels_x86 import in_process, one_layer
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-def guarded_buffer(count, dtype):
-    size = count * np.dtype(dtype).itemsize + abi.SLACK
-    pages = -(-size // mmap.PAGESIZE) + 2
-    memory = mmap.mmap(-1, pages * mmap.PAGESIZE)
-    array = np.frombuffer(memory, np.uint8)
-    base = array.ctypes.data
-    for page in (0, pages - 1):
-        assert libc.mprotect(ctypes.c_void_p(base + page * mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
-    begin = (pages - 1) * mmap.PAGESIZE - size & -abi.ALIGN
-    return array[begin : begin + size - abi.SLACK].view(dtype)
 
 abi.aligned_buffer = guarded_buffer
 graph = one_layer(16, 16, 32, 3, 8, 8, stride=2)
