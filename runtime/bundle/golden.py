@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.fields import abbreviate
+
 MOST_BYTES = 1 << 28  # of all golden arrays of a bundle together
 _PREFIX = struct.Struct("<8sH")  # numpy's signature with the version of its format, and the header's length
 _SIGNATURE = b"\x93NUMPY\x01\x00"
@@ -46,7 +48,7 @@ class GoldenFile:
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         except Exception as error:  # zipfile raises many kinds at a damaged directory
-            raise GoldenError(f"no directory of arrays ({error})") from error
+            raise GoldenError(f"no directory of arrays ({abbreviate(str(error))})") from error
 
     def header(self, name: str) -> Header:
         """Returns what an array is made of; unpacks no more than its header. Raises GoldenError."""
@@ -56,7 +58,7 @@ class GoldenFile:
                 signature, length = _PREFIX.unpack(member.read(_PREFIX.size))
                 header = _parse(signature, member.read(length))
         except Exception as error:  # so do zipfile and zlib at a damaged member
-            raise GoldenError(f"no plain array {name} ({error})") from error
+            raise GoldenError(f"no plain array {name} ({abbreviate(str(error))})") from error
         if info.file_size != header.begin + header.bytes:
             raise GoldenError(f"{info.file_size} bytes for an array {name} {list(header.shape)}")
         return header
@@ -71,7 +73,7 @@ class GoldenFile:
                 header.shape, order="F" if header.fortran else "C"
             )
         except Exception as error:
-            raise GoldenError(f"damaged values of {name} ({error})") from error
+            raise GoldenError(f"damaged values of {name} ({abbreviate(str(error))})") from error
         return array
 
     def _info(self, name: str) -> zipfile.ZipInfo:

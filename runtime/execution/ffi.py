@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from runtime.execution.elf import require_whole
 from runtime.execution.private_file import open_private
-from runtime.fields import COPY, BundleError
+from runtime.fields import COPY, BundleError, abbreviate
 
 _TENSOR, _INTEGER = 70, 1  # TVMFFITypeIndex
 _LOADER = "ffi.Module.load_from_file.so"  # tvm_ffi.load_module without its look at the path's ending
@@ -58,7 +58,7 @@ def open_library(name: str, data: bytes) -> Callable[[str], Function]:
     except BundleError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise BundleError(f"{name}: expected a library, cannot load it ({error}); {COPY}") from error
+        raise BundleError(f"{name}: expected a library, cannot load it ({abbreviate(str(error))}); {COPY}") from error
 
     def find_function(function_name: str) -> Function:
         try:

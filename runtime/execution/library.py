@@ -16,7 +16,7 @@ from runtime.bundle.opened import Bundle
 from runtime.bundle.segments import Segment
 from runtime.execution.ffi import Function, Tensor, on_stream, open_library, pack_arguments, wrap_memory
 from runtime.execution.threads import Helpers, Pace, make_control_block
-from runtime.fields import COPY, BundleError
+from runtime.fields import COPY, BundleError, abbreviate
 from runtime.machine.cuda import DeviceBuffer, wrap_address
 
 Libraries = Mapping[str, Callable[[str], Function]]  # path in the bundle -> what finds functions by name
@@ -250,9 +250,10 @@ def _try(run: Callable[[], object], variant: str) -> None:
     try:
         run()
     except Exception as error:  # tvm_ffi raises whatever kind compiled code names
+        reason = abbreviate(" ".join(str(error).split()))
         raise BundleError(
             f"variant {variant}: expected code that takes the sizes which the manifest says, it refuses them "
-            f"({error}); {COPY}"
+            f"({reason}); {COPY}"
         ) from error
 
 

@@ -15,6 +15,7 @@ from runtime.pictures.wide import cut_to_bytes, warn_of_few_bits
 
 _NETPBM = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")  # comments anywhere before a number
 _LARGEST = 1 << 27  # pixels, of which some 2 GB of memory are needed
+_LARGEST_FILE = 1 << 30  # bytes; the largest picture takes fewer, at 16 bits and not packed
 SUFFIXES = (".png", ".ppm", ".pgm", ".bmp", ".npy", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
 _NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError, tokenize.TokenError)
 
@@ -74,15 +75,18 @@ def read_picture(path: str | Path, with_pillow: bool = False) -> np.ndarray:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Returns what is in a file. Raises PictureError where it is missing, empty or cannot be read."""
+    """Returns what is in a file. Raises PictureError where it is missing, empty, too large or cannot be read."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError as error:
         raise PictureError(f"{path}: expected a picture file, this one is missing; check its name") from error
     except OSError as error:
         raise PictureError(f"{path}: expected a picture file, cannot read it ({error.strerror})") from error
     if not data:
         raise PictureError(f"{path}: expected a picture file, this one is empty")
+    if len(data) > _LARGEST_FILE:
+        raise PictureError(f"{path}: expected a picture file of {_LARGEST_FILE} bytes at most; make it smaller")
     return data
 
 

@@ -107,6 +107,18 @@ def test_records_of_infer_are_numbers(selecting, tmp_path, capsys):
     assert json.loads((tmp_path / "i.json").read_text())[0]["quality"] is None
 
 
+def test_unusual_pictures_are_classified_and_warned_of(selecting, tmp_path, capsys):
+    """Each by its name, once; the warning is no error."""
+    codes = np.arange(40 * 40, dtype=">u2").reshape(40, 40)
+    for name in ("a.pgm", "b.pgm"):
+        (tmp_path / name).write_bytes(b"P5\n40 40\n65535\n" + codes.tobytes())
+    assert command.main(["infer", str(selecting), str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "a.pgm" in out and "b.pgm" in out
+    for name, line in zip(("a.pgm", "b.pgm"), err.splitlines(), strict=True):
+        assert line.startswith(f"warning: {tmp_path / name}: its values are 0..1599 of 65535: of 11 bits stored in 16")
+
+
 def test_a_bad_picture_loses_no_other(selecting, tmp_path, capsys):
     good = tmp_path / "good.ppm"
     good.write_bytes(b"P6\n4 3\n255\n" + bytes([220] * 36))

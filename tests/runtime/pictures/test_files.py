@@ -248,3 +248,9 @@ def test_damaged_files_are_refused(tmp_path, name):
     assert refused > 10
     with pytest.raises(PictureError, match="this one is missing"):
         read_picture(tmp_path / "absent.png")
+
+
+def test_files_without_end_are_refused(monkeypatch):
+    monkeypatch.setattr("runtime.pictures.files._LARGEST_FILE", 1 << 16)
+    with pytest.raises(PictureError, match="/dev/zero: expected a picture file of 65536 bytes at most"):
+        read_picture("/dev/zero")
