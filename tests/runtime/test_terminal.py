@@ -46,7 +46,8 @@ def test_ctrl_c(small_bundle):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
-    while "w8a8.so" not in Path(f"/proc/{done.pid}/maps").read_text():  # it has begun
+    while "bitgrade.so" not in Path(f"/proc/{done.pid}/maps").read_text():  # until it has loaded its libraries
+        assert done.poll() is None
         time.sleep(0.1)
     done.send_signal(signal.SIGINT)
     assert done.communicate()[1] == "interrupted\n" and done.returncode == 130
