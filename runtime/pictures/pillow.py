@@ -72,4 +72,5 @@ def _as_array(image: Any) -> np.ndarray:
         warn_of_few_bits(grey)
         return cut_to_bytes(grey)
     see_through = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
-    return np.asarray(image.convert("RGBA" if see_through else "RGB"))
+    mode = "RGBA" if see_through else "RGB"
+    return np.asarray(image if image.mode == mode else image.convert(mode))  # converting copies even what fits

@@ -74,7 +74,7 @@ def multiply_add(step: Step[Any], epilogues: Epilogues) -> Kernel | None:
     chain = longest_chain(weight, qmax)
     parts = None if chain else split(weight, qmax)
     if parts is not None:
-        rule = f"multiply-add, split with {len(parts.extra)} extra steps"
+        rule = f"multiply-add, split with {parts.taken} extra steps"
         return _Emitter(step, epilogues.conv(step), parts.first, partial(_sum, chain=1), parts).kernel(rule)
     rule = f"multiply-add, int16 chain {chain}" if chain else "multiply-add, widened"
     return _Emitter(step, epilogues.conv(step), weight, partial(_sum, chain=chain)).kernel(rule)

@@ -13,19 +13,27 @@ from targets.x86.chains import INT16
 
 WORTH = 0.4  # more extra steps than this share of all gain too little for what they store
 
+FILL = 16  # extra steps
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Weights in two parts.
 
     first: int8 as arranged, [blocks, kH, K4, 2, 8, 4]. extra: int8 [n, 8, 4]. The extra steps of half block h of the
-    layer are starts[h] .. starts[h + 1] - 1, and step i reads at positions[i] = (dy, k).
+    layer are starts[h] .. starts[h + 1] - 1, and step i reads at positions[i] = (dy, k). Zeros that no half block takes
+    fill n up to a multiple of FILL, so that variants whose splits differ a little have the same code.
     """
 
     first: np.ndarray
     extra: np.ndarray
     starts: np.ndarray
     positions: np.ndarray
+
+    @property
+    def taken(self) -> int:
+        """Returns how many extra steps half blocks take."""
+        return int(self.starts[-1])
 
 
 def split(weight: np.ndarray, qmax: int) -> Split | None:
@@ -42,4 +50,6 @@ def split(weight: np.ndarray, qmax: int) -> Split | None:
         return None
     half, dy, k = np.nonzero(steps)
     starts = np.concatenate([[0], np.cumsum(steps.sum((1, 2)))])
-    return Split(weight - rest, rest[half // 2, dy, k, half % 2], starts, np.stack([dy, k], 1))
+    fill = (0, -len(half) % FILL)
+    extra = np.pad(rest[half // 2, dy, k, half % 2], (fill, (0, 0), (0, 0)))
+    return Split(weight - rest, extra, starts, np.pad(np.stack([dy, k], 1), (fill, (0, 0))))
