@@ -18,6 +18,8 @@ from targets.reference import interpreter
 from targets.reference.nodes import Conv, Tensor
 from tests.support.foreign import OnnxNet
 
+pytestmark = pytest.mark.slow
+
 UNIT = Normalization((0.0,), (1.0,))
 SOURCE = PictureInput(UNIT)
 S8 = TensorProto.INT8

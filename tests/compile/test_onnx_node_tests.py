@@ -11,6 +11,8 @@ from compile.ladder.layers import compare_layers
 from compile.ladder.onnx_file import PictureInput
 from compile.qdq.importer import Normalization, OnnxError, from_model
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("quantizelinear", "qlinearconv", "qlinearmatmul", "convinteger", "matmulinteger")  # dequantize, dynamic too
 UNIT = Normalization((0.0,), (1.0,))
 

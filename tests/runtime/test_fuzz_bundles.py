@@ -10,6 +10,8 @@ from tests.runtime import fuzz_bundles
 from tests.runtime.bundle_changes import WAYS, make_case
 from tests.runtime.fuzz_bundles import GOOD, fuzz
 
+pytestmark = pytest.mark.slow
+
 
 def test_changed_bundles_are_refused_or_right(small_bundle):
     outcomes = fuzz(small_bundle, 300, seed=0)

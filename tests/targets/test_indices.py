@@ -16,6 +16,8 @@ from targets.x86 import multiply_add
 from tests.support.graphs import OPS, random_graph, resnet_like
 from tests.targets.x86.test_kernels_x86 import one_layer
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("x86:avx2", "x86:avx-vnni", "x86:avx512-vnni", "arm:cortex-a72", "arm:cortex-a76", "cuda:sm_87")
 DATA = ("weights", "table")  # parameters of a kernel
 CHILDREN = ("a", "b", "args", "value", "base", "vectors", "condition", "true_value", "false_value", "data")

@@ -18,6 +18,8 @@ from runtime.pictures.arrays import framed
 from targets.reference import interpreter
 from tests.compile.calibrate.networks import chain, photos, saved
 
+pytestmark = pytest.mark.slow
+
 JSON = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop": 0.75, "interpolation": "bicubic"}
 
 

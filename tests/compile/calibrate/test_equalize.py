@@ -9,6 +9,8 @@ from compile.calibrate.executor import NodeRunner, run_all
 from tests.compile.calibrate.networks import SIZE, chain, fire, gated, read, values_of
 from tests.support.foreign import float_network
 
+pytestmark = pytest.mark.slow
+
 MODELS = {
     "relu": chain,
     "clip": lambda: chain(1.5),

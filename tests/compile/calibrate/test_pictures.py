@@ -9,6 +9,8 @@ from runtime.pictures.arrays import framed
 from runtime.pictures.files import PictureError
 from tests.compile.calibrate.networks import photos
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder, n: int, size: int = 20) -> np.ndarray:
     pictures = photos(n, size=size)

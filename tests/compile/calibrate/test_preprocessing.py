@@ -11,6 +11,8 @@ from compile.calibrate.errors import CalibrationError
 from compile.calibrate.preprocessing import Preprocessing, from_dict
 from compile.calibrate.presets import TABLE, find_preprocessing, for_size
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EXAMPLES = {
     "own": Preprocessing(MEAN, STD, 0.875, (224, 224), "bicubic"),

@@ -25,6 +25,8 @@ from tests.compile.calibrate.networks import (
 )
 from tests.support.foreign import OnnxNet
 
+pytestmark = pytest.mark.slow
+
 
 def real_layers(c):
     """The network with the weights and biases that its integers stand for."""

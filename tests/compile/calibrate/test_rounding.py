@@ -10,6 +10,8 @@ from compile.calibrate.network import make_node
 from compile.calibrate.rounding import Objective, fitted_step, learned_codes, objectives
 from compile.calibrate.steps import weight_codes, weight_steps
 
+pytestmark = pytest.mark.slow
+
 
 def correlated(rng, taps: int) -> np.ndarray:
     """A covariance [taps, taps] of a few strong directions."""

@@ -23,6 +23,8 @@ from tests.compile.calibrate.networks import (
 )
 from tests.support.foreign import OnnxNet
 
+pytestmark = pytest.mark.slow
+
 
 def floats(n: int = 5) -> np.ndarray:
     return np.random.default_rng(1).normal(0, 1, (n, 3, SIZE, SIZE)).astype(np.float32)

@@ -16,6 +16,8 @@ from compile.calibrate.steps import (
     weight_steps,
 )
 
+pytestmark = pytest.mark.slow
+
 DISTRIBUTIONS = {
     "relu": lambda rng: np.maximum(rng.normal(0, 1, 4000), 0),
     "normal": lambda rng: rng.normal(0.3, 1, 4000),

@@ -25,6 +25,8 @@ from tests.compile.calibrate.networks import (
 )
 from tests.support.foreign import OnnxNet
 
+pytestmark = pytest.mark.slow
+
 
 def run(model: onnx.ModelProto, pictures: np.ndarray, level: str = "ORT_ENABLE_BASIC") -> np.ndarray:
     options = onnxruntime.SessionOptions()

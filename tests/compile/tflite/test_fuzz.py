@@ -10,6 +10,8 @@ from tests.compile.tflite.test_operators import CASES
 from tests.support.tflite_cases import photos
 from tests.support.tflite_fuzz import damaged, imported
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_a_damaged_file_is_refused_or_gives_a_graph_that_runs(name):

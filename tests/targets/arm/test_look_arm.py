@@ -15,6 +15,8 @@ from targets.arm import toolchain
 from targets.family import load
 from tests.support.looks import compile_for, make_look, make_pictures, make_selector
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def linker():

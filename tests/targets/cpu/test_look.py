@@ -21,6 +21,8 @@ from targets.family import load
 from targets.library import llvm
 from tests.support.looks import compile_for, make_look, make_pictures, make_selector
 
+pytestmark = pytest.mark.slow
+
 LEVELS = [level for level in find("x86").compiled_for if not missing_features(level)]
 SIZES = [(8, 8), (8, 9), (9, 8), (9, 17), (16, 50), (17, 33), (32, 32), (33, 34), (31, 66), (64, 40), (48, 130)]
 
