@@ -167,8 +167,9 @@ def _parse_manifest(top: Fields) -> Manifest:
         crop=_parse_crop(top.object("input")),
         **vars(decisions),
     )
+    libraries = {manifest.look.library, *(variant.library for variant in variants)}
     for path in sorted(manifest.used):
-        is_source = target.family in SOURCE_FAMILIES and path in {variant.library for variant in variants}
+        is_source = target.family in SOURCE_FAMILIES and path in libraries
         top.require(path in files or is_source, f"{path} among the files", sorted(files))
     memory = sum({build.segments: build.weights_bytes for v in variants for build in v.builds}.values())
     top.require(memory <= LIMIT, f"weights of {LIMIT} bytes at most in memory", memory)
