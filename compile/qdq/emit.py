@@ -33,14 +33,15 @@ from targets.reference.nodes import (
     MaxPool,
     Mul,
     Node,
+    Requant,
     Rescale,
     Shortcut,
     Tensor,
 )
 from targets.reference.pools import window_areas
-from targets.reference.scales import add_integers, float32, requant_from_ratio, rescale_requant
+from targets.reference.scales import add_integers, requant_from_ratio, rescale_requant
 
-MOST_ADD_RATIO = 256  # one step of an operand passes all codes; multipliers of 20 bits are exact to 1 / 16 of a code
+MOST_ADD_ERROR = 1 / 16  # codes
 
 Emitted = list[tuple[Node, Tensor]]  # nodes in running order, each with the tensor that it computes
 
@@ -88,14 +89,6 @@ def function_table(pending: PendingFunction, x: Tensor) -> np.ndarray:
     return np.clip(table, pending.low, pending.high)
 
 
-def own_scale(pending: PendingFunction, x: Tensor) -> Tensor:
-    """Returns a tensor [H, W, C] of 8 bits whose scale holds every value of a function, and zero."""
-    table = function_table(pending, x)
-    low, high = min(0.0, float(table.min())), max(0.0, float(table.max()))
-    scale = float32(max(high - low, float(np.finfo(np.float32).tiny)) / 255)
-    return Tensor(pending.name, x.shape, 8, scale, (int(np.clip(np.rint(-low / scale), 0, 255)),))
-
-
 def _clamp_code(real: float, out: Tensor, fallback: int) -> int:
     """The code of a clamp's limit; `fallback` for one that is infinite."""
     if np.isinf(real):
@@ -125,13 +118,56 @@ def _emit_halved_conv(tensors: Tensors, pending: PendingConv, output: Output) ->
 
 def _emit_add(tensors: Tensors, pending: PendingAdd, output: Output) -> Emitted:
     out = output.tensor
-    ratio = max(tensors[pending.a].scale, tensors[pending.b].scale) / out.scale
-    expected = f"operands of an Add whose scales are at most {MOST_ADD_RATIO} times its result's"
-    require(ratio <= MOST_ADD_RATIO, output.where, expected, f"{ratio:g} times", "calibrate the quantizers again")
-    (first, second), requant = add_integers(tensors[pending.a].scale, tensors[pending.b].scale, out.scale)
-    multipliers = (first, -second if pending.subtracts else second)
+    operands = tensors[pending.a], tensors[pending.b]
+    scales = _within_reach(*operands, out, -1 if pending.subtracts else 1)
+    (left, right), requant = add_integers(*scales, out.scale)
+    _require_exact_products(operands, scales, (left, right), requant, output)
+    multipliers = (left, -right if pending.subtracts else right)
     node = Add(pending.name, pending.a, pending.b, out.name, multipliers, requant, output.low, output.high)
     return [(node, out)]
+
+
+def _within_reach(a: Tensor, b: Tensor, out: Tensor, sign: int) -> tuple[float, float]:
+    """Scales of the operands of a + sign * b, the larger one cut where that changes no code.
+
+    A step of an operand that takes every result past all codes, whatever the other one adds, may be smaller as long as
+    it still does. Quantizers give such a scale to values that were always zero.
+    """
+    a_reach, b_reach = ((-t.zero_points().max(), t.qmax - t.zero_points().min()) for t in (a, b))
+    b_reach = b_reach if sign > 0 else (-b_reach[1], -b_reach[0])
+    if a.scale >= b.scale:
+        return min(a.scale, _least_step_past(a_reach, b_reach, b.scale, out)), b.scale
+    return a.scale, min(b.scale, _least_step_past(b_reach, a_reach, a.scale, out))
+
+
+def _require_exact_products(
+    operands: tuple[Tensor, Tensor],
+    scales: tuple[float, float],
+    multipliers: tuple[int, int],
+    requant: Requant,
+    output: Output,
+) -> None:
+    """Refuses multipliers whose rounding moves an operand's largest product by more than MOST_ADD_ERROR codes.
+
+    That of an operand whose scale was cut moves nothing: every step of it passes all codes.
+    """
+    unit = np.ldexp(np.float64(requant.multiplier[0]), int(requant.left[0]) - 31 - int(requant.shift[0]))
+    for x, scale, multiplier in zip(operands, scales, multipliers, strict=True):
+        reach = max(x.qmax - x.zero_points().min(), x.zero_points().max())
+        error = 0.0 if scale < x.scale else reach * abs(multiplier * unit - scale / output.tensor.scale)
+        expected = f"operands of an Add whose scales allow products exact to {MOST_ADD_ERROR:g} of a code"
+        ratios = (
+            f"scales {scales[0] / output.tensor.scale:g} and {scales[1] / output.tensor.scale:g} times the result's"
+        )
+        require(error <= MOST_ADD_ERROR, output.where, expected, ratios, "calibrate the quantizers again")
+
+
+def _least_step_past(steps: Sequence[int], others: Sequence[int], scale: float, out: Tensor) -> float:
+    """The least scale with which one step up or down passes all codes; steps, others: (least, most) of each operand."""
+    zero_point = out.zero_point[0]
+    up = (out.qmax - zero_point) * out.scale - others[0] * scale if steps[1] > 0 else 0.0
+    down = zero_point * out.scale + others[1] * scale if steps[0] < 0 else 0.0
+    return float(max(up, down, out.scale))
 
 
 def _emit_avg_pool(tensors: Tensors, pending: PendingAvgPool, output: Output) -> Emitted:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import onnx
 
-from compile.qdq.emit import Emitted, Output, emit, own_scale
+from compile.qdq.emit import Emitted, Output, emit
 from compile.qdq.limits import require_moderate
 from compile.qdq.node import place_of
 from compile.qdq.normalization import Normalization
@@ -15,7 +15,6 @@ from compile.qdq.values import (
     MapShape,
     Pending,
     PendingConcat,
-    PendingFunction,
     PendingMaxPool,
     PendingMove,
     PendingRescale,
@@ -83,7 +82,7 @@ class Reader:
         """Returns the graph's tensor [H, W, C] of a dequantized map; raises OnnxError for one that is not quantized.
 
         A pool of largest values, a move, and a clamp at a code need no QuantizeLinear: they keep the scale of their
-        input. A function of one value gets the scale that holds all its values in 8 bits.
+        input.
         """
         if value is not None and not isinstance(value, Constant | Weights):
             require(value.layout != "NHWC", where, "a feature map in NCHW", value.layout)
@@ -113,8 +112,6 @@ class Reader:
             out = replace(self.tensors[value.source], name=value.name)
             limits = (value.low, value.high)
             require(_clamps_at_codes(value, out), where, "a clamp at a code of its input", limits, QUANTIZE)
-        elif isinstance(value, PendingFunction):
-            out = own_scale(value, self.tensors[value.source])
         else:
             raise refusal(where, "a quantized input", describe(value), QUANTIZE)
         self.append(emit(self.tensors, value, Output(out, 0, out.qmax, where)))

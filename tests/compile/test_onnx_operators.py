@@ -140,14 +140,31 @@ def test_products_of_maps_and_of_a_value_a_channel():
     assert kinds(assert_near(network(by_another, 0.1)))[-1] is Mul
 
 
-def test_a_gate_that_nothing_quantizes_gets_a_scale_of_its_own():
-    """Its steps are finer than the file's codes need, so the product is off by a step at most."""
+def test_a_gate_that_nothing_quantizes_is_refused():
+    """Its scale stands nowhere in the file."""
 
     def build(net, x):
         mean = net.qdq(net.op("GlobalAveragePool", x), 1 / 128, 128)
         return net.op("Mul", x, net.op("Sigmoid", mean))
 
-    assert_near(network(build), 0.1)
+    with pytest.raises(OnnxError, match=r"\(Mul\): expected a quantized input.*QuantizeLinear.*--calibrate"):
+        from_model(network(build), normalization=ZERO_TO_255)
+
+
+@pytest.mark.parametrize("kind", ["Add", "Sub"])
+@pytest.mark.parametrize("zero_points", [(0, 128, 128), (128, 0, 128), (3, 250, 0), (0, 0, 200)])
+def test_steps_that_pass_all_codes_may_have_any_scale(kind, zero_points):
+    """Quantizers give values that were always zero the scale 1, far above that of the sum."""
+    first, second, result = zero_points
+
+    def build(net, x):
+        dead = net.qdq(net.op("Mul", x, net.const(40.0)), 9.0, first)
+        operands = (dead, net.qdq(x, 1 / 64, second)) if kind == "Add" else (net.qdq(x, 1 / 64, second), dead)
+        return net.op(kind, *operands)
+
+    assert_near(network(build, 1 / 64, result))
+    integers, expected, _ = outcome(network(build, 1 / 64, result))
+    assert {0, 255} & set((integers + result).reshape(-1).tolist()) and np.abs(integers - expected).max() <= 1
 
 
 def test_sums_and_differences_of_maps():
