@@ -24,7 +24,6 @@ from compile.qdq.values import (
     require,
 )
 from targets.reference.nodes import (
-    BITS,
     Add,
     AvgPool,
     Concat,
@@ -97,23 +96,7 @@ def _clamp_code(real: float, out: Tensor, fallback: int) -> int:
 
 
 def _emit_conv(tensors: Tensors, pending: PendingConv, output: Output) -> Emitted:
-    if pending.w_bits not in BITS and pending.groups == 1 and np.abs(pending.codes).max() < 255:
-        return _emit_halved_conv(tensors, pending, output)
     return [(conv_node(tensors, pending, output), output.tensor)]
-
-
-def _emit_halved_conv(tensors: Tensors, pending: PendingConv, output: Output) -> Emitted:
-    """Weights of 9 bits as the sum of two of 8, each over the same channels: the fast kernels all take them."""
-    x = tensors[pending.source]
-    height, width, channels = x.shape
-    twice = replace(x, name=f"{pending.name}/twice", shape=(height, width, 2 * channels))
-    places = range(height), range(width), (*range(channels), *range(channels))
-    gather = Gather(twice.name, x.name, twice.name, *map(tuple, places))
-    half = pending.codes >> 1
-    codes = np.concatenate([half, pending.codes - half], axis=-1)
-    halved = replace(pending, source=twice.name, codes=codes, w_bits=8)
-    node = conv_node({**tensors, twice.name: twice}, halved, output)
-    return [(gather, twice), (node, output.tensor)]
 
 
 def _emit_add(tensors: Tensors, pending: PendingAdd, output: Output) -> Emitted:

@@ -20,7 +20,6 @@ from compile.forms.normal_form import NormalForm, normal_form
 from compile.forms.options import NOTHING_OPEN, FormOptions
 from compile.qdq.constants import fold, read_tensor
 from compile.qdq.emit_conv import emit_logits
-from compile.qdq.fusing import fused
 from compile.qdq.node import FileNode, attributes_of, place_of, require_quantized
 from compile.qdq.normalization import Normalization
 from compile.qdq.operators import READERS
@@ -40,6 +39,8 @@ from compile.qdq.values import (
     refusal,
     require,
 )
+from compile.rewriting.fusing import fused
+from compile.rewriting.halving import halved
 from targets.reference.graph import Graph
 from targets.reference.nodes import GraphError
 
@@ -124,7 +125,7 @@ def _graph(reader: Reader, name: str) -> Graph:
     with _damage_reported("output"):
         output = _output(reader, outputs[0])
     with _damage_reported("model"):
-        return fused(Graph(name, reader.tensors, tuple(reader.nodes), picture, output))
+        return halved(fused(Graph(name, reader.tensors, tuple(reader.nodes), picture, output)))
 
 
 @contextmanager

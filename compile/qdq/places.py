@@ -23,23 +23,23 @@ def split_places(move: PendingMove) -> Places | None:
     if index.ndim not in (1, 3):
         return None
     index = index.reshape(-1, 1, 1) if index.ndim == 1 else index
-    index = index.transpose(2, 0, 1) if move.layout == "NHWC" else index
-    _, width, channels = move.source_shape
+    return separated(index if move.layout == "NHWC" else index.transpose(1, 2, 0), move.source_shape)
+
+
+def separated(index: np.ndarray, shape: MapShape) -> Places | None:
+    """Returns the rows, columns and channels of places int [H, W, C] in a map of a shape; None where it mixes them."""
+    _, width, channels = shape
     coordinates = (index // channels // width, index // channels % width, index % channels)
     rows, columns, kept = (
-        _along(np.where(index < 0, -1, places), axis) for places, axis in zip(coordinates, (1, 2, 0), strict=True)
+        np.where(index < 0, -1, places).max(tuple(k for k in range(3) if k != axis))
+        for axis, places in enumerate(coordinates)
     )
-    places = (rows[:, None] * width + columns[None, :])[None] * channels + kept[:, None, None]
-    is_zero = (rows < 0)[None, :, None] | (columns < 0)[None, None, :] | (kept < 0)[:, None, None]
+    grid = np.ix_(rows, columns, kept)
+    places = (grid[0] * width + grid[1]) * channels + grid[2]
+    is_zero = (grid[0] < 0) | (grid[1] < 0) | (grid[2] < 0)
     if not np.array_equal(np.where(is_zero, -1, places), index):
         return None
     return Places(tuple(rows.tolist()), tuple(columns.tolist()), tuple(kept.tolist()))
-
-
-def _along(places: np.ndarray, axis: int) -> np.ndarray:
-    """The largest along an axis: the one coordinate of each row, column or channel, -1 where all are zeros."""
-    others = tuple(k for k in range(places.ndim) if k != axis)
-    return places.max(others)
 
 
 def padding_of(places: Places, shape: MapShape) -> Padding | None:

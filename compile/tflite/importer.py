@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from compile.qdq.normalization import Normalization
+from compile.rewriting.fusing import fused
+from compile.rewriting.halving import halved
 from compile.tflite.errors import TfliteError, refusal, require
 from compile.tflite.file import damage_reported, read_file
 from compile.tflite.operators import READERS
@@ -76,7 +78,7 @@ def _graph(file: FileModel, name: str, normalization: Normalization | None) -> G
             with damage_reported(operator.where):
                 _read(reader, operator)
     output = _answer(reader, logits, scores)
-    return Graph(name, reader.tensors, tuple(reader.nodes), PICTURE, output)
+    return halved(fused(Graph(name, reader.tensors, tuple(reader.nodes), PICTURE, output)))
 
 
 def _take_picture(reader: Reader, picture: Picture) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from compile.qdq.places import is_whole, separated
 from compile.tflite.errors import refusal, require
 from compile.tflite.records import FileModel, FileOperator, FileTensor
 from targets.reference.nodes import NO_PADDING, Gather, Node, Padding, Tensor
@@ -108,15 +109,15 @@ class Reader:
         source = self.tensors[view.tensor]
         if view.places is None and shape == source.shape:
             return source
-        index = _separated(self.places(view).reshape(shape), source.shape)
-        if index is None:
+        places = separated(self.places(view).reshape(shape), source.shape)
+        if places is None:
             advice = "only a FULLY_CONNECTED may follow a reshape or transpose that mixes rows, columns and channels"
             raise refusal(where, "rows, columns and channels that keep together", list(view.shape), advice)
-        if shape == source.shape and all(i == tuple(range(n)) for i, n in zip(index, shape, strict=True)):
+        if is_whole(places, source.shape):
             return source
         name = next(n for k in range(len(self.tensors) + 1) if (n := f"{view.tensor}/moved_{k}") not in self.tensors)
         out = replace(source, name=name, shape=shape)
-        self.append(Gather(name, source.name, name, *index), out)
+        self.append(Gather(name, source.name, name, places.rows, places.columns, places.channels), out)
         return out
 
     def padded_map_of(self, view: View, where: str) -> tuple[Tensor, Padding]:
@@ -136,21 +137,3 @@ class Reader:
 def codes_of(tensor: FileTensor, name: str, shape: MapShape) -> Tensor:
     """Returns the graph's tensor [H, W, C] for the codes of a file's."""
     return Tensor(name, shape, 8, float(tensor.scale[0]), (int(tensor.zero_point[0]) + tensor.offset,))
-
-
-def _separated(places: np.ndarray, source: MapShape) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """(rows, columns, channels) of a Gather from a map of shape `source` to places int32 [H, W, C]; None: none does."""
-    _, width, channels = source
-    taken = places >= 0
-    inner = (places // (width * channels), places // channels % width, places % channels)
-    rows, columns, depths = (
-        np.where(taken, axis_places, -1).max(tuple(k for k in range(3) if k != axis))
-        for axis, axis_places in enumerate(inner)
-    )
-    grid = np.ix_(rows, columns, depths)
-    expected = np.where(
-        (grid[0] >= 0) & (grid[1] >= 0) & (grid[2] >= 0), (grid[0] * width + grid[1]) * channels + grid[2], -1
-    )
-    if not np.array_equal(expected, places):
-        return None
-    return tuple(rows.tolist()), tuple(columns.tolist()), tuple(depths.tolist())

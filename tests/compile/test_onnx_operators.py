@@ -1,20 +1,15 @@
 """Each operator of foreign files alone, between quantizers, held against onnxruntime without its optimizations."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from compile.qdq.fusing import fused
 from compile.qdq.importer import OnnxError, from_model
 from targets.reference import interpreter
 from targets.reference.nodes import Concat, Conv, Lookup, MaxPool, Mul
-from targets.reference.scales import rescale_requant
 from tests.support.foreign import OnnxNet
 from tests.support.foreign_operators import SIZE, ZERO_TO_255, assert_near, ints, kinds, network, outcome
-from tests.support.graphs import pictures, random_graph
 
 UNARY = {
     "Sigmoid": ({}, 1 / 255, 0),
@@ -90,22 +85,6 @@ def test_a_function_quantized_in_several_steps_is_one_table():
     assert kinds(assert_near(network(build, 0.01, 30))) == [Lookup]
     graph = assert_near(network(by_channel, 0.04))
     assert kinds(graph) == [Lookup] and graph.nodes[-1].table.shape == (SIZE[0], 256)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_fusing_changes_no_code(seed):
-    graph = random_graph(seed, ops=("lookup", "rescale", "lookup", "mul", "squeeze", "concat"), tie_free=False)
-    x = graph.nodes[0].output
-    tensors = {**graph.tensors, "twice": replace(graph.tensors[x], name="twice", scale=2 * graph.tensors[x].scale)}
-    ratio = rescale_requant(tensors[x].scale, tensors["twice"].scale)
-    double = Mul("double", x, x, "twice", ratio, 0, tensors[x].qmax)
-    nodes = [replace(n, input="twice") if isinstance(n, Lookup) and n.input == x else n for n in graph.nodes[1:]]
-    whole = replace(graph, tensors=tensors, nodes=(graph.nodes[0], double, *nodes))
-    smaller = fused(whole)
-    products = [n.name for n in smaller.nodes if isinstance(n, Mul)]
-    assert len(smaller.nodes) < len(whole.nodes) and "double" not in products
-    inputs = pictures(graph, 5, seed)
-    np.testing.assert_array_equal(interpreter.run(smaller, inputs), interpreter.run(whole, inputs))
 
 
 def test_constants_by_channel():

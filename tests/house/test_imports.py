@@ -57,8 +57,9 @@ ARROWS = {
     "targets.family targets.tables targets.windows numpy tvm tvm_ffi",
     "targets.cuda.emulation": "targets numpy tvm_ffi",
     "compile.forms": "numpy onnx",
-    "compile.qdq": "compile.forms targets.reference numpy onnx google",
-    "compile.tflite": "compile.qdq targets.reference numpy tflite flatbuffers ai_edge_litert",
+    "compile.rewriting": "targets.reference numpy",
+    "compile.qdq": "compile.forms compile.rewriting targets.reference numpy onnx google",
+    "compile.tflite": "compile.qdq compile.rewriting targets.reference numpy tflite flatbuffers ai_edge_litert",
     "compile.source": "compile.forms compile.qdq compile.tflite targets.reference runtime.bundle runtime.fields "
     "runtime.files runtime.scores numpy",
     "compile.lowering": "targets targets.kernel targets.reference runtime.abi targets.family targets.schedule numpy",
