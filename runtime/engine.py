@@ -2,61 +2,21 @@
 
 import time
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from runtime.bundle.manifest import Variant
 from runtime.bundle.opened import newest_bundle, open_bundle
-from runtime.choice.quality import NAMES
 from runtime.execution.library import Loaded
 from runtime.execution.look import Look
 from runtime.execution.turns import Turns
 from runtime.pictures.arrays import as_grey, as_picture, cropped, resize
 from runtime.policy import make_policy
-from runtime.scores import ScoreKind, answer, make_scores
+from runtime.prediction import Prediction, Quality, by_name
+from runtime.scores import answer
 
 UINT8 = np.dtype(np.uint8)
-Quality = dict[str, int]  # feature -> integer, in the order of runtime.choice.quality.NAMES
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The answer for one picture.
-
-    label, index: the class that the logits stand for, by score_kind (runtime/scores.py). logits: int32 [classes], or
-    [1] for two classes, exact, the same on every device; one unit is worth logit_scale. variant: the one whose answer
-    this is; first: the one that ran before it where that was unsure, else the same. features: of the picture's
-    quality, None where no selector looked. seconds: all that was done for this picture, both passes included (in a
-    batch: its share).
-    """
-
-    label: str
-    index: int
-    logits: np.ndarray
-    logit_scale: float
-    score_kind: ScoreKind
-    variant: str
-    first: str
-    features: list[int] | None
-    seconds: float
-
-    @cached_property
-    def scores(self) -> np.ndarray:
-        """Of each class, float32 [classes], computed when they are asked for."""
-        return make_scores(self.logits, self.logit_scale, self.score_kind)
-
-    @cached_property
-    def quality(self) -> Quality | None:
-        """Feature name -> integer; None where no selector looked."""
-        return _named(self.features)
-
-    @property
-    def escalated(self) -> bool:
-        """Whether a second variant ran."""
-        return self.variant != self.first
 
 
 class Engine:
@@ -173,7 +133,7 @@ class Engine:
             self._require_open()
             first, features = self._choose(picture, None)
             names.append(self._policy.names[first])
-            qualities.append(_named(features))
+            qualities.append(by_name(features))
         return names, qualities
 
     def logits(self, picture: np.ndarray, variant: str) -> np.ndarray:
@@ -317,10 +277,6 @@ class Engine:
         if self._loaded is None:
             raise ValueError("expected an open engine, this one was closed; make a new Engine")
         return self._loaded
-
-
-def _named(features: list[int] | None) -> Quality | None:
-    return None if features is None else dict(zip(NAMES, features))  # noqa: B905  (as many)
 
 
 def group_by_variant(variants: Mapping[int, Hashable], most: int) -> list[list[int]]:

@@ -26,9 +26,10 @@ ARROWS = {
     "runtime.bundle": "runtime.choice runtime.machine runtime.scores runtime.fields runtime.abi numpy",
     "runtime.execution": "runtime.bundle runtime.choice runtime.machine runtime.fields runtime.abi numpy tvm_ffi",
     "runtime.policy": "runtime.bundle runtime.choice runtime.fields",
-    "runtime.engine": "runtime.scores runtime.policy runtime.execution runtime.bundle runtime.choice runtime.pictures "
-    "numpy",
-    "runtime": "runtime.engine runtime.bundle runtime.fields runtime.version",
+    "runtime.prediction": "runtime.choice runtime.scores numpy",
+    "runtime.engine": "runtime.prediction runtime.scores runtime.policy runtime.execution runtime.bundle "
+    "runtime.pictures numpy",
+    "runtime": "runtime.engine runtime.prediction runtime.bundle runtime.fields runtime.version",
     "runtime.commands": "runtime.engine runtime.execution runtime.bundle runtime.machine runtime.choice "
     "runtime.pictures numpy",
     "runtime.tables": "runtime.commands runtime.choice",
