@@ -53,7 +53,7 @@ class Look:
             table = bundle.look_table()
             table[:PRICE_WORDS] = 0
             table[:2] = price_words(lam)
-            workspace = aligned_buffer(build.workspace, np.uint8)
+            workspace = _workspace(bundle, build.workspace)
             buffers = {"picture": picture, "table": table, "workspace": workspace, "answer": self._choice}
             self._choose = _bind(find_function(build.choose), CHOOSE, buffers)
             _require_fit(bundle, self._choose)
@@ -100,6 +100,16 @@ class Look:
         if len(self._filters) > _SIZES:
             self._filters.popitem(last=False)
         return filters
+
+
+def _workspace(bundle: Bundle, size: int) -> np.ndarray:
+    """Returns uint8 [size]; raises BundleError where the machine has no room for it."""
+    try:
+        return aligned_buffer(size, np.uint8)
+    except MemoryError as error:
+        raise BundleError(
+            f"{bundle.folder}: expected a look that fits into memory, this one does not ({error}); {COPY}"
+        ) from error
 
 
 def _require_fit(bundle: Bundle, call: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from runtime import BundleError, Engine
+from runtime.abi import aligned_buffer
 from runtime.choice import quality
 from runtime.execution import look
 from runtime.pictures.arrays import resize
@@ -125,3 +126,16 @@ def test_pictures_that_run_together_have_the_answers_of_each_alone(escalating, p
             assert (a.label, a.variant, a.first, a.quality) == (b.label, b.variant, b.first, b.quality)
         named = engine._infer_together(list(pictures[:3]), "w8a8")
         assert [(p.variant, p.escalated, p.quality) for p in named] == [("w8a8", False, None)] * 3
+
+
+def test_a_workspace_that_the_machine_has_no_room_for_is_refused(selecting, monkeypatch):
+    def full(count, dtype):
+        raise MemoryError(f"no room for {count} bytes")
+
+    with Engine(selecting) as engine:
+        staged = (engine._loaded.picture, engine._loaded.logits)
+        monkeypatch.setattr(
+            look, "aligned_buffer", lambda n, dtype: (full if dtype is np.uint8 else aligned_buffer)(n, dtype)
+        )
+        with pytest.raises(BundleError, match=rf"{selecting}: expected a look that fits into memory.*no room for"):
+            look.Look(engine.bundle, engine._loaded.level, *staged, 0.0)
