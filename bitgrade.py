@@ -14,6 +14,7 @@ from typing import Any
 # command -> (module that runs as `python -m`, what it does)
 COMMANDS = {
     "train": ("train.run", "trains a family of integer networks on pictures of many qualities"),
+    "adapt": ("train.adapt", "adapts a network to pictures of every quality, without training"),
     "recost": ("train.recost", "chooses anew among a run's variants, for another budget or board"),
     "report": ("train.report", "writes the report of a run, or compares several"),
     "compile": ("compile.build", "compiles a run or quantized ONNX files into a bundle for a target"),

@@ -14,6 +14,7 @@ PAGE = ROOT / "docs" / "options.md"
 # command -> function that makes its parser, as "module:function"
 COMMANDS = {
     "train.run": "train.settings.command_line:make_full_parser",
+    "train.adapt": "train.adapt.command_line:make_parser",
     "train.recost": "train.recost.command_line:make_parser",
     "train.report": "train.report.command_line:make_parser",
     "compile.build": "compile.command_line:make_build_parser",

@@ -81,6 +81,10 @@ class Values:
         """Returns the values [N, ...] of a tensor."""
         return self._arrays[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Returns whether a tensor has been computed and is still held."""
+        return name in self._arrays
+
     def __setitem__(self, name: str, values: np.ndarray) -> None:
         """Replaces the values of a tensor."""
         self._arrays[name] = values

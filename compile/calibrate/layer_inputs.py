@@ -34,14 +34,14 @@ def covariances(node: onnx.NodeProto, weight: np.ndarray, quantized: np.ndarray,
     taps = int(np.prod(weight.shape[1:]))
     rng = np.random.default_rng(0)
     wanted = min(MOST_PIXELS, max(4096, PIXELS_AN_INPUT * taps))
-    share = min(1.0, wanted / (len(quantized) * _pixels(node, weight, quantized)))
+    pixels = count_pixels(node, weight, quantized)
+    share = min(1.0, wanted / (len(quantized) * pixels))
     sums = np.zeros((2, groups, taps, taps))
     means = np.zeros((2, groups, taps))
     count = 0
     for pair in zip(quantized, floats, strict=True):
-        columns = [_windows(node, weight, x) for x in pair]  # [G, K, pixels] each
-        keep = np.flatnonzero(rng.random(columns[0].shape[2]) < share)
-        q, f = (np.ascontiguousarray(c[:, :, keep], np.float32) for c in columns)
+        keep = np.flatnonzero(rng.random(pixels) < share)
+        q, f = (windows(node, weight, x, keep).astype(np.float32) for x in pair)
         count += len(keep)
         sums[0] += q @ q.transpose(0, 2, 1)
         sums[1] += f @ q.transpose(0, 2, 1)
@@ -52,25 +52,32 @@ def covariances(node: onnx.NodeProto, weight: np.ndarray, quantized: np.ndarray,
     return Covariances(inputs, sums[1] / count - mean_f[:, :, None] * mean_q[:, None], count)
 
 
-def _pixels(node: onnx.NodeProto, weight: np.ndarray, x: np.ndarray) -> int:
-    """Output pixels of a layer for one picture."""
-    return _windows(node, weight, x[0][:1] if x.ndim == 4 else x[0]).shape[2]
+def count_pixels(node: onnx.NodeProto, weight: np.ndarray, x: np.ndarray) -> int:
+    """Returns the output pixels of a Conv or Gemm for one picture; x: its input [N, C, H, W] or [N, C]."""
+    return 1 if node.op_type == "Gemm" else int(np.prod(_view(node, weight, x[0][:1]).shape[1:3]))
 
 
-def _windows(node: onnx.NodeProto, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """[G, K, pixels] of one picture's input [C, H, W] or [C]; K in the order of a channel's weights."""
+def windows(node: onnx.NodeProto, weight: np.ndarray, x: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Returns what some output pixels are made of, [G, K, n], K in the order of a channel's weights.
+
+    x: one picture's input [C, H, W] or [C]; pixels: their numbers, int64 [n], in the order of rows.
+    """
     if node.op_type == "Gemm":
-        return x.reshape(1, -1, 1)
-    attributes = attributes_of(node)
+        return x.reshape(1, -1, 1)[:, :, pixels]
     groups = groups_of(node) if len(x) >= groups_of(node) else 1
+    view = _view(node, weight, x)
+    rows, columns = np.divmod(pixels, view.shape[2])
+    taken = view[:, rows, columns]  # [C, n, kH, kW]
+    return taken.transpose(0, 2, 3, 1).reshape(groups, -1, len(pixels))
+
+
+def _view(node: onnx.NodeProto, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """[C, oH, oW, kH, kW], the windows of one picture's input [C, H, W]."""
+    attributes = attributes_of(node)
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
-    kernel = weight.shape[2:]
     dilation = attributes.get("dilations", (1, 1))
     stride = attributes.get("strides", (1, 1))
-    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    reach = tuple((k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True))
     view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(1, 2))
-    view = view[:, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]  # [C, oH, oW, kH, kW]
-    channels, height, width = view.shape[:3]
-    columns = view.transpose(0, 3, 4, 1, 2).reshape(groups, channels // groups * kernel[0] * kernel[1], height * width)
-    return columns
+    return view[:, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]

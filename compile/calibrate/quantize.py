@@ -132,11 +132,11 @@ class _Walk:
         if self.learned and rounding.bits < 8:
             codes, step = rounding.learned(weight, x, self.floats[node.input[0]])
         unit = rounding.unit(step)
-        uncorrected = QuantizedLayer(codes, rounding.bits, step, _units(bias, unit), unit)
+        uncorrected = QuantizedLayer(codes, rounding.bits, step, bias_units(bias, unit), unit)
         result = self._run(node, x, uncorrected.real_weight, uncorrected.real_bias)
         axes = (0, *range(2, result.ndim))
         shift = self.floats[name].mean(axes, dtype=np.float64) - result.mean(axes, dtype=np.float64)
-        corrected = _units(bias + shift, unit)
+        corrected = bias_units(bias + shift, unit)
         layer = QuantizedLayer(codes, rounding.bits, step, corrected, unit)
         moved = (layer.real_bias - uncorrected.real_bias).reshape(-1, *[1] * (result.ndim - 2))
         self.layers[name] = layer
@@ -215,8 +215,8 @@ class LayerRounding:
         return unit / np.exp2(left)
 
 
-def _units(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """int64 [O]: a bias in its units; larger ones than sums can be saturate the output either way."""
+def bias_units(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Returns int64 [O], a bias in units float64 [O]; larger ones than sums can be saturate the output either way."""
     return np.clip(np.rint(bias / unit), -MOST_UNITS, MOST_UNITS).astype(np.int64)
 
 

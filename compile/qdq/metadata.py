@@ -1,15 +1,32 @@
 """What a quantized file says of itself beside its network: how it was calibrated, and how its pictures are framed."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
+from onnx import helper
 
 from compile.qdq.values import OnnxError
 
 PREPROCESSING = "bitgrade.preprocessing"  # JSON of compile.calibrate.preprocessing
 CALIBRATION = "bitgrade.calibration"  # JSON of compile.calibrate.report
 ORIGIN = "bitgrade.origin"  # sha256 of the float file, the pictures and the settings
+
+
+def with_metadata(model: onnx.ModelProto, members: Mapping[str, Any]) -> onnx.ModelProto:
+    """Returns a copy of a model with members, anything that JSON can hold, under "bitgrade.<name>"; texts as they are.
+
+    What else its metadata holds stays.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    texts = {f"bitgrade.{name}": v if isinstance(v, str) else json.dumps(v) for name, v in members.items()}
+    del copy.metadata_props[:]
+    helper.set_model_props(copy, {**known, **texts})
+    return copy
 
 
 def properties_of(path: Path) -> dict[str, str]:

@@ -160,6 +160,7 @@ def _open_run(folder: Path) -> Source:
         list(choice.budgets),
         choice.escalation,
         _own_budget(folder, run),
+        crop=_common_crop([folder / v.onnx for v in run.variants]),
     )
     return _checked(source)
 
@@ -185,9 +186,7 @@ class _OpenedFiles:
 
 def _source_of_files(files: _OpenedFiles, labels: list[str] | None, pictures: np.ndarray) -> Source:
     paths = files.paths
-    crops = {crop_of(path) for path in paths if path.suffix == ".onnx"} or {None}
-    if len(crops) > 1:
-        raise SourceError(f"{paths[0]}: expected files that look at the same part of a photo, got crops {crops}")
+    crop = _common_crop([path for path in paths if path.suffix == ".onnx"])
     variants = []
     for path, graph in zip(paths, files.graphs, strict=True):
         logits = interpreter.run(graph, pictures)
@@ -202,7 +201,15 @@ def _source_of_files(files: _OpenedFiles, labels: list[str] | None, pictures: np
         expected = "2 labels of the one logit" if kinds[0] == "binary" else f"{classes} labels, one a logit"
         raise SourceError(f"{paths[0]}: expected {expected}, got {len(labels)}; see --labels")
     names = labels or [f"class {i}" for i in range(classes)]
-    return _checked(Source(paths[0].stem, variants, names, pictures, None, [], scores=kinds[0], crop=crops.pop()))
+    return _checked(Source(paths[0].stem, variants, names, pictures, None, [], scores=kinds[0], crop=crop))
+
+
+def _common_crop(paths: list[Path]) -> float | None:
+    """The part of a photo's short side that ONNX files look at, None for all of it; raises where they differ."""
+    crops = {crop_of(path) for path in paths} or {None}
+    if len(crops) > 1:
+        raise SourceError(f"{paths[0]}: expected files that look at the same part of a photo, got crops {crops}")
+    return crops.pop()
 
 
 def _common_shape(paths: list[Path], graphs: list[Graph]) -> tuple[int, int, int]:

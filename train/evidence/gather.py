@@ -25,13 +25,13 @@ def gather_evidence(
     variants = tuple(
         variant_facts(v, parts.graphs[v.name], relative(price, full_precision.arch, v.bits)) for v in configs.variants
     )
-    validation = _joined(
+    validation = joined(
         [
             parts.outcomes(f"validation-{family}", row, pictures.validation_labels)
             for family, row in zip(trained, pictures.validation, strict=True)
         ]
     )
-    test = _joined(
+    test = joined(
         [
             parts.outcomes(f"test-{family}-{severity}", view, pictures.labels)
             for (family, severity), view in pictures.views.items()
@@ -82,7 +82,8 @@ def _kinds_without_labels(settings: Settings, configs: Configs) -> Kinds | None:
     return None if by_family or not configs.kinds else Kinds.from_dict(configs.kinds)
 
 
-def _joined(parts: list[Outcomes]) -> Outcomes:
+def joined(parts: list[Outcomes]) -> Outcomes:
+    """Returns the outcomes of several parts, one after the other."""
     return Outcomes(
         features=np.concatenate([part.features for part in parts]),
         correct=np.concatenate([part.correct for part in parts]),

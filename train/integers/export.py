@@ -1,6 +1,7 @@
 """Writes a run folder (contract 1): one QDQ ONNX file a variant, golden data and run.json."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 import onnx
 
 from compile.qdq.derivable import ExportError
-from compile.qdq.exporter import to_onnx
+from compile.qdq.exporter import QDQ_FORMAT, to_onnx
 from compile.qdq.importer import from_model
+from compile.qdq.metadata import with_metadata
 from compile.source.run_folder import GoldenData, RunRecord, StoredBytes
 from runtime.files import write_bytes
 from targets.reference import interpreter
@@ -19,11 +21,17 @@ from targets.reference.nodes import Requant
 from train.bits.cost import TABLE_BITS
 
 
-def export_run(folder: Path, graphs: dict[str, Graph], run: RunRecord, pictures: np.ndarray) -> None:
+def export_run(
+    folder: Path,
+    graphs: dict[str, Graph],
+    run: RunRecord,
+    pictures: np.ndarray,
+    models: Mapping[str, onnx.ModelProto] | None = None,
+) -> None:
     """Writes an ONNX file for each graph, golden data of the pictures uint8 [G, H, W, C], and last run.json.
 
-    graphs: one for each of the run's variants, in their order. Raises ExportError where names do not match, or where a
-    model would not come back as the graph it was made of.
+    graphs: one for each of the run's variants, in their order; models: QDQ files of theirs where there are any already.
+    Raises ExportError where names do not match, or where a model would not come back as the graph it was made of.
     """
     folder = Path(folder)
     names = [v.name for v in run.variants]
@@ -37,7 +45,8 @@ def export_run(folder: Path, graphs: dict[str, Graph], run: RunRecord, pictures:
     logits = {}
     for variant in run.variants:
         graph = graphs[variant.name]
-        model = _checked_model(graph, {**origin, "labels": list(run.labels), "variant": variant.name})
+        metadata = {**origin, "labels": list(run.labels), "variant": variant.name}
+        model = _checked_model(graph, metadata, None if models is None else models[variant.name])
         write_bytes(folder / variant.onnx, model.SerializeToString(deterministic=True))
         logits[variant.name] = interpreter.run(graph, pictures)
     GoldenData(pictures, logits).write(folder)
@@ -76,9 +85,9 @@ def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _checked_model(graph: Graph, metadata: dict[str, Any]) -> onnx.ModelProto:
+def _checked_model(graph: Graph, metadata: dict[str, Any], model: onnx.ModelProto | None) -> onnx.ModelProto:
     """The ONNX model of a graph. Raises ExportError unless onnx accepts it and it gives the graph back."""
-    model = to_onnx(graph, metadata)
+    model = to_onnx(graph, metadata) if model is None else with_metadata(model, {"format": QDQ_FORMAT, **metadata})
     onnx.checker.check_model(model, full_check=True)
     differs = difference(graph, from_model(model))
     if differs:

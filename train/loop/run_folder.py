@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def require_checkpoint(folder: Path, flag: str) -> None:
         raise CheckpointError(f"{flag}: there is no {path}; start without {flag}, or give the folder of an earlier run")
 
 
-def clear(folder: Path) -> None:
-    """Deletes the files that make an earlier run's folder a run."""
-    for path in (*(folder / name for name in PARTS), *folder.glob("*.onnx")):
+def clear(folder: Path, keep: Collection[str] = ()) -> None:
+    """Deletes the files that make an earlier run's folder a run, all but some of PARTS."""
+    for path in (*(folder / name for name in PARTS if name not in keep), *folder.glob("*.onnx")):
         if path.is_dir():
             shutil.rmtree(path)
         else:
