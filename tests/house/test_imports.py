@@ -111,6 +111,9 @@ ARROWS = {
     "runtime.terminal compile.source train.report.plots numpy scipy rich matplotlib",
     "train.finish": "train.report train.choice train.evidence train.integers train.loop train.bits train.settings "
     "train.network train.data targets.reference compile.source numpy torch rich",
+    "train.adapt": "train.report train.choice train.evidence train.integers train.kinds train.loop train.bits "
+    "train.settings train.network train.data compile.calibrate compile.qdq compile.source targets.reference "
+    "runtime.choice runtime.pictures runtime.files runtime.terminal runtime.version numpy torch onnx google rich",
     "train.recost": "train.report train.choice train.evidence train.loop train.bits train.settings train.network "
     "runtime.files runtime.terminal compile.source",
     "train.learn": "runtime.files train.data train.evidence train.kinds train.loop train.phases train.settings "

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -66,11 +67,11 @@ def adapt(
     results = make_results(evidence, settings.seed)
     evidence.write(out)
     write_results(out, results)
-    about = {"arch": source.network.name, "cost": "bitops", "target": None, "budget": settings.budget, "widths": []}
+    about: dict[str, Any] = {"arch": source.network.name, "cost": "bitops", "target": None, "budget": settings.budget, "widths": []}
     Configs(about, tuple(map(configuration, variants)), kinds=kinds.to_dict()).write(out)
     run = _describe(source, variants, results, choice, labels, record, out)
     graphs = {v.name: v.graph for v in variants}
-    about_pictures = {} if source.preprocessing is None else {"preprocessing": source.preprocessing.to_dict()}
+    about_pictures: dict[str, Any] = {} if source.preprocessing is None else {"preprocessing": source.preprocessing.to_dict()}
     models = {v.name: with_metadata(v.model, about_pictures) for v in variants}
     export_run(out, graphs, run, _golden(pictures.test, settings), models)
     write_report(out, {view: np.asarray(shown[SAMPLE]) for view, shown in judged.views.items()})

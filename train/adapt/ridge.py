@@ -80,7 +80,7 @@ def fit_weights(node: onnx.NodeProto, weight: np.ndarray, fit: Samples, held: Sa
 
 
 def accumulate(node: onnx.NodeProto, weight: np.ndarray, samples: Samples, share: float) -> Normal:
-    """Returns the sums over a share (0..1) of the output pixels, the same ones for every call."""
+    """Returns the sums for weights [O, ...] over a share (0..1) of the output pixels, the same ones for every call."""
     groups, outputs = groups_of(node), len(weight)
     taps = int(np.prod(weight.shape[1:]))
     pixels = count_pixels(node, weight, samples.inputs)
