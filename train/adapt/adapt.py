@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -67,11 +68,19 @@ def adapt(
     results = make_results(evidence, settings.seed)
     evidence.write(out)
     write_results(out, results)
-    about: dict[str, Any] = {"arch": source.network.name, "cost": "bitops", "target": None, "budget": settings.budget, "widths": []}
+    about: dict[str, Any] = {
+        "arch": source.network.name,
+        "cost": "bitops",
+        "target": None,
+        "budget": settings.budget,
+        "widths": [],
+    }
     Configs(about, tuple(map(configuration, variants)), kinds=kinds.to_dict()).write(out)
     run = _describe(source, variants, results, choice, labels, record, out)
     graphs = {v.name: v.graph for v in variants}
-    about_pictures: dict[str, Any] = {} if source.preprocessing is None else {"preprocessing": source.preprocessing.to_dict()}
+    about_pictures: dict[str, Any] = (
+        {} if source.preprocessing is None else {"preprocessing": source.preprocessing.to_dict()}
+    )
     models = {v.name: with_metadata(v.model, about_pictures) for v in variants}
     export_run(out, graphs, run, _golden(pictures.test, settings), models)
     write_report(out, {view: np.asarray(shown[SAMPLE]) for view, shown in judged.views.items()})
@@ -129,6 +138,18 @@ def _describe(
         choice=choice.record(),
         settings=dict(record),
     )
+
+
+def _about(source: AdaptSource, settings: AdaptSettings) -> dict[str, Any]:
+    """What makes costs comparable, as configs.json keeps it."""
+    return {"arch": source.network.name, "cost": "bitops", "target": None, "budget": settings.budget, "widths": []}
+
+
+def _models(source: AdaptSource, variants: Sequence[AdaptedVariant]) -> dict[str, onnx.ModelProto]:
+    """The QDQ files of the variants, with what their pictures are of a photo where the source says it."""
+    frame = source.preprocessing
+    about = {} if frame is None else {"preprocessing": frame.to_dict()}
+    return {v.name: with_metadata(v.model, about) for v in variants}
 
 
 def _golden(pictures: np.ndarray, settings: AdaptSettings) -> np.ndarray:
