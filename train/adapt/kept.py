@@ -46,6 +46,8 @@ def read_variants(folder: Path, width: str, origin: str) -> list[AdaptedVariant]
         if any(properties_of(path)[ORIGIN] != origin for path in paths):
             return None
         models = [onnx.load(path) for path in paths]
+        for model in models:
+            del model.metadata_props[:]  # as they were before they were kept
         return [
             AdaptedVariant.of_model(model, tuple(entry["kinds"]), entry["base"])
             for model, entry in zip(models, index, strict=True)

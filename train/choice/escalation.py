@@ -160,12 +160,13 @@ def cascade_table(selector: Selector, validation: ValidationSet, seed: int) -> C
             optimism = 0.0
             for half, other in zip(halves, halves[::-1], strict=True):
                 optimism += half.optimism(other, first, second)
+            worst = rule.worst_cost(first, validation.costs)
             rows.append(
                 CascadeRow(
-                    budget=float(answers.cost.mean()),
+                    budget=min(float(answers.cost.mean()), worst),  # a mean of equal costs may be rounded above them
                     lam=lam,
                     accuracy=float(np.clip(right - optimism / 2, 0, 1)),
-                    worst=rule.worst_cost(first, validation.costs),
+                    worst=worst,
                     margins=tuple(rule.margins.tolist()),
                 )
             )

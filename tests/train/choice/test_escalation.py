@@ -18,8 +18,9 @@ from tests.conftest import BITS
 from tests.support.families import make_family
 from tests.support.graphs import pictures, resnet_like
 from train.choice.budgets import BudgetRow, keep_rising
-from train.choice.escalation import Predictions, fit_margins, fit_up
+from train.choice.escalation import Predictions, cascade_table, fit_margins, fit_up
 from train.choice.fit import fit_choice
+from train.choice.selector import train_selector
 from train.choice.validation_set import ValidationSet
 from train.evidence.outcomes import Outcomes
 
@@ -82,6 +83,18 @@ def test_only_a_shared_variant_follows_a_shared_one(seed):
         for shared in (~private, np.ones(4, bool))
     ]
     assert up == [[2, 3, 2, 3], [3, 3, 2, 3]]
+
+
+def test_a_mean_of_equal_costs_is_not_above_the_largest():
+    """The mean of 60 costs of 0.27... is the next float above it; a bundle's reader would not take such a row."""
+    cost = 0.2766436659227257
+    assert np.full(60, cost).mean() > cost
+    rng = np.random.default_rng(0)
+    features = rng.integers(0, 1000, (60, 12)).astype(np.int32)
+    outcomes = Outcomes(features, np.ones((60, 2), bool), np.tile(np.arange(60)[:, None], 2))
+    world = ValidationSet(outcomes, np.zeros(60, np.int64), np.arange(60), np.array([cost, 1.0]), np.ones(2, bool))
+    (row,) = cascade_table(train_selector(world, 0), world, 0).rows
+    assert row.budget == row.worst == cost
 
 
 def test_rows_that_others_beat_are_left_out():
