@@ -12,10 +12,11 @@ from train.data.views import severities, training_views
 from train.kinds.finding import find_kinds_of_families
 from train.kinds.kinds import Kinds
 
-STRONG = 3  # severity from which on a degradation is strong: mild and strong ones may be two kinds
+STRENGTHS = (2, 4)  # severities from which on a degradation is of the next strength: each may be a kind of its own
+CLEARLY = 1.01  # how often a kind has to be told as itself, relative to any other: fits need no sharper borders
 HELD = 4  # every so many pictures, one judges fits
 # Of clean pictures in fits, which must not pay for poor ones: of weights for all kinds, of tables, of a kind's weights.
-CLEAN_WEIGHT = {"all": 10.0, "tables": 2.0, "private": 3.0}
+CLEAN_WEIGHT = {"all": 10.0, "tables": 2.0, "private": 5.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,9 @@ class Degraded:
 
 
 def find_kinds(parts: list[Degraded]) -> Kinds:
-    """Returns the kinds that features tell apart: families, mild and strong ones, and those that look alike joined."""
+    """Returns the kinds that features tell apart: families at three strengths, those that look alike joined."""
     quality = np.concatenate([features(part.flat) for part in parts])
-    strong = np.concatenate([part.severities.reshape(-1) >= STRONG for part in parts])
-    return find_kinds_of_families(quality, np.concatenate([part.family for part in parts]) * 2 + strong)
+    severity = np.concatenate([part.severities.reshape(-1) for part in parts])
+    strength = np.searchsorted(STRENGTHS, severity, side="right")
+    family = np.concatenate([part.family for part in parts])
+    return find_kinds_of_families(quality, family * (len(STRENGTHS) + 1) + strength, CLEARLY)

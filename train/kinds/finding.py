@@ -50,10 +50,10 @@ def quality_kinds(batches: Batches, net: Network, kinds: str, seed: int) -> Kind
     return find_kinds(features(chosen), losses, count, seed)
 
 
-def find_kinds_of_families(quality: np.ndarray, family: np.ndarray) -> Kinds:
+def find_kinds_of_families(quality: np.ndarray, family: np.ndarray, clearly: float = CLEARLY) -> Kinds:
     """Returns a Gaussian for each family that features int32 [M, D] tell apart; family: int64 [M].
 
-    A family gets a kind of its own when its pictures are classified as its own CLEARLY times as often as those of any
+    A family gets a kind of its own when its pictures are classified as its own `clearly` times as often as those of any
     other family are; families that look alike, say two kinds of blur, are one kind.
     """
     label = np.unique(family, return_inverse=True)[1]
@@ -63,7 +63,7 @@ def find_kinds_of_families(quality: np.ndarray, family: np.ndarray) -> Kinds:
         count = len(kinds)
         confusion = np.array([np.bincount(classified[label == k], minlength=count) for k in range(count)])
         others = confusion * ~np.eye(count, dtype=bool)
-        lacking = CLEARLY * others.max(1) - confusion.diagonal()
+        lacking = clearly * others.max(1) - confusion.diagonal()
         worst = int(lacking.argmax())
         if lacking[worst] <= 0:
             return kinds
