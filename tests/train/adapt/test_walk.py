@@ -1,4 +1,4 @@
-"""Fits on a walk through a network: poor pictures are mended, clean twins change nothing, and one run gives one result."""
+"""Fits on a walk through a network: poor pictures are mended, and the same pictures give the same fits."""
 
 import numpy as np
 import pytest
