@@ -1,4 +1,4 @@
-# make demo     train on digits, compile for this machine and for ARM, classify (a few minutes)
+# make demo     adapt a network to poor pictures, compile for this machine and ARM, classify (minutes)
 # make test     all tests            make quick    the tests of one minute
 # make lint     ruff                 make format   ruff's formatter        make types    mypy
 # make docs     the documentation as a site in build/docs; its option tables are made anew

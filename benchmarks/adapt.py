@@ -93,10 +93,8 @@ def intervals(evidence: Evidence, first: Arm, second: Arm) -> dict[str, tuple[fl
     drawn = [rng.integers(0, evidence.pictures, evidence.pictures) for _ in range(DRAWS)]
     whole = _difference(evidence, first.right, second.right)
     samples = [_difference(evidence, first.right[:, rows], second.right[:, rows]) for rows in drawn]
-    return {
-        name: (value, *(float(q) for q in np.quantile([sample[name] for sample in samples], (0.025, 0.975))))
-        for name, value in whole.items()
-    }
+    ends = {name: np.quantile([sample[name] for sample in samples], (0.025, 0.975)).tolist() for name in whole}
+    return {name: (value, ends[name][0], ends[name][1]) for name, value in whole.items()}
 
 
 def _difference(evidence: Evidence, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
@@ -121,8 +119,8 @@ def measure(network: str, path: Path, dataset: Dataset, bits: str, args: argpars
         say(f"{network} {bits} {args.weights}: {name:9} {shown}")
     for other in ("one", "all"):
         if other in arms:
-            found = intervals(evidence, arms["adaptive"], arms[other])
-            shown = "  ".join(f"{g} {d:+.2f} [{low:+.2f}, {high:+.2f}]" for g, (d, low, high) in found.items())
+            differences = intervals(evidence, arms["adaptive"], arms[other])
+            shown = "  ".join(f"{g} {d:+.2f} [{low:+.2f}, {high:+.2f}]" for g, (d, low, high) in differences.items())
             say(f"{network} {bits} {args.weights}: adaptive less {other}: {shown}")
     return [
         record for name, arm in arms.items() for record in _records(network, bits, args.weights, name, arm, evidence)

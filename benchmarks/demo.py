@@ -103,10 +103,18 @@ def classify(engine: Engine, photos: Photos) -> list[FamilyRecord]:
         pictures = photos.degraded(family)
         one = [engine.infer(picture, variant=ONE) for picture in pictures]
         chosen = [engine.infer(picture) for picture in pictures]
-        right = [float(np.mean([p.index for p in some] == photos.labels)) for some in (one, chosen)]
-        used = len({p.variant for p in chosen})
-        medians = [float(np.median([p.seconds for p in some]) * 1e6) for some in (one, chosen)]
-        records.append(FamilyRecord(family, family in HELD_OUT, len(pictures), *right, used, *medians))
+        records.append(
+            FamilyRecord(
+                family,
+                family in HELD_OUT,
+                len(pictures),
+                one=float(np.mean([p.index for p in one] == photos.labels)),
+                chosen=float(np.mean([p.index for p in chosen] == photos.labels)),
+                variants=len({p.variant for p in chosen}),
+                one_us=float(np.median([p.seconds for p in one]) * 1e6),
+                median_us=float(np.median([p.seconds for p in chosen]) * 1e6),
+            )
+        )
     return records
 
 

@@ -120,7 +120,7 @@ ARROWS = {
     "train.bits train.network numpy rich torch",
     "train.run": "train.finish train.loop train.settings train.data runtime.terminal train.learn torch",
     "benchmarks": "train.* compile.* targets.* runtime.* numpy torch torchvision timm tvm tvm_ffi onnx onnxruntime "
-    "openvino nncf rich matplotlib",
+    "openvino nncf rich matplotlib PIL",
 }
 # modules held to less than their room
 ONLY = {
