@@ -65,9 +65,7 @@ def open_source(
     if not path.is_file():
         raise SettingsError(f"{path}: expected a float ONNX file, but there is no such file")
     if preprocessing is None:
-        raise SettingsError(
-            f"{path}: expected --preprocess, or --mean and --std: an ONNX file does not say how it sees pictures"
-        )
+        raise SettingsError(f"{path}: expected --preprocess: an ONNX file does not say how it sees pictures")
     network = read_float(path, size)
     _, _, height, width = network.shapes[network.picture]
     own, _ = for_size(preprocessing, (height, width))
