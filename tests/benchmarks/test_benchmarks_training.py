@@ -13,6 +13,8 @@ from train.network.architectures import architecture
 from train.network.network import Network
 from train.phases import find_bits
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 FIELDS = {"network", "method", "device", "batch", "threads", "pictures_per_second", "ratio_to_fp32"}
 

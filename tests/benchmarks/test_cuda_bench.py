@@ -23,6 +23,8 @@ from targets.cuda.emulation import host
 from tests.benchmarks.conftest import BATCH, GOLDEN
 from tests.support.graphs import OPS, random_graph
 
+pytestmark = pytest.mark.slow
+
 
 def emulated(library, tensors):
     """Stands for the GPU: `main` over torch tensors of this machine."""

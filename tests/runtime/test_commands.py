@@ -16,6 +16,8 @@ from runtime.pictures import files as pictures
 from tests.conftest import BITS
 from tests.runtime.changes import read_manifest, write_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def test_check_counts_every_differing_logit(small_bundle, tmp_path, capsys):
     assert command.main(["check", str(small_bundle), "--json", str(tmp_path / "c.json")]) == 0

@@ -10,6 +10,8 @@ from runtime import BundleError, Engine, open_bundle
 from tests.runtime.bundle.test_opened import listed
 from tests.runtime.changes import read_manifest, refusal, rewrite, write_manifest
 
+pytestmark = pytest.mark.slow
+
 USED = ("weights.bin", "tables.bin", "golden.npz", "lib/w8a8.so", "lib/w4a4.so")
 
 

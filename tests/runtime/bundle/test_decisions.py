@@ -8,6 +8,8 @@ import pytest
 from runtime import BundleError, Engine, open_bundle
 from tests.runtime.changes import read_manifest, refusal, rewrite, write_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copy(small_bundle, tmp_path):

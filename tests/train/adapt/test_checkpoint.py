@@ -9,6 +9,8 @@ from train.adapt.checkpoint import float_network
 from train.network.architectures import architecture
 from train.network.network import Network
 
+pytestmark = pytest.mark.slow
+
 
 def trained(name: str, shape=(16, 20, 3)) -> Network:
     """A network with batch norms and biases that are not those of the start."""

@@ -11,6 +11,8 @@ from train.adapt.prepared import Prepared
 from train.adapt.walk import Plan, Twins, fit
 from train.integers.evaluate import evaluate
 
+pytestmark = pytest.mark.slow
+
 COUNT = 24
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 24 << 20  # bytes; with glibc's own threshold a mapping of its own, handed back when freed
 THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}  # glibc's own, and not risen by what imports have freed
 

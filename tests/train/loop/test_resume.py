@@ -13,6 +13,8 @@ from train.loop.checkpoint import CheckpointError
 from train.phases.full_precision import FULL_NAME
 from train.settings.command_line import parse
 
+pytestmark = pytest.mark.slow
+
 SMALL = "--limit 48 --batch 4 --epochs 1 --families clean --bits 4 --workers 1".split()
 
 

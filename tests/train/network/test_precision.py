@@ -20,6 +20,8 @@ from train.settings.command_line import parse
 from train.settings.options import SettingsError
 from train.settings.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 ARCH = architecture("resnet8", (16, 16, 3), 10)
 LAYERS = len(ARCH.layers)
 

@@ -18,6 +18,8 @@ from train.report.compare import TRAINED as KNOWN
 from train.report.does_it_pay import does_it_pay
 from train.report.swap_test import swap_test
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_gain_of_one_point_is_found_and_covered():
     evidence = routed(specialists(0.01, 0.05), OWN)

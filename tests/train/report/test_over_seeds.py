@@ -5,6 +5,8 @@ import pytest
 from tests.support.reports import invented_run, static_run
 from train.report.__main__ import report
 
+pytestmark = pytest.mark.slow
+
 
 def row_of(lines: list[str], arm: str) -> list[str]:
     """The cells of an arm's first row."""

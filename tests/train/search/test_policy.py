@@ -24,6 +24,8 @@ from train.search.reduction import cluster, count_items, k_medoids, most_likely,
 from train.search.shared import Search
 from train.settings.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def table() -> CostTable:
